@@ -1,0 +1,67 @@
+"""Every error that LSE raises on purpose: what failed, why, and what to do about it."""
+
+from __future__ import annotations
+
+
+class ArchiveError(Exception):
+    """A step failed in a way that a person can act on.
+
+    Args:
+        what: What failed, as a short clause ("cannot upload demo_2026-01-02.zip").
+        why: The cause, in the words of the system that refused, without secrets.
+        todo: What the reader can do about it.
+    """
+
+    def __init__(self, what: str, *, why: str = "", todo: str = "") -> None:
+        self.what = what
+        self.why = why
+        self.todo = todo
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        text = f"{self.what}: {self.why}" if self.why else self.what
+        return f"{text}. {self.todo}" if self.todo else text
+
+
+class UsageError(ArchiveError):
+    """The request itself is wrong: a malformed date, an unknown option value, a day that is not over."""
+
+
+class SettingsError(ArchiveError):
+    """A setting is missing or malformed."""
+
+
+class SourceError(ArchiveError):
+    """LangSmith could not be read to the end: nothing of the day is published."""
+
+
+class AccessError(SourceError):
+    """LangSmith refused the key, the workspace or the project: asking again will not help."""
+
+
+class ArchiveConflictError(ArchiveError):
+    """The target holds something that this step must not replace without being told to."""
+
+
+class ShrinkError(ArchiveConflictError):
+    """The step would replace an archive by fewer runs than it holds (law 1)."""
+
+
+class DayLockedError(ArchiveError):
+    """Another process is writing this project's day."""
+
+
+class CorruptArchiveError(ArchiveError):
+    """Files, a zip or a transfer do not have the content that their checksums promise."""
+
+
+class DriveError(ArchiveError):
+    """Google Drive refused or could not be reached."""
+
+
+class DatabaseError(ArchiveError):
+    """Postgres refused or could not be reached."""
+
+
+class EmbeddedServerError(DatabaseError):
+    """The embedded PostgreSQL could not be started or stopped."""

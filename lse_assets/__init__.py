@@ -1,0 +1,1 @@
+"""The Dagster assets, checks and jobs of a project, made by one factory."""

@@ -1,0 +1,1 @@
+"""The `lse` command line."""

@@ -1,0 +1,1 @@
+"""One module per outside system: LangSmith, Google Drive, Postgres, settings."""

@@ -1,0 +1,107 @@
+"""UTC days, time windows and timestamps. Times are integers: microseconds since 1970-01-01T00:00:00Z."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+from lse_archive.errors import UsageError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_DAY_PATTERN = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The half-open span [start, end) of start times, in microseconds since the epoch."""
+
+    start: int
+    end: int
+
+    def __contains__(self, moment: int) -> bool:
+        return self.start <= moment < self.end
+
+
+def parse_day(text: str) -> date:
+    """Reads a day as YYYY-MM-DD.
+
+    Raises:
+        UsageError: The text is not such a day.
+    """
+    if _DAY_PATTERN.fullmatch(text):
+        try:
+            return date.fromisoformat(text)
+        except ValueError:
+            pass
+    raise UsageError(f"'{text}' is not a day", why="days are written YYYY-MM-DD", todo="For example 2026-01-31")
+
+
+def today() -> date:
+    """The current UTC day."""
+    return datetime.now(UTC).date()
+
+
+def require_past(day: date) -> date:
+    """Returns the day if it is over.
+
+    Raises:
+        UsageError: The day is today or later (UTC): it could only be archived in part.
+    """
+    if day >= today():
+        raise UsageError(
+            f"{day} cannot be archived yet",
+            why="a day is archived when it is over, in UTC",
+            todo=f"Try {today() - timedelta(days=1)} or earlier",
+        )
+    return day
+
+
+def days_between(first: date, last: date) -> Iterator[date]:
+    """All days from first to last, both included."""
+    for offset in range((last - first).days + 1):
+        yield first + timedelta(days=offset)
+
+
+def day_window(day: date) -> Window:
+    """The window of the runs that belong to a UTC day."""
+    start = to_micros(datetime(day.year, day.month, day.day, tzinfo=UTC))
+    return Window(start, start + 86_400_000_000)
+
+
+def to_micros(moment: datetime) -> int:
+    """Microseconds since the epoch of an aware datetime."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def parse_time(text: str) -> int:
+    """Reads an ISO 8601 timestamp; without a zone it is UTC, digits below the microsecond are cut off.
+
+    LangSmith's v1 answers carry no zone and mean UTC (langsmith SDK, `schemas.py`).
+
+    Raises:
+        ValueError: The text is no timestamp.
+    """
+    moment = datetime.fromisoformat(text)
+    return to_micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+
+def _moment(micros: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def day_of(micros: int) -> date:
+    """The UTC day that holds a moment."""
+    return _moment(micros).date()
+
+
+def format_time(micros: int) -> str:
+    """2026-01-31T23:59:59.999999Z"""
+    return _moment(micros).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def compact_time(micros: int) -> str:
+    """20260131T235959999999Z, as it stands in the names of run files."""
+    return _moment(micros).strftime("%Y%m%dT%H%M%S%fZ")

@@ -1,0 +1,217 @@
+"""Fetches a day from LangSmith, proves that it is complete, and publishes the union with what is there."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Literal
+
+from lse_archive.days import Window, day_window, today
+from lse_archive.documents import NotARunError, read_facts
+from lse_archive.errors import ArchiveError, SourceError
+from lse_archive.layout import DayPaths
+from lse_archive.locks import day_lock
+from lse_archive.manifest import (
+    Tally,
+    content_hash,
+    read_summary,
+    write_manifest,
+)
+from lse_archive.publish import publish_folder
+from lse_archive.results import FetchResult
+from lse_archive.source import RunSource
+from lse_archive.staging import Staging
+from lse_archive.state import now_text, read_state, update_state
+from lse_archive.union import is_as_recorded, unite
+from lse_archive.walk import PageReport, walk
+
+# An interrupted fetch is continued for this long; after that its runs may have changed and are asked for again.
+_STAGING_SECONDS = 24 * 3600
+_IDS_PER_REQUEST = 100
+
+Proof = Literal["equal", "fewer", "more", "unproven", "not_asked"]
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOptions:
+    """How a day is fetched.
+
+    Attributes:
+        ask_count: Compare with LangSmith's own count.
+        allow_shrink: Publish what LangSmith serves now, without what it no longer serves.
+        retention_days: How long LangSmith keeps the project's runs; None if for ever.
+    """
+
+    ask_count: bool = True
+    allow_shrink: bool = False
+    retention_days: int | None = 14
+
+
+def fetch_day(
+    paths: DayPaths,
+    source: RunSource,
+    options: FetchOptions | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> FetchResult:
+    """Brings every run of the day into the day's folder, or nothing.
+
+    An existing folder is looked at again: what changed is replaced, what LangSmith no longer serves is kept. If the
+    fetch fails, its finished pages stay in staging, and the next one goes on from there.
+
+    Args:
+        progress: Told how many runs each page added.
+        on_wait: Told who holds the day's lock, if somebody does.
+
+    Raises:
+        SourceError: LangSmith could not be read to the end.
+        ArchiveConflictError: A kept file and a fetched one want the same name.
+        DayLockedError: Another process writes the day.
+    """
+    options = options or FetchOptions()
+    began = time.monotonic()
+    window = day_window(paths.day)
+    with day_lock(paths, on_wait=on_wait), _disk_errors(paths), contextlib.closing(Staging(paths, progress)) as staging:
+        staging.resume(dialect=source.dialect, fresh_enough=_is_fresh(staging))
+        walk(source, staging, staging.gaps())
+        count, proof = _prove(source, staging, window, paths.day, options)
+        result = _publish_union(paths, source, staging, options, count, proof)
+    result.requests = source.requests
+    result.throttled = source.throttled
+    result.duration_seconds = round(time.monotonic() - began, 3)
+    return result
+
+
+def _is_fresh(staging: Staging) -> bool:
+    return time.time() - (staging.root / "journal.sqlite").stat().st_mtime < _STAGING_SECONDS
+
+
+# ---- proof ---------------------------------------------------------------------------------------------------------
+
+
+def _prove(
+    source: RunSource, staging: Staging, window: Window, day: date, options: FetchOptions
+) -> tuple[int | None, Proof]:
+    past_retention = options.retention_days is not None and day < today() - timedelta(days=options.retention_days)
+    if not options.ask_count:
+        return None, "unproven" if past_retention else "not_asked"
+    count = source.count(window)
+    if staging.served_runs() < count:
+        _repair(source, staging, window)
+    served = staging.served_runs()
+    if served < count:
+        return count, "fewer"
+    if past_retention:
+        return count, "unproven"
+    return count, "equal" if served == count else "more"
+
+
+class _Missing:
+    """The sink of a listing: collects the ids that have not been served yet."""
+
+    def __init__(self, staging: Staging, window: Window) -> None:
+        self._staging = staging
+        self._window = window
+        self._seen: set[str] = set()
+        self.ids: set[str] = set()
+
+    def add(self, runs: list[bytes]) -> PageReport:
+        try:
+            listed = [read_facts(run) for run in runs]
+        except NotARunError as error:
+            raise SourceError("LangSmith listed a run that cannot be filed", why=str(error)) from error
+        starts = [facts.start for facts in listed]
+        ids = [facts.run_id for facts in listed if facts.start in self._window]
+        new = len(set(ids) - self._seen)
+        self._seen.update(ids)
+        self.ids.update(self._staging.unknown(ids))
+        return PageReport(new, max(starts, default=None), min(starts, default=None), starts == sorted(starts)[::-1])
+
+    def cover(self, window: Window) -> None:
+        """A listing keeps no journal."""
+
+
+def _repair(source: RunSource, staging: Staging, window: Window) -> None:
+    missing = _Missing(staging, window)
+    walk(source, missing, [window], ids_only=True)
+    ids = sorted(missing.ids)
+    for begin in range(0, len(ids), _IDS_PER_REQUEST):
+        staging.add(source.runs_by_id(ids[begin : begin + _IDS_PER_REQUEST], window))
+
+
+# ---- the union ------------------------------------------------------------------------------------------------------
+
+
+def _publish_union(
+    paths: DayPaths, source: RunSource, staging: Staging, options: FetchOptions, count: int | None, proof: Proof
+) -> FetchResult:
+    existed = paths.folder.is_dir()
+    with staging.transaction():
+        changed, unchanged = unite(paths, staging, allow_shrink=options.allow_shrink) if existed else (0, 0)
+    kept = staging.kept_ids()
+    tally = Tally(paths.day)
+    for facts, size in staging.facts():
+        tally.add(facts, size)
+    content = content_hash(staging.sums())
+    summary = read_summary(paths.folder)
+    same = summary is not None and summary.content_sha256 == content and is_as_recorded(paths)
+    if not same:
+        summary = tally.summary(
+            paths.project,
+            content,
+            staging.others(),
+            langsmith_project_id=source.project_id,
+            langsmith_count=count,
+            api=source.dialect,
+            changed_at=now_text(),
+        )
+        write_manifest(staging.runs_folder, summary, staging.sums())
+        publish_folder(paths, staging.runs_folder)
+    former = read_state(paths)
+    if same and proof == "unproven" and former.proof == "equal":
+        proof = "equal"  # it was proven when LangSmith still had the day, and has not changed since
+    served = staging.served_runs()
+    staging.discard()
+    update_state(
+        paths,
+        looked_at=now_text(),
+        served_runs=served,
+        langsmith_count=count,
+        proof=proof,
+        no_longer_served=kept,
+    )
+    return FetchResult(
+        project=paths.project,
+        date=str(paths.day),
+        outcome="unchanged" if same else "updated" if existed else "created",
+        runs=tally.runs,
+        traces=tally.traces,
+        bytes=tally.bytes,
+        pending=tally.pending,
+        added=tally.runs - len(kept) - changed - unchanged,
+        changed=changed,
+        unchanged=unchanged,
+        no_longer_served=len(kept),
+        put_aside=sorted(staging.misplaced),
+        langsmith_count=count,
+        proof=proof,
+        api=source.dialect,
+    )
+
+
+@contextlib.contextmanager
+def _disk_errors(paths: DayPaths) -> Generator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ArchiveError(
+            f"{paths.project} {paths.day} cannot be written under {paths.data_dir}",
+            why=why or str(error),
+            todo="Free space or mend the rights; nothing was published, and the next fetch goes on from here",
+        ) from error

@@ -1,0 +1,93 @@
+"""Where everything of a project's day lies on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from lse_archive.days import parse_day
+from lse_archive.errors import UsageError
+from lse_archive.names import project_folder, project_name, zip_name
+
+# Not a possible project folder or day: a leading dot is always encoded.
+WORK_DIR = ".lse"
+
+
+@dataclass(frozen=True, slots=True)
+class DayPaths:
+    """The places of one project's UTC day."""
+
+    project: str
+    day: date
+    data_dir: Path
+    archive_dir: Path
+
+    @property
+    def folder(self) -> Path:
+        """The published run files."""
+        return self.data_dir / project_folder(self.project) / str(self.day)
+
+    @property
+    def zip(self) -> Path:
+        """The day archive."""
+        return self.archive_dir / zip_name(self.project, self.day)
+
+    @property
+    def _work(self) -> Path:
+        return self.data_dir / project_folder(self.project) / WORK_DIR
+
+    @property
+    def staging(self) -> Path:
+        """What an unfinished fetch or restore has so far: never read as an archive."""
+        return self._work / f"{self.day}.staging"
+
+    @property
+    def retired(self) -> Path:
+        """The former folder during the moment in which a new one takes its place."""
+        return self._work / f"{self.day}.old"
+
+    @property
+    def lock(self) -> Path:
+        """The lock of the one process that may write this day."""
+        return self._work / f"{self.day}.lock"
+
+    @property
+    def state(self) -> Path:
+        """What is known of the day beside its content: when it was last looked at, and what LangSmith said."""
+        return self._work / f"{self.day}.state.json"
+
+    @property
+    def upload_session(self) -> Path:
+        """The unfinished upload of the zip, kept beside it."""
+        return self.archive_dir / f".{self.zip.name}.upload"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The two directories under which the archive lies."""
+
+    data_dir: Path
+    archive_dir: Path
+
+    def day(self, project: str, day: date) -> DayPaths:
+        return DayPaths(project, day, self.data_dir, self.archive_dir)
+
+    def projects(self) -> Iterator[str]:
+        """The projects that have a folder, by name; one whose name was too long to be kept is left out."""
+        if self.data_dir.is_dir():
+            for folder in sorted(self.data_dir.iterdir()):
+                if folder.is_dir() and not folder.name.startswith(".") and (name := project_name(folder.name)):
+                    yield name
+
+    def days(self, project: str) -> Iterator[date]:
+        """The days of a project whose run files are published, oldest first."""
+        folder = self.data_dir / project_folder(project)
+        if folder.is_dir():
+            for entry in sorted(folder.iterdir()):
+                if not entry.name.startswith(".") and entry.is_dir():
+                    try:
+                        yield parse_day(entry.name)
+                    except UsageError:
+                        continue

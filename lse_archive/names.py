@@ -1,0 +1,54 @@
+"""How a project's name becomes a folder, a file name and a Dagster key, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from datetime import date
+from urllib.parse import quote, unquote
+
+# Room for `_YYYY-MM-DD.zip` and a temporary suffix within the 255 bytes that file systems allow.
+_MAX_FOLDER_BYTES = 200
+_HASH_LENGTH = 10
+
+
+def project_folder(name: str) -> str:
+    """The folder name of a LangSmith project: readable, unique per name, safe on every file system.
+
+    Letters and digits of any script, space, `-`, `_` and `.` stay; everything else, and a leading dot, is
+    percent-encoded. A name that would be too long ends in a hash, preceded by `%%` (which encoding never makes).
+    """
+    folder = "".join(_keep_or_quote(char, first=index == 0) for index, char in enumerate(name))
+    if len(folder.encode()) <= _MAX_FOLDER_BYTES:
+        return folder
+    head = folder.encode()[: _MAX_FOLDER_BYTES - _HASH_LENGTH - 2].decode(errors="ignore")
+    return f"{head}%%{_digest(name)}"
+
+
+def project_name(folder: str) -> str | None:
+    """The project whose folder this is, or None if the name was too long to be kept in it."""
+    return None if "%%" in folder else unquote(folder)
+
+
+def _keep_or_quote(char: str, *, first: bool) -> str:
+    if char.isalnum() or char in " -_" or (char == "." and not first):
+        return char
+    if unicodedata.category(char).startswith("M"):  # combining marks belong to the letter before them
+        return char
+    return "%2E" if char == "." else quote(char, safe="", errors="surrogatepass")
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:_HASH_LENGTH]
+
+
+def project_slug(name: str) -> str:
+    """A key for Dagster, `[a-z0-9-]+`: a pure function of the name, with a short hash where something was lost."""
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60].strip("-")
+    return slug if slug == name else f"{slug}-{_digest(name)[:6]}".lstrip("-")
+
+
+def zip_name(project: str, day: date) -> str:
+    """The name of a day's archive, locally and on Drive."""
+    return f"{project_folder(project)}_{day}.zip"

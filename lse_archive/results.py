@@ -1,0 +1,156 @@
+"""What each step reports: the models that `--json` prints and that the assets turn into metadata."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class FetchResult(msgspec.Struct, kw_only=True):
+    """What a fetch found and what it did to the day's folder.
+
+    Attributes:
+        outcome: `created`, `updated` (the union differed), `unchanged` (nothing was written), or `kept` (the day
+            was there and was not asked for again).
+        added, changed, unchanged, no_longer_served: Runs against the folder as it was. What LangSmith no longer
+            serves is kept.
+        langsmith_count: Runs of the day by LangSmith's own count, None where it was not asked or cannot be had.
+        proof: `equal`, `fewer` (runs are missing here), `more` (LangSmith deleted some), `unproven` (past the
+            retention, where 0 = 0 says nothing), or `not_asked`.
+    """
+
+    project: str
+    date: str
+    outcome: Literal["created", "updated", "unchanged", "kept"]
+    runs: int
+    traces: int
+    bytes: int
+    pending: int
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    no_longer_served: int = 0
+    put_aside: list[str] = []
+    langsmith_count: int | None = None
+    proof: Literal["equal", "fewer", "more", "unproven", "not_asked"] = "not_asked"
+    api: str | None = None
+    requests: int = 0
+    throttled: int = 0
+    duration_seconds: float = 0.0
+
+
+class ZipResult(msgspec.Struct, kw_only=True):
+    """A day archive; `written` is false where the zip of this content was there already."""
+
+    project: str
+    date: str
+    path: str
+    written: bool
+    files: int
+    bytes_in: int
+    bytes: int
+    sha256: str
+    content_sha256: str
+    duration_seconds: float = 0.0
+
+
+class UploadResult(msgspec.Struct, kw_only=True):
+    """The day archive at its destination; `action` is `unchanged` where the same content was there already."""
+
+    project: str
+    date: str
+    action: Literal["created", "replaced", "unchanged"]
+    name: str
+    file_id: str
+    url: str | None
+    bytes: int
+    sha256: str
+    duration_seconds: float = 0.0
+
+
+class LoadResult(msgspec.Struct, kw_only=True):
+    """What a load did to the day's rows.
+
+    Attributes:
+        total_files: Run files found, the unfit ones included.
+        total_runs: Runs in them.
+        batches_processed: Batches written, each one transaction.
+        successful_inserts: Rows inserted.
+        replaced: Rows whose content differed and was replaced.
+        left: Rows that were there and stayed: equal ones, and changed ones without `--overwrite`.
+        changed_not_replaced: Of those, rows whose file has changed since.
+        marked: Runs that JSONB cannot hold as they are; their rows hold a rendering and say so.
+        failed_inserts: Runs that could not be loaded, and unfit files.
+        errors: One line for each of those, bounded.
+    """
+
+    project: str
+    date: str
+    total_files: int = 0
+    total_runs: int = 0
+    batches_processed: int = 0
+    successful_inserts: int = 0
+    replaced: int = 0
+    left: int = 0
+    changed_not_replaced: int = 0
+    marked: int = 0
+    failed_inserts: int = 0
+    errors: list[str] = []
+    load_id: int | None = None
+    dry_run: bool = False
+    duration_seconds: float = 0.0
+
+
+class Inconsistency(msgspec.Struct, kw_only=True, frozen=True):
+    """One run that differs between files and rows."""
+
+    run_id: str
+    trace_id: str
+    what: str
+    expected: str = ""
+    found: str = ""
+    paths: list[str] = []
+
+
+class VerificationResult(msgspec.Struct, kw_only=True):
+    """Files of a day against its rows. The lists hold ids, complete and sorted; `inconsistent_runs` says what differs.
+
+    Attributes:
+        broken_files: `name: reason` of files that hold no run of this day.
+        marked_runs: Runs whose row is a documented rendering of what JSONB cannot hold; consistent all the same.
+        fixed: Runs loaded or replaced by `--fix-missing` or `--fix`.
+    """
+
+    project: str
+    date: str
+    total_files: int = 0
+    total_runs_in_files: int = 0
+    total_runs_in_db: int = 0
+    total_traces_in_files: int = 0
+    total_traces_in_db: int = 0
+    missing_runs_in_db: list[str] = []
+    missing_runs_in_files: list[str] = []
+    inconsistent_runs: list[Inconsistency] = []
+    missing_traces_in_db: list[str] = []
+    missing_traces_in_files: list[str] = []
+    inconsistent_traces: list[str] = []
+    broken_files: list[str] = []
+    marked_runs: list[str] = []
+    fixed: list[str] = []
+    is_consistent: bool = True
+    duration_seconds: float = 0.0
+
+
+class FullSweepResult(msgspec.Struct, kw_only=True):
+    """All hops of one day; a hop that was skipped or not reached is None."""
+
+    project: str
+    date: str
+    fetch_result: FetchResult | None = None
+    zip_result: ZipResult | None = None
+    upload_result: UploadResult | None = None
+    db_result: LoadResult | None = None
+    verification_result: VerificationResult | None = None
+    problems: list[str] = []
+    total_duration: float = 0.0

@@ -1,0 +1,60 @@
+"""What is known of a day beside its content: when it was last looked at, and what was found then.
+
+Kept next to the data, so that the file hops need no database; the table `days` mirrors it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from lse_archive.layout import DayPaths
+from lse_archive.publish import publish_file
+
+
+class DayState(msgspec.Struct, frozen=True, kw_only=True):
+    """All times are ISO 8601 UTC.
+
+    Attributes:
+        looked_at: When LangSmith was last asked for the whole day.
+        served_runs: Runs that LangSmith served then.
+        langsmith_count: Its own count then.
+        proof: See `FetchResult.proof`.
+        no_longer_served: Ids of runs that are kept here though LangSmith no longer serves them.
+        drive_file_id, drive_sha256, drive_content: The upload as it was last confirmed.
+        verified_at: When all hops were last found to agree.
+    """
+
+    looked_at: str | None = None
+    served_runs: int | None = None
+    langsmith_count: int | None = None
+    proof: str | None = None
+    no_longer_served: list[str] = []
+    drive_file_id: str | None = None
+    drive_sha256: str | None = None
+    drive_content: str | None = None
+    uploaded_at: str | None = None
+    verified_at: str | None = None
+
+
+def read_state(paths: DayPaths) -> DayState:
+    """The day's state; an empty one where there is none, or where it cannot be read: it can always be found again."""
+    try:
+        return msgspec.json.decode(paths.state.read_bytes(), type=DayState)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return DayState()
+
+
+def update_state(paths: DayPaths, **changes: Any) -> DayState:
+    """Replaces fields of the day's state."""
+    state = msgspec.structs.replace(read_state(paths), **changes)
+    with publish_file(paths.state) as file:
+        file.write(msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n")
+    return state
+
+
+def now_text() -> str:
+    """The current time as it stands in states and summaries."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

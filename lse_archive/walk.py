@@ -1,0 +1,203 @@
+"""Walks all runs of a window, several pages at once, and proves that the end was reached.
+
+LangSmith answers newest first, so each page also tells how far back everything is known. A free worker takes over the
+older half of the largest span that is still being walked: a busy hour is split again and again until nothing is left.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from lse_archive.days import Window, format_time
+from lse_archive.errors import SourceError
+from lse_archive.source import LostCursorError, Page, RunSource
+
+MAX_WORKERS = 8
+_MAX_STALLS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class PageReport:
+    """What a sink saw in a page.
+
+    Attributes:
+        new: Runs that were not known before.
+        newest, oldest: Start times in the page, None for an empty one.
+        ordered: Whether the page was sorted, newest first.
+    """
+
+    new: int
+    newest: int | None
+    oldest: int | None
+    ordered: bool
+
+
+class Sink(Protocol):
+    """Where the pages go. Called from several threads."""
+
+    def add(self, runs: list[bytes]) -> PageReport:
+        """Takes a page."""
+        ...
+
+    def cover(self, window: Window) -> None:
+        """Learns that every run of the window has been added."""
+        ...
+
+
+class _Span:
+    """A part of the window that one worker walks; its lower end moves up when another worker takes the rest."""
+
+    def __init__(self, low: int, high: int, density: float | None = None) -> None:
+        self.low = low
+        self.position = high  # everything at or after it has been seen
+        self._high = high
+        self._seen = 0
+        self._density = density
+
+    def advance(self, position: int, runs: int) -> None:
+        self.position = min(self.position, position)
+        self._seen += runs
+
+    @property
+    def density(self) -> float | None:
+        """Runs per microsecond, as far as it can be known."""
+        walked = self._high - self.position
+        return self._seen / walked if walked > 0 and self._seen else self._density
+
+    def remaining(self) -> float:
+        """An estimate of the runs that are still to come."""
+        return (self.density or 0.0) * max(0, self.position - self.low)
+
+
+class _Walker:
+    def __init__(self, source: RunSource, sink: Sink, spans: Iterable[Window], ids_only: bool) -> None:
+        self._source = source
+        self._ids_only = ids_only
+        self._sink = sink
+        self._waiting = [_Span(span.start, span.end) for span in spans]
+        self._active: list[_Span] = []
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._events: queue.SimpleQueue[Future[None] | None] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Walks everything; the first error ends it, when the pages under way have been taken."""
+        error: BaseException | None = None
+        running = 0
+        with ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="lse-fetch") as pool:
+            try:
+                while True:
+                    while error is None and running < self._wanted() and (span := self._next_span()):
+                        running += 1
+                        pool.submit(self._walk, span).add_done_callback(self._events.put)
+                    if not running:
+                        break
+                    if done := self._events.get():
+                        running -= 1
+                        error = error or done.exception()
+                        if error:
+                            self._stop.set()
+            except BaseException:
+                self._source.cancel()
+                raise
+            finally:
+                self._stop.set()
+        if error:
+            raise error
+
+    def _wanted(self) -> int:
+        return min(MAX_WORKERS, max(1, self._source.parallelism()))
+
+    def _next_span(self) -> _Span | None:
+        with self._lock:
+            span = self._waiting.pop() if self._waiting else self._split_largest()
+            if span:
+                self._active.append(span)
+            return span
+
+    def _split_largest(self) -> _Span | None:
+        largest = max(self._active, key=_Span.remaining, default=None)
+        if largest is None or largest.remaining() < 2 * self._source.page_size:
+            return None
+        middle = largest.low + (largest.position - largest.low) // 2
+        older = _Span(largest.low, middle, largest.density)
+        largest.low = middle
+        return older
+
+    def _walk(self, span: _Span) -> None:
+        try:
+            query, cursor = Window(span.low, span.position), None
+            chain: set[object] = set()  # cursors and pages since the query was last asked anew
+            stalls, ordered, distrust = 0, True, False
+            while not self._stop.is_set():
+                try:
+                    page = self._source.page(query, cursor, ids_only=self._ids_only)
+                except LostCursorError:
+                    page, go_on = None, False
+                else:
+                    before = span.position
+                    report = self._take(page, query, span, ordered)
+                    ordered = ordered and self._in_order(report, before)
+                    if report.new or span.position < before:
+                        stalls = 0
+                    if ordered and span.position <= span.low:
+                        break
+                    if page.next_cursor is None and not page.full and not (distrust and report.new):
+                        self._sink.cover(query)
+                        break
+                    marks = {
+                        page.next_cursor,
+                        (report.newest, report.oldest, len(page.runs), hash(tuple(page.runs[-1:]))),
+                    }
+                    go_on = page.next_cursor is not None and not marks & chain
+                    chain |= marks
+                    # A full page without a cursor, or a page that repeats, does not prove the end: from then on
+                    # only an answer without a new run does.
+                    distrust = distrust or not go_on
+                if page and go_on:
+                    cursor = page.next_cursor
+                    continue
+                stalls += 1
+                if stalls > _MAX_STALLS:
+                    raise SourceError(
+                        f"LangSmith does not get past {format_time(max(0, span.position - 1))}",
+                        why="it repeats the same runs, or forgets its cursors, again and again",
+                        todo="Nothing was published; what was fetched is kept, and the next fetch goes on from there",
+                    )
+                query, cursor = (Window(span.low, span.position) if ordered else query), None
+                chain.clear()
+        finally:
+            with self._lock:
+                self._active.remove(span)
+
+    def _take(self, page: Page, query: Window, span: _Span, ordered: bool) -> PageReport:
+        report = self._sink.add(page.runs)
+        # The oldest microsecond may go on in the next page: it counts as seen only when something older came.
+        reached = query.end if report.oldest is None else report.oldest + 1
+        if ordered and self._in_order(report, span.position) and reached < span.position:
+            self._sink.cover(Window(max(reached, query.start), span.position))
+            with self._lock:
+                span.advance(reached, report.new)
+        self._events.put(None)
+        return report
+
+    @staticmethod
+    def _in_order(report: PageReport, position: int) -> bool:
+        return report.ordered and (report.new == 0 or report.newest is None or report.newest < position)
+
+
+def walk(source: RunSource, sink: Sink, spans: Iterable[Window], *, ids_only: bool = False) -> None:
+    """Brings every run of the spans to the sink.
+
+    Args:
+        ids_only: Ask for nothing but ids and start times.
+
+    Raises:
+        SourceError: Not every run could be had. What the sink has covered until then is complete.
+    """
+    _Walker(source, sink, spans, ids_only).run()

@@ -1,0 +1,203 @@
+"""The day archive: a zip that is the same to the byte for the same files, and is read back before it counts."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from lse_archive.documents import NotARunError, unwrap
+from lse_archive.errors import ArchiveError, CorruptArchiveError, ShrinkError
+from lse_archive.layout import DayPaths
+from lse_archive.locks import day_lock
+from lse_archive.manifest import SUMMARY, SUMS, content_hash, content_sums, parse_sums, read_sums, sort_key
+from lse_archive.publish import publish_file
+from lse_archive.results import ZipResult
+from lse_archive.seal import sealed_summary
+
+_CHUNK = 1 << 20
+_LEVEL = 6  # zlib's own default, which `ZipFile.open` takes
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_REGULAR_FILE = 0o100644 << 16
+_UNIX = 3
+
+
+def zip_day(
+    paths: DayPaths,
+    *,
+    target: Path | None = None,
+    allow_shrink: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> ZipResult:
+    """Archives the day's folder; an archive of the same content stays as it is.
+
+    Args:
+        target: Where to write, if not in the archive directory.
+        progress: Told (files done, files in all).
+
+    Raises:
+        CorruptArchiveError: The folder is not as its checksums say; nothing was written.
+        ShrinkError: The archive that is there holds runs that the folder does not.
+        ArchiveError: There is no folder, or it cannot be written.
+    """
+    began = time.monotonic()
+    target = target or paths.zip
+    with day_lock(paths, on_wait=on_wait):
+        summary = sealed_summary(paths)
+        sums = read_sums(paths.folder) or {}
+        written = not _holds(target, sums)
+        if written:
+            if not allow_shrink:
+                _check_superset(paths, target, sums)
+            try:
+                with publish_file(target) as file:
+                    _write(paths, sums, file, progress)
+                    check_zip(file, target, sums)
+            except OSError as error:
+                raise ArchiveError(
+                    f"cannot write {target}", why=error.strerror or str(error), todo="Free space or mend the rights"
+                ) from error
+        return ZipResult(
+            project=paths.project,
+            date=str(paths.day),
+            path=str(target),
+            written=written,
+            files=len(sums) + 1,
+            bytes_in=summary.bytes,
+            bytes=target.stat().st_size,
+            sha256=file_sha256(target),
+            content_sha256=content_hash(content_sums(sums)),
+            duration_seconds=round(time.monotonic() - began, 3),
+        )
+
+
+def _write(
+    paths: DayPaths, sums: dict[str, bytes], file: BinaryIO, progress: Callable[[int, int], None] | None
+) -> None:
+    names = sorted([*sums, SUMS], key=sort_key)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
+        for done, name in enumerate(names, 1):
+            digest = _add(archive, paths.folder / name)
+            if name in sums and digest != sums[name]:
+                raise CorruptArchiveError(
+                    f"{paths.project} {paths.day} cannot be archived",
+                    why=f"{paths.folder / name} is not as {SUMS} has it",
+                    todo="Fetch the day again, or restore it from its zip or from Drive",
+                )
+            if progress:
+                progress(done, len(names))
+
+
+def _add(archive: zipfile.ZipFile, path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return b""
+    info = zipfile.ZipInfo(path.name, _EPOCH)
+    info.compress_type, info.create_system, info.external_attr = zipfile.ZIP_DEFLATED, _UNIX, _REGULAR_FILE
+    info.file_size = size
+    digest = hashlib.sha256()
+    with path.open("rb") as source, archive.open(info, "w") as entry:
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            entry.write(chunk)
+    return digest.digest()
+
+
+def check_zip(file: Path | IO[bytes], name: Path, sums: dict[str, bytes]) -> None:
+    """Reads a whole archive back and compares every file with its checksum.
+
+    Raises:
+        CorruptArchiveError: It does not hold just these files; `name` is named.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [info.filename for info in archive.infolist()]
+            if len(set(names)) != len(names) or set(names) != {*sums, SUMS}:
+                differing = sorted(set(names) ^ {*sums, SUMS}) or ["a name occurs twice"]
+                raise CorruptArchiveError(f"{name} is damaged", why=f"other files than expected: {differing[0]}")
+            for entry, digest in _digests(archive):
+                if entry in sums and sums[entry] != digest:
+                    raise CorruptArchiveError(f"{name} is damaged", why=f"{entry} differs from its checksum")
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise CorruptArchiveError(f"{name} is damaged", why=str(error)) from error
+
+
+def _digests(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
+    for info in archive.infolist():
+        digest = hashlib.sha256()
+        with archive.open(info) as entry:
+            while chunk := entry.read(_CHUNK):
+                digest.update(chunk)
+        yield info.filename, digest.digest()
+
+
+def zip_sums(path: Path) -> dict[str, bytes]:
+    """The checksums that an archive carries.
+
+    Raises:
+        CorruptArchiveError: It is no zip, or carries none.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return parse_sums(archive.read(SUMS), path)
+    except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
+        raise CorruptArchiveError(f"{path} is no day archive", why=str(error)) from error
+
+
+def _holds(target: Path, sums: dict[str, bytes]) -> bool:
+    if not target.exists():
+        return False
+    try:
+        check_zip(target, target, sums)
+    except CorruptArchiveError:
+        return False
+    return True
+
+
+def _check_superset(paths: DayPaths, target: Path, sums: dict[str, bytes]) -> None:
+    """Law 1 for the archive: what it holds must be in the folder; one that cannot be read is set aside, not lost."""
+    if not target.exists():
+        return
+    try:
+        archived = set(_run_ids_in_zip(target))
+    except (zipfile.BadZipFile, EOFError, NotImplementedError):
+        target.rename(target.with_name(f"{target.name}.damaged"))
+        return
+    missing = archived - set(_run_ids_in_folder(paths.folder, sums))
+    if missing:
+        raise ShrinkError(
+            f"{target} holds {len(missing)} runs that {paths.folder} does not",
+            why=f"for example {min(missing)}",
+            todo="Restore the day from the archive and fetch it again; --allow-shrink gives the runs up",
+        )
+
+
+def _run_ids_in_zip(path: Path) -> Iterator[str]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            yield from _run_id(info.filename.rpartition("/")[2], archive.read(info))
+
+
+def _run_ids_in_folder(folder: Path, sums: dict[str, bytes]) -> Iterator[str]:
+    for name in sums:
+        if (folder / name).exists():
+            yield from _run_id(name, (folder / name).read_bytes())
+
+
+def _run_id(name: str, content: bytes) -> Iterator[str]:
+    if name.endswith(".json") and name != SUMMARY:
+        try:
+            yield unwrap(content)[1].run_id
+        except NotARunError:
+            return
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

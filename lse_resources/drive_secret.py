@@ -1,0 +1,23 @@
+"""Small files that hold secrets: readable by their owner only, never seen half-written."""
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Puts `text` at `path` with mode 0600, in one step. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise

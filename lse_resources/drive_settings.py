@@ -1,0 +1,82 @@
+"""Where the Drive folder is and who signs in: the settings of the Drive client."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import parse_qs, urlsplit
+
+from lse_archive.errors import SettingsError
+
+AuthType = Literal["oauth2", "service_account", "adc"]
+_ID = re.compile(r"[A-Za-z0-9_-]{10,}|root")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class DriveSettings:
+    """What `GoogleDrive` needs to know. Raises SettingsError for what cannot be meant.
+
+    Args:
+        folder_url: The archive's folder, as `folder_id` reads it.
+        auth_type: "oauth2" (a person), "service_account", or "adc" (Google's application-default credentials).
+        credentials_path: The JSON file from Google's console; not used with "adc".
+        token_path: Where the person's token is kept, with mode 0600.
+        api_root: Instead of `https://www.googleapis.com/`; https, or http to this host itself.
+        subject: The user for whom a service account acts (domain-wide delegation).
+    """
+
+    folder_url: str
+    auth_type: AuthType
+    credentials_path: Path | None
+    token_path: Path
+    api_root: str | None = None
+    subject: str | None = None
+
+    def __post_init__(self) -> None:
+        folder_id(self.folder_url)
+        if self.auth_type not in ("oauth2", "service_account", "adc"):
+            raise SettingsError(
+                "GOOGLE_DRIVE_AUTH_TYPE is not known",
+                why=repr(self.auth_type),
+                todo="Set it to oauth2, service_account or adc",
+            )
+        if self.auth_type != "adc" and self.credentials_path is None:
+            raise SettingsError(
+                "GOOGLE_DRIVE_CREDENTIALS_PATH is not set", todo="Point it to the JSON file from Google's console"
+            )
+        if self.subject and self.auth_type != "service_account":
+            raise SettingsError("a delegation subject needs a service account", why=f"the type is {self.auth_type}")
+        if self.api_root is not None:
+            parts = urlsplit(self.api_root)
+            if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+                raise SettingsError(
+                    "GOOGLE_DRIVE_API_ROOT is not safe", why="access tokens would travel unencrypted", todo="Use https"
+                )
+
+    @property
+    def root_url(self) -> str | None:
+        """`api_root` with exactly one slash at the end."""
+        return None if self.api_root is None else self.api_root.rstrip("/") + "/"
+
+    @property
+    def folder(self) -> str:
+        """The id of the archive's folder."""
+        return folder_id(self.folder_url)
+
+
+def folder_id(url: str) -> str:
+    """The folder's id in a link from Drive's address bar or "Share" menu, or in a bare id. Raises SettingsError."""
+    text = url.strip()
+    if _ID.fullmatch(text):
+        return text
+    parts = urlsplit(text if "://" in text else f"https://{text}")
+    found = re.search(r"/(?:folders|folderview|d)/([^/]+)", parts.path)
+    candidate = found[1] if found else parse_qs(parts.query).get("id", [""])[0]
+    if (parts.hostname or "").endswith(".google.com") and _ID.fullmatch(candidate):
+        return candidate
+    raise SettingsError(
+        "GOOGLE_DRIVE_FOLDER_URL is not a Drive folder",
+        why=repr(text) if text else "it is empty",
+        todo="Open the folder in the browser and copy its address: https://drive.google.com/drive/folders/…",
+    )

@@ -1,0 +1,51 @@
+"""Batches of run files, worked on by a few threads while the next are read."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from lse_archive.folder import RunFile
+
+BATCH_SIZE = 500
+"""Runs in a batch."""
+
+CONNECTIONS = 2
+
+# Long documents make a batch earlier, so that its memory stays bounded.
+_BATCH_BYTES = 8_000_000
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+
+def batches(files: Iterable[RunFile], size: int = BATCH_SIZE) -> Iterator[list[RunFile]]:
+    """Cuts a stream of files into lists of at most `size`, and of about 8 MB."""
+    batch: list[RunFile] = []
+    held = 0
+    for file in files:
+        batch.append(file)
+        held += file.size
+        if len(batch) >= size or held >= _BATCH_BYTES:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def in_parallel(work: Callable[[_T], _R], items: Iterable[_T], threads: int = CONNECTIONS) -> Iterator[_R]:
+    """The results of `work`, in order. At most one item per thread, and one more, is held at a time."""
+    waiting: deque[Future[_R]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,125 @@
+"""Postgres: one URL, connections on use, and errors that say what to do without showing a password."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import conninfo, errors
+
+from lse_archive.errors import DatabaseError, SettingsError
+
+_CONNECT_TIMEOUT = "10"
+_URL_TODO = "Write LSE_DATABASE_URL as postgresql://user:password@host:5432/database, special characters as %XX"
+# What a failed attempt may meet again a moment later (PostgreSQL manual, appendix A, "Error Codes").
+_TRANSIENT = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable, errors.UniqueViolation)
+_LOST = (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleInTransactionSessionTimeout)
+_TODO: dict[type[psycopg.Error], str] = {
+    errors.InvalidPassword: "Check the user and password in LSE_DATABASE_URL",
+    errors.InvalidAuthorizationSpecification: "Check the user in LSE_DATABASE_URL, and the server's pg_hba.conf",
+    errors.InvalidCatalogName: "Create the database, or name another in LSE_DATABASE_URL",
+    errors.TooManyConnections: "Wait, or raise max_connections on the server",
+    errors.DiskFull: "Free space on the server's disk, then run the same command again: what is loaded stays",
+    errors.InsufficientPrivilege: "Grant the role its rights: lse db grant",
+    errors.UndefinedTable: "Prepare the database: lse db migrate",
+    errors.UndefinedColumn: "Prepare the database: lse db migrate",
+    errors.UndefinedFunction: "Prepare the database: lse db migrate",
+    errors.ReadOnlySqlTransaction: "Point LSE_DATABASE_URL to the primary server",
+    errors.QueryCanceled: "Raise the server's statement_timeout for this role",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """One PostgreSQL database, named by a libpq URL or connection string; what libpq reads besides (`PGPASSFILE`,
+    `sslmode`, `sslrootcert`, services) works as it does there.
+
+    Raises:
+        SettingsError: The URL cannot be read.
+    """
+
+    url: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        # Every complaint of the parser could quote a part of a password.
+        if self.url.partition("://")[2].partition("?")[0].count("@") > 1:
+            raise SettingsError("the database URL is malformed", why="it holds more than one @", todo=_URL_TODO)
+        try:
+            conninfo.conninfo_to_dict(self.url)
+        except psycopg.ProgrammingError:
+            raise SettingsError("the database URL is malformed", why="libpq cannot read it", todo=_URL_TODO) from None
+
+    def connect(self) -> psycopg.Connection:
+        """A connection in autocommit mode: transactions are the blocks that ask for one.
+
+        Raises:
+            DatabaseError: The server cannot be reached, or does not let us in.
+        """
+        parameters = conninfo.conninfo_to_dict(self.url)
+        parameters.setdefault("connect_timeout", _CONNECT_TIMEOUT)
+        parameters.setdefault("application_name", "lse")
+        try:
+            return psycopg.connect(**parameters, autocommit=True, client_encoding="utf8")
+        except (psycopg.Error, UnicodeError) as error:
+            raise explain(error, "cannot connect to Postgres", password=parameters.get("password")) from None
+
+    @contextmanager
+    def session(self, doing: str) -> Iterator[psycopg.Connection]:
+        """A connection for the block; what Postgres refuses in it becomes a DatabaseError that begins with `doing`."""
+        with self.connect() as connection:
+            with explained(doing):
+                yield connection
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turns the errors of psycopg into a DatabaseError that begins with `doing`."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise explain(error, doing) from error
+
+
+def explain(error: psycopg.Error | UnicodeError, doing: str, *, password: object = None) -> DatabaseError:
+    """What Postgres or libpq said, in one line, with what to do about it."""
+    text = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
+    if isinstance(password, str) and password:
+        text = text.replace(password, "***")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # libpq tries every address of a host; the last line holds the last attempt's answer.
+    why = re.sub(r"^(?:connection failed: )?(?:connection to server )?", "", lines[-1] if lines else "no reason given")
+    todo = next((todo for kind, todo in _TODO.items() if isinstance(error, kind)), "") or _todo_by_text(why)
+    return DatabaseError(doing, why=why.rstrip("."), todo=todo)
+
+
+def _todo_by_text(why: str) -> str:
+    # Refusals while connecting carry no SQLSTATE (libpq: PQconnectPoll has no result).
+    for part, kind in (
+        ("password authentication failed", errors.InvalidPassword),
+        ("no password supplied", errors.InvalidPassword),
+        ("no pg_hba.conf entry", errors.InvalidAuthorizationSpecification),
+        ("does not exist", errors.InvalidCatalogName),
+        ("too many", errors.TooManyConnections),
+        ("No space left on device", errors.DiskFull),
+    ):
+        if part in why:
+            return _TODO[kind]
+    return "Check that the server runs and that LSE_DATABASE_URL names it"
+
+
+def is_lost(error: psycopg.Error, connection: psycopg.Connection) -> bool:
+    """Whether the connection is gone, so that a new one may do."""
+    return connection.closed or connection.broken or isinstance(error, _LOST)
+
+
+def is_transient(error: psycopg.Error) -> bool:
+    """Whether the same transaction may pass when it is tried again."""
+    return isinstance(error, _TRANSIENT)
+
+
+def is_about_data(error: psycopg.Error) -> bool:
+    """Whether a value is to blame rather than the server: SQLSTATE classes 22 (data), 23 (constraints), 54 (limits)."""
+    return (error.sqlstate or "")[:2] in ("22", "23", "54")

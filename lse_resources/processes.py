@@ -1,0 +1,166 @@
+"""Processes that LSE started, remembered in files, so that another command can find and end them, and only them.
+
+A process id alone says little: the system gives it to somebody else later. A process is known by its id together with
+the time it was started, on one host between two boots.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+_PROC = Path("/proc")
+_BOOT_ID = _PROC / "sys/kernel/random/boot_id"
+_POLL = 0.02
+
+
+@dataclass(frozen=True)
+class ProcessRecord:
+    """One process, beyond doubt.
+
+    Args:
+        pid: Process id; also the id of its group if it leads one.
+        started: Opaque start time: clock ticks since boot on Linux, what `ps` says elsewhere.
+        host: Name of the host.
+        boot: Id of the host's current boot; empty where the system has none.
+    """
+
+    pid: int
+    started: str
+    host: str
+    boot: str
+
+
+def describe(pid: int) -> ProcessRecord:
+    """The record of a process that lives now on this host.
+
+    Raises:
+        ProcessLookupError: There is no such process, or it has ended and waits for its parent to notice.
+    """
+    started = _start_time(pid)
+    if started is None:
+        raise ProcessLookupError(f"no process {pid}")
+    return ProcessRecord(pid, started, socket.gethostname(), _boot())
+
+
+def is_alive(record: ProcessRecord) -> bool:
+    """True if the process of the record lives. One of another host cannot be seen from here: False."""
+    if (record.host, record.boot) != (socket.gethostname(), _boot()):
+        return False
+    return _start_time(record.pid) == record.started
+
+
+def terminate(record: ProcessRecord, timeout: float = 10.0) -> bool:
+    """End a process: SIGTERM, up to `timeout` seconds of patience, SIGKILL. True if it lived.
+
+    If it leads a process group, as one started with `start_new_session=True` does, all this is about the whole group.
+
+    Raises:
+        PermissionError: It is another user's.
+    """
+    if not is_alive(record):
+        return False
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+        leads = os.getpgid(record.pid) == record.pid
+        send, lives = (os.killpg, _group_lives) if leads else (os.kill, lambda _: is_alive(record))
+        send(record.pid, signal.SIGTERM)
+        # While a group has members its id is given to nobody else, whether or not its leader still lives.
+        if not _wait(lambda: not lives(record.pid), timeout):
+            send(record.pid, signal.SIGKILL)
+            _wait(lambda: not lives(record.pid), timeout)
+    return True
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The records under one directory, `LSE_HOME/run`: `<name>.json` for each name."""
+
+    directory: Path
+
+    def add(self, name: str, pid: int) -> ProcessRecord:
+        """Remember a living process under a name, in the place of an earlier one.
+
+        Raises:
+            ProcessLookupError: It has ended already.
+            OSError: The record cannot be written.
+        """
+        record = describe(pid)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        new = self._path(name).with_suffix(f".{os.getpid()}.new")
+        new.write_bytes(msgspec.json.encode(record))
+        new.replace(self._path(name))
+        return record
+
+    def get(self, name: str) -> ProcessRecord | None:
+        """The record of a name, whether or not its process lives; None if there is none or it cannot be understood."""
+        try:
+            return msgspec.json.decode(self._path(name).read_bytes(), type=ProcessRecord)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+
+    def alive(self) -> dict[str, ProcessRecord]:
+        """All remembered processes of this host that live, by name."""
+        names = sorted(path.stem for path in self.directory.glob("*.json"))
+        return {name: record for name in names if (record := self.get(name)) and is_alive(record)}
+
+    def remove(self, name: str) -> None:
+        """Forget a process; nothing happens to it."""
+        self._path(name).unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self.directory / f"{name}.json"
+
+
+def _wait(condition: Callable[[], bool], timeout: float) -> bool:
+    """Ask until `condition` holds; False after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL)
+    return True
+
+
+def _boot() -> str:
+    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
+
+
+def _start_time(pid: int) -> str | None:
+    """When a process was started; None if it does not run (a zombie does not)."""
+    if _BOOT_ID.exists():
+        fields = _stat(pid)
+        return fields[19] if fields else None
+    reply = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    state, _, started = reply.stdout.strip().partition(" ")
+    return started.strip() if state and not state.startswith("Z") else None
+
+
+def _group_lives(group: int) -> bool:
+    if _BOOT_ID.exists():
+        members = (_stat(int(process.name)) for process in _PROC.iterdir() if process.name.isdigit())
+        return any(fields and int(fields[2]) == group for fields in members)
+    reply = subprocess.run(["ps", "-A", "-o", "stat=,pgid="], capture_output=True, text=True, check=True)
+    members = (line.split() for line in reply.stdout.splitlines())
+    return any(not state.startswith("Z") and int(pgid) == group for state, pgid in members)
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/<pid>/stat from the state on: state, parent, group, …; None if the process does not run.
+
+    proc(5): pid (command) state ppid pgrp … starttime, which is field 22; the command may hold anything.
+    """
+    try:
+        stat = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields

@@ -1,0 +1,153 @@
+"""Loads the run files of a day into the table `runs`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from datetime import date
+from pathlib import Path
+from queue import SimpleQueue
+
+from lse_archive.errors import UsageError
+from lse_archive.folder import RunFile, UnfitFile, read_folder, run_file_paths
+from lse_archive.results import LoadResult
+from lse_resources.loads_table import Kind, begin_load, finish_load
+from lse_resources.locks import day_advisory_lock
+from lse_resources.pipeline import BATCH_SIZE, CONNECTIONS, batches, in_parallel
+from lse_resources.postgres import Database
+from lse_resources.row_writer import Existing, Outcome, RowWriter
+
+_MAX_ERRORS = 100
+
+Progress = Callable[[int, int], None]
+"""Is told how many files are done, and how many there are."""
+
+
+def load_day(
+    database: Database,
+    project: str,
+    day: date,
+    folder: Path,
+    *,
+    batch_size: int = BATCH_SIZE,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> LoadResult:
+    """Makes rows of the run files that have none. Another load or verification of the day is waited for.
+
+    Args:
+        project: The project's LangSmith name.
+        folder: The day's run files; they are the truth.
+        batch_size: Runs in one transaction.
+        overwrite: Replace the rows whose file has changed since, too.
+        dry_run: Only count what would be done.
+
+    Raises:
+        UsageError: There is no such folder.
+        DatabaseError: Postgres cannot be reached or cannot go on. What it says is loaded stays loaded.
+    """
+    started = time.monotonic()
+    total = count_run_files(folder)
+    existing: Existing = "replace" if overwrite else "keep"
+    result = LoadResult(project=project, date=str(day), dry_run=dry_run, total_files=total)
+
+    def fit_files() -> Iterator[RunFile]:
+        for file in read_folder(folder, day):
+            if isinstance(file, RunFile):
+                result.total_runs += 1
+                yield file
+            else:
+                _note_unfit(result, file)
+
+    with database.session(f"cannot load {project} {day} into Postgres") as connection:
+        with day_advisory_lock(connection, project, day):
+            kind: Kind = "overwrite" if overwrite else "load"
+            load_id = result.load_id = None if dry_run else begin_load(connection, kind, project, day)
+            done = Outcome()
+            for outcome in write_rows(database, project, day, fit_files(), existing, load_id, batch_size):
+                done += outcome
+                if progress:
+                    progress(min(total, result.total_runs + result.failed_inserts), total)
+            _report(result, done)
+            if load_id is not None:
+                with database.session("cannot complete the audit of the load") as fresh:
+                    finish_load(
+                        fresh, load_id, inserted=done.inserted, replaced=done.replaced, failed=result.failed_inserts
+                    )
+    result.duration_seconds = time.monotonic() - started
+    return result
+
+
+def write_rows(
+    database: Database,
+    project: str,
+    day: date,
+    files: Iterable[RunFile],
+    existing: Existing,
+    load_id: int | None,
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[Outcome]:
+    """Writes a stream of run files, a transaction per batch, over a few connections; yields what became of each batch.
+
+    Raises:
+        DatabaseError: Postgres cannot go on.
+    """
+    if load_id is not None:
+        with database.session("cannot prepare the month's partition") as connection:
+            connection.execute("SELECT lse_ensure_month(%s)", (day,))
+    with _writers(database, project, day, existing, load_id) as idle:
+
+        def write(batch: list[RunFile]) -> Outcome:
+            writer = idle.get()
+            try:
+                return writer.write(batch)
+            finally:
+                idle.put(writer)
+
+        with closing(in_parallel(write, batches(files, batch_size))) as outcomes:
+            yield from outcomes
+
+
+@contextmanager
+def _writers(
+    database: Database, project: str, day: date, existing: Existing, load_id: int | None
+) -> Iterator[SimpleQueue[RowWriter]]:
+    writers = [RowWriter(database, project, day, existing, load_id) for _ in range(CONNECTIONS)]
+    idle: SimpleQueue[RowWriter] = SimpleQueue()
+    for writer in writers:
+        idle.put(writer)
+    try:
+        yield idle
+    finally:
+        for writer in writers:
+            writer.close()
+
+
+def count_run_files(folder: Path) -> int:
+    """How many files of a folder may hold a run.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there are no run files in {folder}", todo="Fetch or restore the day first")
+    return len(run_file_paths(folder))
+
+
+def _note_unfit(result: LoadResult, file: UnfitFile) -> None:
+    result.failed_inserts += 1
+    if len(result.errors) < _MAX_ERRORS:
+        result.errors.append(f"{file.name}: {file.reason}")
+
+
+def _report(result: LoadResult, done: Outcome) -> None:
+    result.batches_processed = done.batches
+    result.successful_inserts = done.inserted
+    result.replaced = done.replaced
+    result.left = done.left
+    result.changed_not_replaced = done.changed
+    result.marked = done.marked
+    result.failed_inserts += done.failed
+    result.errors = (result.errors + done.errors)[:_MAX_ERRORS]

@@ -82,10 +82,13 @@ def parse_time(text: str) -> int:
     LangSmith's v1 answers carry no zone and mean UTC (langsmith SDK, `schemas.py`).
 
     Raises:
-        ValueError: The text is no timestamp.
+        ValueError: The text is no timestamp, or one that in UTC lies outside the years 1 to 9999.
     """
     moment = datetime.fromisoformat(text)
-    return to_micros(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+    try:
+        return to_micros(moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except OverflowError as error:
+        raise ValueError(f"'{text}' is out of range") from error
 
 
 def _moment(micros: int) -> datetime:

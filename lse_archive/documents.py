@@ -209,7 +209,8 @@ def _cut_page_tolerantly(body: bytes) -> _Page:
 
 # ---- the tolerant scanner ------------------------------------------------------------------------------------------
 
-_TOKEN = re.compile(rb'"(?:[^"\\]+|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+', re.DOTALL)
+# Possessive: a string that is cut off must fail at once, not after every way to split it has been tried.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\],:]|[^\s{}\[\],:"]++', re.DOTALL)
 _OPEN, _CLOSE = frozenset(b"{["), frozenset(b"}]")
 
 
@@ -220,9 +221,11 @@ def check_json(document: bytes) -> bytes:
         NotARunError: It is not JSON.
     """
     try:
-        json.loads(document.removeprefix(_BOM).decode("utf-8", "surrogateescape"), strict=False)
+        text = document.removeprefix(_BOM).decode("utf-8", "surrogateescape")
+        json.loads(text, strict=False, parse_int=str, parse_float=str)  # int() refuses more than 4,300 digits
     except RecursionError:
-        members(document)  # too deep for the parser: its brackets at least must match
+        # Too deep for the parser: its brackets at least must match.
+        elements(document) if document.lstrip().startswith(b"[") else members(document)
     except ValueError as error:
         raise NotARunError(f"it is not JSON ({error})") from None
     return document

@@ -28,7 +28,7 @@ def project_folder(name: str) -> str:
 
 def project_name(folder: str) -> str | None:
     """The project whose folder this is, or None if the name was too long to be kept in it."""
-    return None if "%%" in folder else unquote(folder)
+    return None if "%%" in folder else unquote(folder, errors="surrogatepass")
 
 
 def _keep_or_quote(char: str, *, first: bool) -> str:

@@ -117,6 +117,7 @@ class VerificationResult(msgspec.Struct, kw_only=True):
     """Files of a day against its rows. The lists hold ids, complete and sorted; `inconsistent_runs` says what differs.
 
     Attributes:
+        filed_elsewhere: Of the runs missing in the database, those whose row stands under another project or day.
         broken_files: `name: reason` of files that hold no run of this day.
         marked_runs: Runs whose row is a documented rendering of what JSONB cannot hold; consistent all the same.
         fixed: Runs loaded or replaced by `--fix-missing` or `--fix`.
@@ -135,6 +136,7 @@ class VerificationResult(msgspec.Struct, kw_only=True):
     missing_traces_in_db: list[str] = []
     missing_traces_in_files: list[str] = []
     inconsistent_traces: list[str] = []
+    filed_elsewhere: list[Inconsistency] = []
     broken_files: list[str] = []
     marked_runs: list[str] = []
     fixed: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,11 +59,14 @@ class RunSource(Protocol):
         """Answers of 429 so far."""
         ...
 
-    def page(self, window: Window, cursor: str | None, *, ids_only: bool = False) -> Page:
+    def page(
+        self, window: Window, cursor: str | None, *, ids_only: bool = False, stop: threading.Event | None = None
+    ) -> Page:
         """The newest runs that started in the window, or those after the cursor.
 
         Args:
             ids_only: Ask for nothing but id and start time.
+            stop: Makes a request that waits for the limit, or to be repeated, give up with a SourceError.
 
         Raises:
             LostCursorError: The cursor is not known (any more).
@@ -79,8 +83,4 @@ class RunSource(Protocol):
 
     def parallelism(self) -> int:
         """How many pages are worth asking for at once: about the permitted rate times the latency."""
-        ...
-
-    def cancel(self) -> None:
-        """Makes requests that wait for the limit, or to be repeated, give up."""
         ...

@@ -19,6 +19,7 @@ from lse_archive.source import LostCursorError, Page, RunSource
 
 MAX_WORKERS = 8
 _MAX_STALLS = 3
+_MAX_EMPTY_PAGES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class PageReport:
 
     Attributes:
         new: Runs that were not known before.
-        newest, oldest: Start times in the page, None for an empty one.
+        newest: Start of the newest of those, None if there is none.
+        oldest: Start of the oldest run, None for an empty page.
         ordered: Whether the page was sorted, newest first.
     """
 
@@ -86,7 +88,7 @@ class _Walker:
         self._events: queue.SimpleQueue[Future[None] | None] = queue.SimpleQueue()
 
     def run(self) -> None:
-        """Walks everything; the first error ends it, when the pages under way have been taken."""
+        """Walks everything; the first error ends it, when the answers under way have been taken."""
         error: BaseException | None = None
         running = 0
         with ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="lse-fetch") as pool:
@@ -102,9 +104,6 @@ class _Walker:
                         error = error or done.exception()
                         if error:
                             self._stop.set()
-            except BaseException:
-                self._source.cancel()
-                raise
             finally:
                 self._stop.set()
         if error:
@@ -133,12 +132,12 @@ class _Walker:
         try:
             query, cursor = Window(span.low, span.position), None
             chain: set[object] = set()  # cursors and pages since the query was last asked anew
-            stalls, ordered, distrust = 0, True, False
+            stalls, empty, ordered, distrust = 0, 0, True, False
             while not self._stop.is_set():
                 try:
-                    page = self._source.page(query, cursor, ids_only=self._ids_only)
+                    page = self._source.page(query, cursor, ids_only=self._ids_only, stop=self._stop)
                 except LostCursorError:
-                    page, go_on = None, False
+                    cursor = None
                 else:
                     before = span.position
                     report = self._take(page, query, span, ordered)
@@ -150,27 +149,22 @@ class _Walker:
                     if page.next_cursor is None and not page.full and not (distrust and report.new):
                         self._sink.cover(query)
                         break
-                    marks = {
-                        page.next_cursor,
-                        (report.newest, report.oldest, len(page.runs), hash(tuple(page.runs[-1:]))),
-                    }
-                    go_on = page.next_cursor is not None and not marks & chain
+                    cursor = page.next_cursor
+                    marks = {cursor, (report.oldest, len(page.runs), hash(page.runs[-1]))} if page.runs else {cursor}
+                    empty = 0 if page.runs else empty + 1
+                    if marks & chain or empty > _MAX_EMPTY_PAGES:
+                        cursor = None
                     chain |= marks
                     # A full page without a cursor, or a page that repeats, does not prove the end: from then on
                     # only an answer without a new run does.
-                    distrust = distrust or not go_on
-                if page and go_on:
-                    cursor = page.next_cursor
-                    continue
-                stalls += 1
-                if stalls > _MAX_STALLS:
-                    raise SourceError(
-                        f"LangSmith does not get past {format_time(max(0, span.position - 1))}",
-                        why="it repeats the same runs, or forgets its cursors, again and again",
-                        todo="Nothing was published; what was fetched is kept, and the next fetch goes on from there",
-                    )
-                query, cursor = (Window(span.low, span.position) if ordered else query), None
-                chain.clear()
+                    distrust = distrust or cursor is None
+                if cursor is None:
+                    stalls += 1
+                    if stalls > _MAX_STALLS:
+                        raise _stalled(span.position)
+                    query = Window(span.low, span.position) if ordered else query
+                    chain.clear()
+                    empty = 0
         finally:
             with self._lock:
                 self._active.remove(span)
@@ -188,7 +182,15 @@ class _Walker:
 
     @staticmethod
     def _in_order(report: PageReport, position: int) -> bool:
-        return report.ordered and (report.new == 0 or report.newest is None or report.newest < position)
+        return report.ordered and (report.newest is None or report.newest < position)
+
+
+def _stalled(position: int) -> SourceError:
+    return SourceError(
+        f"LangSmith does not get past {format_time(max(0, position - 1))}",
+        why="it repeats the same runs, or forgets its cursors, again and again",
+        todo="Nothing was published; what was fetched is kept, and the next fetch goes on from there",
+    )
 
 
 def walk(source: RunSource, sink: Sink, spans: Iterable[Window], *, ids_only: bool = False) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -13,7 +15,17 @@ from lse_archive.documents import NotARunError, unwrap
 from lse_archive.errors import ArchiveError, CorruptArchiveError, ShrinkError
 from lse_archive.layout import DayPaths
 from lse_archive.locks import day_lock
-from lse_archive.manifest import SUMMARY, SUMS, content_hash, content_sums, parse_sums, read_sums, sort_key
+from lse_archive.manifest import (
+    SUMMARY,
+    SUMS,
+    Summary,
+    content_hash,
+    content_sums,
+    parse_summary,
+    parse_sums,
+    read_sums,
+    sort_key,
+)
 from lse_archive.publish import publish_file
 from lse_archive.results import ZipResult
 from lse_archive.seal import sealed_summary
@@ -123,7 +135,7 @@ def check_zip(file: Path | IO[bytes], name: Path, sums: dict[str, bytes]) -> Non
             for entry, digest in _digests(archive):
                 if entry in sums and sums[entry] != digest:
                     raise CorruptArchiveError(f"{name} is damaged", why=f"{entry} differs from its checksum")
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
         raise CorruptArchiveError(f"{name} is damaged", why=str(error)) from error
 
 
@@ -142,11 +154,41 @@ def zip_sums(path: Path) -> dict[str, bytes]:
     Raises:
         CorruptArchiveError: It is no zip, or carries none.
     """
+    return parse_sums(_member(path, SUMS), path)
+
+
+def zip_summary(path: Path) -> Summary:
+    """The summary that an archive carries.
+
+    Raises:
+        CorruptArchiveError: It is no zip, or carries none.
+    """
+    return parse_summary(_member(path, SUMMARY), path)
+
+
+def _member(path: Path, name: str) -> bytes:
+    with _readable(path) as archive:
+        return archive.read(name)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Generator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
-            return parse_sums(archive.read(SUMS), path)
-    except (zipfile.BadZipFile, KeyError, OSError, EOFError) as error:
-        raise CorruptArchiveError(f"{path} is no day archive", why=str(error)) from error
+            yield archive
+    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, zlib.error) as error:
+        raise CorruptArchiveError(
+            f"{path} is damaged", why=str(error), todo="Make it again: lse archive zip"
+        ) from error
+
+
+def missing_runs(old: Path, new: Path) -> set[str]:
+    """Ids of the runs that an archive holds and another one does not.
+
+    Raises:
+        CorruptArchiveError: One of them cannot be read.
+    """
+    return set(_run_ids_in_zip(old)) - set(_run_ids_in_zip(new))
 
 
 def _holds(target: Path, sums: dict[str, bytes]) -> bool:
@@ -165,7 +207,7 @@ def _check_superset(paths: DayPaths, target: Path, sums: dict[str, bytes]) -> No
         return
     try:
         archived = set(_run_ids_in_zip(target))
-    except (zipfile.BadZipFile, EOFError, NotImplementedError):
+    except CorruptArchiveError:
         target.rename(target.with_name(f"{target.name}.damaged"))
         return
     missing = archived - set(_run_ids_in_folder(paths.folder, sums))
@@ -178,7 +220,7 @@ def _check_superset(paths: DayPaths, target: Path, sums: dict[str, bytes]) -> No
 
 
 def _run_ids_in_zip(path: Path) -> Iterator[str]:
-    with zipfile.ZipFile(path) as archive:
+    with _readable(path) as archive:
         for info in archive.infolist():
             yield from _run_id(info.filename.rpartition("/")[2], archive.read(info))
 

@@ -38,13 +38,16 @@ class StoredCredentials(oauth2.Credentials):
         return self
 
     def refresh(self, request: Request) -> None:
-        """Fetches an access token, unless another thread just did. Raises google.auth's errors."""
+        """Fetches an access token, unless another thread just did. Raises google.auth's errors and SettingsError."""
         before = self.token
         with self._refreshing:
             if self.token != before and self.valid:
                 return
             super().refresh(request)
-            write_secret(self._path, self.to_json())
+            try:
+                write_secret(self._path, self.to_json())
+            except OSError as error:
+                raise SettingsError(f"cannot write {self._path}", why=error.strerror or str(error)) from error
 
 
 def load_credentials(settings: DriveSettings) -> Credentials:

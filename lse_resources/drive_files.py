@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError
@@ -44,7 +43,7 @@ class DriveFile:
             size=int(resource.get("size", 0)),
             sha256=resource.get("sha256Checksum"),
             md5=resource.get("md5Checksum"),
-            app_properties=MappingProxyType(dict(resource.get("appProperties", {}))),
+            app_properties=dict(resource.get("appProperties", {})),
             created=resource.get("createdTime", ""),
             modified=resource.get("modifiedTime", ""),
             web_view_link=resource.get("webViewLink", ""),

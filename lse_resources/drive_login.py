@@ -5,6 +5,8 @@ from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
 
 from google.auth.exceptions import GoogleAuthError
+from google.auth.external_account_authorized_user import Credentials as ExternalCredentials
+from google.oauth2.credentials import Credentials
 from google_auth_oauthlib.flow import InstalledAppFlow
 from oauthlib.oauth2 import OAuth2Error
 
@@ -47,7 +49,7 @@ def login(settings: DriveSettings, *, paste: Callable[[str], str] | None = None)
     write_secret(settings.token_path, credentials.to_json())
 
 
-def _pasted(flow: InstalledAppFlow, paste: Callable[[str], str]):
+def _pasted(flow: InstalledAppFlow, paste: Callable[[str], str]) -> Credentials | ExternalCredentials:
     flow.redirect_uri = "http://localhost:1/"  # nothing listens there; the browser shows the address all the same
     url, state = flow.authorization_url(access_type="offline", prompt="consent")
     answer = parse_qs(urlsplit(paste(url).strip()).query)

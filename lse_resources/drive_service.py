@@ -2,7 +2,7 @@
 
 import json
 import threading
-from typing import Any, Self
+from typing import Any
 
 import google_auth_httplib2
 from googleapiclient.discovery import build_from_document
@@ -70,9 +70,3 @@ class DriveService:
         self._local = threading.local()
         for service in services:
             service.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -135,7 +135,7 @@ class Upload:
 
     def _done(self, file: DriveFile) -> DriveFile:
         stale = dict.fromkeys(file.app_properties)
-        if dict(file.app_properties) != self._properties:
+        if file.app_properties != self._properties:
             body = {"appProperties": {**stale, **self._properties}}
             request = self._service.api.files().update(fileId=file.id, body=body, fields=FIELDS, **DRIVES)
             file = DriveFile.of(self._service.run(f"label {self._name}", request))

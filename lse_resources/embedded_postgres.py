@@ -129,6 +129,20 @@ class EmbeddedServer:
                         location.socket_dir.rmdir()
                 return stopped
 
+    def remove(self) -> None:
+        """Stop the server and delete its home with all data, also what lies elsewhere because root made it.
+
+        Raises:
+            EmbeddedServerError: It cannot be stopped, or its files are another user's.
+        """
+        self.stop()
+        with self._errors("remove"):
+            home = self.home.resolve()
+            if home.exists():
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(find_location(home).place)
+                shutil.rmtree(home, ignore_errors=True)
+
     def is_running(self) -> bool:
         """True if the server accepts connections.
 

@@ -240,3 +240,11 @@ class _Renderer:
 
 def _quote_raw(text: str) -> str:
     return json.dumps(_SURROGATE.sub(_REPLACEMENT, text).replace("\x00", _REPLACEMENT), ensure_ascii=False)
+
+
+def render_refused(document: bytes, tried: Rendering) -> Rendering | None:
+    """What to try after PostgreSQL refused a rendering: a closer one, then no content; None: there is nothing left."""
+    if tried.data is None:
+        return None
+    closer = render(document, closely=True)
+    return closer if closer != tried else Rendering(None, (*closer.mark, REFUSED))

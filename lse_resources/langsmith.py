@@ -6,12 +6,14 @@ import json
 import logging
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
-from lse_archive.days import Window, format_time
+from lse_archive.days import Window, format_time, to_micros
 from lse_archive.documents import NotARunError, cut_page
 from lse_archive.errors import AccessError, SettingsError, SourceError
 from lse_archive.source import LostCursorError, Page
@@ -20,7 +22,6 @@ from lse_resources.langsmith_http import (
     LangSmithSettings,
     NotServedError,
     StatusError,
-    TooLargeError,
 )
 from lse_resources.langsmith_v1 import V1
 from lse_resources.langsmith_v2 import V2, filter_of
@@ -30,6 +31,8 @@ _log = logging.getLogger(__name__)
 _FIRST_V2_VERSION = (0, 16)
 # Answers to a request with a cursor that mean that the cursor is lost.
 _LOST_CURSOR = frozenset({400, 404, 410, 422})
+_MAX_IDS = 100
+_DOWNLOADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,12 @@ class LangSmith:
     """A LangSmith deployment, read only."""
 
     def __init__(self, settings: LangSmithSettings) -> None:
+        if not settings.api_key.isascii() or not settings.api_key.isprintable() or " " in settings.api_key:
+            raise SettingsError(
+                "LangSmith cannot be asked",
+                why="LANGSMITH_API_KEY holds characters that no key has",
+                todo="Copy the key again, without spaces or line ends",
+            )
         if not settings.api_key:
             raise SettingsError(
                 "LangSmith cannot be asked",
@@ -73,13 +82,10 @@ class LangSmith:
     def projects(self) -> Iterator[Project]:
         """All tracing projects, experiments left out."""
         offset = 0
-        while True:
-            query = {"offset": offset, "limit": 100, "reference_free": "true"}
-            page = self._get("/sessions", "cannot list the projects", query)
+        query = {"limit": 100, "reference_free": "true"}
+        while page := self._get("/sessions", "cannot list the projects", query | {"offset": offset}):
             yield from map(_project, page)
             offset += len(page)
-            if len(page) < 100:
-                return
 
     def project(self, name: str) -> Project:
         """The project of this name.
@@ -116,7 +122,7 @@ class LangSmith:
             answer = self._http.client.get(url, cast_to=sdk_httpx.Response, options={"params": dict(query or {})})
             return answer.content, answer.headers
 
-        return json.loads(self._http.send(what, request, check=json.loads))
+        return json.loads(self._http.send(what, request, limiter=self._http.shared.others, check=json.loads))
 
 
 def _project(session: dict[str, Any]) -> Project:
@@ -146,6 +152,8 @@ class ProjectSource:
         v2 = V2(self._http.client, project.id)
         v1 = V1(self._http.client, settings.endpoint, project.id, self._download)
         self._dialects: list[V1 | V2] = [v1, v2] if dialect == "v1" else [v2, v1]
+        self._downloads = httpx.Client(timeout=settings.timeout, follow_redirects=True)
+        self._download_pool = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="lse-payload")
         self._agreed = False
         self._page_size = self._dialects[0].max_page
         self._good_pages = 0
@@ -159,7 +167,8 @@ class ProjectSource:
     def dialect(self) -> str:
         """`v2` or `v1`; asks for one run if it is not known yet which of them is answered."""
         if self._http.shared.dialect is None:
-            self._ask(Window(0, 1), None, size=1, ids_only=True)
+            moment = to_micros(datetime.now(UTC))
+            self._ask(Window(moment, moment + 1), None, ids_only=True)
         return self._dialect.name
 
     @property
@@ -178,35 +187,30 @@ class ProjectSource:
     def throttled(self) -> int:
         return self._http.throttled
 
-    def cancel(self) -> None:
-        self._http.cancel()
-
     def close(self) -> None:
+        self._download_pool.shutdown()
+        self._downloads.close()
         self._http.close()
 
     def parallelism(self) -> int:
         return self._http.shared.queries.parallelism(self._http.latency)
 
-    def page(self, window: Window, cursor: str | None, *, ids_only: bool = False) -> Page:
+    def page(
+        self, window: Window, cursor: str | None, *, ids_only: bool = False, stop: threading.Event | None = None
+    ) -> Page:
         """See `RunSource.page`."""
-        while True:
-            size = self._page_size
-            try:
-                runs, next_cursor = self._ask(window, cursor, size=size, ids_only=ids_only)
-            except TooLargeError as error:
-                self._shrink(size, error)
-                continue
-            self._grow(size)
-            return Page(runs, next_cursor, full=len(runs) >= size)
+        runs, next_cursor, size = self._ask(window, cursor, ids_only=ids_only, stop=stop)
+        self._grow(size)
+        return Page(runs, next_cursor, full=len(runs) >= size)
 
     def runs_by_id(self, ids: list[str], window: Window) -> list[bytes]:
         """See `RunSource.runs_by_id`."""
-        runs: list[bytes] = []
-        step = self._page_size
-        for begin in range(0, len(ids), step):
-            part, _ = self._ask(window, None, size=step, ids=ids[begin : begin + step], ids_only=False)
-            runs += part
-        return runs
+        found: list[bytes] = []
+        while ids:
+            runs, _, asked = self._ask(window, None, ids=ids)
+            found += runs
+            ids = ids[asked:]
+        return found
 
     def count(self, window: Window) -> int:
         """See `RunSource.count`. `POST /runs/stats` is the same in both dialects."""
@@ -230,38 +234,54 @@ class ProjectSource:
             raise SourceError(what, why=error.why, todo="A deployment without /runs/stats needs --no-count") from error
 
     def _ask(
-        self, window: Window, cursor: str | None, *, size: int, ids: list[str] | None = None, ids_only: bool
-    ) -> tuple[list[bytes], str | None]:
+        self,
+        window: Window,
+        cursor: str | None,
+        *,
+        ids: list[str] | None = None,
+        ids_only: bool = False,
+        stop: threading.Event | None = None,
+    ) -> tuple[list[bytes], str | None, int]:
+        """Asks for a page; returns its runs, the next cursor and how many runs it was asked for.
+
+        Of the ids only as many as fit into a page are asked for.
+        """
         dialect = self._dialect
-        size = min(size, dialect.max_page)
-        what = f"cannot list the runs of '{self.project.name}' ({dialect.name})"
+        size = 0
         answer: tuple[list[bytes], str | None] = ([], None)
+
+        def request() -> tuple[bytes, Mapping[str, str]]:
+            nonlocal size
+            size = min(self._page_size, dialect.max_page, _MAX_IDS if ids else dialect.max_page)
+            part = ids[:size] if ids else None
+            return dialect.query(window, cursor=cursor, size=size, ids=part, ids_only=ids_only)
 
         def check(body: bytes) -> None:
             nonlocal answer
             runs, next_cursor = cut_page(body)
-            answer = [dialect.complete(run) for run in runs], next_cursor
+            answer = self._complete(dialect, runs), next_cursor
 
+        what = f"cannot list the runs of '{self.project.name}' ({dialect.name})"
         try:
-            self._http.send(
-                what,
-                lambda: dialect.query(window, cursor=cursor, size=size, ids=ids, ids_only=ids_only),
-                check=check,
-                smaller_page_helps=size > 1,
-            )
+            self._http.send(what, request, check=check, shrink=lambda why: self._shrink(size, why), stop=stop)
         except NotServedError as error:
             if cursor is not None:
                 raise LostCursorError from error
             if not self._change_dialect(dialect, error):
                 raise
-            return self._ask(window, None, size=self._page_size, ids=ids, ids_only=ids_only)
+            return self._ask(window, None, ids=ids, ids_only=ids_only, stop=stop)
         except StatusError as error:
             if cursor is not None and error.status in _LOST_CURSOR:
                 raise LostCursorError from error
             raise
         self._agreed = True
         self._http.shared.dialect = dialect.name
-        return answer
+        return *answer, size
+
+    def _complete(self, dialect: V1 | V2, runs: list[bytes]) -> list[bytes]:
+        if not any(map(dialect.is_partial, runs)):
+            return runs
+        return list(self._download_pool.map(dialect.complete, runs))
 
     def _change_dialect(self, failed: V1 | V2, error: NotServedError) -> bool:
         with self._lock:
@@ -272,12 +292,14 @@ class ProjectSource:
             _log.info("LangSmith does not answer %s (%s): using %s", failed.name, error.why, self._dialect.name)
             return True
 
-    def _shrink(self, size: int, error: TooLargeError) -> None:
+    def _shrink(self, size: int, why: str) -> bool:
+        """Halves the page that was too large with `size` runs, unless that has happened since; False at one run."""
         with self._lock:
             self._good_pages = 0
             if size <= self._page_size:
                 self._page_size = max(1, size // 2)
-        _log.info("%s; asking for %d runs a page", error, self._page_size)
+            _log.info("%s; asking for %d runs a page", why, self._page_size)
+            return size > 1
 
     def _grow(self, size: int) -> None:
         with self._lock:
@@ -289,8 +311,8 @@ class ProjectSource:
     def _download(self, url: str) -> bytes:
         """Fetches a presigned link. It carries its own right: the API key is not sent, and the link is not logged."""
         try:
-            answer = httpx.get(url, timeout=self._http.settings.timeout, follow_redirects=True)
-        except httpx.HTTPError as error:
+            answer = self._downloads.get(url)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise NotARunError(f"an offloaded payload could not be fetched ({type(error).__name__})") from None
         if answer.status_code != 200:
             raise NotARunError(f"an offloaded payload could not be fetched (HTTP {answer.status_code})")
@@ -298,7 +320,8 @@ class ProjectSource:
 
 
 def _run_count(body: bytes) -> int:
-    count = json.loads(body).get("run_count")
+    answer = json.loads(body)
+    count = answer.get("run_count") if isinstance(answer, dict) else None
     if not isinstance(count, int):
         raise ValueError("it has no run_count")
     return count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -58,11 +59,7 @@ class LangSmithSettings:
 
 
 class NotServedError(SourceError):
-    """The deployment does not have this route: 404, 405, 410 or 501 to a request without a cursor."""
-
-
-class TooLargeError(SourceError):
-    """The answer is too large to be made or sent: a smaller page may pass."""
+    """The deployment does not have this route: 404, 405, 410 or 501."""
 
 
 class StatusError(SourceError):
@@ -73,17 +70,36 @@ class StatusError(SourceError):
         super().__init__(what, why=why, todo=todo)
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a request brought no good answer; `status` is 0 where there was none."""
+
+    why: str
+    status: int = 0
+    retry_after: float | None = None
+    timed_out: bool = False
+
+    @property
+    def may_be_too_large(self) -> bool:
+        return self.status in _TOO_LARGE or self.timed_out
+
+    @property
+    def final(self) -> bool:
+        return self.status == 501 or (400 <= self.status < 500 and self.status not in _TRANSIENT)
+
+
 @dataclass
 class Shared:
     """What one process knows of a deployment and a key, whatever project or day it works on.
 
     Attributes:
-        queries, counts: The limiters of run queries and of `/runs/stats`.
+        queries, counts, others: The limiters of run queries, of `/runs/stats` and of everything else.
         dialect: `v2` or `v1`, once it has been answered.
     """
 
     queries: AdaptiveLimiter
     counts: AdaptiveLimiter
+    others: AdaptiveLimiter
     dialect: str | None = None
 
 
@@ -93,6 +109,7 @@ def shared(settings: LangSmithSettings) -> Shared:
     return Shared(
         AdaptiveLimiter(10, 10.0, ceiling=settings.max_requests),
         AdaptiveLimiter(1, settings.stats_seconds, ceiling=1),
+        AdaptiveLimiter(100, 10.0, ceiling=100),
     )
 
 
@@ -121,12 +138,8 @@ class LangSmithHttp:
         self.shared = shared(settings)
         self.requests = self.throttled = 0
         self.latency = 0.3
-        self._cancelled = threading.Event()
+        self._counters = threading.Lock()
         self._deprecations: set[str] = set()
-
-    def cancel(self) -> None:
-        """Makes waiting requests give up."""
-        self._cancelled.set()
 
     def close(self) -> None:
         self.client.close()
@@ -138,7 +151,8 @@ class LangSmithHttp:
         *,
         limiter: AdaptiveLimiter | None = None,
         check: Callable[[bytes], object] | None = None,
-        smaller_page_helps: bool = False,
+        shrink: Callable[[str], bool] | None = None,
+        stop: threading.Event | None = None,
     ) -> bytes:
         """Sends a request until it is answered; returns the body.
 
@@ -147,66 +161,94 @@ class LangSmithHttp:
             request: Sends once and returns body and headers.
             limiter: Default: that of queries.
             check: Raises ValueError where the body is not what it should be: then it is asked for again.
-            smaller_page_helps: Raise TooLargeError instead of asking for the same again.
+            shrink: Makes the next request ask for less, because of what it is told; False where it cannot.
+            stop: Ends waiting.
 
         Raises:
             AccessError: The key or the workspace is refused.
             NotServedError: The deployment does not have this route.
             StatusError: Another final answer.
-            TooLargeError: See `smaller_page_helps`.
-            SourceError: It failed for as long as the settings' patience lasts.
+            SourceError: It failed for as long as the settings' patience lasts, or was stopped.
         """
         limiter = limiter or self.shared.queries
-        deadline = time.monotonic() + self.settings.patience
+        stop = stop or threading.Event()
+        deadline = math.inf
         attempt = 0
         while True:
-            ticket = self._wait_for_turn(limiter, what)
-            self.requests += 1
-            began = time.monotonic()
-            status, retry_after, why = 0, None, ""
-            try:
-                body, headers = request()
-            except Exception as error:  # noqa: BLE001 - the SDK's and its transport's errors, sorted out here
-                status, retry_after, why = _failure(error)
-            else:
-                self.latency += 0.2 * (time.monotonic() - began - self.latency)
-                self._note_deprecation(headers)
-                limiter.accepted(ticket)
-                try:
-                    if check:
-                        check(body)
-                    return body
-                except ValueError as error:
-                    why = f"the answer is damaged: {error}"
-            if status == 429:
-                self.throttled += 1
-                limiter.refused(ticket, retry_after)
-            elif status:
-                limiter.accepted(ticket)
-            if 400 <= status < 500 and status not in _TRANSIENT | _TOO_LARGE:
-                raise _final(status, what, why)
-            if smaller_page_helps and (status in _TOO_LARGE or why == _TIMED_OUT):
-                raise TooLargeError(what, why=why)
-            if status == 501:
-                raise NotServedError(what, why=why)
-            if time.monotonic() >= deadline:
-                raise SourceError(what, why=why, todo=_todo(status, self.settings.patience))
+            ticket = self._wait_for_turn(limiter, what, deadline, stop)
+            answer = self._try(request, limiter, ticket, check)
+            if isinstance(answer, bytes):
+                return answer
+            shrunk = answer.may_be_too_large and shrink is not None and shrink(answer.why)
+            if answer.final and not shrunk:
+                raise _final(answer, what)
+            now = time.monotonic()
+            if now >= deadline and not shrunk:
+                raise self._given_up(answer, what)
+            if shrunk or deadline == math.inf:
+                deadline = now + self.settings.patience
             attempt += 1
-            if status != 429:
-                _log.info("%s: %s; asking again", what, why)
+            if answer.status not in (413, 429):
+                _log.info("%s: %s; asking again", what, answer.why)
                 backoff = min(_MAX_BACKOFF_SECONDS, 0.25 * 2.0 ** min(attempt, 8)) * random.uniform(0.5, 1.0)
-                self._sleep(min(retry_after or backoff, self.settings.patience), what)
+                self._sleep(min(answer.retry_after or backoff, self.settings.patience), what, stop)
 
-    def _wait_for_turn(self, limiter: AdaptiveLimiter, what: str) -> int:
+    def _try(
+        self,
+        request: Callable[[], tuple[bytes, Mapping[str, str]]],
+        limiter: AdaptiveLimiter,
+        ticket: int,
+        check: Callable[[bytes], object] | None,
+    ) -> bytes | _Failure:
+        with self._counters:
+            self.requests += 1
+        began = time.monotonic()
+        try:
+            body, headers = request()
+        except Exception as error:
+            failure = _failure(error, secret=self.settings.api_key)
+            if failure is None:
+                limiter.failed(ticket)
+                raise
+            if failure.status == 429:
+                limiter.refused(ticket, failure.retry_after)
+                with self._counters:
+                    self.throttled += 1
+            elif failure.status:
+                limiter.accepted(ticket)
+            else:
+                limiter.failed(ticket)
+            return failure
+        limiter.accepted(ticket)
+        self.latency += 0.2 * (time.monotonic() - began - self.latency)
+        self._note_deprecation(headers)
+        try:
+            if check:
+                check(body)
+        except ValueError as error:
+            return _Failure(f"the answer is damaged: {error}")
+        return body
+
+    def _wait_for_turn(self, limiter: AdaptiveLimiter, what: str, deadline: float, stop: threading.Event) -> int:
         while True:
             ticket, seconds = limiter.reserve()
             if ticket:
                 return ticket
-            self._sleep(seconds, what)
+            if time.monotonic() + seconds > deadline:
+                raise self._given_up(_Failure(f"HTTP 429, to be asked again in {seconds:.0f} s", 429), what)
+            self._sleep(seconds, what, stop)
 
-    def _sleep(self, seconds: float, what: str) -> None:
-        if self._cancelled.wait(seconds):
-            raise SourceError(what, why="it was cancelled", todo="Start it again: it goes on where it stopped")
+    def _sleep(self, seconds: float, what: str, stop: threading.Event) -> None:
+        if stop.wait(seconds):
+            raise SourceError(what, why="it was stopped", todo=_KEPT)
+
+    def _given_up(self, failure: _Failure, what: str) -> SourceError:
+        patience = self.settings.patience
+        if failure.status == 429:
+            todo = f"LangSmith refused for {patience:.0f} s: another client may use the same key; try later. {_KEPT}"
+        else:
+            todo = f"It did not get better in {patience:.0f} s: see whether LangSmith can be reached. {_KEPT}"
+        return SourceError(what, why=failure.why, todo=todo)
 
     def _note_deprecation(self, headers: Mapping[str, str]) -> None:
         sunset = headers.get("Sunset") or headers.get("Deprecation")
@@ -215,25 +257,25 @@ class LangSmithHttp:
             _log.warning("LangSmith announces the end of a route that is in use: %s", sunset)
 
 
-_TIMED_OUT = "no answer in time"
+_KEPT = "Nothing was published; what was fetched is kept, and the next fetch goes on from there"
 
 
-def _failure(error: Exception) -> tuple[int, float | None, str]:
-    """Status, Retry-After in seconds and cause of what the SDK raised."""
+def _failure(error: Exception, *, secret: str) -> _Failure | None:
+    """What the SDK's error means; None if it is not about the request. A server may repeat the key: it is left out."""
     import langsmith._exceptions as sdk
 
     if isinstance(error, sdk.APIStatusError):
         status = error.status_code
-        detail = " ".join(error.response.text.split())[:300]
-        return status, _seconds(error.response.headers.get("Retry-After")), f"HTTP {status} {detail}".strip()
+        detail = " ".join(error.response.text.split()).replace(secret, "…")[:300]
+        return _Failure(f"HTTP {status} {detail}".strip(), status, _seconds(error.response.headers.get("Retry-After")))
     if isinstance(error, sdk.APITimeoutError):
-        return 0, None, _TIMED_OUT
-    if isinstance(error, sdk.APIConnectionError):
-        cause = error.__cause__
-        return 0, None, f"{type(cause).__name__}: {cause}" if cause else "the connection failed"
-    if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
-        return 0, None, f"{type(error).__name__}: {error}"
-    raise error
+        return _Failure("no answer in time", timed_out=True)
+    cause = error.__cause__ if isinstance(error, sdk.APIConnectionError) else error
+    if cause is None:
+        return _Failure("the connection failed")
+    if cause is error and type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2"):
+        return None
+    return _Failure(f"{type(cause).__name__}: {cause}".replace(secret, "…"))
 
 
 def _seconds(retry_after: str | None) -> float | None:
@@ -250,7 +292,8 @@ def _seconds(retry_after: str | None) -> float | None:
         return None
 
 
-def _final(status: int, what: str, why: str) -> SourceError:
+def _final(failure: _Failure, what: str) -> SourceError:
+    status, why = failure.status, failure.why
     if status in (401, 403):
         todo = "Check LANGSMITH_API_KEY"
         if "org_scoped_key_requires_workspace" in why:
@@ -258,13 +301,6 @@ def _final(status: int, what: str, why: str) -> SourceError:
         elif status == 403:
             todo += ", and LANGSMITH_WORKSPACE_ID if the key is for a whole organisation"
         return AccessError(what, why=why, todo=todo)
-    if status in (404, 405, 410):
+    if status in (404, 405, 410, 501):
         return NotServedError(what, why=why, todo="Check LANGSMITH_ENDPOINT, and that the project still exists")
     return StatusError(status, what, why=why, todo="Asking again will not help; report it if it stays")
-
-
-def _todo(status: int, patience: float) -> str:
-    kept = "Nothing was published; what was fetched is kept, and the next fetch goes on from there"
-    if status == 429:
-        return f"LangSmith refused for {patience:.0f} s: another client may use the same key; try later. {kept}"
-    return f"It did not get better in {patience:.0f} s: see whether LangSmith can be reached, and try again. {kept}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin
 
 import msgspec
 
@@ -75,25 +74,45 @@ class V1:
         answer = self._client.post(f"{self._endpoint}/runs/query", cast_to=httpx.Response, body=body)
         return answer.content, answer.headers
 
+    def is_partial(self, run: bytes) -> bool:
+        """Whether the run may have payloads that lie elsewhere."""
+        return b'"presigned_url"' in run
+
     def complete(self, run: bytes) -> bytes:
-        """Puts offloaded payloads in the place of their links; every other byte stays as it was sent.
+        """Puts offloaded payloads in the place of their links; every other value stays as it was sent.
 
         Raises:
             ValueError: A payload is not JSON.
         """
-        if not any(f'"{links}"'.encode() in run for links in _OFFLOADED.values()):
+        if not self.is_partial(run):
             return run
         try:
             fields = {key: bytes(value) for key, value in _object_decoder.decode(run).items()}
         except (msgspec.DecodeError, RecursionError):
             fields = members(run)
-        offloaded = {
-            key: links for key, links in _OFFLOADED.items() if fields.get(links, b"null") not in (b"null", b"{}")
-        }
-        if not offloaded:
-            return run
-        for key, links in offloaded.items():
-            link = (json.loads(fields.pop(links)).get("ROOT") or {}).get("presigned_url")
-            if fields.get(key, b"null") == b"null" and link:
-                fields[key] = check_json(self._download(urljoin(f"{self._endpoint}/", link)))
+        for key, links in _OFFLOADED.items():
+            found = fields.get(links, b"null")
+            if not self.is_partial(found):
+                continue
+            del fields[links]  # secrets that expire
+            link = _root_link(found)
+            if link and fields.get(key, b"null") == b"null":
+                fields[key] = check_json(self._download(self._absolute(link)))
         return b"{" + b",".join(json.dumps(key).encode() + b":" + value for key, value in fields.items()) + b"}"
+
+    def _absolute(self, link: str) -> str:
+        # As the SDK does (client.py, `_construct_url`): below the API's root, whose `/api/v1` is not doubled.
+        if link.startswith(("http://", "https://")):
+            return link
+        path = link.lstrip("/")
+        root = self._endpoint
+        if path.startswith("api/"):
+            root = root.removesuffix("/v1").removesuffix("/api")
+        return f"{root}/{path}"
+
+
+def _root_link(links: bytes) -> str | None:
+    found = json.loads(links)
+    root = found.get("ROOT") if isinstance(found, dict) else None
+    link = root.get("presigned_url") if isinstance(root, dict) else None
+    return link if isinstance(link, str) else None

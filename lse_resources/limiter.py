@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 _CONSECUTIVE_CAP_SECONDS = 60.0
 _RETRY_AFTER_CAP_SECONDS = 300.0
+_POLL_SECONDS = 0.25
 
 
 class AdaptiveLimiter:
@@ -19,6 +20,8 @@ class AdaptiveLimiter:
     through: first one at a time, then two, four and so on, so that a server without a limit is used at full speed
     after a few round trips, and one with a limit says so with a single 429. What it had accepted in the period
     until then is its limit. After that, one request beyond the limit is tried after ever longer quiet times.
+
+    Every ticket is given back by `accepted`, `refused` or `failed`.
 
     Args:
         limit: Requests per period to begin with.
@@ -39,17 +42,19 @@ class AdaptiveLimiter:
         self.ceiling = ceiling
         self._floor_for_quick_recovery = self.limit
         self._clock = clock
-        # The server counts arrivals: a request must not arrive a moment before its predecessor's period is over.
+        # A request must not be counted a moment before its predecessor's period is over.
         self._margin = 0.02 * period
-        self._sent: deque[float] = deque()
+        self._open: dict[int, float] = {}  # tickets under way, and when they were given
+        self._counted: list[float] = []  # when the server counted the answered ones at the latest, sorted
         self._lock = threading.Lock()
         self._probes = 1
         self._probing: set[int] = set()
         self._tickets = 0
         self._refused = False
         self._refusals_in_a_row = 0
-        self._blocked_until = 0.0
-        self._probe_after = 0.0
+        self._refused_at = -math.inf
+        self._blocked_until = -math.inf
+        self._probe_after = -math.inf
         self._quiet = 0.0
 
     def reserve(self) -> tuple[int, float]:
@@ -63,18 +68,20 @@ class AdaptiveLimiter:
             if now < self._blocked_until:
                 return 0, self._blocked_until - now
             self._forget_old(now)
-            beyond = len(self._sent) >= self.limit
+            beyond = self._used() >= self.limit
             if beyond and not self._may_probe(now):
-                return 0, max(0.001, min(self._sent[0] + self.period + self._margin - now, 0.25))
+                until = self._counted[0] + self.period + self._margin - now if self._counted else _POLL_SECONDS
+                return 0, max(0.001, min(until, _POLL_SECONDS))
             self._tickets += 1
-            self._sent.append(now)
+            self._open[self._tickets] = now
             if beyond:
                 self._probing.add(self._tickets)
             return self._tickets, 0.0
 
     def accepted(self, ticket: int) -> None:
-        """Tells that the request was not refused for its rate."""
+        """Tells that the request was answered, and not refused for its rate."""
         with self._lock:
+            self._count(ticket)
             self._refusals_in_a_row = 0
             if ticket in self._probing:
                 self._probing.discard(ticket)
@@ -82,24 +89,33 @@ class AdaptiveLimiter:
                 if self._refused:
                     self._probe_after = self._clock() + self._quiet
                 else:
-                    self._probes *= 2
+                    self._probes = min(self.ceiling, 2 * self._probes)
+
+    def failed(self, ticket: int) -> None:
+        """Tells that there was no answer: whether the server counted the request is not known."""
+        with self._lock:
+            self._count(ticket)
+            self._probing.discard(ticket)
 
     def refused(self, ticket: int, retry_after: float | None) -> None:
         """Tells that the request was answered by 429; `retry_after` in seconds, if the answer had it."""
         with self._lock:
             now = self._clock()
             self._forget_old(now)
+            sent = self._open.pop(ticket)  # what is refused does not count
             self._probing.discard(ticket)
-            if self._sent:
-                self._sent.pop()  # what is refused does not count
-            if not self._refusals_in_a_row:
-                self.limit = max(1, min(self.limit, len(self._sent)))
-            self._refusals_in_a_row += 1
+            if sent > self._refused_at and self._refusals_in_a_row:
+                self.limit = max(1, self.limit // 2)  # refused within the limit: others use the key too
+            else:
+                self.limit = max(1, min(self.limit, self._used()))
+            if sent > self._refused_at:  # else it was under way when another one was refused: the same lesson
+                self._refusals_in_a_row += 1
+                self._refused_at = now
+                quiet = 3 * self.period if self.limit >= self._floor_for_quick_recovery else self.period
+                self._quiet = min(30 * self.period, max(2 * self._quiet, quiet))
             self._refused, self._probes = True, 1
-            quiet = 3 * self.period if self.limit >= self._floor_for_quick_recovery else self.period
-            self._quiet = min(30 * self.period, max(2 * self._quiet, quiet))
             if retry_after is None:
-                oldest = self._sent[0] + self.period + self._margin - now if self._sent else 0.0
+                oldest = self._counted[0] + self.period + self._margin - now if self._counted else 0.0
                 retry_after = max(oldest, min(_CONSECUTIVE_CAP_SECONDS, 2.0 ** (self._refusals_in_a_row - 1)))
             wait = min(_RETRY_AFTER_CAP_SECONDS, max(0.0, retry_after))
             self._blocked_until = max(self._blocked_until, now + wait)
@@ -109,10 +125,17 @@ class AdaptiveLimiter:
         """How many requests of this latency (seconds) at once use the limit up."""
         with self._lock:
             if not self._refused:
-                # Nothing is known yet: enough to use what may be sent, and to find out more.
-                free = self.limit - len(self._sent)
-                return max(4, 1 + min(self._probes, 12)) if free > 0 or self._probes > 1 else 1
+                # Nothing is known yet: enough to use what may be sent, and more when that was let through.
+                return 4 if self._probes == 1 else max(4, min(self._probes, 16))
             return max(1, math.ceil(self.limit / self.period * latency))
+
+    def _used(self) -> int:
+        return len(self._open) + len(self._counted)
+
+    def _count(self, ticket: int) -> None:
+        # The server counted it between its sending and its answer; answers that take longer are slow to be made.
+        moment = min(self._clock(), self._open.pop(ticket) + 0.1 * self.period)
+        bisect.insort(self._counted, moment)
 
     def _may_probe(self, now: float) -> bool:
         if self.limit >= self.ceiling or len(self._probing) >= self._probes:
@@ -120,5 +143,4 @@ class AdaptiveLimiter:
         return not self._refused or now >= self._probe_after
 
     def _forget_old(self, now: float) -> None:
-        while self._sent and self._sent[0] <= now - self.period - self._margin:
-            self._sent.popleft()
+        del self._counted[: bisect.bisect_right(self._counted, now - self.period - self._margin)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -35,7 +35,7 @@ def batches(files: Iterable[RunFile], size: int = BATCH_SIZE) -> Iterator[list[R
         yield batch
 
 
-def in_parallel(work: Callable[[_T], _R], items: Iterable[_T], threads: int = CONNECTIONS) -> Iterator[_R]:
+def in_parallel(work: Callable[[_T], _R], items: Iterable[_T], threads: int = CONNECTIONS) -> Generator[_R]:
     """The results of `work`, in order. At most one item per thread, and one more, is held at a time."""
     waiting: deque[Future[_R]] = deque()
     with ThreadPoolExecutor(threads) as pool:

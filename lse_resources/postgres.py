@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from psycopg import conninfo, errors
 
 from lse_archive.errors import DatabaseError, SettingsError
 
-_CONNECT_TIMEOUT = "10"
+_DEFAULTS = {"connect_timeout": "10", "application_name": "lse"}
 _URL_TODO = "Write LSE_DATABASE_URL as postgresql://user:password@host:5432/database, special characters as %XX"
 # What a failed attempt may meet again a moment later (PostgreSQL manual, appendix A, "Error Codes").
 _TRANSIENT = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable, errors.UniqueViolation)
@@ -52,30 +52,29 @@ class Database:
         except psycopg.ProgrammingError:
             raise SettingsError("the database URL is malformed", why="libpq cannot read it", todo=_URL_TODO) from None
 
-    def connect(self) -> psycopg.Connection:
-        """A connection in autocommit mode: transactions are the blocks that ask for one.
+    def connect(self, *, autocommit: bool = True) -> psycopg.Connection:
+        """A connection, by default in autocommit mode: transactions are the blocks that ask for one.
 
         Raises:
             DatabaseError: The server cannot be reached, or does not let us in.
         """
-        parameters = conninfo.conninfo_to_dict(self.url)
-        parameters.setdefault("connect_timeout", _CONNECT_TIMEOUT)
-        parameters.setdefault("application_name", "lse")
+        given = conninfo.conninfo_to_dict(self.url)
+        defaults = {name: value for name, value in _DEFAULTS.items() if name not in given}
         try:
-            return psycopg.connect(**parameters, autocommit=True, client_encoding="utf8")
-        except (psycopg.Error, UnicodeError) as error:
-            raise explain(error, "cannot connect to Postgres", password=parameters.get("password")) from None
+            parameters = conninfo.make_conninfo(self.url, **defaults, client_encoding="utf8")
+            return psycopg.connect(parameters, autocommit=autocommit)
+        except psycopg.Error as error:
+            raise explain(error, "cannot connect to Postgres", password=given.get("password")) from None
 
     @contextmanager
-    def session(self, doing: str) -> Iterator[psycopg.Connection]:
+    def session(self, doing: str) -> Generator[psycopg.Connection]:
         """A connection for the block; what Postgres refuses in it becomes a DatabaseError that begins with `doing`."""
-        with self.connect() as connection:
-            with explained(doing):
-                yield connection
+        with self.connect() as connection, explained(doing):
+            yield connection
 
 
 @contextmanager
-def explained(doing: str) -> Iterator[None]:
+def explained(doing: str) -> Generator[None]:
     """Turns the errors of psycopg into a DatabaseError that begins with `doing`."""
     try:
         yield
@@ -83,24 +82,27 @@ def explained(doing: str) -> Iterator[None]:
         raise explain(error, doing) from error
 
 
-def explain(error: psycopg.Error | UnicodeError, doing: str, *, password: object = None) -> DatabaseError:
+def explain(error: psycopg.Error, doing: str, *, password: object = None) -> DatabaseError:
     """What Postgres or libpq said, in one line, with what to do about it."""
-    text = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
+    text = error.diag.message_primary or str(error)
     if isinstance(password, str) and password:
         text = text.replace(password, "***")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    # libpq tries every address of a host; the last line holds the last attempt's answer.
-    why = re.sub(r"^(?:connection failed: )?(?:connection to server )?", "", lines[-1] if lines else "no reason given")
-    todo = next((todo for kind, todo in _TODO.items() if isinstance(error, kind)), "") or _todo_by_text(why)
+    # libpq tells of every address it tried, and asks whether the server runs: the last attempt's answer is enough.
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("\t", "Multiple "))]
+    why = re.sub(r"^(?:- )?(?:connection failed: )?", "", lines[-1] if lines else "no reason given")
+    todo = next((todo for kind, todo in _TODO.items() if isinstance(error, kind)), "")
+    if not todo and error.sqlstate is None:
+        todo = _todo_while_connecting(why)
     return DatabaseError(doing, why=why.rstrip("."), todo=todo)
 
 
-def _todo_by_text(why: str) -> str:
+def _todo_while_connecting(why: str) -> str:
     # Refusals while connecting carry no SQLSTATE (libpq: PQconnectPoll has no result).
     for part, kind in (
         ("password authentication failed", errors.InvalidPassword),
         ("no password supplied", errors.InvalidPassword),
         ("no pg_hba.conf entry", errors.InvalidAuthorizationSpecification),
+        ("FATAL:  role", errors.InvalidAuthorizationSpecification),
         ("does not exist", errors.InvalidCatalogName),
         ("too many", errors.TooManyConnections),
         ("No space left on device", errors.DiskFull),

@@ -1,4 +1,4 @@
-"""Writes run files as rows: a batch is one transaction; one that fails is halved until the run to blame stands alone."""
+"""Writes run files as rows: a batch is one transaction; one that fails is halved until one run is to blame."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Literal
 import psycopg
 from psycopg.types.json import Jsonb
 
+from lse_archive.errors import DatabaseError
 from lse_archive.folder import RunFile
-from lse_resources.jsonb import REFUSED, Rendering, render
+from lse_resources.jsonb import Rendering, render, render_refused
 from lse_resources.postgres import Database, explain, is_about_data, is_lost, is_transient
 
 Existing = Literal["keep", "replace", "repair"]
@@ -113,9 +114,8 @@ class RowWriter:
         return outcome
 
     def _write_refused(self, file: RunFile, tried: Rendering, refusal: psycopg.Error) -> Outcome:
-        closer = render(file.document, closely=True)
-        if tried.data is not None:
-            return self._write([file], [closer if closer != tried else Rendering(None, (*closer.mark, REFUSED))])
+        if other := render_refused(file.document, tried):
+            return self._write([file], [other])
         why = explain(refusal, f"run {file.facts.run_id} ({file.name}) was not loaded")
         return Outcome(failed=1, errors=[f"{why.what}: {why.why}"])
 
@@ -128,6 +128,8 @@ class RowWriter:
         for delay in _RETRY_DELAYS:
             try:
                 return self._transact(batch, renderings)
+            except DatabaseError:
+                pass  # no new connection yet
             except psycopg.Error as error:
                 if self._connection is not None and is_lost(error, self._connection):
                     self.close()

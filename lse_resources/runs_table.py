@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import date
 from pathlib import Path
@@ -16,6 +16,7 @@ from lse_resources.loads_table import Kind, begin_load, finish_load
 from lse_resources.locks import day_advisory_lock
 from lse_resources.pipeline import BATCH_SIZE, CONNECTIONS, batches, in_parallel
 from lse_resources.postgres import Database
+from lse_resources.rollback import forget_replaced
 from lse_resources.row_writer import Existing, Outcome, RowWriter
 
 _MAX_ERRORS = 100
@@ -61,21 +62,26 @@ def load_day(
             else:
                 _note_unfit(result, file)
 
-    with database.session(f"cannot load {project} {day} into Postgres") as connection:
-        with day_advisory_lock(connection, project, day):
-            kind: Kind = "overwrite" if overwrite else "load"
-            load_id = result.load_id = None if dry_run else begin_load(connection, kind, project, day)
-            done = Outcome()
-            for outcome in write_rows(database, project, day, fit_files(), existing, load_id, batch_size):
-                done += outcome
-                if progress:
-                    progress(min(total, result.total_runs + result.failed_inserts), total)
-            _report(result, done)
-            if load_id is not None:
-                with database.session("cannot complete the audit of the load") as fresh:
-                    finish_load(
-                        fresh, load_id, inserted=done.inserted, replaced=done.replaced, failed=result.failed_inserts
-                    )
+    with (
+        database.session(f"cannot load {project} {day} into Postgres") as connection,
+        day_advisory_lock(connection, project, day),
+    ):
+        kind: Kind = "overwrite" if overwrite else "load"
+        load_id = result.load_id = None if dry_run else begin_load(connection, kind, project, day)
+        done = Outcome()
+        for outcome in write_rows(database, project, day, fit_files(), existing, load_id, batch_size):
+            done += outcome
+            if progress:
+                progress(min(total, result.total_runs + result.failed_inserts), total)
+        _report(result, done)
+        if load_id is not None:
+            # Not the locked connection: that one may have been lost on the way, which the writers survive.
+            with database.session("cannot complete the audit of the load") as fresh:
+                finish_load(
+                    fresh, load_id, inserted=done.inserted, replaced=done.replaced, failed=result.failed_inserts
+                )
+                if done.replaced:
+                    forget_replaced(fresh)
     result.duration_seconds = time.monotonic() - started
     return result
 
@@ -88,7 +94,7 @@ def write_rows(
     existing: Existing,
     load_id: int | None,
     batch_size: int = BATCH_SIZE,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Writes a stream of run files, a transaction per batch, over a few connections; yields what became of each batch.
 
     Raises:
@@ -113,7 +119,7 @@ def write_rows(
 @contextmanager
 def _writers(
     database: Database, project: str, day: date, existing: Existing, load_id: int | None
-) -> Iterator[SimpleQueue[RowWriter]]:
+) -> Generator[SimpleQueue[RowWriter]]:
     writers = [RowWriter(database, project, day, existing, load_id) for _ in range(CONNECTIONS)]
     idle: SimpleQueue[RowWriter] = SimpleQueue()
     for writer in writers:

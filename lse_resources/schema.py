@@ -43,7 +43,9 @@ def migrate(database: Database) -> None:
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     # libpq reads the URL, so that SQLAlchemy need not understand all that libpq does.
-    engine = create_engine("postgresql+psycopg://", creator=database.connect, poolclass=NullPool)
+    engine = create_engine(
+        "postgresql+psycopg://", creator=lambda: database.connect(autocommit=False), poolclass=NullPool
+    )
     try:
         with engine.begin() as connection:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (lock_key("migrations"),))

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.folder import RunFile, read_folder
 from lse_archive.manifest import read_summary
 from lse_archive.results import Inconsistency, VerificationResult
-from lse_resources.content_check import compare_contents
+from lse_resources.content_check import Difference, compare_contents
 from lse_resources.loads_table import begin_load, finish_load
 from lse_resources.locks import day_advisory_lock
 from lse_resources.postgres import Database, explained
@@ -99,14 +100,13 @@ def verify_day(
     started = time.monotonic()
     total = count_run_files(folder)
     fixed: list[str] = []
-    with database.session(f"cannot verify {project} {day}") as connection:
-        with day_advisory_lock(connection, project, day):
-            side = _Folder(folder, day, total, progress)
+    with _locked(database, project, day) as connection:
+        side = _Folder(folder, day, total, progress)
+        result = _verify(connection, database, project, day, side, detailed=detailed)
+        if (fix_missing or fix) and (wanted := _to_fix(result, differing=fix)):
+            fixed = _repair(database, project, day, folder, wanted)
+            side = _Folder(folder, day, total, None)
             result = _verify(connection, database, project, day, side, detailed=detailed)
-            if (fix_missing or fix) and (wanted := _to_fix(result, differing=fix)):
-                fixed = _repair(database, project, day, folder, wanted)
-                side = _Folder(folder, day, total, None)
-                result = _verify(connection, database, project, day, side, detailed=detailed)
     result.fixed = fixed
     result.duration_seconds = time.monotonic() - started
     return result
@@ -119,11 +119,19 @@ def verify_against(database: Database, project: str, day: date, files: FileSide)
         DatabaseError: Postgres cannot be reached or cannot go on.
     """
     started = time.monotonic()
-    with database.session(f"cannot verify {project} {day}") as connection:
-        with day_advisory_lock(connection, project, day):
-            result = _compare(connection, database, project, day, files)
+    with _locked(database, project, day) as connection:
+        result = _compare(connection, database, project, day, files)
     result.duration_seconds = time.monotonic() - started
     return result
+
+
+@contextmanager
+def _locked(database: Database, project: str, day: date) -> Generator[psycopg.Connection]:
+    with (
+        database.session(f"cannot verify {project} {day}") as connection,
+        day_advisory_lock(connection, project, day),
+    ):
+        yield connection
 
 
 @dataclass
@@ -188,8 +196,8 @@ def _compare(
             changed_rows = pool.submit(_changed_rows, database, snapshot[0], key)
             connection.execute(_EXPECTED)
             with connection.cursor().copy("COPY expected FROM STDIN") as copy:
-                for run_id, trace_id, digest in files:
-                    copy.write(f"{run_id}\t{trace_id or '\\N'}\t\\\\x{digest.hex()}\n")
+                for row in files:
+                    copy.write_row(row)
             connection.execute(_ANALYZE)
             changed = changed_rows.result()
         totals = connection.execute(_TOTALS, key).fetchone()
@@ -214,18 +222,16 @@ def _compare(
                     found=f"{other} {date_there}",
                 )
             )
-    result.is_consistent = not (
-        result.missing_runs_in_db or result.missing_runs_in_files or result.inconsistent_runs
-    )
+    result.is_consistent = not (result.missing_runs_in_db or result.missing_runs_in_files or result.inconsistent_runs)
     return result
 
 
 def _changed_rows(database: Database, snapshot: str, key: tuple[str, date]) -> list[str]:
-    with database.connect() as connection, explained("cannot compute the hashes of the rows"):
-        with connection.transaction():
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
-            return [row[0] for row in connection.execute(_CHANGED, key)]
+    doing = "cannot compute the hashes of the rows"
+    with database.connect() as connection, explained(doing), connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+        return [row[0] for row in connection.execute(_CHANGED, key)]
 
 
 def _note(
@@ -268,3 +274,46 @@ def _note(
         )
     )
     return {file_trace or row_trace, row_trace}
+
+
+def _merge(result: VerificationResult, differences: Iterable[Difference]) -> None:
+    """Adds what the comparison of contents found to what the hashes told."""
+    known = {one.run_id: one for one in result.inconsistent_runs}
+    traces = set(result.inconsistent_traces)
+    for found in differences:
+        before = known.get(found.run_id)
+        known[found.run_id] = Inconsistency(
+            run_id=found.run_id,
+            trace_id=found.trace_id,
+            what=", ".join(dict.fromkeys([*(before.what.split(", ") if before else ()), *found.what.split(", ")])),
+            expected=before.expected if before else "what the file holds",
+            found=before.found if before else "other content, with the hashes of the file",
+            paths=list(found.paths),
+        )
+        traces.add(found.trace_id)
+        result.is_consistent = False
+    result.inconsistent_runs = [known[run_id] for run_id in sorted(known)]
+    result.inconsistent_traces = sorted(traces.difference(result.missing_traces_in_db))
+
+
+def _to_fix(result: VerificationResult, *, differing: bool) -> set[str]:
+    elsewhere = {one.run_id for one in result.filed_elsewhere}
+    if not differing:
+        return set(result.missing_runs_in_db) - elsewhere
+    return set(result.missing_runs_in_db) | {one.run_id for one in result.inconsistent_runs}
+
+
+def _repair(database: Database, project: str, day: date, folder: Path, wanted: set[str]) -> list[str]:
+    """Writes the rows of some runs anew from their files. Returns the runs that were written."""
+    files = (f for f in read_folder(folder, day) if isinstance(f, RunFile) and f.facts.run_id in wanted)
+    done = Outcome()
+    with database.session(f"cannot repair {project} {day}") as connection:
+        load_id = begin_load(connection, "repair", project, day)
+        for outcome in write_rows(database, project, day, files, "repair", load_id):
+            done += outcome
+        finish_load(connection, load_id, inserted=done.inserted, replaced=done.replaced, failed=done.failed)
+        written = connection.execute(
+            "SELECT run_id::text FROM runs WHERE project = %s AND run_date = %s AND load_id = %s ORDER BY 1",
+            (project, day, load_id),
+        )
+        return [run_id for (run_id,) in written]

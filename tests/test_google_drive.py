@@ -117,6 +117,14 @@ def test_a_person_s_token_is_kept_private_and_used_again(
     assert calls(server, "token refresh_token") == 2
 
 
+def test_a_token_that_cannot_be_kept_is_no_network_trouble(
+    settings: Callable[..., DriveSettings], tmp_path: Path
+) -> None:
+    (tmp_path / "home").write_text("a file where the directory should be")
+    with GoogleDrive(settings(), retries=NEVER) as drive, pytest.raises(SettingsError, match="cannot write"):
+        drive.about()
+
+
 def test_a_new_credentials_file_replaces_the_kept_token(
     server: DriveServer, settings: Callable[..., DriveSettings], tmp_path: Path
 ) -> None:

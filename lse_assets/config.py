@@ -1,0 +1,41 @@
+"""What can be set for one run of an asset, in the UI's launchpad or by the command line."""
+
+import dagster as dg
+from pydantic import Field
+
+from lse_resources.pipeline import BATCH_SIZE
+
+
+class FetchConfig(dg.Config):
+    """How a day is fetched."""
+
+    ask_count: bool = True
+    allow_shrink: bool = False
+
+
+class ZipConfig(dg.Config):
+    """How a day is archived."""
+
+    allow_shrink: bool = False
+
+
+class UploadConfig(dg.Config):
+    """How a day is uploaded."""
+
+    allow_shrink: bool = False
+
+
+class LoadConfig(dg.Config):
+    """How a day is loaded. The run files have just been compared with LangSmith: they replace rows that differ."""
+
+    overwrite: bool = True
+    batch_size: int = BATCH_SIZE
+
+
+class VerifyConfig(dg.Config):
+    """What is verified, and what may be repaired from the files."""
+
+    detailed: bool = False
+    fix_missing: bool = False
+    fix: bool = False
+    skip: list[str] = Field(default_factory=list)

@@ -1,0 +1,32 @@
+"""The code location: all projects of `projects.toml`. Nothing here touches the network."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from lse_archive.projects import read_projects
+from lse_assets.interaction import Interaction, LogOnly
+from lse_assets.project import project_definitions
+from lse_resources.dagster_resources import ArchiveResource, GoogleDriveResource, LangSmithResource, PostgresResource
+from lse_resources.settings import Settings
+
+
+def resources(ui: Interaction) -> dict[str, object]:
+    """The resources of the assets; `ui` is told how the work goes."""
+    return {
+        "archive": ArchiveResource(),
+        "langsmith": LangSmithResource(),
+        "google_drive": GoogleDriveResource(),
+        "postgres": PostgresResource(),
+        "ui": ui,
+    }
+
+
+@dg.definitions
+def definitions() -> dg.Definitions:
+    """Reads `projects.toml` and defines each project's assets."""
+    projects = read_projects(Settings.load().projects_file)
+    return dg.Definitions.merge(
+        dg.Definitions(resources=resources(LogOnly()), executor=dg.in_process_executor),
+        *[project_definitions(project) for project in projects],
+    )

@@ -1,0 +1,134 @@
+"""What a person sees: progress and questions on stderr, results on stdout, where `--json` allows but the object."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+
+from lse_archive.errors import ArchiveError
+from lse_assets.interaction import Advance
+from lse_cli.texts import STEP_NAMES, describe
+
+
+@dataclass
+class DayOutcome:
+    """What became of one project's day."""
+
+    results: dict[str, msgspec.Struct] = field(default_factory=dict)
+    errors: dict[str, ArchiveError] = field(default_factory=dict)
+    checks: list[Any] = field(default_factory=list)
+
+
+class Terminal:
+    """The `Interaction` of the command line. One day is worked on at a time.
+
+    Args:
+        json: Only progress and errors are shown, on stderr.
+        force: Every question is answered by yes.
+    """
+
+    def __init__(self, *, json: bool, force: bool) -> None:
+        self._json = json
+        self._force = force
+        self._out = Console(highlight=False, soft_wrap=True)
+        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._live: Progress | None = None
+        self.day = DayOutcome()
+
+    def begin_day(self, title: str) -> None:
+        """Starts a new day; what is reported from now on is its."""
+        self.day = DayOutcome()
+        self.say(title)
+
+    def say(self, text: str = "") -> None:
+        """A line for people."""
+        if not self._json:
+            self._out.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """A line on stderr, with and without `--json`."""
+        self._err.print(text, markup=False)
+
+    @contextlib.contextmanager
+    def progress(self, step: str, unit: str) -> Generator[Advance]:
+        count: ProgressColumn = (
+            DownloadColumn()
+            if unit == "bytes"
+            else TextColumn("{task.completed:,.0f}{task.fields[of]} {task.fields[unit]}")
+        )
+        columns = (TextColumn("  {task.description:8}"), BarColumn(30), count, TimeElapsedColumn())
+        with Progress(*columns, console=self._err, transient=True, disable=not self._err.is_terminal) as live:
+            self._live = live
+            task = live.add_task(STEP_NAMES[step], total=None, unit=unit, of="")
+
+            def advance(done: int, total: int | None) -> None:
+                live.update(task, completed=done, total=total, of=f" of {total:,}" if total else "")
+
+            try:
+                yield advance
+            finally:
+                self._live = None
+
+    def waiting(self, holder: str) -> None:
+        self.warn(f"  waiting: {holder} writes this day")
+
+    def confirm(self, question: str) -> bool:
+        if self._force:
+            return True
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
+        with self._paused():
+            return typer.confirm(f"  {question}?", err=True)
+
+    @contextlib.contextmanager
+    def _paused(self) -> Generator[None]:
+        if self._live:
+            self._live.stop()
+        yield
+        if self._live:
+            self._live.start()
+
+    def report(self, step: str, result: msgspec.Struct) -> None:
+        self.day.results[step] = result
+        if not getattr(result, "is_consistent", True):
+            return  # the check says it, run by run
+        seconds = getattr(result, "duration_seconds", 0.0)
+        self._line("✓", step, f"{describe(result)}  ({seconds:.1f} s)")
+        for line in getattr(result, "errors", []) or []:
+            self.warn(f"      {line}")
+
+    def failed(self, step: str, error: ArchiveError) -> None:
+        self.day.errors[step] = error
+        self.warn(f"  ✗ {STEP_NAMES[step]:7} {error}")
+
+    def not_done(self, steps: list[str]) -> None:
+        """These steps were not reached."""
+        self.warn(f"    not done: {', '.join(STEP_NAMES[step] for step in steps)}")
+
+    def checked(self, check: Any) -> None:
+        self.day.checks.append(check)
+        if check.verdict == "agrees":
+            return
+        sign = "!" if check.verdict == "unproven" else "✗"
+        self._line(sign, "verification", f"{check.name}: {check.says}{'. ' + check.todo if check.todo else ''}")
+        for row in check.differences:
+            values = f": expected {row.expected}, found {row.found}" if row.expected or row.found else ""
+            self.say(f"      {row.item}  {row.what}{values}")
+        if check.total > len(check.differences):
+            self.say(f"      … and {check.total - len(check.differences):,} more")
+
+    def _line(self, sign: str, step: str, text: str) -> None:
+        self.say(f"  {sign} {STEP_NAMES[step]:7} {text}")
+
+
+def print_json(results: list[dict[str, Any]]) -> None:
+    """The one object of `--json`."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode({"results": results}), indent=2).decode() + "\n")

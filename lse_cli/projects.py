@@ -1,0 +1,49 @@
+"""`lse projects`: which LangSmith projects are archived."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="The projects that are archived (projects.toml).", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="The project's name, exactly as LangSmith shows it.")],
+    start: Annotated[str, typer.Option("--start", help="First UTC day of the archive, YYYY-MM-DD.")],
+    retention_days: Annotated[
+        int, typer.Option("--retention-days", min=1, help="How long LangSmith keeps its runs. Default: 14.")
+    ] = 14,
+) -> None:
+    """Add a project; the platform knows it after "Reload" in the UI, or the next `lse up`."""
+    from lse_archive.days import parse_day
+    from lse_archive.projects import ProjectConfig, add_project
+    from lse_resources.settings import Settings
+
+    path = Settings.load().projects_file
+    add_project(path, ProjectConfig(name, parse_day(start), retention_days))
+    typer.echo(f"added '{name}' from {start} to {path}")
+
+
+@app.command(name="list")
+def list_(
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object. Default: off.")] = False,
+) -> None:
+    """List the projects with their first days."""
+    from lse_archive.names import project_slug
+    from lse_archive.projects import read_projects
+    from lse_resources.settings import Settings
+
+    settings = Settings.load()
+    projects = read_projects(settings.projects_file)
+    if json:
+        import msgspec
+
+        entries = [{**msgspec.to_builtins(project), "key": project_slug(project.name)} for project in projects]
+        typer.echo(msgspec.json.format(msgspec.json.encode({"projects": entries}), indent=2).decode())
+    elif not projects:
+        typer.echo(f"{settings.projects_file} lists no project; add one: lse projects add NAME --start DAY", err=True)
+    for project in projects if not json else ():
+        typer.echo(f"{project.name}\tfrom {project.start}\tkept by LangSmith for {project.retention_days} days")

@@ -1,0 +1,91 @@
+"""One line of plain words for each result."""
+
+from __future__ import annotations
+
+import msgspec
+
+from lse_archive.results import FetchResult, LoadResult, UploadResult, VerificationResult, ZipResult
+
+STEP_NAMES = {
+    "run_files": "fetch",
+    "day_zip": "zip",
+    "drive_file": "upload",
+    "runs_table": "load",
+    "verification": "verify",
+}
+
+
+def size(count: int) -> str:
+    """Bytes for people: 4.4 MB."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError
+
+
+def describe(result: msgspec.Struct) -> str:
+    """What a step did."""
+    if isinstance(result, FetchResult):
+        return _fetch(result)
+    if isinstance(result, ZipResult):
+        what = "written" if result.written else "unchanged"
+        return f"{what}: {result.files:,} files, {size(result.bytes_in)} in {size(result.bytes)}"
+    if isinstance(result, UploadResult):
+        sent = "same content is on Drive already" if result.action == "unchanged" else result.action
+        return f"{sent}: {result.name}, {size(result.bytes)}"
+    if isinstance(result, LoadResult):
+        return _load(result)
+    if isinstance(result, VerificationResult):
+        return _verification(result)
+    return ""
+
+
+def _fetch(result: FetchResult) -> str:
+    text = f"{result.outcome}: {result.runs:,} runs in {result.traces:,} traces, {size(result.bytes)}"
+    if result.outcome != "created":
+        counts = (
+            ("added", result.added),
+            ("changed", result.changed),
+            ("no longer served, kept", result.no_longer_served),
+        )
+        text += "".join(f", {count:,} {what}" for what, count in counts if count)
+    if result.pending:
+        text += f", {result.pending:,} pending"
+    proof = {
+        "equal": f"proven (LangSmith counts {result.langsmith_count:,})" if result.langsmith_count is not None else "",
+        "fewer": f"NOT COMPLETE: LangSmith counts {result.langsmith_count}",
+        "more": f"LangSmith counts {result.langsmith_count}: it is deleting some",
+        "unproven": "cannot be proven: past LangSmith's retention",
+        "not_asked": "LangSmith's count was not asked",
+    }[result.proof]
+    return f"{text}; {proof}" if proof else text
+
+
+def _load(result: LoadResult) -> str:
+    counts = (
+        ("inserted", result.successful_inserts),
+        ("replaced", result.replaced),
+        ("unchanged", result.left - result.changed_not_replaced),
+        ("changed but left (--overwrite replaces them)", result.changed_not_replaced),
+        ("marked: JSONB cannot hold them as they are", result.marked),
+        ("put aside", result.failed_inserts),
+    )
+    text = ", ".join(f"{count:,} {what}" for what, count in counts if count) or "no runs"
+    return f"dry run: {text}" if result.dry_run else text
+
+
+def _verification(result: VerificationResult) -> str:
+    if result.is_consistent:
+        text = f"{result.total_runs_in_files:,} runs in {result.total_traces_in_files:,} traces agree in files and rows"
+        if result.broken_files:
+            text += f"; {len(result.broken_files)} files hold no run of the day"
+        return text
+    counts = (
+        ("missing in the database", len(result.missing_runs_in_db)),
+        ("missing in the files", len(result.missing_runs_in_files)),
+        ("differ", len(result.inconsistent_runs)),
+        ("files hold no run of the day", len(result.broken_files)),
+    )
+    return "files and rows differ: " + ", ".join(f"{count:,} {what}" for what, count in counts if count)

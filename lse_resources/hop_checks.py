@@ -1,0 +1,159 @@
+"""The checks of every hop of a day: each compares two places as they are now and says where they differ."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from lse_archive.errors import ArchiveError, CorruptArchiveError, DriveError, SettingsError
+from lse_archive.folder import run_file_paths
+from lse_archive.layout import DayPaths
+from lse_archive.manifest import SUMMARY, content_sums, read_sums
+from lse_archive.results import VerificationResult
+from lse_archive.seal import require_folder
+from lse_archive.state import read_state
+from lse_archive.union import other_files
+from lse_archive.zips import check_zip
+from lse_resources.drive_archive import drive_difference
+from lse_resources.google_drive import GoogleDrive
+
+Verdict = Literal["agrees", "differs", "unproven", "unknown"]
+MAX_ROWS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is not as it should be: a run, a file, or a count."""
+
+    item: str
+    what: str
+    expected: str = ""
+    found: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HopCheck:
+    """What a check found.
+
+    Attributes:
+        name: The check's key.
+        verdict: `agrees`; `differs`; `unproven`, a warning: nothing is known to be wrong, and it cannot be shown to
+            be right; `unknown`: the other place could not be asked.
+        says: One line for people.
+        todo: What to do about it, empty if nothing.
+        total: Differences in all; `differences` holds at most `MAX_ROWS` of them.
+    """
+
+    name: str
+    verdict: Verdict
+    says: str
+    todo: str = ""
+    total: int = 0
+    differences: tuple[Difference, ...] = ()
+
+
+def _differing(name: str, says: str, todo: str, found: Iterable[Difference]) -> HopCheck:
+    rows = list(found)
+    return HopCheck(name, "differs", says.format(n=len(rows)), todo, len(rows), tuple(rows[:MAX_ROWS]))
+
+
+def check_count(paths: DayPaths) -> HopCheck:
+    """`langsmith_count`: the runs of the last fetch against LangSmith's own count then."""
+    state = read_state(paths)
+    served, count = state.served_runs, state.langsmith_count
+    name = "langsmith_count"
+    if state.proof == "equal":
+        return HopCheck(name, "agrees", f"LangSmith counted {count} runs when the day was proven")
+    if state.proof == "fewer":
+        row = Difference("the day", "runs", str(count), str(served))
+        return _differing(
+            name,
+            f"LangSmith counts {count} runs and served {served}",
+            "Fetch the day again soon: LangSmith's index may lag; what is missing is gone when its retention ends",
+            [row],
+        )
+    says = {
+        "more": f"LangSmith counts {count} runs and served {served}: it is deleting some",
+        "unproven": "the day was past LangSmith's retention when it was fetched: it cannot be proven complete",
+        "not_asked": "LangSmith's count was not asked (--no-count)",
+    }.get(state.proof or "", "the day was not fetched by this installation: LangSmith's count is not known")
+    return HopCheck(name, "unproven", says)
+
+
+def check_files(paths: DayPaths) -> HopCheck:
+    """`run_files_intact`: the folder's files against its checksums."""
+    name = "run_files_intact"
+    todo = "Restore the day from its zip or from Drive, or fetch it again"
+    try:
+        require_folder(paths)
+        recorded = read_sums(paths.folder)
+    except ArchiveError as error:
+        return HopCheck(name, "differs", str(error), error.todo, 1)
+    if recorded is None:
+        return HopCheck(name, "unproven", "the folder has no checksums", "lse archive zip makes them")
+    expected = dict(content_sums(recorded))
+    differences = []
+    for path in [*run_file_paths(paths.folder), *other_files(paths.folder)]:
+        digest, known = hashlib.sha256(path.read_bytes()).digest(), expected.pop(path.name, None)
+        if known is None:
+            differences.append(Difference(path.name, "not in the checksums", "", digest.hex()))
+        elif known != digest:
+            differences.append(Difference(path.name, "changed", known.hex(), digest.hex()))
+    differences += [Difference(missing, "gone", digest.hex()) for missing, digest in expected.items()]
+    summary = paths.folder / SUMMARY
+    if not summary.exists() or recorded.get(SUMMARY) != hashlib.sha256(summary.read_bytes()).digest():
+        differences.append(Difference(SUMMARY, "changed or gone"))
+    if differences:
+        return _differing(name, "{n} files are not as their checksums say", todo, differences)
+    return HopCheck(name, "agrees", f"{len(recorded) - 1} files are as their checksums say")
+
+
+def check_archive(paths: DayPaths) -> HopCheck:
+    """`zip_matches_files`: the zip, read as a whole, against the folder's checksums."""
+    name = "zip_matches_files"
+    todo = "Make it again: lse archive zip"
+    if not paths.zip.is_file():
+        return _differing(name, "there is no archive", todo, [Difference(paths.zip.name, "missing")])
+    try:
+        sums = read_sums(paths.folder) or {}
+        check_zip(paths.zip, paths.zip, sums)
+    except CorruptArchiveError as error:
+        return _differing(name, "the archive is not as the files", todo, [Difference(paths.zip.name, error.why)])
+    return HopCheck(name, "agrees", f"the archive holds just the {len(sums)} files")
+
+
+def check_drive(paths: DayPaths, drive: GoogleDrive | SettingsError) -> HopCheck:
+    """`drive_matches_zip`: checksum and size as Drive has them now, against the local zip.
+
+    Args:
+        drive: The Drive, or why there is none.
+    """
+    name = "drive_matches_zip"
+    if isinstance(drive, SettingsError):
+        return HopCheck(name, "unproven", f"there is no copy elsewhere: {drive.why}", drive.todo)
+    try:
+        difference = drive_difference(drive, paths)
+    except DriveError as error:
+        return HopCheck(name, "unknown", error.what, error.todo, 1, (Difference(paths.zip.name, error.why),))
+    if difference:
+        row = Difference(paths.zip.name, "on Drive", *difference)
+        return _differing(name, "Drive does not hold the archive", "Upload it: lse archive upload", [row])
+    return HopCheck(name, "agrees", "Drive's checksum and size are those of the archive")
+
+
+def check_rows(result: VerificationResult) -> HopCheck:
+    """`runs_match_files`: what the comparison of files with rows found."""
+    name = "runs_match_files"
+    rows = [Difference(run, "missing in the database") for run in result.missing_runs_in_db]
+    rows += [Difference(run, "missing in the files") for run in result.missing_runs_in_files]
+    rows += [Difference(run.run_id, run.what, run.expected, run.found) for run in result.inconsistent_runs]
+    rows += [Difference(broken.partition(": ")[0], broken.partition(": ")[2]) for broken in result.broken_files]
+    if not result.is_consistent:
+        todo = "The files are the truth: lse archive verify --fix loads what is missing and replaces what differs"
+        return _differing(name, "{n} differences between files and rows", todo, rows)
+    says = f"{result.total_runs_in_files} runs agree in files and rows"
+    if result.broken_files:
+        says += f"; {len(result.broken_files)} files hold no run of the day"
+    return HopCheck(name, "agrees", says, total=0, differences=tuple(rows[:MAX_ROWS]))

@@ -1,0 +1,79 @@
+"""What runs and lies under LSE_HOME: the database with its schema, and Dagster's home."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from lse_archive.errors import ArchiveError, DatabaseError
+from lse_archive.publish import publish_file
+from lse_resources.databases import application_url, dagster_url
+from lse_resources.postgres import Database
+from lse_resources.schema import check_schema, migrate
+from lse_resources.settings import Settings
+
+DAGSTER_URL_VARIABLE = "LSE_DAGSTER_POSTGRES_URL"
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class House:
+    """A home that is ready to be used.
+
+    Attributes:
+        database: The application's database, its schema up to date.
+        dagster_home: Directory with `dagster.yaml`.
+        dagster_url: SQLAlchemy URL of Dagster's database.
+    """
+
+    database: Database
+    dagster_home: Path
+    dagster_url: str
+
+    def environment(self) -> dict[str, str]:
+        """What Dagster's processes need beside the settings."""
+        return {"DAGSTER_HOME": str(self.dagster_home), DAGSTER_URL_VARIABLE: self.dagster_url}
+
+
+def open_house(settings: Settings) -> House:
+    """Starts the embedded server if it is the one, brings the schema up to date, and lays out Dagster's home.
+
+    Raises:
+        DatabaseError: Postgres cannot be reached, or its schema is newer than this version.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = Database(application_url(settings))
+    try:
+        check_schema(database)
+    except DatabaseError:
+        migrate(database)
+    home = settings.home / "dagster"
+    wanted = given_file("dagster.yaml").read_bytes()
+    if not (home / "dagster.yaml").exists() or (home / "dagster.yaml").read_bytes() != wanted:
+        with publish_file(home / "dagster.yaml") as file:
+            file.write(wanted)
+    return House(database, home, dagster_url(settings))
+
+
+def given_file(name: str) -> Path:
+    """`dagster.yaml` or `workspace.yaml`: at the top of a checkout, beside the packages of an installed wheel."""
+    for path in (_ROOT / name, _ROOT / "lse_assets" / name):
+        if path.exists():
+            return path
+    raise ArchiveError(f"{name} is missing", why="the installation is not complete", todo="Install LSE again")
+
+
+def program(name: str) -> str:
+    """Path of a console script of this environment.
+
+    Raises:
+        ArchiveError: It is not installed.
+    """
+
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if not found:
+        raise ArchiveError(f"{name} is not installed", todo="Install LSE with its dependencies: make install")
+    return found

@@ -1,0 +1,119 @@
+"""All settings, typed in one place: from the environment, and from `.env` in the working directory.
+
+`LSE_ENV_FILE` names another file instead of `.env`.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lse_archive.errors import SettingsError
+from lse_archive.layout import Layout
+from lse_resources.drive_settings import AuthType, DriveSettings
+from lse_resources.langsmith_http import LangSmithSettings
+
+
+class Settings(BaseSettings):
+    """See `.env.example` for what each one means. Secrets are never part of `repr` or of an error."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    langsmith_api_key: SecretStr = SecretStr("")
+    langsmith_endpoint: str = "https://api.smith.langchain.com"
+    langsmith_workspace_id: str | None = None
+
+    google_drive_folder_url: str | None = None
+    google_drive_auth_type: AuthType = "oauth2"
+    google_drive_credentials_path: Path | None = None
+    google_drive_subject: str | None = None
+    google_drive_api_root: str | None = None
+
+    lse_database_url: SecretStr | None = None
+    lse_dagster_database_url: SecretStr | None = None
+    lse_home: Path = Path("~/.lse")
+    lse_data_dir: Path = Path("data")
+    lse_archive_dir: Path = Path("archives")
+    lse_projects_file: Path = Path("projects.toml")
+
+    lse_langsmith_patience: float = Field(300.0, gt=0)
+    lse_langsmith_max_requests: int = Field(300, gt=0)
+    lse_langsmith_stats_seconds: float = Field(10.0, ge=0)
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Settings:
+        """Reads the settings.
+
+        Raises:
+            SettingsError: One of them is malformed; its value is not part of the text.
+        """
+        try:
+            return cls(_env_file=os.environ.get("LSE_ENV_FILE", ".env"), **overrides)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            name = "_".join(str(part) for part in first["loc"]).upper()
+            raise SettingsError(
+                f"{name} is not set right", why=first["msg"], todo="Mend it in the environment or in .env"
+            ) from None
+
+    @cached_property
+    def home(self) -> Path:
+        """Dagster's home, the embedded database, tokens and logs."""
+        return self.lse_home.expanduser().absolute()
+
+    @property
+    def layout(self) -> Layout:
+        """Where run files and archives lie."""
+        return Layout(self.lse_data_dir.expanduser().absolute(), self.lse_archive_dir.expanduser().absolute())
+
+    @property
+    def projects_file(self) -> Path:
+        return self.lse_projects_file.expanduser().absolute()
+
+    @property
+    def langsmith(self) -> LangSmithSettings:
+        return LangSmithSettings(
+            api_key=self.langsmith_api_key.get_secret_value(),
+            endpoint=self.langsmith_endpoint,
+            workspace_id=self.langsmith_workspace_id,
+            patience=self.lse_langsmith_patience,
+            max_requests=self.lse_langsmith_max_requests,
+            stats_seconds=self.lse_langsmith_stats_seconds,
+        )
+
+    @property
+    def drive(self) -> DriveSettings:
+        """How Google Drive is reached.
+
+        Raises:
+            SettingsError: It is not set up.
+        """
+        if not self.google_drive_folder_url:
+            raise SettingsError(
+                "Google Drive is not set up",
+                why="GOOGLE_DRIVE_FOLDER_URL is not set",
+                todo="Put the link of a Drive folder into .env, or leave the upload out (--skip-upload)",
+            )
+        return DriveSettings(
+            folder_url=self.google_drive_folder_url,
+            auth_type=self.google_drive_auth_type,
+            credentials_path=self.google_drive_credentials_path,
+            token_path=self.home / "drive-token.json",
+            api_root=self.google_drive_api_root,
+            subject=self.google_drive_subject,
+        )
+
+    def as_environment(self) -> dict[str, str]:
+        """The settings as environment variables, for a child process of the same house."""
+        values = os.environ | {
+            "LSE_HOME": str(self.home),
+            "LSE_DATA_DIR": str(self.layout.data_dir),
+            "LSE_ARCHIVE_DIR": str(self.layout.archive_dir),
+            "LSE_PROJECTS_FILE": str(self.projects_file),
+        }
+        return values

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 PORT ?= 3000
 
-.PHONY: help install demo up up-demo test lint lock clean
+.PHONY: help install demo up up-demo test test-ui screenshots lint lock clean
 
 help:
 	@echo "make demo     archive two made-up projects end to end, without any account"
@@ -13,6 +13,7 @@ help:
 	@echo "make up-demo  the same over the demo's data"
 	@echo "make install  make .venv, with bin/lse"
 	@echo "make test     lint, types and tests"
+	@echo "make test-ui  the UI in a real browser; needs Chromium (Debian: apt-get install chromium)"
 
 install: $(STAMP)
 
@@ -39,6 +40,13 @@ lint: install
 
 test: lint
 	$(BIN)/pytest
+
+test-ui: install
+	$(BIN)/pytest -o addopts=-q tests/ui
+
+# The pictures of the documentation, by the same test.
+screenshots: install
+	LSE_SCREENSHOTS=$(CURDIR)/docs/images $(BIN)/pytest -o addopts=-q tests/ui
 
 # Pins every dependency with its hashes, for all platforms and Python versions.
 lock: install

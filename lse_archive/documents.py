@@ -19,6 +19,7 @@ from lse_archive.days import parse_time
 
 _BOM = b"\xef\xbb\xbf"
 _NULL = b"null"
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 _T = TypeVar("_T")
 
 
@@ -36,6 +37,7 @@ class RunFacts:
         failed: Whether the run ended in an error.
         tokens: Total tokens, 0 where unknown.
         cost: Total cost in USD, 0.0 where unknown.
+        project_id: UUID of the project, None where LangSmith did not send one.
     """
 
     run_id: str
@@ -47,6 +49,7 @@ class RunFacts:
     failed: bool
     tokens: int
     cost: float
+    project_id: str | None = None
 
 
 class NotARunError(ValueError):
@@ -63,12 +66,17 @@ class _Head(msgspec.Struct):
     is_root: bool | None = None
     parent_run_id: str | None = None
     parent_run_ids: list[str] | None = None
+    project_id: str | None = None
+    session_id: str | None = None
     error: msgspec.Raw = msgspec.Raw(_NULL)
     total_tokens: msgspec.Raw = msgspec.Raw(_NULL)
     total_cost: msgspec.Raw = msgspec.Raw(_NULL)
     trace: msgspec.Raw = msgspec.Raw(_NULL)
 
 
+_TEXTS = (
+    "id trace_id start_time end_time status dotted_order parent_run_id project_id session_id".split()  # noqa: SIM905
+)
 _head_decoder = msgspec.json.Decoder(_Head)
 
 
@@ -104,7 +112,7 @@ def _read_head(document: bytes) -> _Head:
 def _read_head_tolerantly(document: bytes) -> _Head:
     found = members(check_json(document))
     head = _Head()
-    for field in ("id", "trace_id", "start_time", "end_time", "status", "dotted_order", "parent_run_id"):
+    for field in _TEXTS:
         setattr(head, field, _loads(found.get(field, _NULL), str))
     head.is_root = _loads(found.get("is_root", _NULL), bool)
     head.parent_run_ids = _loads(found.get("parent_run_ids", _NULL), list)
@@ -125,11 +133,8 @@ def _facts(head: _Head) -> RunFacts:
     if head.id is None or head.start_time is None:
         missing = "id" if head.id is None else "start_time"
         raise NotARunError(f"it has no {missing}")
-    try:
-        run_id = str(UUID(head.id))
-        trace_id = str(UUID(head.trace_id)) if head.trace_id else run_id
-    except ValueError:
-        raise NotARunError("its id or trace_id is not a UUID") from None
+    run_id = _uuid(head.id)
+    trace_id = _uuid(head.trace_id) if head.trace_id else run_id
     try:
         start = parse_time(head.start_time)
         end = parse_time(head.end_time) if head.end_time else None
@@ -146,7 +151,17 @@ def _facts(head: _Head) -> RunFacts:
         failed=status == "error" or (not status and bytes(head.error) not in (_NULL, b'""')),
         tokens=int(_number(head.total_tokens)),
         cost=_number(head.total_cost),
+        project_id=head.project_id or head.session_id,
     )
+
+
+def _uuid(text: str) -> str:
+    if _UUID.fullmatch(text):
+        return text
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise NotARunError("its id or trace_id is not a UUID") from None
 
 
 def _dotted_start(dotted_order: str | None) -> int | None:
@@ -159,8 +174,11 @@ def _dotted_start(dotted_order: str | None) -> int | None:
 
 def _number(raw: msgspec.Raw) -> float:
     # v1 sends costs as strings, v2 as numbers.
+    text = bytes(raw)
+    if text == _NULL:
+        return 0.0
     try:
-        value = float(bytes(raw).strip(b'"'))
+        value = float(text.strip(b'"'))
     except ValueError:
         return 0.0
     return value if value == value and abs(value) < 1e18 else 0.0

@@ -55,6 +55,14 @@ class CorruptArchiveError(ArchiveError):
     """Files, a zip or a transfer do not have the content that their checksums promise."""
 
 
+class RefusedArchiveError(CorruptArchiveError):
+    """A zip holds what no day archive holds: names that lead elsewhere, links, sizes that are lies."""
+
+
+class PrunedDayError(ArchiveConflictError):
+    """The day's files were given up to save space: it must be restored before it may be written again."""
+
+
 class DriveError(ArchiveError):
     """Google Drive refused or could not be reached."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -12,25 +13,19 @@ from typing import Literal
 
 from lse_archive.days import Window, day_window, today
 from lse_archive.documents import NotARunError, read_facts
-from lse_archive.errors import ArchiveError, SourceError
+from lse_archive.errors import ArchiveError, CorruptArchiveError, SourceError
 from lse_archive.layout import DayPaths
 from lse_archive.locks import day_lock
-from lse_archive.manifest import (
-    Tally,
-    content_hash,
-    read_summary,
-    write_manifest,
-)
+from lse_archive.manifest import Summary, Tally, content_hash, read_summary, write_manifest
+from lse_archive.pruned import require_restored
 from lse_archive.publish import publish_folder
 from lse_archive.results import FetchResult
-from lse_archive.source import RunSource
+from lse_archive.source import DialectChangedError, RunSource
 from lse_archive.staging import Staging
 from lse_archive.state import now_text, read_state, update_state
 from lse_archive.union import is_as_recorded, unite
 from lse_archive.walk import PageReport, walk
 
-# An interrupted fetch is continued for this long; after that its runs may have changed and are asked for again.
-_STAGING_SECONDS = 24 * 3600
 _IDS_PER_REQUEST = 100
 
 Proof = Literal["equal", "fewer", "more", "unproven", "not_asked"]
@@ -71,14 +66,18 @@ def fetch_day(
     Raises:
         SourceError: LangSmith could not be read to the end.
         ArchiveConflictError: A kept file and a fetched one want the same name.
+        PrunedDayError: The day's files were given up to save space, and must be restored first.
         DayLockedError: Another process writes the day.
     """
     options = options or FetchOptions()
     began = time.monotonic()
     window = day_window(paths.day)
-    with day_lock(paths, on_wait=on_wait), _disk_errors(paths), contextlib.closing(Staging(paths, progress)) as staging:
-        staging.resume(dialect=source.dialect, fresh_enough=_is_fresh(staging))
-        walk(source, staging, staging.gaps())
+    with _disk_errors(paths), day_lock(paths, on_wait=on_wait), contextlib.closing(Staging(paths, progress)) as staging:
+        require_restored(paths)
+        try:
+            _walk_gaps(source, staging)
+        except DialectChangedError:
+            _walk_gaps(source, staging)
         count, proof = _prove(source, staging, window, paths.day, options)
         result = _publish_union(paths, source, staging, options, count, proof)
     result.requests = source.requests
@@ -87,8 +86,9 @@ def fetch_day(
     return result
 
 
-def _is_fresh(staging: Staging) -> bool:
-    return time.time() - (staging.root / "journal.sqlite").stat().st_mtime < _STAGING_SECONDS
+def _walk_gaps(source: RunSource, staging: Staging) -> None:
+    staging.resume(dialect=source.dialect, project_id=source.project_id)
+    walk(source, staging, staging.gaps())
 
 
 # ---- proof ---------------------------------------------------------------------------------------------------------
@@ -97,12 +97,15 @@ def _is_fresh(staging: Staging) -> bool:
 def _prove(
     source: RunSource, staging: Staging, window: Window, day: date, options: FetchOptions
 ) -> tuple[int | None, Proof]:
-    past_retention = options.retention_days is not None and day < today() - timedelta(days=options.retention_days)
+    # The first runs of the day go when that many days have passed since its beginning.
+    past_retention = options.retention_days is not None and today() >= day + timedelta(days=options.retention_days)
     if not options.ask_count:
         return None, "unproven" if past_retention else "not_asked"
     count = source.count(window)
     if staging.served_runs() < count:
         _repair(source, staging, window)
+        if staging.served_runs() > count:  # more have arrived since
+            count = source.count(window)
     served = staging.served_runs()
     if served < count:
         return count, "fewer"
@@ -117,6 +120,7 @@ class _Missing:
     def __init__(self, staging: Staging, window: Window) -> None:
         self._staging = staging
         self._window = window
+        self._lock = threading.Lock()
         self._seen: set[str] = set()
         self.ids: set[str] = set()
 
@@ -126,11 +130,13 @@ class _Missing:
         except NotARunError as error:
             raise SourceError("LangSmith listed a run that cannot be filed", why=str(error)) from error
         starts = [facts.start for facts in listed]
-        ids = [facts.run_id for facts in listed if facts.start in self._window]
-        new = len(set(ids) - self._seen)
-        self._seen.update(ids)
-        self.ids.update(self._staging.unknown(ids))
-        return PageReport(new, max(starts, default=None), min(starts, default=None), starts == sorted(starts)[::-1])
+        with self._lock:
+            new = {facts.run_id: facts.start for facts in listed if facts.start in self._window}
+            new = {run_id: start for run_id, start in new.items() if run_id not in self._seen}
+            self._seen.update(new)
+            self.ids.update(self._staging.unknown(list(new)))
+        ordered = starts == sorted(starts, reverse=True)
+        return PageReport(len(new), max(new.values(), default=None), min(starts, default=None), ordered)
 
     def cover(self, window: Window) -> None:
         """A listing keeps no journal."""
@@ -158,7 +164,7 @@ def _publish_union(
     for facts, size in staging.facts():
         tally.add(facts, size)
     content = content_hash(staging.sums())
-    summary = read_summary(paths.folder)
+    summary = _readable_summary(paths)
     same = summary is not None and summary.content_sha256 == content and is_as_recorded(paths)
     if not same:
         summary = tally.summary(
@@ -172,8 +178,10 @@ def _publish_union(
         )
         write_manifest(staging.runs_folder, summary, staging.sums())
         publish_folder(paths, staging.runs_folder)
-    former = read_state(paths)
-    if same and proof == "unproven" and former.proof == "equal":
+    proven = read_state(paths).proven_content
+    if proof == "equal":
+        proven = content
+    elif proof == "unproven" and proven == content:
         proof = "equal"  # it was proven when LangSmith still had the day, and has not changed since
     served = staging.served_runs()
     staging.discard()
@@ -183,6 +191,7 @@ def _publish_union(
         served_runs=served,
         langsmith_count=count,
         proof=proof,
+        proven_content=proven,
         no_longer_served=kept,
     )
     return FetchResult(
@@ -204,14 +213,21 @@ def _publish_union(
     )
 
 
+def _readable_summary(paths: DayPaths) -> Summary | None:
+    try:
+        return read_summary(paths.folder)
+    except CorruptArchiveError:
+        return None  # it is made anew
+
+
 @contextlib.contextmanager
 def _disk_errors(paths: DayPaths) -> Generator[None]:
     try:
         yield
-    except (OSError, sqlite3.OperationalError) as error:
+    except (OSError, sqlite3.DatabaseError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise ArchiveError(
             f"{paths.project} {paths.day} cannot be written under {paths.data_dir}",
             why=why or str(error),
-            todo="Free space or mend the rights; nothing was published, and the next fetch goes on from here",
+            todo="Free space or mend the rights; nothing was published in part, and the next fetch goes on from here",
         ) from error

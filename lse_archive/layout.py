@@ -59,6 +59,26 @@ class DayPaths:
         return self._work / f"{self.day}.state.json"
 
     @property
+    def restoring(self) -> Path:
+        """Where a restore or an import lays out a day before it is published."""
+        return self._work / f"{self.day}.restore"
+
+    @property
+    def pruned(self) -> Path:
+        """What stays of a day whose run files were given up to save space, see `lse_archive.pruned`."""
+        return self._work / f"{self.day}.pruned"
+
+    @property
+    def discarded(self) -> Path:
+        """A folder that was given up and is being removed."""
+        return self._work / f"{self.day}.discarded"
+
+    @property
+    def incoming(self) -> Path:
+        """A zip that came back from the destination, before it takes its place."""
+        return self.archive_dir / f".{self.zip.name}.restore"
+
+    @property
     def upload_session(self) -> Path:
         """The unfinished upload of the zip, kept beside it."""
         return self.archive_dir / f".{self.zip.name}.upload"
@@ -83,11 +103,32 @@ class Layout:
 
     def days(self, project: str) -> Iterator[date]:
         """The days of a project whose run files are published, oldest first."""
-        folder = self.data_dir / project_folder(project)
-        if folder.is_dir():
-            for entry in sorted(folder.iterdir()):
-                if not entry.name.startswith(".") and entry.is_dir():
-                    try:
-                        yield parse_day(entry.name)
-                    except UsageError:
-                        continue
+        yield from _days_in(self.data_dir / project_folder(project))
+
+    def pruned_days(self, project: str) -> Iterator[date]:
+        """The days of a project of which the summary and the checksums are kept here, oldest first."""
+        yield from _days_in(self.data_dir / project_folder(project) / WORK_DIR, ".pruned")
+
+    def zipped_days(self, project: str) -> Iterator[date]:
+        """The days of a project whose zip is here, oldest first."""
+        head = f"{project_folder(project)}_"
+        if self.archive_dir.is_dir():
+            for entry in sorted(self.archive_dir.iterdir()):
+                day = entry.name.removeprefix(head).removesuffix(".zip")
+                if entry.name == f"{head}{day}.zip" and (found := _day(day)):
+                    yield found
+
+
+def _days_in(folder: Path, suffix: str = "") -> Iterator[date]:
+    if folder.is_dir():
+        for entry in sorted(folder.iterdir()):
+            name = entry.name.removesuffix(suffix)
+            if entry.name == name + suffix and entry.is_dir() and (day := _day(name)):
+                yield day
+
+
+def _day(text: str) -> date | None:
+    try:
+        return parse_day(text)
+    except UsageError:
+        return None

@@ -231,7 +231,7 @@ def _read(path: Path) -> bytes | None:
 def _line(name: str, digest: bytes) -> bytes:
     # sha256sum marks a line whose name needs escapes by a backslash in front (GNU coreutils manual, md5sum).
     escaped = name
-    if any(char in name for char in "\\\n\r"):
+    if "\\" in name or "\n" in name or "\r" in name:
         escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     mark = "" if escaped == name else "\\"
     return f"{mark}{digest.hex()}  {escaped}\n".encode("utf-8", "surrogateescape")

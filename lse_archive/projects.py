@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from lse_archive.days import parse_day
 from lse_archive.errors import SettingsError, UsageError
 from lse_archive.publish import publish_file
 
 DEFAULT_RETENTION_DAYS = 14
+DEFAULT_SCHEDULE = "02:00"
+_SHARED = ("retention_days", "schedule", "owner")
+# What Dagster takes for an owner.
+_OWNER = re.compile(r"[^@\s:]+@[^@\s]+\.[^@\s]+|team:[A-Za-z0-9_.-]+")
+_SCHEDULE = re.compile(r"([01]\d|2[0-3]):[0-5]\d|off")
 _HEADER = """\
 # The LangSmith projects that LSE archives; `lse projects add NAME --start DAY` adds one.
 # name: as LangSmith shows it. start: first day (UTC). retention_days: how long LangSmith keeps the project's runs.
+# Also, for a project or before the first one for all: schedule = "02:00" (UTC, or "off"), owner = "team@example.com".
+# And before the first one: add_new_projects = true, so that projects new in LangSmith are added by themselves.
 """
 
 
@@ -27,11 +36,15 @@ class ProjectConfig:
         name: The LangSmith name.
         start: First UTC day of the archive.
         retention_days: How long LangSmith keeps its runs; past that a day cannot be proven any more.
+        schedule: When yesterday is archived, HH:MM in UTC; `off`: only when asked for.
+        owner: Whom to ask, an e-mail address or `team:name`; shown in the UI.
     """
 
     name: str
     start: date
     retention_days: int = DEFAULT_RETENTION_DAYS
+    schedule: str = DEFAULT_SCHEDULE
+    owner: str | None = None
 
 
 def read_projects(path: Path) -> list[ProjectConfig]:
@@ -40,17 +53,35 @@ def read_projects(path: Path) -> list[ProjectConfig]:
     Raises:
         SettingsError: The file is malformed.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _malformed(path, str(error)) from error
-    projects = [_read(path, entry) for entry in document.get("project", [])]
+    document = _document(path)
+    defaults = {key: value for key in _SHARED if (value := document.get(key)) is not None}
+    entries = document.get("project", [])
+    projects = [_read(path, defaults | entry if isinstance(entry, dict) else entry) for entry in entries]
     names = [project.name for project in projects]
     if twice := {name for name in names if names.count(name) > 1}:
         raise _malformed(path, f"'{min(twice)}' is listed twice")
     return projects
+
+
+def adds_new_projects(path: Path) -> bool:
+    """Whether projects that are new in LangSmith are to be added by themselves (`add_new_projects`).
+
+    Raises:
+        SettingsError: The file is malformed.
+    """
+    value = _document(path).get("add_new_projects", False)
+    if not isinstance(value, bool):
+        raise _malformed(path, "add_new_projects is neither true nor false")
+    return value
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _malformed(path, str(error)) from error
 
 
 def _read(path: Path, entry: object) -> ProjectConfig:
@@ -64,7 +95,12 @@ def _read(path: Path, entry: object) -> ProjectConfig:
     retention = entry.get("retention_days", DEFAULT_RETENTION_DAYS)
     if type(retention) is not int or retention < 1:
         raise _malformed(path, f"retention_days of '{name}' is not a number of days")
-    return ProjectConfig(name, day, retention)
+    schedule, owner = entry.get("schedule", DEFAULT_SCHEDULE), entry.get("owner")
+    if not isinstance(schedule, str) or not _SCHEDULE.fullmatch(schedule):
+        raise _malformed(path, f'schedule of \'{name}\' is neither a time ("02:00") nor "off"')
+    if owner is not None and (not isinstance(owner, str) or not _OWNER.fullmatch(owner)):
+        raise _malformed(path, f"owner of '{name}' is neither an e-mail address nor team:name")
+    return ProjectConfig(name, day, retention, schedule, owner)
 
 
 def add_project(path: Path, project: ProjectConfig) -> None:

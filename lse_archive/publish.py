@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
 from lse_archive.layout import DayPaths
+
+_STALE_SECONDS = 3600
 
 
 def publish_folder(paths: DayPaths, staged: Path) -> None:
@@ -23,13 +27,18 @@ def publish_folder(paths: DayPaths, staged: Path) -> None:
     paths.folder.parent.mkdir(parents=True, exist_ok=True)
     if paths.folder.exists():
         paths.folder.rename(paths.retired)
-    staged.rename(paths.folder)
+    try:
+        staged.rename(paths.folder)
+    except OSError:
+        recover(paths)
+        raise
     _sync_directory(paths.folder.parent)
     shutil.rmtree(paths.retired, ignore_errors=True)
 
 
 def recover(paths: DayPaths) -> None:
     """Repairs a publication that was cut short: the folder is back, or what it replaced is gone."""
+    _sweep(paths)
     if not paths.retired.exists():
         return
     if paths.folder.exists():
@@ -37,6 +46,15 @@ def recover(paths: DayPaths) -> None:
     else:
         paths.retired.rename(paths.folder)
         _sync_directory(paths.folder.parent)
+
+
+def _sweep(paths: DayPaths) -> None:
+    """Removes the temporary files of the day that killed processes left; one that is young may be in use."""
+    for folder, name in ((paths.state.parent, paths.state.name), (paths.archive_dir, paths.zip.name)):
+        for path in folder.glob(f".*{glob.escape(name)}*.tmp"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                    path.unlink()
 
 
 @contextlib.contextmanager

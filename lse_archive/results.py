@@ -156,3 +156,72 @@ class FullSweepResult(msgspec.Struct, kw_only=True):
     verification_result: VerificationResult | None = None
     problems: list[str] = []
     total_duration: float = 0.0
+
+
+class RestoreResult(msgspec.Struct, kw_only=True):
+    """What a restore did, or would do.
+
+    Attributes:
+        action: `restored` (the day was not here), `replaced` (it was, and differed), `unchanged` (it is here and
+            equal), `proven` (`--verify-only`: it could be restored), and in a dry run `would restore`,
+            `would replace` or `would compare` (a zip of an older tool, whose content is known after the download).
+        source: The destination, or `local zip` where the copy's zip was here already.
+        bytes: Size of the zip.
+        unfit_files: Files that hold no run of the day; they are restored all the same.
+        older: Whether the zip is of an older tool, without a manifest.
+        db_result: What `--to-db` loaded.
+    """
+
+    project: str
+    date: str
+    action: Literal["restored", "replaced", "unchanged", "proven", "would restore", "would replace", "would compare"]
+    name: str
+    source: str
+    bytes: int
+    runs: int | None = None
+    files: int | None = None
+    content_sha256: str | None = None
+    unfit_files: list[str] = []
+    left_out: list[str] = []
+    older: bool = False
+    db_result: LoadResult | None = None
+    duration_seconds: float = 0.0
+
+
+class PruneResult(msgspec.Struct, kw_only=True):
+    """What a prune did to one day, or would do.
+
+    Attributes:
+        what: `files` or `zips`.
+        action: `pruned`, `would prune`, or `kept`, with `why`.
+        freed: Bytes.
+    """
+
+    project: str
+    date: str
+    what: str
+    action: Literal["pruned", "would prune", "kept"]
+    why: str = ""
+    freed: int = 0
+    duration_seconds: float = 0.0
+
+
+class ImportResult(msgspec.Struct, kw_only=True):
+    """What an import did to one UTC day, or would do.
+
+    Attributes:
+        action: `created`, `updated`, `unchanged`, `would create`, `would update`, or `refused`, with `why`.
+        added: Runs that the day did not have.
+        present: Runs that it had already; what is in the archive stays.
+        differing: Of those, runs whose file has other content.
+    """
+
+    project: str
+    date: str
+    action: Literal["created", "updated", "unchanged", "would create", "would update", "refused"]
+    why: str = ""
+    added: int = 0
+    present: int = 0
+    differing: list[str] = []
+    runs: int = 0
+    duration_seconds: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from lse_archive.errors import ArchiveError
+from lse_archive.errors import ArchiveError, CorruptArchiveError
 from lse_archive.folder import RunFile, read_folder
 from lse_archive.layout import DayPaths
 from lse_archive.manifest import (
@@ -19,6 +19,7 @@ from lse_archive.manifest import (
     read_sums,
     sums_lines,
 )
+from lse_archive.pruned import require_restored
 from lse_archive.publish import publish_file
 from lse_archive.union import other_files
 
@@ -27,8 +28,10 @@ def require_folder(paths: DayPaths) -> None:
     """Returns if the day's run files are there.
 
     Raises:
+        PrunedDayError: They were given up to save space.
         ArchiveError: They are not.
     """
+    require_restored(paths)
     if not paths.folder.is_dir():
         raise ArchiveError(
             f"{paths.project} {paths.day} has no run files",
@@ -44,7 +47,7 @@ def sealed_summary(paths: DayPaths) -> Summary:
 
     Raises:
         ArchiveError: There is no folder.
-        CorruptArchiveError: The manifest is there and cannot be read.
+        CorruptArchiveError: The manifest is there and cannot be read, or not all of it is there and the files differ.
     """
     require_folder(paths)
     summary, sums = read_summary(paths.folder), read_sums(paths.folder)
@@ -63,6 +66,12 @@ def sealed_summary(paths: DayPaths) -> Summary:
         found[path.name] = hashlib.sha256(path.read_bytes()).digest()
         unfit.append(path.name)
     ordered = content_sums(found)
+    if sums is not None and content_sums(sums) != ordered:
+        raise CorruptArchiveError(
+            f"{paths.folder} is not as its {SUMS} says",
+            why=f"it has lost its {SUMMARY}, and other files were lost or changed with it",
+            todo="Restore the day from its zip or from Drive",
+        )
     summary = tally.summary(paths.project, content_hash(ordered), unfit)
     encoded = encode_summary(summary)
     with publish_file(paths.folder / SUMMARY) as file:

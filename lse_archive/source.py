@@ -13,6 +13,13 @@ class LostCursorError(Exception):
     """LangSmith does not know the cursor any more; the walk goes on from the last run seen."""
 
 
+class DialectChangedError(Exception):
+    """The deployment does not speak the dialect that it was asked in, and will be asked in the other one from now on.
+
+    Raised before the first answer only.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """One answer.
@@ -36,7 +43,7 @@ class RunSource(Protocol):
 
     @property
     def dialect(self) -> str:
-        """`v2` or `v1`."""
+        """`v2` or `v1`; what is not proven by an answer yet may still change."""
         ...
 
     @property
@@ -60,16 +67,25 @@ class RunSource(Protocol):
         ...
 
     def page(
-        self, window: Window, cursor: str | None, *, ids_only: bool = False, stop: threading.Event | None = None
+        self,
+        window: Window,
+        cursor: str | None,
+        *,
+        ids_only: bool = False,
+        vary: int = 0,
+        stop: threading.Event | None = None,
     ) -> Page:
         """The newest runs that started in the window, or those after the cursor.
 
         Args:
             ids_only: Ask for nothing but id and start time.
+            vary: Ask for so many runs more or fewer than usual: where the last page was full by chance, it will not
+                be full again.
             stop: Makes a request that waits for the limit, or to be repeated, give up with a SourceError.
 
         Raises:
             LostCursorError: The cursor is not known (any more).
+            DialectChangedError: Ask again.
         """
         ...
 

@@ -1,7 +1,7 @@
 """An unfinished fetch: the run files so far, and a journal of what is known to be complete.
 
-The journal is an SQLite file beside the staged folder: a page's runs and the window that they complete are one
-transaction, so that a killed process leaves whole pages only, and memory does not grow with the day.
+The journal is an SQLite file beside the staged folder, so that memory does not grow with the day. A page's files are
+written before its rows, and its rows before the window that they complete: a process may die at any moment.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID
 
 from lse_archive.days import Window, day_window
 from lse_archive.documents import NotARunError, RunFacts, read_facts
@@ -26,16 +27,32 @@ from lse_archive.walk import PageReport
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
-  id BLOB PRIMARY KEY, name BLOB NOT NULL, sha256 BLOB NOT NULL, size INTEGER NOT NULL, origin TEXT NOT NULL,
+  id BLOB NOT NULL UNIQUE, name BLOB NOT NULL, sha256 BLOB NOT NULL, size INTEGER NOT NULL, origin TEXT NOT NULL,
   trace_id BLOB NOT NULL, start INTEGER NOT NULL, end INTEGER, trace_start INTEGER,
   is_root INTEGER NOT NULL, failed INTEGER NOT NULL, tokens INTEGER NOT NULL, cost REAL NOT NULL
-) WITHOUT ROWID;
+);
 CREATE TABLE IF NOT EXISTS extra (name BLOB PRIMARY KEY, sha256 BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS covered (low INTEGER NOT NULL, high INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS mark (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 _RUN_COLUMNS = "id, name, sha256, size, origin, trace_id, start, end, trace_start, is_root, failed, tokens, cost"
 _INSERT_RUN = f"INSERT OR REPLACE INTO run ({_RUN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+# An interrupted fetch is continued for this long; after that its runs may have changed and are asked for again.
+_FRESH_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class StagedRun:
+    """A run as it lies in staging.
+
+    Attributes:
+        served: Whether LangSmith served it in this fetch; otherwise in an earlier one that was given up.
+    """
+
+    name: str
+    sha256: bytes
+    served: bool
 
 
 class Staging:
@@ -47,6 +64,7 @@ class Staging:
         self.runs_folder = paths.staging / "runs"
         self._window: Window = day_window(paths.day)
         self._lock = threading.RLock()
+        self._project_id: str | None = None
         self.misplaced: set[str] = set()
         self.runs_folder.mkdir(parents=True, exist_ok=True)
         self._db = self._open()
@@ -55,18 +73,25 @@ class Staging:
         path = self.root / "journal.sqlite"
         try:
             return self._connect(path)
+        except sqlite3.OperationalError:
+            raise  # the disk's fault, not the journal's
         except sqlite3.DatabaseError:
-            # Only a power failure damages it; the files stay, and are asked for again.
-            path.unlink()
+            for damaged in self.root.glob("journal.sqlite*"):
+                damaged.unlink()
             return self._connect(path)
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         try:
-            # A process that dies loses nothing by this; after a power failure the files' checksums decide.
-            db.execute("PRAGMA synchronous = OFF")
-            db.execute("PRAGMA journal_mode = TRUNCATE")
+            # A write-ahead log keeps whole transactions in their order, also through a power failure. The exclusive
+            # mode lets it work without shared memory, on network volumes too.
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute("PRAGMA wal_autocheckpoint = 10000")  # 40 MB: each one waits for the disk
             db.executescript(_SCHEMA)
+            if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("damaged")
         except sqlite3.DatabaseError:
             db.close()
             raise
@@ -77,6 +102,7 @@ class Staging:
 
     def discard(self) -> None:
         """Removes the staging folder."""
+        self._db.execute("PRAGMA synchronous = OFF")  # closing need not wait for the disk
         self.close()
         shutil.rmtree(self.root)
 
@@ -94,12 +120,18 @@ class Staging:
 
     # ---- what an earlier, interrupted fetch left ---------------------------------------------------------------
 
-    def resume(self, *, dialect: str, fresh_enough: bool) -> None:
+    def resume(self, *, dialect: str, project_id: str, now: float | None = None) -> None:
         """Takes up what an interrupted fetch left.
 
-        Files that are not as the journal has them are asked for again. Runs that came in another dialect, or too
-        long ago, stay until LangSmith serves them again, but what they cover is asked for again.
+        Files that are not as the journal has them are asked for again. Runs that came in another dialect, of another
+        project of this name, or too long ago, stay until LangSmith serves them again; all is asked for again then.
+
+        Args:
+            now: Seconds since the epoch.
         """
+        now = time.time() if now is None else now
+        self._project_id = project_id
+        wanted = {"dialect": dialect, "project_id": project_id}
         with self.transaction() as db:
             db.execute("DELETE FROM run WHERE origin = 'kept'")
             db.execute("DELETE FROM extra")
@@ -113,11 +145,15 @@ class Staging:
                     damaged.append(name)
             damaged += journal
             forgotten = db.executemany("DELETE FROM run WHERE name = ?", [(name,) for name in damaged]).rowcount > 0
-            former = db.execute("SELECT value FROM mark WHERE key = 'dialect'").fetchone()
-            if forgotten or not fresh_enough or former != (dialect,):
-                db.execute("DELETE FROM covered")
+            former = dict(db.execute("SELECT key, value FROM mark"))
+            age = now - float(former.pop("began", "-inf"))
+            if former != wanted or not 0 <= age <= _FRESH_SECONDS:
                 db.execute("UPDATE run SET origin = 'stale'")
-            db.execute("INSERT OR REPLACE INTO mark VALUES ('dialect', ?)", (dialect,))
+                forgotten = True
+                marks = [*wanted.items(), ("began", str(now))]
+                db.executemany("INSERT OR REPLACE INTO mark VALUES (?, ?)", marks)
+            if forgotten:
+                db.execute("DELETE FROM covered")
 
     def gaps(self) -> list[Window]:
         """The parts of the day that are not known to be complete, oldest first."""
@@ -149,36 +185,35 @@ class Staging:
                     "LangSmith sent a run that cannot be filed", why=str(error), todo="Report it to LangSmith"
                 ) from error
             starts.append(facts.start)
-            if facts.start in self._window:
+            if facts.start in self._window and facts.project_id in (None, self._project_id):
                 rows.setdefault(facts.run_id, (facts, run))
             else:
                 self.misplaced.add(facts.run_id)
-        with self.transaction() as db:
-            new = [(facts, run) for facts, run in rows.values() if not self._is_served(facts.run_id)]
-            for facts, run in new:
-                self._drop_file(facts.run_id)
-                with (self.runs_folder / run_file_name(facts)).open("xb", buffering=0) as file:
-                    file.write(run)
-            db.executemany(
-                _INSERT_RUN,
-                [
-                    _row(facts, run_file_name(facts), hashlib.sha256(run).digest(), len(run), "served")
-                    for facts, run in new
-                ],
-            )
+        new = self._write(rows)
         if self._progress:
             self._progress(len(new))
         ordered = all(earlier >= later for earlier, later in itertools.pairwise(starts))
-        return PageReport(len(new), max(starts, default=None), min(starts, default=None), ordered)
+        return PageReport(len(new), max(new, default=None), min(starts, default=None), ordered)
 
-    def _is_served(self, run_id: str) -> bool:
-        query = "SELECT 1 FROM run WHERE id = ? AND origin = 'served'"
-        return self._db.execute(query, (_key(run_id),)).fetchone() is not None
-
-    def _drop_file(self, run_id: str) -> None:
-        # Never written in place: the file may be a hard link to a published one.
-        if staged := self.find(run_id):
-            (self.runs_folder / staged[0]).unlink(missing_ok=True)
+    def _write(self, runs: dict[str, tuple[RunFacts, bytes]]) -> list[int]:
+        """Writes those runs that have not been served yet; returns their start times."""
+        named = {run_id: (run_file_name(facts), hashlib.sha256(run).digest()) for run_id, (facts, run) in runs.items()}
+        folder = os.fspath(self.runs_folder)
+        with self.transaction() as db:
+            here = self._find(list(named))
+            rows, starts = [], []
+            for run_id, (name, digest) in named.items():
+                staged = here.get(run_id)
+                if staged and staged.served:
+                    continue
+                facts, run = runs[run_id]
+                if staged:
+                    (self.runs_folder / staged.name).unlink(missing_ok=True)
+                _write_file(f"{folder}/{name}", run)
+                rows.append(_row(facts, name, digest, len(run), "served"))
+                starts.append(facts.start)
+            db.executemany(_INSERT_RUN, rows)
+        return starts
 
     def cover(self, window: Window) -> None:
         with self.transaction() as db:
@@ -187,25 +222,39 @@ class Staging:
     def unknown(self, ids: list[str]) -> list[str]:
         """Those of the ids that have not been served yet."""
         with self._lock:
-            return [run_id for run_id in ids if not self._is_served(run_id)]
+            here = self._find(ids)
+        return [run_id for run_id in ids if run_id not in here or not here[run_id].served]
 
     # ---- the union with what is published ----------------------------------------------------------------------------
 
-    def find(self, run_id: str) -> tuple[str, bytes] | None:
-        """File name and sha256 of a staged run."""
-        query = "SELECT name, sha256 FROM run WHERE id = ?"
-        found = self._db.execute(query, (_key(run_id),)).fetchone()
-        return (os.fsdecode(found[0]), found[1]) if found else None
+    def find(self, run_id: str) -> StagedRun | None:
+        """A staged run, None if it is not here."""
+        return self._find([run_id]).get(run_id)
+
+    def _find(self, ids: Sequence[str]) -> dict[str, StagedRun]:
+        query = f"SELECT id, name, sha256, origin FROM run WHERE id IN ({','.join('?' * len(ids))})"
+        return {
+            _text(run_id): StagedRun(os.fsdecode(name), digest, origin == "served")
+            for run_id, name, digest, origin in self._db.execute(query, [_key(run_id) for run_id in ids])
+        }
+
+    def forget_stale(self) -> None:
+        """Gives up the runs of an earlier fetch that LangSmith has not served again."""
+        for (name,) in self._db.execute("SELECT name FROM run WHERE origin = 'stale'").fetchall():
+            (self.runs_folder / os.fsdecode(name)).unlink(missing_ok=True)
+        self._db.execute("DELETE FROM run WHERE origin = 'stale'")
 
     def keep(self, folder: Path, file: RunFile, *, served: bool) -> None:
         """Takes a published run file over as it is, in the place of a staged one if there is one.
 
-        Called within a transaction, as is `keep_other`.
+        Called within a transaction, as are `keep_other` and `forget_stale`.
 
         Args:
             served: Whether LangSmith still serves the run (then the file says the same in other bytes).
         """
-        self._drop_file(file.facts.run_id)
+        # Never written in place: the staged file may be a hard link to a published one.
+        if staged := self.find(file.facts.run_id):
+            (self.runs_folder / staged.name).unlink(missing_ok=True)
         _link(folder / file.name, self.runs_folder / file.name)
         row = _row(file.facts, file.name, file.sha256, file.size, "served" if served else "kept")
         self._db.execute(_INSERT_RUN, row)
@@ -224,11 +273,12 @@ class Staging:
     def kept_ids(self) -> list[str]:
         """Runs that LangSmith no longer serves, sorted."""
         rows = self._db.execute("SELECT id FROM run WHERE origin <> 'served' ORDER BY id")
-        return [str(UUID(bytes=run_id)) for (run_id,) in rows]
+        return [_text(run_id) for (run_id,) in rows]
 
-    def has_file(self, name: str) -> bool:
-        """Whether a file of this name will be published."""
-        return (self.runs_folder / name).exists()
+    def has_run(self, name: str) -> bool:
+        """Whether a run file of this name will be published."""
+        query = "SELECT 1 FROM run WHERE name = ?"
+        return self._db.execute(query, (os.fsencode(name),)).fetchone() is not None
 
     def others(self) -> list[str]:
         """Names of the files that are no run of the day."""
@@ -238,7 +288,7 @@ class Staging:
         """Facts and size of each run, in the order of file names."""
         for row in self._db.execute(f"SELECT {_RUN_COLUMNS} FROM run ORDER BY name"):
             run_id, _, _, size, _, trace_id, start, end, trace_start, is_root, failed, tokens, cost = row
-            ids = str(UUID(bytes=run_id)), str(UUID(bytes=trace_id))
+            ids = _text(run_id), _text(trace_id)
             yield RunFacts(*ids, start, end, trace_start, bool(is_root), bool(failed), tokens, cost), size
 
     def sums(self) -> Iterator[tuple[str, bytes]]:
@@ -250,6 +300,11 @@ class Staging:
 
 def _key(run_id: str) -> bytes:
     return bytes.fromhex(run_id.replace("-", ""))
+
+
+def _text(key: bytes) -> str:
+    digits = key.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def _row(facts: RunFacts, name: str, digest: bytes, size: int, origin: str) -> tuple[object, ...]:
@@ -268,6 +323,17 @@ def _row(facts: RunFacts, name: str, digest: bytes, size: int, origin: str) -> t
         facts.tokens,
         facts.cost,
     )
+
+
+def _write_file(path: str, content: bytes) -> None:
+    # Plain system calls: thousands of small files.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        written = os.write(descriptor, content)
+        while written < len(content):  # a nearly full disk takes a part first, and refuses the next write
+            written += os.write(descriptor, content[written:])
+    finally:
+        os.close(descriptor)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -22,21 +22,25 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
         served_runs: Runs that LangSmith served then.
         langsmith_count: Its own count then.
         proof: See `FetchResult.proof`.
+        proven_content: Content hash of the day when its count was last found equal.
         no_longer_served: Ids of runs that are kept here though LangSmith no longer serves them.
         drive_file_id, drive_sha256, drive_content: The upload as it was last confirmed.
         verified_at: When all hops were last found to agree.
+        zip_pruned_at: When the local zip was given up to save space.
     """
 
     looked_at: str | None = None
     served_runs: int | None = None
     langsmith_count: int | None = None
     proof: str | None = None
+    proven_content: str | None = None
     no_longer_served: list[str] = []
     drive_file_id: str | None = None
     drive_sha256: str | None = None
     drive_content: str | None = None
     uploaded_at: str | None = None
     verified_at: str | None = None
+    zip_pruned_at: str | None = None
 
 
 def read_state(paths: DayPaths) -> DayState:

@@ -32,6 +32,8 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> tuple[int
         ArchiveConflictError: A kept file and a fetched one want the same name, or the folder holds another folder.
     """
     recorded = read_sums(paths.folder) or {}
+    if allow_shrink:
+        staging.forget_stale()
     changed = unchanged = 0
     lost = {name for name in recorded if name not in (SUMMARY, SUMS)}
     for file in read_folder(paths.folder, paths.day):
@@ -39,14 +41,16 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> tuple[int
         staged = staging.find(file.facts.run_id) if isinstance(file, RunFile) else None
         if intact or staged:
             lost.discard(file.name)
+        if staged is None and not intact:
+            continue  # damaged: either LangSmith still serves a file of this name, or it is lost
         if isinstance(file, UnfitFile):
             staging.keep_other(paths.folder / file.name, file.sha256)
-        elif staged is None:
+        elif staged is None or (intact and not staged.served):
             if not allow_shrink:
                 staging.keep(paths.folder, file, served=False)
-        elif staged == (file.name, file.sha256):
+        elif (staged.name, staged.sha256) == (file.name, file.sha256):
             unchanged += 1
-        elif intact and _same_run(file.document, staging.runs_folder / staged[0]):
+        elif intact and _same_run(file.document, staging.runs_folder / staged.name):
             staging.keep(paths.folder, file, served=True)
             unchanged += 1
         else:
@@ -56,7 +60,7 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> tuple[int
         if recorded.get(path.name, digest) == digest:
             lost.discard(path.name)
         staging.keep_other(path, digest)
-    lost = {name for name in lost if (paths.folder / name).exists() or not staging.has_file(name)}
+    lost = {name for name in lost if not staging.has_run(name)}
     if lost and not allow_shrink:
         raise CorruptArchiveError(
             f"{len(lost)} files of {paths.folder} are damaged or gone, and LangSmith no longer serves them",

@@ -18,7 +18,7 @@ from lse_archive.errors import SourceError
 from lse_archive.source import LostCursorError, Page, RunSource
 
 MAX_WORKERS = 8
-_MAX_STALLS = 3
+_MAX_STALLS = 10
 _MAX_EMPTY_PAGES = 100
 
 
@@ -54,26 +54,22 @@ class Sink(Protocol):
 class _Span:
     """A part of the window that one worker walks; its lower end moves up when another worker takes the rest."""
 
-    def __init__(self, low: int, high: int, density: float | None = None) -> None:
+    def __init__(self, low: int, high: int, density: float = 0.0) -> None:
         self.low = low
         self.position = high  # everything at or after it has been seen
+        self.density = density  # runs per microsecond around the position
         self._high = high
         self._seen = 0
-        self._density = density
 
     def advance(self, position: int, runs: int) -> None:
-        self.position = min(self.position, position)
         self._seen += runs
-
-    @property
-    def density(self) -> float | None:
-        """Runs per microsecond, as far as it can be known."""
-        walked = self._high - self.position
-        return self._seen / walked if walked > 0 and self._seen else self._density
+        # The last page alone tells of a busy hour that begins, the average of a lull that will end.
+        self.density = max(runs / (self.position - position), self._seen / (self._high - position))
+        self.position = position
 
     def remaining(self) -> float:
         """An estimate of the runs that are still to come."""
-        return (self.density or 0.0) * max(0, self.position - self.low)
+        return self.density * max(0, self.position - self.low)
 
 
 class _Walker:
@@ -121,7 +117,7 @@ class _Walker:
 
     def _split_largest(self) -> _Span | None:
         largest = max(self._active, key=_Span.remaining, default=None)
-        if largest is None or largest.remaining() < 2 * self._source.page_size:
+        if largest is None or largest.remaining() < 2 * self._source.page_size or largest.position - largest.low < 2:
             return None
         middle = largest.low + (largest.position - largest.low) // 2
         older = _Span(largest.low, middle, largest.density)
@@ -135,7 +131,7 @@ class _Walker:
             stalls, empty, ordered, distrust = 0, 0, True, False
             while not self._stop.is_set():
                 try:
-                    page = self._source.page(query, cursor, ids_only=self._ids_only, stop=self._stop)
+                    page = self._source.page(query, cursor, ids_only=self._ids_only, vary=stalls, stop=self._stop)
                 except LostCursorError:
                     cursor = None
                 else:

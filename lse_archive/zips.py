@@ -29,12 +29,10 @@ from lse_archive.manifest import (
 from lse_archive.publish import publish_file
 from lse_archive.results import ZipResult
 from lse_archive.seal import sealed_summary
+from lse_archive.state import read_state, update_state
+from lse_archive.zip_writer import write_zip
 
 _CHUNK = 1 << 20
-_LEVEL = 6  # zlib's own default, which `ZipFile.open` takes
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-_REGULAR_FILE = 0o100644 << 16
-_UNIX = 3
 
 
 def zip_day(
@@ -69,6 +67,8 @@ def zip_day(
                 with publish_file(target) as file:
                     _write(paths, sums, file, progress)
                     check_zip(file, target, sums)
+                if read_state(paths).zip_pruned_at:
+                    update_state(paths, zip_pruned_at=None)
             except OSError as error:
                 raise ArchiveError(
                     f"cannot write {target}", why=error.strerror or str(error), todo="Free space or mend the rights"
@@ -90,34 +90,20 @@ def zip_day(
 def _write(
     paths: DayPaths, sums: dict[str, bytes], file: BinaryIO, progress: Callable[[int, int], None] | None
 ) -> None:
-    names = sorted([*sums, SUMS], key=sort_key)
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
-        for done, name in enumerate(names, 1):
-            digest = _add(archive, paths.folder / name)
-            if name in sums and digest != sums[name]:
-                raise CorruptArchiveError(
-                    f"{paths.project} {paths.day} cannot be archived",
-                    why=f"{paths.folder / name} is not as {SUMS} has it",
-                    todo="Fetch the day again, or restore it from its zip or from Drive",
-                )
-            if progress:
-                progress(done, len(names))
-
-
-def _add(archive: zipfile.ZipFile, path: Path) -> bytes:
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        return b""
-    info = zipfile.ZipInfo(path.name, _EPOCH)
-    info.compress_type, info.create_system, info.external_attr = zipfile.ZIP_DEFLATED, _UNIX, _REGULAR_FILE
-    info.file_size = size
-    digest = hashlib.sha256()
-    with path.open("rb") as source, archive.open(info, "w") as entry:
-        while chunk := source.read(_CHUNK):
-            digest.update(chunk)
-            entry.write(chunk)
-    return digest.digest()
+    files = [paths.folder / name for name in sorted([*sums, SUMS], key=sort_key)]
+    changed = next((path for path in files if not path.is_file()), None)
+    for done, (name, digest) in enumerate(write_zip(file, files) if changed is None else (), 1):
+        if name in sums and digest != sums[name]:
+            changed = paths.folder / name
+            break
+        if progress:
+            progress(done, len(files))
+    if changed:
+        raise CorruptArchiveError(
+            f"{paths.project} {paths.day} cannot be archived",
+            why=f"{changed} is not as {SUMS} has it",
+            todo="Fetch the day again, or restore it from its zip or from Drive",
+        )
 
 
 def check_zip(file: Path | IO[bytes], name: Path, sums: dict[str, bytes]) -> None:

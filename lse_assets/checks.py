@@ -6,12 +6,15 @@ from typing import Any
 import dagster as dg
 import msgspec
 
-from lse_archive.errors import SettingsError
+from lse_archive.errors import DatabaseError, SettingsError
 from lse_archive.layout import DayPaths
+from lse_archive.pruned import is_pruned, pruned_runs
+from lse_archive.results import VerificationResult
 from lse_assets.config import VerifyConfig
 from lse_assets.interaction import Advance, Interaction
 from lse_resources.dagster_resources import GoogleDriveResource, PostgresResource
 from lse_resources.hop_checks import (
+    Difference,
     HopCheck,
     check_archive,
     check_count,
@@ -19,7 +22,8 @@ from lse_resources.hop_checks import (
     check_files,
     check_rows,
 )
-from lse_resources.verification import verify_day
+from lse_resources.postgres import Database
+from lse_resources.verification import verify_against, verify_day
 
 CHECKS = {
     "langsmith_count": "The runs of the last fetch against LangSmith's own count.",
@@ -54,18 +58,28 @@ def check_hops(
             except SettingsError as error:
                 yield check_drive(paths, error)
         else:
-            result = verify_day(
-                postgres.database(),
-                paths.project,
-                paths.day,
-                paths.folder,
-                detailed=config.detailed,
-                fix_missing=config.fix_missing,
-                fix=config.fix,
-                progress=advance,
-            )
+            try:
+                result = _compare_rows(postgres.database(), paths, config, advance)
+            except DatabaseError as error:
+                yield HopCheck(name, "unknown", error.what, error.todo, 1, (Difference("the rows", error.why),))
+                continue
             ui.report("verification", result)
             yield check_rows(result)
+
+
+def _compare_rows(database: Database, paths: DayPaths, config: VerifyConfig, advance: Advance) -> VerificationResult:
+    if is_pruned(paths):
+        return verify_against(database, paths.project, paths.day, pruned_runs(paths))
+    return verify_day(
+        database,
+        paths.project,
+        paths.day,
+        paths.folder,
+        detailed=config.detailed,
+        fix_missing=config.fix_missing,
+        fix=config.fix,
+        progress=advance,
+    )
 
 
 def check_result(check: HopCheck) -> dg.AssetCheckResult:

@@ -14,9 +14,10 @@ class FetchConfig(dg.Config):
 
 
 class ZipConfig(dg.Config):
-    """How a day is archived."""
+    """How a day is archived; without `output_dir` into the archive directory of the settings."""
 
     allow_shrink: bool = False
+    output_dir: str | None = None
 
 
 class UploadConfig(dg.Config):

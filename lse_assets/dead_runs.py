@@ -10,25 +10,39 @@ import dagster as dg
 
 from lse_resources.processes import ProcessRecord, describe, is_alive
 
-_HOST, _PID, _STARTED, _BOOT = "lse/host", "lse/process", "lse/started", "lse/boot"
+_RUN, _HOST, _PID, _STARTED, _BOOT = "lse/run", "lse/host", "lse/process", "lse/started", "lse/boot"
 _UNDER_WAY = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
 
 
-def process_tags() -> dict[str, str]:
-    """Tags that say which process works on a run."""
+def claim_run(context: dg.AssetExecutionContext) -> None:
+    """Tags the run with the process that works on it, whoever launched it.
+
+    The tags name the run too: one that is executed again gets a copy of them, and of the process that died.
+    """
     record = describe(os.getpid())
-    return {_HOST: record.host, _PID: str(record.pid), _STARTED: record.started, _BOOT: record.boot}
+    tags = {
+        _RUN: context.run_id,
+        _HOST: record.host,
+        _PID: str(record.pid),
+        _STARTED: record.started,
+        _BOOT: record.boot,
+    }
+    if any(context.run.tags.get(name) != value for name, value in tags.items()):
+        context.instance.add_run_tags(context.run_id, tags)
 
 
 def fail_dead_runs(instance: dg.DagsterInstance, *, platform_starts: bool = False) -> list[str]:
     """Fails the runs under way whose process is gone; returns their ids.
 
+    The daemon repeats those that it can, from the step that was not done (`run_retries` in dagster.yaml).
+
     Args:
-        platform_starts: No webserver or daemon of this home runs yet: what they had launched is dead, too.
+        platform_starts: No webserver or daemon of this home runs yet: what they had launched and what had not come to
+            its first step is dead, too.
     """
     failed = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY)):
-        if _PID in run.tags:
+        if run.tags.get(_RUN) == run.run_id:
             dead = run.tags[_HOST] == socket.gethostname() and not is_alive(_record(run.tags))
         else:
             dead = platform_starts

@@ -9,6 +9,9 @@ from lse_assets.interaction import Interaction, LogOnly
 from lse_assets.project import project_definitions
 from lse_resources.dagster_resources import ArchiveResource, GoogleDriveResource, LangSmithResource, PostgresResource
 from lse_resources.settings import Settings
+from lse_sensors.maintenance import maintenance, maintenance_schedule
+from lse_sensors.schedules import project_schedules
+from lse_sensors.sensors import SENSORS
 
 
 def resources(ui: Interaction) -> dict[str, object]:
@@ -24,9 +27,15 @@ def resources(ui: Interaction) -> dict[str, object]:
 
 @dg.definitions
 def definitions() -> dg.Definitions:
-    """Reads `projects.toml` and defines each project's assets."""
+    """Reads `projects.toml` and defines each project's assets and schedules, and what watches over all of them."""
     projects = read_projects(Settings.load().projects_file)
     return dg.Definitions.merge(
-        dg.Definitions(resources=resources(LogOnly()), executor=dg.in_process_executor),
+        dg.Definitions(
+            resources=resources(LogOnly()),
+            executor=dg.in_process_executor,
+            jobs=[maintenance],
+            schedules=[maintenance_schedule, *(one for project in projects for one in project_schedules(project))],
+            sensors=SENSORS,
+        ),
         *[project_definitions(project) for project in projects],
     )

@@ -4,24 +4,51 @@ import contextlib
 import warnings
 from collections.abc import Generator
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import msgspec
 
 from lse_archive.days import parse_day
-from lse_archive.errors import ArchiveError, SettingsError
+from lse_archive.errors import AccessError, ArchiveError, DatabaseError, DayLockedError, DriveError, SourceError
 from lse_archive.fetch import FetchOptions, fetch_day
+from lse_archive.manifest import read_summary
 from lse_archive.names import project_slug
 from lse_archive.projects import ProjectConfig
+from lse_archive.pruned import is_pruned
 from lse_archive.state import now_text, update_state
 from lse_archive.zips import zip_day
 from lse_assets.checks import CHECKS, check_hops, check_result
 from lse_assets.config import FetchConfig, LoadConfig, UploadConfig, VerifyConfig, ZipConfig
+from lse_assets.day_notes import note_load, note_verification
+from lse_assets.dead_runs import claim_run
 from lse_assets.interaction import Counter, Interaction
 from lse_resources.dagster_resources import ArchiveResource, GoogleDriveResource, LangSmithResource, PostgresResource
 from lse_resources.drive_archive import upload_day
+from lse_resources.restoring import bring_back
 from lse_resources.runs_table import load_day
+
+# What the outside refuses now it may grant a minute later: 20, 40 and 80 seconds, more or less.
+_RETRY = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+_OUTSIDE = (SourceError, DriveError, DatabaseError, DayLockedError)
+_RUNS_TABLE = {
+    "dagster/table_name": "runs",
+    "dagster/column_schema": dg.TableSchema(
+        [
+            dg.TableColumn("run_id", "uuid", "LangSmith's id of the run"),
+            dg.TableColumn("trace_id", "uuid", "id of its trace"),
+            dg.TableColumn("project", "text", "the LangSmith name, as it is"),
+            dg.TableColumn("run_date", "date", "UTC day in which it started"),
+            dg.TableColumn("data", "jsonb", "the run as LangSmith sent it; where `mark` is set, a rendering of it"),
+            dg.TableColumn("created_at", "timestamptz", "when the row was written"),
+            dg.TableColumn("file_sha256", "bytea", "of the run file that was loaded"),
+            dg.TableColumn("row_sha256", "bytea", "of `data` as text, when the row was written"),
+            dg.TableColumn("mark", "text[]", "why jsonb cannot hold the run as it is; NULL: it does"),
+            dg.TableColumn("load_id", "bigint", "the load that wrote the row"),
+        ]
+    ),
+}
 
 STEPS = ("run_files", "day_zip", "drive_file", "runs_table", "verification")
 
@@ -36,14 +63,29 @@ def langsmith_key(project: str) -> dg.AssetKey:
     return dg.AssetKey([project_slug(project), "langsmith"])
 
 
+def archive_job_name(project: str) -> str:
+    """The job that archives a day of the project."""
+    return f"archive_{project_slug(project).replace('-', '_')}"
+
+
+def verify_job_name(project: str) -> str:
+    """The job that verifies a day of the project again."""
+    return f"verify_{project_slug(project).replace('-', '_')}"
+
+
 @contextlib.contextmanager
-def _step(ui: Interaction, step: str) -> Generator[None]:
-    """Tells whoever watches of a failure, and fails the step with its one clear sentence."""
+def _step(context: dg.AssetExecutionContext, ui: Interaction) -> Generator[None]:
+    """Tells whoever watches of a failure, and fails the step with its one clear sentence.
+
+    What will not be otherwise in a minute is not repeated.
+    """
+    claim_run(context)
     try:
         yield
     except ArchiveError as error:
-        ui.failed(step, error)
-        raise dg.Failure(description=str(error), allow_retries=not isinstance(error, SettingsError)) from error
+        ui.failed(context.asset_key.path[-1], error)
+        passing = isinstance(error, _OUTSIDE) and not isinstance(error, AccessError)
+        raise dg.Failure(description=str(error), allow_retries=passing) from error
 
 
 def _metadata(result: msgspec.Struct, **more: Any) -> dict[str, Any]:
@@ -68,11 +110,17 @@ def _check_specs(slug: str, partitions: dg.PartitionsDefinition) -> list[dg.Asse
         ]
 
 
-def project_assets(project: ProjectConfig) -> list[dg.AssetsDefinition]:
-    """The assets of a project, partitioned by UTC day."""
+def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None = None) -> list[dg.AssetsDefinition]:
+    """The assets of a project, partitioned by UTC day.
+
+    Args:
+        retry_policy: For the steps that ask the outside. Without one, as for a person who waits: an error is told at
+            once, and an interrupt ends the step (Dagster would repeat it).
+    """
     name, slug = project.name, project_slug(project.name)
     common: dict[str, Any] = {
         "key_prefix": slug,
+        "owners": [project.owner] if project.owner else None,
         "group_name": slug.replace("-", "_"),
         "partitions_def": dg.DailyPartitionsDefinition(start_date=project.start.isoformat(), timezone="UTC"),
     }
@@ -80,26 +128,36 @@ def project_assets(project: ProjectConfig) -> list[dg.AssetsDefinition]:
     def day_of(context: dg.AssetExecutionContext) -> date:
         return parse_day(context.partition_key)
 
-    @dg.asset(**common, kinds={"json"}, deps=[langsmith_key(name)])
+    @dg.asset(**common, kinds={"json"}, pool="langsmith", retry_policy=retry_policy, deps=[langsmith_key(name)])
     def run_files(
         context: dg.AssetExecutionContext,
         config: FetchConfig,
         archive: ArchiveResource,
         langsmith: LangSmithResource,
+        google_drive: GoogleDriveResource,
         ui: dg.ResourceParam[Interaction],
     ) -> dg.MaterializeResult:
         """Every run that started on the day, root and child, as LangSmith sent it: one JSON file each."""
         paths = archive.layout().day(name, day_of(context))
         options = FetchOptions(config.ask_count, config.allow_shrink, project.retention_days)
         with (
-            _step(ui, "run_files"),
+            _step(context, ui),
             ui.progress("run_files", "runs") as advance,
             langsmith.client() as client,
             contextlib.closing(client.source(name)) as source,
         ):
+            if is_pruned(paths):
+                with google_drive.client() as destination:
+                    bring_back(destination, paths, on_wait=ui.waiting)
             result = fetch_day(paths, source, options, progress=Counter(advance), on_wait=ui.waiting)
+            link = source.project.url
         ui.report("run_files", result)
-        return dg.MaterializeResult(metadata=_metadata(result, folder=dg.MetadataValue.path(paths.folder)))
+        places: dict[str, Any] = {"folder": dg.MetadataValue.path(paths.folder)}
+        if link:
+            places["LangSmith project"] = dg.MetadataValue.url(link)
+        if summary := read_summary(paths.folder):
+            places |= {"errors": summary.errors, "tokens": summary.tokens, "cost": summary.cost}
+        return dg.MaterializeResult(metadata=_metadata(result, **places))
 
     @dg.asset(**common, kinds={"zip"}, deps=[run_files])
     def day_zip(
@@ -110,12 +168,16 @@ def project_assets(project: ProjectConfig) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         """The day's archive: the same files give the same bytes, and it was read back before it counted."""
         paths = archive.layout().day(name, day_of(context))
-        with _step(ui, "day_zip"), ui.progress("day_zip", "files") as advance:
-            result = zip_day(paths, allow_shrink=config.allow_shrink, progress=advance, on_wait=ui.waiting)
+        target = Path(config.output_dir) / paths.zip.name if config.output_dir else paths.zip
+        with _step(context, ui), ui.progress("day_zip", "files") as advance:
+            result = zip_day(
+                paths, target=target, allow_shrink=config.allow_shrink, progress=advance, on_wait=ui.waiting
+            )
         ui.report("day_zip", result)
-        return dg.MaterializeResult(metadata=_metadata(result, path=dg.MetadataValue.path(paths.zip)))
+        ratio = round(result.bytes_in / result.bytes, 2)
+        return dg.MaterializeResult(metadata=_metadata(result, ratio=ratio, path=dg.MetadataValue.path(target)))
 
-    @dg.asset(**common, kinds={"googledrive"}, deps=[day_zip])
+    @dg.asset(**common, kinds={"googledrive"}, pool="google_drive", retry_policy=retry_policy, deps=[day_zip])
     def drive_file(
         context: dg.AssetExecutionContext,
         config: UploadConfig,
@@ -127,7 +189,7 @@ def project_assets(project: ProjectConfig) -> list[dg.AssetsDefinition]:
         paths = archive.layout().day(name, day_of(context))
         size = paths.zip.stat().st_size if paths.zip.exists() else None
         with (
-            _step(ui, "drive_file"),
+            _step(context, ui),
             ui.progress("drive_file", "bytes") as advance,
             google_drive.client() as drive,
         ):
@@ -143,7 +205,7 @@ def project_assets(project: ProjectConfig) -> list[dg.AssetsDefinition]:
         link = {"url": dg.MetadataValue.url(result.url)} if result.url else {}
         return dg.MaterializeResult(metadata=_metadata(result, **link))
 
-    @dg.asset(**common, kinds={"postgres"}, deps=[run_files])
+    @dg.asset(**common, kinds={"postgres"}, metadata=_RUNS_TABLE, retry_policy=retry_policy, deps=[run_files])
     def runs_table(
         context: dg.AssetExecutionContext,
         config: LoadConfig,
@@ -154,9 +216,10 @@ def project_assets(project: ProjectConfig) -> list[dg.AssetsDefinition]:
         """The day's rows in the table `runs`, one per run, as in the files."""
         day = day_of(context)
         paths = archive.layout().day(name, day)
-        with _step(ui, "runs_table"), ui.progress("runs_table", "runs") as advance:
+        with _step(context, ui), ui.progress("runs_table", "runs") as advance:
+            database = postgres.database()
             result = load_day(
-                postgres.database(),
+                database,
                 name,
                 day,
                 paths.folder,
@@ -164,14 +227,17 @@ def project_assets(project: ProjectConfig) -> list[dg.AssetsDefinition]:
                 overwrite=config.overwrite,
                 progress=advance,
             )
+            rows = result.successful_inserts + result.replaced + result.left
+            note_load(database, paths, rows)
         ui.report("runs_table", result)
-        rows = result.successful_inserts + result.replaced + result.left
         return dg.MaterializeResult(metadata=_metadata(result, **{"dagster/partition_row_count": rows}))
 
     @dg.asset(
         **common,
         kinds={"postgres", "googledrive"},
-        deps=[drive_file, runs_table],
+        retry_policy=retry_policy,
+        # Of each hop that it looks at, not of the last ones alone: any of them may be left out of a run.
+        deps=[run_files, day_zip, drive_file, runs_table],
         check_specs=_check_specs(slug, common["partitions_def"]),
     )
     def verification(
@@ -185,11 +251,14 @@ def project_assets(project: ProjectConfig) -> list[dg.AssetsDefinition]:
         """All places of the day compared as they are now; any day can be verified again, nothing is fetched."""
         day = day_of(context)
         paths = archive.layout().day(name, day)
-        with _step(ui, "verification"), ui.progress("verification", "runs") as advance:
+        with _step(context, ui), ui.progress("verification", "runs") as advance:
             checks = list(check_hops(paths, config, google_drive, postgres, ui, advance))
+            good = all(check.verdict in ("agrees", "unproven") for check in checks)
+            if any(check.name == "runs_match_files" and check.verdict in ("agrees", "differs") for check in checks):
+                note_verification(postgres.database(), paths, consistent=good)
         for check in checks:
             ui.checked(check)
-        if all(check.verdict in ("agrees", "unproven") for check in checks):
+        if good and not config.skip:
             update_state(paths, verified_at=now_text())
         return dg.MaterializeResult(
             metadata={"differences": sum(check.total for check in checks)},
@@ -200,18 +269,23 @@ def project_assets(project: ProjectConfig) -> list[dg.AssetsDefinition]:
 
 
 def project_definitions(project: ProjectConfig) -> dg.Definitions:
-    """Everything of one project: the external LangSmith asset, the day's assets with their checks, and the job."""
+    """Everything of one project: the external LangSmith asset, the day's assets with their checks, and the jobs."""
     slug = project_slug(project.name)
-    assets = project_assets(project)
+    assets = project_assets(project, _RETRY)
     external = dg.AssetSpec(
         langsmith_key(project.name),
         description=f"The tracing project '{project.name}' in LangSmith.",
         group_name=slug.replace("-", "_"),
         kinds={"langsmith"},
     )
-    job = dg.define_asset_job(
-        f"archive_{slug.replace('-', '_')}",
+    archive = dg.define_asset_job(
+        archive_job_name(project.name),
         selection=dg.AssetSelection.assets(*[asset_key(project.name, step) for step in STEPS]),
         description=f"Archives a day of '{project.name}' end to end and verifies it.",
     )
-    return dg.Definitions(assets=[external, *assets], jobs=[job])
+    verify = dg.define_asset_job(
+        verify_job_name(project.name),
+        selection=dg.AssetSelection.assets(asset_key(project.name, "verification")),
+        description=f"Verifies a day of '{project.name}' again: nothing is fetched or uploaded.",
+    )
+    return dg.Definitions(assets=[external, *assets], jobs=[archive, verify])

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from lse_archive.errors import ArchiveError, UsageError
+from lse_cli import restore
 from lse_cli.selection import DateOption, EndOption, JsonOption, ProjectOption, StartOption
 
-app = typer.Typer(help="Archive days: fetch, zip, upload, load and verify them.", rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None)
 
 ForceOption = Annotated[
     bool,
@@ -21,7 +23,8 @@ ShrinkOption = Annotated[
     typer.Option("--allow-shrink", help="Let the archive lose runs that LangSmith no longer serves. Default: off."),
 ]
 BatchOption = Annotated[
-    int | None, typer.Option("--batch-size", min=1, help="Runs in one transaction. Default: what measured fastest.")
+    int | None,
+    typer.Option("--batch-size", metavar="N", min=1, help="Runs in one transaction. Default: 500, as measured best."),
 ]
 
 
@@ -35,9 +38,17 @@ def bare(
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Without a subcommand: fetch, zip and upload."""
+    """Archive days: fetch, zip and upload them, or one step of these, or more.
+
+    Without a command: fetch, zip and upload.
+    """
     if context.invoked_subcommand is None:
         _run(["run_files", "day_zip", "drive_file"], project, date, start_date, end_date, force=force, json=json)
+    elif any((project, date, start_date, end_date, force, json)):
+        raise UsageError(
+            "options before the command would be ignored",
+            todo=f"Write them behind it: lse archive {context.invoked_subcommand} …",
+        )
 
 
 @app.command()
@@ -75,13 +86,14 @@ def zip_(
     end_date: EndOption = None,
     force: ForceOption = False,
     output_dir: Annotated[
-        Path | None, typer.Option("--output-dir", help="Write the zip there. Default: LSE_ARCHIVE_DIR, ./archives.")
+        Path | None,
+        typer.Option("--output-dir", metavar="DIR", help="Write the zip there. Default: LSE_ARCHIVE_DIR, ./archives."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Make the day's archive; the same files give the same bytes."""
-    overrides = {"lse_archive_dir": output_dir} if output_dir else {}
-    _run(["day_zip"], project, date, start_date, end_date, force=force, json=json, overrides=overrides)
+    config = {"day_zip": {"output_dir": str(output_dir.expanduser().absolute())}} if output_dir else {}
+    _run(["day_zip"], project, date, start_date, end_date, force=force, json=json, config=config)
 
 
 @app.command()
@@ -183,16 +195,15 @@ def _run(
     force: bool,
     json: bool,
     config: Mapping[str, Mapping[str, object]] | None = None,
-    overrides: dict[str, Any] | None = None,
     sweep: bool = False,
 ) -> None:
-    from lse_cli.console import Terminal, print_json
     from lse_cli.selection import select
     from lse_resources.settings import Settings
 
-    settings = Settings.load(**(overrides or {}))
+    settings = Settings.load()
     selection = select(settings, project, date_text, start_text, end_text)
     # Here, because the options were right: Dagster takes a second to import.
+    from lse_cli.console import Terminal, print_json
     from lse_cli.work import work
 
     entries, code = work(settings, Terminal(json=json, force=force), selection, steps, config, sweep=sweep)
@@ -211,19 +222,28 @@ def _dry_load(
     json: bool,
 ) -> None:
     from lse_cli.console import Terminal, print_json
-    from lse_cli.outcome import entry
+    from lse_cli.outcome import entry, exit_code, worst
     from lse_cli.selection import select
     from lse_resources.house import open_house
     from lse_resources.runs_table import load_day
     from lse_resources.settings import Settings
 
     settings = Settings.load()
+    selection = select(settings, project, date_text, start_text, end_text)
     terminal = Terminal(json=json, force=False)
-    database, entries = open_house(settings).database, []
-    for config, day in select(settings, project, date_text, start_text, end_text).pairs():
+    database, entries, code = open_house(settings).database, [], 0
+    for config, day in selection.pairs():
         terminal.begin_day(f"{config.name} {day}")
         folder = settings.layout.day(config.name, day).folder
-        terminal.report("runs_table", load_day(database, config.name, day, folder, dry_run=True, **load))
+        try:
+            terminal.report("runs_table", load_day(database, config.name, day, folder, dry_run=True, **load))
+        except ArchiveError as error:
+            terminal.failed("runs_table", error)
         entries.append(entry(config.name, day, ["runs_table"], terminal.day, sweep=False))
+        code = worst(code, exit_code(terminal.day))
     if json:
         print_json(entries)
+    raise typer.Exit(code)
+
+
+restore.register(app)

@@ -38,10 +38,17 @@ class Terminal:
     def __init__(self, *, json: bool, force: bool) -> None:
         self._json = json
         self._force = force
+        # Now: while progress is shown, Rich has a stream of its own in the place of stderr.
+        self._asks = sys.stdin.isatty() and sys.stderr.isatty()
         self._out = Console(highlight=False, soft_wrap=True)
         self._err = Console(stderr=True, highlight=False, soft_wrap=True)
         self._live: Progress | None = None
         self.day = DayOutcome()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether somebody watches stderr."""
+        return self._err.is_terminal
 
     def begin_day(self, title: str) -> None:
         """Starts a new day; what is reported from now on is its."""
@@ -83,10 +90,11 @@ class Terminal:
     def confirm(self, question: str) -> bool:
         if self._force:
             return True
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not self._asks:
             return False
-        with self._paused():
+        with self._paused(), contextlib.suppress(typer.Abort):
             return typer.confirm(f"  {question}?", err=True)
+        return False
 
     @contextlib.contextmanager
     def _paused(self) -> Generator[None]:
@@ -107,7 +115,7 @@ class Terminal:
 
     def failed(self, step: str, error: ArchiveError) -> None:
         self.day.errors[step] = error
-        self.warn(f"  ✗ {STEP_NAMES[step]:7} {error}")
+        self.warn(f"  ✗ {STEP_NAMES.get(step, step):7} {error}")
 
     def not_done(self, steps: list[str]) -> None:
         """These steps were not reached."""

@@ -128,13 +128,13 @@ def _servers(directory: Path) -> Generator[Settings]:
 
 @contextlib.contextmanager
 def _environment(directory: Path, values: dict[str, str]) -> Generator[Settings]:
-    """The demo's settings, and none of the user's own, for this process and its children."""
+    """The demo's settings and those of its own `.env`, none of the user's; for this process and its children."""
     before = dict(os.environ)
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
     os.environ.update(
         values,
-        LSE_ENV_FILE=os.devnull,
+        LSE_ENV_FILE=str(directory / ".env"),
         LSE_HOME=str(directory / "home"),
         LSE_DATA_DIR=str(directory / "data"),
         LSE_ARCHIVE_DIR=str(directory / "archives"),

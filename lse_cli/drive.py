@@ -1,4 +1,4 @@
-"""`lse drive`: signing in to Google Drive."""
+"""`lse drive`: signing in to Google Drive, and files that it has twice."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Google Drive: sign in.", no_args_is_help=True, rich_markup_mode=None)
+from lse_cli.selection import JsonOption, ProjectOption
 
-
-@app.callback()
-def drive() -> None:
-    """Keeps `login` a subcommand while it is the only one."""
+app = typer.Typer(help="Google Drive: sign in, and resolve duplicates.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
@@ -34,3 +31,26 @@ def login(
 def _ask_for_answer(url: str) -> str:
     typer.echo(f"Open this link, allow access, and paste the address of the page that cannot be opened:\n\n{url}\n")
     return typer.prompt("Address")
+
+
+@app.command()
+def dedupe(
+    project: ProjectOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Answer the question by yes. Default: off.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and change nothing. Default: off.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Find days that have two files of one name; keep the one that holds every run, move the others to the trash.
+
+    First it is shown what would be done. Without --project: all projects on Drive. Ends with 3 where something is left.
+    """
+    from lse_cli.console import Terminal, print_json
+    from lse_cli.dedupe_work import dedupe_projects
+    from lse_resources.settings import Settings
+
+    entries, code = dedupe_projects(Settings.load(), Terminal(json=json, force=force), project, dry_run=dry_run)
+    if json:
+        print_json(entries)
+    raise typer.Exit(code)

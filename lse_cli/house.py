@@ -16,14 +16,31 @@ def register(app: typer.Typer) -> None:
 
 def up(
     port: Annotated[
-        int, typer.Option("--port", min=1, max=65535, help="Port of the UI on 127.0.0.1. Default: 3000.")
+        int,
+        typer.Option(
+            "--port",
+            metavar="N",
+            min=1,
+            max=65535,
+            show_default=False,
+            help="Port of the UI. Default: 3000.",
+        ),
     ] = 3000,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            show_default=False,
+            help="Address that the UI binds; it has no login. Default: 127.0.0.1.",
+        ),
+    ] = "127.0.0.1",
 ) -> None:
     """Run the platform: database, UI and daemon, until Ctrl-C."""
     from lse_cli.platform import run_platform
     from lse_resources.settings import Settings
 
-    run_platform(Settings.load(), port=port, say=typer.echo)
+    run_platform(Settings.load(), port=port, host=host, say=typer.echo)
 
 
 def down() -> None:
@@ -40,10 +57,19 @@ def demo(
         bool, typer.Option("--up", help="Run the platform over the demo's data instead. Default: off.")
     ] = False,
     port: Annotated[
-        int, typer.Option("--port", min=1, max=65535, help="Port of the UI, with --up. Default: 3000.")
+        int,
+        typer.Option(
+            "--port",
+            metavar="N",
+            min=1,
+            max=65535,
+            show_default=False,
+            help="Port of the UI, with --up. Default: 3000.",
+        ),
     ] = 3000,
     directory: Annotated[
-        str, typer.Option("--directory", help="Where the demo lies. Default: .lse-demo")
+        str,
+        typer.Option("--directory", metavar="DIR", show_default=False, help="Where the demo lies. Default: .lse-demo"),
     ] = ".lse-demo",
 ) -> None:
     """Archive two made-up projects end to end, on local servers: needs no account and no network."""

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from lse_archive.errors import ArchiveError, UsageError
-from lse_cli import archive, database, drive, house, projects
+from lse_cli import alerts, archive, backfill, database, doctor, drive, house, projects, status
 
 app = typer.Typer(
     name="lse",
@@ -21,7 +21,13 @@ app.add_typer(archive.app, name="archive")
 app.add_typer(projects.app, name="projects")
 app.add_typer(drive.app, name="drive")
 app.add_typer(database.app, name="db")
+app.add_typer(alerts.app, name="alerts")
+app.command()(backfill.backfill)
+app.command()(status.status)
+app.command()(doctor.doctor)
 house.register(app)
+
+_INTERRUPTED = 130  # Typer's exit code for Ctrl-C, and every shell's
 
 
 def main() -> None:
@@ -32,9 +38,10 @@ def main() -> None:
         _fail(error, 2)
     except ArchiveError as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
-        typer.echo("lse: interrupted; nothing is half-written, start it again to go on", err=True)
-        sys.exit(1)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            typer.echo("lse: interrupted; nothing is half-written, start it again to go on", err=True)
+        raise
 
 
 def _fail(error: ArchiveError, code: int) -> None:

@@ -27,7 +27,7 @@ def entry(project: str, day: date, steps: list[str], outcome: DayOutcome, *, swe
     if sweep or len(steps) > 1:
         results = {_SWEEP_FIELDS[step]: result for step, result in outcome.results.items()}
         total = sum(getattr(result, "duration_seconds", 0.0) for result in outcome.results.values())
-        problems = [f"{STEP_NAMES[step]}: {error}" for step, error in outcome.errors.items()]
+        problems = [f"{STEP_NAMES.get(step, step)}: {error}" for step, error in outcome.errors.items()]
         model = FullSweepResult(
             project=project,
             date=str(day),
@@ -49,7 +49,7 @@ def entry(project: str, day: date, steps: list[str], outcome: DayOutcome, *, swe
 
 
 def _error(step: str, error: ArchiveError) -> dict[str, str]:
-    return {"step": STEP_NAMES[step], "what": error.what, "why": error.why, "todo": error.todo}
+    return {"step": STEP_NAMES.get(step, step), "what": error.what, "why": error.why, "todo": error.todo}
 
 
 # A failure is worse news than a difference.

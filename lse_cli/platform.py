@@ -1,36 +1,41 @@
-"""The platform's processes: Dagster's webserver and daemon over the house of LSE_HOME."""
+"""The platform: Dagster's webserver and daemon over the house of LSE_HOME, watched and started again if they die."""
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Generator
-from pathlib import Path
 
 from lse_archive.errors import ArchiveError
+from lse_cli.service import Service, tail
+from lse_cli.webserver import reload_code
 from lse_resources.databases import embedded_server
 from lse_resources.house import given_file, open_house, program
 from lse_resources.processes import Registry, terminate
 from lse_resources.settings import Settings
 
-_HOST = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _NAMES = ("webserver", "daemon")
 _START_SECONDS = 120.0
 _STOP_SECONDS = 20.0
-_LOG_BYTES = 10_000_000
+
+Say = Callable[[str], object]
 
 
-def run_platform(settings: Settings, *, port: int, say: Callable[[str], object]) -> None:
+def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBACK) -> None:
     """Runs until Ctrl-C or SIGTERM, then stops all that it started.
 
+    Args:
+        host: Address to bind. The UI has no login of its own: whoever reaches it may do everything.
+
     Raises:
-        ArchiveError: It runs already, the port is taken, or one of its processes died.
+        ArchiveError: It runs already, the port is taken, or one of its processes dies again and again.
     """
     registry = Registry(settings.home / "run")
     if running := [name for name in ("up", *_NAMES) if name in registry.alive()]:
@@ -39,11 +44,19 @@ def run_platform(settings: Settings, *, port: int, say: Callable[[str], object])
             why=f"process {registry.alive()[running[0]].pid} ({running[0]})",
             todo="Use that one, or stop it: lse down",
         )
-    _check_port(port)
+    if not _is_loopback(host):
+        say(
+            f"WARNING: the UI is open to everybody who reaches {host}:{port}, and has no login. Put a proxy with"
+            " authentication in front of it (docs/operations.md)."
+        )
+    _check_port(host, port)
     say("starting the database …")
     house = open_house(settings)
     _fail_dead_runs(house.environment())
+    url = f"http://{LOOPBACK if host in ('0.0.0.0', '::') else host}:{port}"
     environment = settings.as_environment() | house.environment()
+    if "lse_ui_url" not in settings.model_fields_set:
+        environment["LSE_UI_URL"] = url
     stop = threading.Event()
     with _stop_on_signals(stop), contextlib.ExitStack() as exits:
         if not settings.lse_database_url:
@@ -51,21 +64,34 @@ def run_platform(settings: Settings, *, port: int, say: Callable[[str], object])
         registry.add("up", os.getpid())
         exits.callback(registry.remove, "up")
         workspace = ["-w", str(given_file("workspace.yaml"))]
-        webserver = [program("dagster-webserver"), "-h", _HOST, "-p", str(port), *workspace]
-        children = {
-            "webserver": exits.enter_context(_child(registry, "webserver", webserver, environment, settings)),
-            "daemon": exits.enter_context(
-                _child(registry, "daemon", [program("dagster-daemon"), "run", *workspace], environment, settings)
-            ),
+        commands = {
+            "webserver": [program("dagster-webserver"), "-h", host, "-p", str(port), *workspace],
+            "daemon": [program("dagster-daemon"), "run", *workspace],
         }
-        url = f"http://{_HOST}:{port}"
+        logs = settings.home / "logs"
+        services = [Service(name, command, environment, registry, logs) for name, command in commands.items()]
+        for service in services:
+            exits.enter_context(service)
         say("starting the UI and the daemon …")
-        _until_ready(url, children, stop, settings)
+        _until_ready(url, services, stop, say)
         if not stop.is_set():
-            say(f"LSE is up: {url}  (logs in {settings.home / 'logs'}; Ctrl-C stops it)")
-        while not stop.wait(1.0):
-            _check_children(children, settings)
+            (settings.home / "run" / "url").write_text(url)
+            say(f"LSE is up: {url}  (logs in {logs}; Ctrl-C stops it)")
+        _watch(settings, services, stop, url, say)
         say("stopping …")
+
+
+def platform_url(settings: Settings) -> str:
+    """The address of the platform that runs over this home.
+
+    Raises:
+        ArchiveError: None runs.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        url = (settings.home / "run" / "url").read_text()
+        if "webserver" in Registry(settings.home / "run").alive():
+            return url
+    raise ArchiveError("the platform is not running", todo="Start it: lse up")
 
 
 def stop_platform(settings: Settings) -> list[str]:
@@ -82,6 +108,26 @@ def stop_platform(settings: Settings) -> list[str]:
     return stopped
 
 
+def _watch(settings: Settings, services: list[Service], stop: threading.Event, url: str, say: Say) -> None:
+    projects = _stamp(settings)
+    while not stop.wait(1.0):
+        for service in services:
+            service.look_after(say)
+        if projects != (projects := _stamp(settings)):
+            # The daemon reads the code anew every minute; the UI does when it is told.
+            say("projects.toml has changed: loading it")
+            with contextlib.suppress(ArchiveError):
+                reload_code(url)
+
+
+def _stamp(settings: Settings) -> tuple[int, int] | None:
+    try:
+        stat = settings.projects_file.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
+
 def _fail_dead_runs(environment: dict[str, str]) -> None:
     import dagster as dg
 
@@ -92,37 +138,25 @@ def _fail_dead_runs(environment: dict[str, str]) -> None:
         fail_dead_runs(instance, platform_starts=True)
 
 
-def _check_port(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, port))
-        except OSError as error:
-            raise ArchiveError(
-                f"port {port} cannot be used", why=error.strerror or str(error), todo="Choose another: lse up --port N"
-            ) from error
-
-
-@contextlib.contextmanager
-def _child(
-    registry: Registry, name: str, command: list[str], environment: dict[str, str], settings: Settings
-) -> Generator[subprocess.Popen[bytes]]:
-    log = _log_path(settings, name)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    if log.exists() and log.stat().st_size > _LOG_BYTES:
-        log.replace(log.with_suffix(".1.log"))
-    with log.open("ab") as output:
-        # A session of its own: Ctrl-C reaches this process alone, which then stops the children in order.
-        child = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
-    record = registry.add(name, child.pid)
+def _is_loopback(host: str) -> bool:
     try:
-        yield child
-    finally:
-        terminate(record, _STOP_SECONDS)
-        child.wait()
-        registry.remove(name)
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ArchiveError(
+            f"port {port} of {host} cannot be used",
+            why=error.strerror or str(error),
+            todo="Choose another: lse up --port N",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -135,32 +169,14 @@ def _stop_on_signals(stop: threading.Event) -> Generator[None]:
             signal.signal(number, handler)
 
 
-def _until_ready(
-    url: str, children: dict[str, subprocess.Popen[bytes]], stop: threading.Event, settings: Settings
-) -> None:
+def _until_ready(url: str, services: list[Service], stop: threading.Event, say: Say) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and not stop.is_set():
-        _check_children(children, settings)
+        for service in services:
+            service.look_after(say)
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/server_info", timeout=5):
             return
         stop.wait(0.3)
     if not stop.is_set():
-        raise ArchiveError(
-            "the UI does not answer", why=_tail(_log_path(settings, "webserver")), todo=f"See {settings.home / 'logs'}"
-        )
-
-
-def _check_children(children: dict[str, subprocess.Popen[bytes]], settings: Settings) -> None:
-    for name, child in children.items():
-        if child.poll() is not None:
-            log = _log_path(settings, name)
-            raise ArchiveError(f"the {name} ended with {child.returncode}", why=_tail(log), todo=f"See {log}")
-
-
-def _log_path(settings: Settings, name: str) -> Path:
-    return settings.home / "logs" / f"{name}.log"
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-    return " / ".join(line.strip() for line in lines[-5:] if line.strip())[-500:]
+        log = services[0].log
+        raise ArchiveError("the UI does not answer", why=tail(log), todo=f"See {log}")

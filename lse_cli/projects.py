@@ -11,10 +11,17 @@ app = typer.Typer(help="The projects that are archived (projects.toml).", no_arg
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="The project's name, exactly as LangSmith shows it.")],
-    start: Annotated[str, typer.Option("--start", help="First UTC day of the archive, YYYY-MM-DD.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The project's name, exactly as LangSmith shows it.")],
+    start: Annotated[str, typer.Option("--start", metavar="DAY", help="First UTC day of the archive, YYYY-MM-DD.")],
     retention_days: Annotated[
-        int, typer.Option("--retention-days", min=1, help="How long LangSmith keeps its runs. Default: 14.")
+        int,
+        typer.Option(
+            "--retention-days",
+            metavar="N",
+            min=1,
+            show_default=False,
+            help="How long LangSmith keeps its runs. Default: 14.",
+        ),
     ] = 14,
 ) -> None:
     """Add a project; the platform knows it after "Reload" in the UI, or the next `lse up`."""
@@ -25,6 +32,29 @@ def add(
     path = Settings.load().projects_file
     add_project(path, ProjectConfig(name, parse_day(start), retention_days))
     typer.echo(f"added '{name}' from {start} to {path}")
+
+
+@app.command()
+def sync(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones. Default: off.")] = False,
+) -> None:
+    """Add every LangSmith project that is not listed, from the oldest day that LangSmith still serves."""
+    import contextlib
+
+    from lse_archive.days import today
+    from lse_resources.langsmith import LangSmith
+    from lse_resources.settings import Settings
+    from lse_sensors.new_projects import add_new, missing_projects
+
+    settings = Settings.load()
+    with contextlib.closing(LangSmith(settings.langsmith)) as client:
+        missing = missing_projects(client, settings.projects_file)
+    if not dry_run:
+        add_new(settings.projects_file, missing, today())
+    for name in missing:
+        typer.echo(f"{'not archived' if dry_run else 'added'}: {name}")
+    if not missing:
+        typer.echo("every project is listed already")
 
 
 @app.command(name="list")

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 class Runner:
     """Materializes days, one after the other. Use it as a context manager.
 
-    Without Postgres the file hops go on all the same; then no record of the runs is kept.
+    Attributes:
+        refusal: Why Postgres cannot be used, if so. The file hops go on all the same, and no record of it is kept.
     """
 
     def __init__(self, settings: Settings, terminal: Terminal) -> None:
+        self.refusal: DatabaseError | None = None
         self._settings = settings
         self._terminal = terminal
         self._exit = contextlib.ExitStack()
@@ -51,7 +53,7 @@ class Runner:
             os.environ.update(house.environment())
             return dg.DagsterInstance.from_config(str(house.dagster_home))
         except DatabaseError as error:
-            self._terminal.warn(f"! {error}\n  Going on without the database: files, zip and Drive need none.")
+            self.refusal = error
             return dg.DagsterInstance.ephemeral()
 
     def run(
@@ -64,11 +66,10 @@ class Runner:
             config: Their run config, by name.
 
         Raises:
-            ArchiveError: A step failed in a way that it does not explain itself.
+            KeyboardInterrupt: It was interrupted.
         """
         import dagster as dg
 
-        from lse_assets.dead_runs import process_tags
         from lse_assets.definitions import resources
         from lse_assets.project import project_assets
 
@@ -86,24 +87,36 @@ class Runner:
                 },
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             },
-            tags=process_tags(),
             raise_on_error=False,
         )
-        outcome = self._terminal.day
-        if not result.success and not outcome.errors:
-            raise ArchiveError(
-                f"{project.name} {day} failed",
-                why=_cause(result),
-                todo=f"The run {result.run_id} in the UI has the details",
-            )
-        return outcome
+        if not result.success:
+            self._explain(result)
+        return self._terminal.day
+
+    def _explain(self, result: dg.ExecuteInProcessResult) -> None:
+        """Raises KeyboardInterrupt, or tells of a failure that no step has told of: a mistake in this program."""
+        [failure] = result.filter_events(lambda event: event.is_job_failure)
+        reason = failure.job_failure_data.failure_reason
+        # Dagster records an interrupt as a failure, and goes on.
+        if reason and reason.value == "UNEXPECTED_TERMINATION":
+            raise KeyboardInterrupt
+        if not self._terminal.day.errors:
+            step, cause = _cause(result, failure)
+            todo = f"Please report it; the run {result.run_id} in the UI has the details"
+            self._terminal.failed(step, ArchiveError("something unforeseen happened", why=cause, todo=todo))
 
 
-def _cause(result: dg.ExecuteInProcessResult) -> str:
-    for event in result.filter_events(lambda event: event.is_failure):
-        error = getattr(event.event_specific_data, "error", None)
-        if error is not None:
-            while error.cause:
-                error = error.cause
-            return " ".join(error.message.split())[:300]
-    return "no cause was recorded"
+def _cause(result: dg.ExecuteInProcessResult, failure: dg.DagsterEvent) -> tuple[str, str]:
+    """The step that failed first, and what it said last."""
+    for event in result.filter_events(lambda event: event.is_step_failure):
+        error = event.step_failure_data.error
+        while error and error.cause:
+            error = error.cause
+        if error:
+            return (event.step_key or "").rpartition("__")[2], _one_line(error.message)
+    data = failure.job_failure_data
+    return "", _one_line(data.error.message if data.error else "no cause was recorded")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lse_archive.days import days_between, parse_day, require_past, today
 from lse_archive.errors import UsageError
 from lse_archive.projects import ProjectConfig, read_projects
-from lse_resources.settings import Settings
+
+if TYPE_CHECKING:
+    from lse_resources.settings import Settings
 
 ProjectOption = Annotated[
     str | None,
-    typer.Option("--project", help="LangSmith project, by its name. Default: all projects of projects.toml."),
+    typer.Option(
+        "--project", metavar="NAME", help="LangSmith project, by its name. Default: all projects of projects.toml."
+    ),
 ]
-DateOption = Annotated[str | None, typer.Option("--date", help="UTC day, YYYY-MM-DD. Default: yesterday.")]
-StartOption = Annotated[str | None, typer.Option("--start-date", help="First day of a range. Default: none.")]
-EndOption = Annotated[str | None, typer.Option("--end-date", help="Last day of the range. Default: yesterday.")]
+DateOption = Annotated[
+    str | None, typer.Option("--date", metavar="DAY", help="UTC day, YYYY-MM-DD. Default: yesterday.")
+]
+StartOption = Annotated[
+    str | None, typer.Option("--start-date", metavar="DAY", help="First day of a range. Default: none.")
+]
+EndOption = Annotated[
+    str | None, typer.Option("--end-date", metavar="DAY", help="Last day of the range. Default: yesterday.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object with the results. Default: off.")]
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import msgspec
 
-from lse_archive.results import FetchResult, LoadResult, UploadResult, VerificationResult, ZipResult
+from lse_archive.results import (
+    FetchResult,
+    ImportResult,
+    LoadResult,
+    PruneResult,
+    RestoreResult,
+    UploadResult,
+    VerificationResult,
+    ZipResult,
+)
 
 STEP_NAMES = {
     "run_files": "fetch",
@@ -39,7 +48,33 @@ def describe(result: msgspec.Struct) -> str:
         return _load(result)
     if isinstance(result, VerificationResult):
         return _verification(result)
+    if isinstance(result, RestoreResult):
+        return _restore(result)
+    if isinstance(result, PruneResult):
+        return f"kept: {result.why}" if result.action == "kept" else f"{result.action}: {size(result.freed)}"
+    if isinstance(result, ImportResult):
+        return _import(result)
     return ""
+
+
+def _import(result: ImportResult) -> str:
+    if result.action == "refused":
+        return f"refused: {result.why}"
+    text = f"{result.action}: {result.added:,} runs added, {result.present:,} are there already"
+    if result.differing:
+        text += f" ({len(result.differing):,} of them with other content, which stays)"
+    return text
+
+
+def _restore(result: RestoreResult) -> str:
+    if result.action == "unchanged":
+        return "unchanged: it is here and equal"
+    text = f"{result.action}: {result.files or 0:,} files, {size(result.bytes)} from {result.source}"
+    if result.unfit_files:
+        text += f"; {len(result.unfit_files):,} of them hold no run of the day"
+    if result.older:
+        text += "; the zip is of an older tool: summary and checksums were made anew"
+    return text
 
 
 def _fetch(result: FetchResult) -> str:

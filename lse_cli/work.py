@@ -16,6 +16,8 @@ from lse_resources.settings import Settings
 
 # In the order in which a day is worked on.
 SWEEP = ["run_files", "day_zip", "drive_file", "runs_table", "verification"]
+_FILE_STEPS = frozenset(("run_files", "day_zip", "drive_file"))
+_EVERY = ""  # no project's name
 
 
 def work(
@@ -29,8 +31,8 @@ def work(
 ) -> tuple[list[dict[str, Any]], int]:
     """Materializes the steps for each project and day.
 
-    A day stops at the step that fails, but for steps that do not need it; the other days go on, unless LangSmith or
-    the settings refuse for good.
+    A day stops at the step that fails, but for steps that do not need it. The other days go on, unless nothing can
+    come of them: where LangSmith refuses a project or the key, or a setting is wrong.
 
     Args:
         config: Run config of the steps, by name.
@@ -39,19 +41,38 @@ def work(
     Returns:
         One entry per project and day, and the exit code.
     """
-    entries, code = [], 0
+    entries, code, not_started = [], 0, 0
+    refused: dict[str, ArchiveError] = {}
     with Runner(settings, terminal) as runner:
+        if runner.refusal and not _FILE_STEPS.isdisjoint(steps):
+            terminal.warn(f"! {runner.refusal}\n  Going on without the database: files, zip and Drive need none.")
+        elif runner.refusal:
+            terminal.failed(steps[0], runner.refusal)
+            refused[_EVERY] = runner.refusal
         for project, day in selection.pairs():
-            terminal.begin_day(f"{project.name} {day}")
-            outcome = _one_day(settings, terminal, runner, project, day, steps, config or {})
-            not_done = [step for step in steps if step not in outcome.results and step not in outcome.errors]
-            if outcome.errors and not_done:
-                terminal.not_done(not_done)
+            if refusal := refused.get(_EVERY) or refused.get(project.name):
+                not_started += 1
+                outcome = DayOutcome(errors={steps[0]: refusal})
+            else:
+                terminal.begin_day(f"{project.name} {day}")
+                outcome = _one_day(settings, terminal, runner, project, day, steps, config or {})
+                refused |= _refusals(project, outcome)
             entries.append(entry(project.name, day, steps, outcome, sweep=sweep))
             code = worst(code, exit_code(outcome))
-            if any(isinstance(error, AccessError | SettingsError) for error in outcome.errors.values()):
-                break
+    if not_started:
+        terminal.warn(f"not started: {not_started:,} days, for the same reason")
     return entries, code
+
+
+def _refusals(project: ProjectConfig, outcome: DayOutcome) -> dict[str, ArchiveError]:
+    """What makes other days useless to start: by the project's name, or for every project."""
+    refusals: dict[str, ArchiveError] = {}
+    for error in outcome.errors.values():
+        if isinstance(error, SettingsError):
+            refusals[_EVERY] = error
+        elif isinstance(error, AccessError):
+            refusals[project.name] = error
+    return refusals
 
 
 def _one_day(
@@ -66,10 +87,14 @@ def _one_day(
     try:
         if "run_files" in steps:
             _ask_before_fetch(settings, terminal, project, day)
-        return runner.run(project, day, steps, config)
-    except ArchiveError as error:
-        terminal.failed(steps[0], error)
-        return terminal.day
+        outcome = runner.run(project, day, steps, config)
+    except ArchiveConflictError as error:
+        terminal.failed("run_files", error)
+        outcome = terminal.day
+    not_done = [step for step in steps if step not in outcome.results and step not in outcome.errors]
+    if outcome.errors and not_done:
+        terminal.not_done(not_done)
+    return outcome
 
 
 def _ask_before_fetch(settings: Settings, terminal: Terminal, project: ProjectConfig, day: date) -> None:

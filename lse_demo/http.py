@@ -173,7 +173,7 @@ class _Listener(ThreadingHTTPServer):
         for thread in connections.values():
             thread.join()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+    def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):  # a client may go away at any time
             self.owner.violations.append(f"the server's own error: {traceback.format_exc()}")
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
+from queue import SimpleQueue
 
 import psycopg
 
 from lse_archive.folder import RunFile
 from lse_resources.jsonb import Rendering, render, render_refused
-from lse_resources.pipeline import batches, in_parallel
+from lse_resources.pipeline import CONNECTIONS, batches, in_parallel
 from lse_resources.postgres import Database, explain, is_about_data
 from lse_resources.row_writer import as_jsonb
 
@@ -55,14 +57,20 @@ def compare_contents(database: Database, project: str, day: date, files: Iterabl
 
     def compare(batch: Sequence[RunFile]) -> list[Difference]:
         renderings = [render(file.document, closely=file.facts.run_id in marked) for file in batch]
-        with database.connect() as connection:
-            try:
-                return list(_compare(connection, project, day, batch, renderings))
-            except psycopg.Error as error:
-                raise explain(error, doing) from error
+        connection = idle.get()
+        try:
+            return list(_compare(connection, project, day, batch, renderings))
+        except psycopg.Error as error:
+            raise explain(error, doing) from error
+        finally:
+            idle.put(connection)
 
-    for differences in in_parallel(compare, batches(files)):
-        yield from differences
+    idle: SimpleQueue[psycopg.Connection] = SimpleQueue()
+    with ExitStack() as connections:
+        for _ in range(CONNECTIONS):
+            idle.put(connections.enter_context(database.connect()))
+        for differences in in_parallel(compare, batches(files)):
+            yield from differences
 
 
 def _compare(

@@ -1,4 +1,4 @@
-"""The day archive on Drive: `<folder>/<project>/<project>_<day>.zip`, never replaced by fewer runs."""
+"""The day archive at its destination: `<folder>/<project>/<project>_<day>.zip`, never replaced by fewer runs."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from pathlib import Path
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, ShrinkError
 from lse_archive.layout import DayPaths
 from lse_archive.locks import day_lock
-from lse_archive.manifest import Summary, content_hash, content_sums
+from lse_archive.manifest import Summary, content_hash, content_sums, read_sums
 from lse_archive.names import project_folder
+from lse_archive.pruned import read_pruned
 from lse_archive.results import UploadResult
 from lse_archive.state import now_text, update_state
 from lse_archive.zips import missing_runs, zip_summary, zip_sums
-from lse_resources.drive_files import DriveFile, LocalFile
-from lse_resources.google_drive import GoogleDrive
+from lse_resources.destination import Destination
+from lse_resources.stored_files import LocalFile, StoredFile
 
 
-def find_on_drive(drive: GoogleDrive, paths: DayPaths) -> list[DriveFile]:
+def find_on_drive(drive: Destination, paths: DayPaths) -> list[StoredFile]:
     """The day's files on Drive, oldest first: one, none, or by mistake several."""
     folder = drive.find_project_folder(project_folder(paths.project))
     return drive.find_file(folder, paths.zip.name) if folder else []
 
 
 def upload_day(
-    drive: GoogleDrive,
+    drive: Destination,
     paths: DayPaths,
     *,
     allow_shrink: bool = False,
@@ -61,9 +62,9 @@ def upload_day(
         found = find_on_drive(drive, paths)
         if len(found) > 1:
             raise ArchiveConflictError(
-                f"Drive has {len(found)} files named {paths.zip.name}",
-                why="Drive allows two files of one name, and only one can be the archive",
-                todo="Compare them and move the wrong one to the trash",
+                f"{drive.place} has {len(found)} files named {paths.zip.name}",
+                why="only one can be the archive",
+                todo="Look at them: lse drive dedupe --dry-run",
             )
         existing = found[0] if found else None
         if existing and _is_same(existing, local, content):
@@ -99,23 +100,21 @@ def upload_day(
         )
 
 
-def _is_same(file: DriveFile, local: LocalFile, content: str) -> bool:
+def _is_same(file: StoredFile, local: LocalFile, content: str) -> bool:
     """Whether Drive holds this content: these bytes, or another zip of the same files that is as it was uploaded."""
-    if local.equals(file):
-        return True
-    properties = file.app_properties
-    return properties.get("content") == content and file.sha256 is not None and properties.get("sha256") == file.sha256
+    return local.equals(file) or _has_content(file, content)
 
 
 def _check_replacement(
-    drive: GoogleDrive,
+    drive: Destination,
     paths: DayPaths,
-    existing: DriveFile,
+    existing: StoredFile,
     allow_shrink: bool,
     may_replace: Callable[[str], bool],
 ) -> None:
-    what = f"{existing.name} on Drive has other content (uploaded {existing.modified[:10]})"
-    if not may_replace(f"{what}. Replace it? Drive keeps the old revision for 30 days"):
+    what = f"{existing.name} on {drive.place} has other content (uploaded {existing.modified[:10]})"
+    kept = "; the old content is kept there for 30 days" if drive.keeps_revisions else ""
+    if not may_replace(f"{what}. Replace it{kept}"):
         raise ArchiveConflictError(what, why="it was not to be replaced", todo="--force replaces it")
     if allow_shrink:
         return
@@ -129,9 +128,9 @@ def _check_replacement(
             return
     if missing:
         raise ShrinkError(
-            f"{existing.name} on Drive holds {len(missing)} runs that {paths.zip} does not",
+            f"{existing.name} on {drive.place} holds {len(missing)} runs that {paths.zip} does not",
             why=f"for example {min(missing)}",
-            todo="Restore the day from Drive and fetch it again; --allow-shrink gives the runs up",
+            todo="Restore the day (lse archive restore) and fetch it again; --allow-shrink gives the runs up",
         )
 
 
@@ -148,15 +147,42 @@ def _properties(paths: DayPaths, summary: Summary, content: str, sha256: str) ->
     }
 
 
-def drive_difference(drive: GoogleDrive, paths: DayPaths) -> tuple[str, str] | None:
-    """How Drive's file differs from the local zip, as (expected, found); None if it does not."""
+def drive_difference(drive: Destination, paths: DayPaths) -> tuple[str, str] | None:
+    """How the file at the destination differs from what is here, as (expected, found); None if it does not.
+
+    What is here is the zip; where that was given up, the content of the day's files; where those were given up too,
+    what was proven then.
+
+    Raises:
+        DriveError: The destination refused or cannot be reached.
+        CorruptArchiveError: What is here cannot be read.
+    """
     found = find_on_drive(drive, paths)
     if len(found) != 1:
         return "one file", f"{len(found)} files" if found else "no file"
-    file = found[0]
+    return copy_difference(found[0], paths)
+
+
+def copy_difference(file: StoredFile, paths: DayPaths) -> tuple[str, str] | None:
+    """The same for a file that is known: what `drive_difference` says of it."""
     if paths.zip.is_file():
         local = LocalFile.read(paths.zip)
-        if local.equals(file) or _is_same(file, local, content_hash(content_sums(zip_sums(paths.zip)))):
+        if _is_same(file, local, content_hash(content_sums(zip_sums(paths.zip)))):
             return None
         return f"{local.size} bytes, sha256 {local.sha256}", f"{file.size} bytes, sha256 {file.sha256}"
-    return None
+    pruned = read_pruned(paths)
+    if pruned and (pruned.remote_sha256, pruned.remote_bytes) == (file.sha256, file.size):
+        return None
+    sums = None if pruned else read_sums(paths.folder)
+    if not pruned and sums is None:
+        return "a zip, or run files with checksums, here", "neither"
+    content = pruned.content_sha256 if pruned else content_hash(content_sums(sums or {}))
+    if _has_content(file, content):
+        return None
+    return f"content {content}", f"content {file.app_properties.get('content', 'not known')}, sha256 {file.sha256}"
+
+
+def _has_content(file: StoredFile, content: str) -> bool:
+    """Whether the file is as it was uploaded, and was a zip of this content."""
+    properties = file.app_properties
+    return properties.get("content") == content and file.sha256 is not None and properties.get("sha256") == file.sha256

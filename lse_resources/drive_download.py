@@ -10,15 +10,15 @@ from typing import Any
 from googleapiclient.errors import HttpError
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError
-from lse_resources.drive_files import DriveFile, LocalFile
 from lse_resources.drive_retry import CALL_ERRORS
 from lse_resources.drive_service import DRIVES, DriveService
+from lse_resources.stored_files import LocalFile, StoredFile
 
 _PIECE = 8 << 20  # bytes per request, and so in memory
 _TRIES = 3
 
 
-def download(service: DriveService, file: DriveFile, target: Path, progress: Callable[[int], None]) -> None:
+def download(service: DriveService, file: StoredFile, target: Path, progress: Callable[[int], None]) -> None:
     """Puts the content of `file` at `target`, whole and proven or not at all.
 
     A broken download leaves `.<name>.<checksum>.part` beside the target and goes on there the next time.
@@ -47,7 +47,7 @@ def download(service: DriveService, file: DriveFile, target: Path, progress: Cal
     )
 
 
-def _fetch(service: DriveService, file: DriveFile, part: Path, progress: Callable[[int], None]) -> None:
+def _fetch(service: DriveService, file: StoredFile, part: Path, progress: Callable[[int], None]) -> None:
     patience = service.retries.patience(f"download {file.name}")
     request = service.api.files().get_media(fileId=file.id, **DRIVES)
     with part.open("ab") as stream:
@@ -69,7 +69,7 @@ def _fetch(service: DriveService, file: DriveFile, part: Path, progress: Callabl
         os.fsync(stream.fileno())
 
 
-def _piece(request: Any, at: int, file: DriveFile) -> bytes:
+def _piece(request: Any, at: int, file: StoredFile) -> bytes:
     last = min(at + _PIECE, file.size) - 1
     headers = {**request.headers, "range": f"bytes={at}-{last}", "accept-encoding": "identity"}
     response, content = request.http.request(request.uri, headers=headers)

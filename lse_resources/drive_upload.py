@@ -19,6 +19,7 @@ from lse_resources.drive_files import FIELDS, DriveFile, LocalFile
 from lse_resources.drive_retry import CALL_ERRORS, DriveRefusalError, Patience, legible, status_of
 from lse_resources.drive_service import DRIVES, DriveService
 from lse_resources.drive_session import SessionKeeper, UploadSession
+from lse_resources.stored_files import StoredFile
 
 UNIT = 256 * 1024  # Drive takes chunks in multiples of this
 _LARGEST = 64 * UNIT
@@ -81,7 +82,7 @@ class Upload:
         name: str,
         folder_id: str,
         app_properties: Mapping[str, str],
-        existing: DriveFile | None,
+        existing: StoredFile | None,
         progress: Callable[[int], None],
         session_file: Path | None,
     ) -> None:
@@ -101,7 +102,7 @@ class Upload:
         """The id that an interrupted upload was going to give to the file, None if there was none."""
         return self._session.file_id if self._session and not self._session.update else None
 
-    def run(self) -> DriveFile:
+    def run(self) -> StoredFile:
         """Sends the content until Drive's checksum agrees with ours.
 
         Content that the existing file has already is not sent. A new file with wrong content goes to the trash; of an
@@ -133,7 +134,7 @@ class Upload:
             return None
         return session if not session or not self._existing or session.file_id == self._existing.id else None
 
-    def _done(self, file: DriveFile) -> DriveFile:
+    def _done(self, file: StoredFile) -> StoredFile:
         stale = dict.fromkeys(file.app_properties)
         if file.app_properties != self._properties:
             body = {"appProperties": {**stale, **self._properties}}
@@ -143,7 +144,7 @@ class Upload:
         self._progress(file.size)
         return file
 
-    def _check_unchanged(self, existing: DriveFile) -> None:
+    def _check_unchanged(self, existing: StoredFile) -> None:
         now = self._get(existing.id)
         if (now.revision, now.trashed) != (existing.revision, False):
             raise ArchiveConflictError(
@@ -247,7 +248,7 @@ class Upload:
             raise _SessionLostError from error
         return None
 
-    def _undo(self, file: DriveFile) -> None:
+    def _undo(self, file: StoredFile) -> None:
         self._session = None
         self._keeper.forget()
         if self._existing is None:

@@ -12,6 +12,7 @@ from lse_resources.drive_retry import DriveRefusalError, Retries
 from lse_resources.drive_service import DRIVES, DriveService
 from lse_resources.drive_settings import DriveSettings
 from lse_resources.drive_upload import Upload
+from lse_resources.stored_files import StoredFile
 
 __all__ = ["DriveAccount", "DriveFile", "DriveFolder", "DriveSettings", "GoogleDrive", "Retries"]
 
@@ -126,6 +127,25 @@ class GoogleDrive:
             "storage": f"{account.usage} bytes used, {limit}",
         }
 
+    @property
+    def place(self) -> str:
+        """What people call it."""
+        return "Drive"
+
+    @property
+    def keeps_revisions(self) -> bool:
+        """Drive keeps old content, and its trash, for 30 days."""
+        return True
+
+    def project_folders(self) -> list[str]:
+        """The names of all projects' folders, sorted, each once."""
+        return sorted({found.name for found in self._list(self._settings.folder, folders=True)})
+
+    def duplicate_folders(self) -> list[str]:
+        """The names that several projects' folders share; only the oldest of them is used."""
+        names = [found.name for found in self._list(self._settings.folder, folders=True)]
+        return sorted({name for name in names if names.count(name) > 1})
+
     def find_project_folder(self, name: str) -> str | None:
         """The id of the project's folder, the oldest if there are several; None if there is none."""
         found = self._list(self._settings.folder, name, folders=True)
@@ -148,13 +168,18 @@ class GoogleDrive:
                 raise
         return self.find_project_folder(name) or identity
 
-    def find_file(self, folder_id: str, name: str) -> list[DriveFile]:
+    def find_file(self, folder_id: str, name: str) -> list[StoredFile]:
         """The files of exactly that name, oldest first: Drive allows several."""
         return self._list(folder_id, name)
 
-    def list_files(self, folder_id: str) -> list[DriveFile]:
+    def list_files(self, folder_id: str) -> list[StoredFile]:
         """All files of a folder that are not in the trash, oldest first; no folders."""
         return self._list(folder_id)
+
+    def prove(self, file: StoredFile) -> StoredFile:
+        """The file as Drive has it now; Drive itself computes the checksum."""
+        request = self._service.api.files().get(fileId=file.id, fields=FIELDS, **DRIVES)
+        return DriveFile.of(self._service.run(f"look at {file.name} on Drive", request))
 
     def upload(
         self,
@@ -163,10 +188,10 @@ class GoogleDrive:
         folder_id: str,
         app_properties: Mapping[str, str],
         *,
-        existing: DriveFile | None = None,
+        existing: StoredFile | None = None,
         progress: Callable[[int], None] = _ignore,
         session_file: Path | None = None,
-    ) -> DriveFile:
+    ) -> StoredFile:
         """Uploads a file and proves by Drive's checksum that it arrived.
 
         Args:
@@ -199,16 +224,16 @@ class GoogleDrive:
             raise ArchiveConflictError(f"{name} is in the Drive folder already", todo="Compare them, or use --force")
         return upload.run()
 
-    def download(self, file: DriveFile, target: Path, *, progress: Callable[[int], None] = _ignore) -> None:
+    def download(self, file: StoredFile, target: Path, *, progress: Callable[[int], None] = _ignore) -> None:
         """Puts the file's content at `target`, whole and proven or not at all; see `drive_download`."""
         download(self._service, file, target, progress)
 
-    def trash(self, file: DriveFile) -> None:
+    def trash(self, file: StoredFile) -> None:
         """Moves a file to Drive's trash, where it stays for 30 days."""
         request = self._service.api.files().update(fileId=file.id, body={"trashed": True}, fields="id", **DRIVES)
         self._service.run(f"trash {file.name}", request)
 
-    def _list(self, folder_id: str, name: str | None = None, *, folders: bool = False) -> list[DriveFile]:
+    def _list(self, folder_id: str, name: str | None = None, *, folders: bool = False) -> list[StoredFile]:
         sign = "=" if folders else "!="
         query = f"'{_quoted(folder_id)}' in parents and mimeType {sign} '{FOLDER_TYPE}' and trashed = false"
         if name is not None:

@@ -11,13 +11,14 @@ from lse_archive.errors import ArchiveError, CorruptArchiveError, DriveError, Se
 from lse_archive.folder import run_file_paths
 from lse_archive.layout import DayPaths
 from lse_archive.manifest import SUMMARY, content_sums, read_sums
+from lse_archive.pruned import is_pruned, pruned_sums, read_pruned
 from lse_archive.results import VerificationResult
 from lse_archive.seal import require_folder
 from lse_archive.state import read_state
 from lse_archive.union import other_files
 from lse_archive.zips import check_zip
+from lse_resources.destination import Destination
 from lse_resources.drive_archive import drive_difference
-from lse_resources.google_drive import GoogleDrive
 
 Verdict = Literal["agrees", "differs", "unproven", "unknown"]
 MAX_ROWS = 50
@@ -87,6 +88,8 @@ def check_files(paths: DayPaths) -> HopCheck:
     name = "run_files_intact"
     todo = "Restore the day from its zip or from Drive, or fetch it again"
     try:
+        if pruned := read_pruned(paths):
+            return HopCheck(name, "agrees", f"pruned on {pruned.pruned_at[:10]}: they are on {pruned.place}")
         require_folder(paths)
         recorded = read_sums(paths.folder)
     except ArchiveError as error:
@@ -114,17 +117,19 @@ def check_archive(paths: DayPaths) -> HopCheck:
     """`zip_matches_files`: the zip, read as a whole, against the folder's checksums."""
     name = "zip_matches_files"
     todo = "Make it again: lse archive zip"
+    if not paths.zip.is_file() and (pruned_at := read_state(paths).zip_pruned_at):
+        return HopCheck(name, "agrees", f"the zip was pruned on {pruned_at[:10]}: its copy has its own check")
     if not paths.zip.is_file():
         return _differing(name, "there is no archive", todo, [Difference(paths.zip.name, "missing")])
     try:
-        sums = read_sums(paths.folder) or {}
+        sums = pruned_sums(paths) if is_pruned(paths) else read_sums(paths.folder) or {}
         check_zip(paths.zip, paths.zip, sums)
     except CorruptArchiveError as error:
         return _differing(name, "the archive is not as the files", todo, [Difference(paths.zip.name, error.why)])
     return HopCheck(name, "agrees", f"the archive holds just the {len(sums)} files")
 
 
-def check_drive(paths: DayPaths, drive: GoogleDrive | SettingsError) -> HopCheck:
+def check_drive(paths: DayPaths, drive: Destination | SettingsError) -> HopCheck:
     """`drive_matches_zip`: checksum and size as Drive has them now, against the local zip.
 
     Args:
@@ -138,9 +143,9 @@ def check_drive(paths: DayPaths, drive: GoogleDrive | SettingsError) -> HopCheck
     except DriveError as error:
         return HopCheck(name, "unknown", error.what, error.todo, 1, (Difference(paths.zip.name, error.why),))
     if difference:
-        row = Difference(paths.zip.name, "on Drive", *difference)
-        return _differing(name, "Drive does not hold the archive", "Upload it: lse archive upload", [row])
-    return HopCheck(name, "agrees", "Drive's checksum and size are those of the archive")
+        row = Difference(paths.zip.name, f"on {drive.place}", *difference)
+        return _differing(name, f"{drive.place} does not hold the archive", "Upload it: lse archive upload", [row])
+    return HopCheck(name, "agrees", f"checksum and size on {drive.place} are those of the archive")
 
 
 def check_rows(result: VerificationResult) -> HopCheck:

@@ -8,15 +8,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
-from lse_archive.days import Window, format_time, to_micros
+from lse_archive.days import Window, format_time
 from lse_archive.documents import NotARunError, cut_page
 from lse_archive.errors import AccessError, SettingsError, SourceError
-from lse_archive.source import LostCursorError, Page
+from lse_archive.source import DialectChangedError, LostCursorError, Page
 from lse_resources.langsmith_http import (
     LangSmithHttp,
     LangSmithSettings,
@@ -104,14 +103,14 @@ class LangSmith:
         )
 
     def source(self, name: str) -> ProjectSource:
-        """The runs of a project.
+        """The runs of a project, for as long as this client is open.
 
         Raises:
             AccessError: There is no such project.
         """
         project = self.project(name)
         dialect = self._http.shared.dialect or ("v1" if _is_old(self.info()) else "v2")
-        return ProjectSource(self._http.settings, project, dialect)
+        return ProjectSource(self._http.sibling(), project, dialect)
 
     def _get(self, path: str, what: str, query: Mapping[str, object] | None = None) -> Any:
         from langsmith._httpx import httpx as sdk_httpx
@@ -143,19 +142,21 @@ class ProjectSource:
     """The runs of one project: the `RunSource` of a fetch.
 
     Args:
+        http: Stays open when the source is closed.
         dialect: The one to try first; if the deployment does not answer it, the other is used.
     """
 
-    def __init__(self, settings: LangSmithSettings, project: Project, dialect: str) -> None:
-        self._http = LangSmithHttp(settings)
+    def __init__(self, http: LangSmithHttp, project: Project, dialect: str) -> None:
+        self._http = http
         self.project = project
-        v2 = V2(self._http.client, project.id)
-        v1 = V1(self._http.client, settings.endpoint, project.id, self._download)
+        v2 = V2(http.client, project.id)
+        v1 = V1(http.client, http.settings.endpoint, project.id, self._download)
         self._dialects: list[V1 | V2] = [v1, v2] if dialect == "v1" else [v2, v1]
-        self._downloads = httpx.Client(timeout=settings.timeout, follow_redirects=True)
+        self._storage: httpx.Client | None = None
         self._download_pool = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="lse-payload")
         self._agreed = False
         self._page_size = self._dialects[0].max_page
+        self._proven_size = 0
         self._good_pages = 0
         self._lock = threading.Lock()
 
@@ -165,10 +166,7 @@ class ProjectSource:
 
     @property
     def dialect(self) -> str:
-        """`v2` or `v1`; asks for one run if it is not known yet which of them is answered."""
-        if self._http.shared.dialect is None:
-            moment = to_micros(datetime.now(UTC))
-            self._ask(Window(moment, moment + 1), None, ids_only=True)
+        """See `RunSource.dialect`."""
         return self._dialect.name
 
     @property
@@ -189,17 +187,23 @@ class ProjectSource:
 
     def close(self) -> None:
         self._download_pool.shutdown()
-        self._downloads.close()
-        self._http.close()
+        if self._storage:
+            self._storage.close()
 
     def parallelism(self) -> int:
         return self._http.shared.queries.parallelism(self._http.latency)
 
     def page(
-        self, window: Window, cursor: str | None, *, ids_only: bool = False, stop: threading.Event | None = None
+        self,
+        window: Window,
+        cursor: str | None,
+        *,
+        ids_only: bool = False,
+        vary: int = 0,
+        stop: threading.Event | None = None,
     ) -> Page:
         """See `RunSource.page`."""
-        runs, next_cursor, size = self._ask(window, cursor, ids_only=ids_only, stop=stop)
+        runs, next_cursor, size = self._ask(window, cursor, ids_only=ids_only, vary=vary, stop=stop)
         self._grow(size)
         return Page(runs, next_cursor, full=len(runs) >= size)
 
@@ -240,6 +244,7 @@ class ProjectSource:
         *,
         ids: list[str] | None = None,
         ids_only: bool = False,
+        vary: int = 0,
         stop: threading.Event | None = None,
     ) -> tuple[list[bytes], str | None, int]:
         """Asks for a page; returns its runs, the next cursor and how many runs it was asked for.
@@ -253,6 +258,7 @@ class ProjectSource:
         def request() -> tuple[bytes, Mapping[str, str]]:
             nonlocal size
             size = min(self._page_size, dialect.max_page, _MAX_IDS if ids else dialect.max_page)
+            size = size + vary if size + vary <= dialect.max_page else max(1, size - vary)
             part = ids[:size] if ids else None
             return dialect.query(window, cursor=cursor, size=size, ids=part, ids_only=ids_only)
 
@@ -261,15 +267,22 @@ class ProjectSource:
             runs, next_cursor = cut_page(body)
             answer = self._complete(dialect, runs), next_cursor
 
+        def shrink(why: str) -> bool:
+            nonlocal vary
+            if vary:
+                vary = 0
+                return True
+            return self._shrink(size, why)
+
         what = f"cannot list the runs of '{self.project.name}' ({dialect.name})"
         try:
-            self._http.send(what, request, check=check, shrink=lambda why: self._shrink(size, why), stop=stop)
+            self._http.send(what, request, check=check, shrink=shrink, stop=stop)
         except NotServedError as error:
             if cursor is not None:
                 raise LostCursorError from error
             if not self._change_dialect(dialect, error):
                 raise
-            return self._ask(window, None, ids=ids, ids_only=ids_only, stop=stop)
+            raise DialectChangedError from error
         except StatusError as error:
             if cursor is not None and error.status in _LOST_CURSOR:
                 raise LostCursorError from error
@@ -293,25 +306,32 @@ class ProjectSource:
             return True
 
     def _shrink(self, size: int, why: str) -> bool:
-        """Halves the page that was too large with `size` runs, unless that has happened since; False at one run."""
+        """Halves a page of `size` runs that may have been too large; False where that cannot help."""
         with self._lock:
             self._good_pages = 0
-            if size <= self._page_size:
-                self._page_size = max(1, size // 2)
+            if size > self._page_size:
+                return True  # another page has shown that since
+            if size <= self._proven_size:
+                self._proven_size = 0  # this size has worked: only a second failure speaks against it
+                return True
+            self._page_size = max(1, size // 2)
             _log.info("%s; asking for %d runs a page", why, self._page_size)
             return size > 1
 
     def _grow(self, size: int) -> None:
         with self._lock:
             self._good_pages += 1
+            self._proven_size = max(self._proven_size, size)
             if self._good_pages >= 4 and size == self._page_size < self._dialect.max_page:
                 self._good_pages = 0
                 self._page_size = min(self._dialect.max_page, size * 2)
 
     def _download(self, url: str) -> bytes:
         """Fetches a presigned link. It carries its own right: the API key is not sent, and the link is not logged."""
+        with self._lock:
+            self._storage = self._storage or httpx.Client(timeout=self._http.settings.timeout, follow_redirects=True)
         try:
-            answer = self._downloads.get(url)
+            answer = self._storage.get(url)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise NotARunError(f"an offloaded payload could not be fetched ({type(error).__name__})") from None
         if answer.status_code != 200:

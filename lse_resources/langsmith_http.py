@@ -18,12 +18,12 @@ from lse_archive.errors import AccessError, SourceError
 from lse_resources.limiter import AdaptiveLimiter
 
 if TYPE_CHECKING:
-    import langsmith
+    from langsmith import Langsmith
 
 _log = logging.getLogger(__name__)
 
 # Worth asking again; every other 4xx is final: 400, 401, 403, 404 and 422 never change by waiting.
-_TRANSIENT = frozenset({408, 409, 425, 429})
+_TRANSIENT = frozenset({408, 409, 413, 425, 429})
 # The answer was too large, or took too long to make: a smaller page may pass.
 _TOO_LARGE = frozenset({413, 502, 503, 504})
 _MAX_BACKOFF_SECONDS = 30.0
@@ -41,6 +41,7 @@ class LangSmithSettings:
         patience: Seconds for which a request that fails is repeated before the fetch gives up.
         max_requests: Most requests in 10 seconds, however fast the server is.
         stats_seconds: Seconds between two counts (`/runs/stats` allows one per 10 s on the US cloud).
+        backoff: Seconds until a request that failed is repeated, doubled at each further failure.
     """
 
     api_key: str = field(repr=False)
@@ -50,6 +51,7 @@ class LangSmithSettings:
     patience: float = 300.0
     max_requests: int = 300
     stats_seconds: float = 10.0
+    backoff: float = 0.5
 
     @property
     def root(self) -> str:
@@ -120,26 +122,23 @@ class LangSmithHttp:
         requests: Requests sent.
         throttled: Answers of 429.
         latency: Seconds that an answer takes, smoothed.
+
+    Args:
+        client: Default: a new one.
     """
 
-    def __init__(self, settings: LangSmithSettings) -> None:
-        import langsmith
-
+    def __init__(self, settings: LangSmithSettings, client: Langsmith | None = None) -> None:
         self.settings = settings
-        self.client: langsmith.Langsmith = langsmith.Langsmith(
-            api_key=settings.api_key,
-            tenant_id=settings.workspace_id or "",
-            base_url=settings.root,
-            timeout=settings.timeout,
-            max_retries=0,
-        )
-        if not settings.workspace_id:
-            self.client.tenant_id = None
+        self.client = client or _new_client(settings)
         self.shared = shared(settings)
         self.requests = self.throttled = 0
         self.latency = 0.3
         self._counters = threading.Lock()
         self._deprecations: set[str] = set()
+
+    def sibling(self) -> LangSmithHttp:
+        """Over the same connections, with counters of its own; only the first of them is closed."""
+        return LangSmithHttp(self.settings, self.client)
 
     def close(self) -> None:
         self.client.close()
@@ -190,8 +189,8 @@ class LangSmithHttp:
             attempt += 1
             if answer.status not in (413, 429):
                 _log.info("%s: %s; asking again", what, answer.why)
-                backoff = min(_MAX_BACKOFF_SECONDS, 0.25 * 2.0 ** min(attempt, 8)) * random.uniform(0.5, 1.0)
-                self._sleep(min(answer.retry_after or backoff, self.settings.patience), what, stop)
+                backoff = self.settings.backoff * 2.0 ** min(attempt - 1, 8) * random.uniform(0.5, 1.0)
+                self._sleep(min(answer.retry_after or backoff, _MAX_BACKOFF_SECONDS), what, stop)
 
     def _try(
         self,
@@ -255,6 +254,21 @@ class LangSmithHttp:
         if sunset and sunset not in self._deprecations:
             self._deprecations.add(sunset)
             _log.warning("LangSmith announces the end of a route that is in use: %s", sunset)
+
+
+def _new_client(settings: LangSmithSettings) -> Langsmith:
+    from langsmith import Langsmith
+
+    client = Langsmith(
+        api_key=settings.api_key,
+        tenant_id=settings.workspace_id or "",
+        base_url=settings.root,
+        timeout=settings.timeout,
+        max_retries=0,
+    )
+    if not settings.workspace_id:
+        client.tenant_id = None
+    return client
 
 
 _KEPT = "Nothing was published; what was fetched is kept, and the next fetch goes on from there"

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 
-_CONSECUTIVE_CAP_SECONDS = 60.0
 _RETRY_AFTER_CAP_SECONDS = 300.0
 _POLL_SECONDS = 0.25
 
@@ -43,9 +42,9 @@ class AdaptiveLimiter:
         self._floor_for_quick_recovery = self.limit
         self._clock = clock
         # A request must not be counted a moment before its predecessor's period is over.
-        self._margin = 0.02 * period
+        self._margin = 0.01 * period
         self._open: dict[int, float] = {}  # tickets under way, and when they were given
-        self._counted: list[float] = []  # when the server counted the answered ones at the latest, sorted
+        self._counted: list[float] = []  # when the server has counted the answered ones, about; sorted
         self._lock = threading.Lock()
         self._probes = 1
         self._probing: set[int] = set()
@@ -111,12 +110,13 @@ class AdaptiveLimiter:
             if sent > self._refused_at:  # else it was under way when another one was refused: the same lesson
                 self._refusals_in_a_row += 1
                 self._refused_at = now
-                quiet = 3 * self.period if self.limit >= self._floor_for_quick_recovery else self.period
+                quiet = 6 * self.period if self.limit >= self._floor_for_quick_recovery else self.period
                 self._quiet = min(30 * self.period, max(2 * self._quiet, quiet))
             self._refused, self._probes = True, 1
             if retry_after is None:
                 oldest = self._counted[0] + self.period + self._margin - now if self._counted else 0.0
-                retry_after = max(oldest, min(_CONSECUTIVE_CAP_SECONDS, 2.0 ** (self._refusals_in_a_row - 1)))
+                growing = 0.1 * self.period * 2.0 ** min(self._refusals_in_a_row - 1, 16)
+                retry_after = max(oldest, min(6 * self.period, growing))
             wait = min(_RETRY_AFTER_CAP_SECONDS, max(0.0, retry_after))
             self._blocked_until = max(self._blocked_until, now + wait)
             self._probe_after = self._blocked_until + self._quiet
@@ -133,9 +133,10 @@ class AdaptiveLimiter:
         return len(self._open) + len(self._counted)
 
     def _count(self, ticket: int) -> None:
-        # The server counted it between its sending and its answer; answers that take longer are slow to be made.
-        moment = min(self._clock(), self._open.pop(ticket) + 0.1 * self.period)
-        bisect.insort(self._counted, moment)
+        # The server counted it between its sending and its answer. The middle bears the way of a later one being
+        # shorter than this one's; what takes longer than a tenth of the period is not the way.
+        sent = self._open.pop(ticket)
+        bisect.insort(self._counted, sent + 0.5 * min(self._clock() - sent, 0.1 * self.period))
 
     def _may_probe(self, now: float) -> bool:
         if self.limit >= self.ceiling or len(self._probing) >= self._probes:

@@ -9,9 +9,9 @@ from datetime import date
 from pathlib import Path
 from queue import SimpleQueue
 
-from lse_archive.errors import UsageError
-from lse_archive.folder import RunFile, UnfitFile, read_folder, run_file_paths
+from lse_archive.folder import RunFile, UnfitFile
 from lse_archive.results import LoadResult
+from lse_resources.day_reader import DayReader
 from lse_resources.loads_table import Kind, begin_load, finish_load
 from lse_resources.locks import day_advisory_lock
 from lse_resources.pipeline import BATCH_SIZE, CONNECTIONS, batches, in_parallel
@@ -20,6 +20,13 @@ from lse_resources.rollback import forget_replaced
 from lse_resources.row_writer import Existing, Outcome, RowWriter
 
 _MAX_ERRORS = 100
+
+TELL_EVERY = 500
+"""Files after which progress is told, whatever is done with them."""
+
+_KNOWN = """
+SELECT file_sha256, uuid_send(run_id) FROM runs WHERE project = %s AND run_date = %s AND file_sha256 IS NOT NULL
+"""
 
 Progress = Callable[[int, int], None]
 """Is told how many files are done, and how many there are."""
@@ -50,40 +57,62 @@ def load_day(
         DatabaseError: Postgres cannot be reached or cannot go on. What it says is loaded stays loaded.
     """
     started = time.monotonic()
-    total = count_run_files(folder)
-    existing: Existing = "replace" if overwrite else "keep"
-    result = LoadResult(project=project, date=str(day), dry_run=dry_run, total_files=total)
-
-    def fit_files() -> Iterator[RunFile]:
-        for file in read_folder(folder, day):
-            if isinstance(file, RunFile):
-                result.total_runs += 1
-                yield file
-            else:
-                _note_unfit(result, file)
-
+    reader = DayReader(folder, day)
+    result = LoadResult(project=project, date=str(day), dry_run=dry_run, total_files=len(reader.names))
+    kind: Kind = "overwrite" if overwrite else "load"
     with (
         database.session(f"cannot load {project} {day} into Postgres") as connection,
         day_advisory_lock(connection, project, day),
     ):
-        kind: Kind = "overwrite" if overwrite else "load"
+        # As bytes: for 200,000 runs they take 40 MB, as objects twice that.
+        known = dict(connection.cursor(binary=True).execute(_KNOWN, (project, day)))
         load_id = result.load_id = None if dry_run else begin_load(connection, kind, project, day)
+        existing: Existing = "replace" if overwrite else "keep"
+        files = _to_load(reader, known, result, progress)
         done = Outcome()
-        for outcome in write_rows(database, project, day, fit_files(), existing, load_id, batch_size):
+        for outcome in write_rows(database, project, day, files, existing, load_id, batch_size):
             done += outcome
             if progress:
-                progress(min(total, result.total_runs + result.failed_inserts), total)
+                progress(result.total_runs + len(result.errors), result.total_files)
         _report(result, done)
         if load_id is not None:
-            # Not the locked connection: that one may have been lost on the way, which the writers survive.
-            with database.session("cannot complete the audit of the load") as fresh:
-                finish_load(
-                    fresh, load_id, inserted=done.inserted, replaced=done.replaced, failed=result.failed_inserts
-                )
-                if done.replaced:
-                    forget_replaced(fresh)
+            _complete_audit(database, load_id, result)
+    if progress and result.total_files:
+        progress(result.total_files, result.total_files)
     result.duration_seconds = time.monotonic() - started
     return result
+
+
+def _to_load(
+    reader: DayReader, known: dict[bytes, bytes], result: LoadResult, progress: Progress | None
+) -> Iterator[RunFile]:
+    """The files that have no row of the same content; the others are counted."""
+    for number, file in enumerate(reader.files(known), 1):
+        if isinstance(file, UnfitFile):
+            result.failed_inserts += 1
+            result.errors.append(f"{file.name}: {file.reason}")
+            continue
+        result.total_runs += 1
+        if isinstance(file, RunFile):
+            yield file
+        else:
+            result.left += 1
+        if progress and number % TELL_EVERY == 0:
+            progress(number, result.total_files)
+
+
+def _complete_audit(database: Database, load_id: int, result: LoadResult) -> None:
+    # Not on the locked connection: that one may have been lost on the way, which the writers survive.
+    with database.session("cannot complete the audit of the load") as connection:
+        finish_load(
+            connection,
+            load_id,
+            inserted=result.successful_inserts,
+            replaced=result.replaced,
+            failed=result.failed_inserts,
+        )
+        if result.replaced:
+            forget_replaced(connection)
 
 
 def write_rows(
@@ -131,28 +160,11 @@ def _writers(
             writer.close()
 
 
-def count_run_files(folder: Path) -> int:
-    """How many files of a folder may hold a run.
-
-    Raises:
-        UsageError: There is no such folder.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"there are no run files in {folder}", todo="Fetch or restore the day first")
-    return len(run_file_paths(folder))
-
-
-def _note_unfit(result: LoadResult, file: UnfitFile) -> None:
-    result.failed_inserts += 1
-    if len(result.errors) < _MAX_ERRORS:
-        result.errors.append(f"{file.name}: {file.reason}")
-
-
 def _report(result: LoadResult, done: Outcome) -> None:
     result.batches_processed = done.batches
     result.successful_inserts = done.inserted
     result.replaced = done.replaced
-    result.left = done.left
+    result.left += done.left
     result.changed_not_replaced = done.changed
     result.marked = done.marked
     result.failed_inserts += done.failed

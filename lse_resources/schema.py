@@ -11,7 +11,7 @@ from lse_archive.errors import DatabaseError
 from lse_resources.locks import lock_key
 from lse_resources.postgres import Database, explained
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 """The revision that this code works with: the newest in `migrations/versions`."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

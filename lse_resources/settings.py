@@ -41,6 +41,11 @@ class Settings(BaseSettings):
     lse_archive_dir: Path = Path("archives")
     lse_projects_file: Path = Path("projects.toml")
 
+    lse_alert_webhook_url: SecretStr | None = None
+    lse_alert_smtp_url: SecretStr | None = None
+    lse_alert_email: str | None = None
+    lse_ui_url: str = "http://127.0.0.1:3000"
+
     lse_langsmith_patience: float = Field(300.0, gt=0)
     lse_langsmith_max_requests: int = Field(300, gt=0)
     lse_langsmith_stats_seconds: float = Field(10.0, ge=0)

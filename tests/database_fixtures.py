@@ -47,7 +47,7 @@ def postgres_server() -> Iterator[Callable[[str], str]]:
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: Callable[[str], str]) -> Callable[[str], str]:
     """The same, with a migrated database that others are copied from in a moment."""
-    _recreate(postgres_server, _template_name())
+    recreate(postgres_server, _template_name())
     migrate(Database(postgres_server(_template_name())))
     return postgres_server
 
@@ -56,7 +56,7 @@ def postgres_template(postgres_server: Callable[[str], str]) -> Callable[[str], 
 def database_url(postgres_template: Callable[[str], str]) -> Iterator[str]:
     """The libpq URL of a migrated, empty database."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    _recreate(postgres_template, name, _template_name())
+    recreate(postgres_template, name, _template_name())
     yield postgres_template(name)
     with psycopg.connect(postgres_template("postgres"), autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
@@ -72,7 +72,7 @@ def database(database_url: str) -> Database:
 def empty_database(postgres_server: Callable[[str], str]) -> Iterator[Database]:
     """A database without any table."""
     name = f"test_{uuid.uuid4().hex[:12]}"
-    _recreate(postgres_server, name)
+    recreate(postgres_server, name)
     yield Database(postgres_server(name))
     with psycopg.connect(postgres_server("postgres"), autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
@@ -82,7 +82,7 @@ def _template_name() -> str:
     return f"{_TEMPLATE}_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
 
 
-def _recreate(url: Callable[[str], str], name: str, template: str = "template0") -> None:
+def recreate(url: Callable[[str], str], name: str, template: str = "template0") -> None:
     with psycopg.connect(url("postgres"), autocommit=True) as connection:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
         connection.execute(
@@ -130,9 +130,7 @@ class RunFolder:
 
     def with_text(self, number: int, text: str) -> bytes:
         """The bytes of a run with JSON text of one's own as the value of `odd`."""
-        return (
-            json.dumps(self.run(number)).encode()[:-1] + b', "odd": ' + text.encode("utf-8", "surrogateescape") + b"}"
-        )
+        return json.dumps(self.run(number)).encode()[:-1] + b', "odd": ' + text.encode("utf-8", "surrogatepass") + b"}"
 
 
 def run_id(number: int) -> str:

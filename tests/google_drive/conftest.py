@@ -9,7 +9,8 @@ from drive_rig import CONTENT, Waits
 
 from lse_demo.drive_server import USER, DriveServer
 from lse_demo.faults import Faults
-from lse_resources.google_drive import DriveFile, DriveSettings, GoogleDrive, Retries
+from lse_resources.google_drive import DriveSettings, GoogleDrive, Retries
+from lse_resources.stored_files import StoredFile
 
 
 @pytest.fixture
@@ -44,8 +45,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def send(drive: GoogleDrive, settings: DriveSettings, path: Path) -> Callable[..., DriveFile]:
-    def upload(**changes: Any) -> DriveFile:
+def send(drive: GoogleDrive, settings: DriveSettings, path: Path) -> Callable[..., StoredFile]:
+    def upload(**changes: Any) -> StoredFile:
         keep: dict[str, Any] = {"session_file": path.with_name("day.zip.upload"), **changes}
         return drive.upload(path, "day.zip", settings.folder, {"day": "x"}, **keep)
 

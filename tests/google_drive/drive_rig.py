@@ -7,6 +7,7 @@ from typing import Any
 from lse_demo.drive_server import DriveServer
 from lse_demo.faults import on
 from lse_resources.google_drive import DriveFile, GoogleDrive
+from lse_resources.stored_files import StoredFile
 
 UNIT = 256 * 1024
 CONTENT = random.Random(7).randbytes(9 * UNIT + 12_345)
@@ -35,6 +36,6 @@ def proven(server: DriveServer, content: bytes = CONTENT) -> DriveFile:
     return DriveFile.of(doc)
 
 
-def back(drive: GoogleDrive, file: DriveFile, target: Path) -> bool:
+def back(drive: GoogleDrive, file: StoredFile, target: Path) -> bool:
     drive.download(file, target)
     return target.read_bytes() == CONTENT and not list(target.parent.glob("*.part"))

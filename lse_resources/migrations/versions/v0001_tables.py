@@ -5,7 +5,61 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
+# What the typed columns are made with. None of them may fail on what a run file can hold: a run with a strange field is
+# a run too. Costs count here, twelve columns a row: PL/pgSQL is quicker than SQL where a function is not inlined, and
+# `translate` than a regular expression. Timestamps without a zone are UTC (langsmith SDK, schemas.py), so that reading
+# them is immutable; that they are dates at all, the reader of run files has checked.
+_READERS = r"""
+CREATE FUNCTION lse_time(value text) RETURNS timestamptz LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+    IF translate(left(value, 19), '123456789T', '000000000 ') = '0000-00-00 00:00:00' THEN
+        CASE translate(substr(value, 20), '0123456789', '')
+            WHEN 'Z', '.Z', '+:', '.+:', '-:', '.-:' THEN RETURN value::timestamptz;
+            WHEN '', '.' THEN RETURN (value || 'Z')::timestamptz;
+            ELSE RETURN NULL;
+        END CASE;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION lse_number(value jsonb) RETURNS numeric LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+DECLARE
+    kind text := jsonb_typeof(value);
+BEGIN
+    IF kind = 'number' AND abs(value::numeric) < 1e30 THEN
+        RETURN value::numeric;
+    ELSIF kind = 'string' AND value #>> '{}' ~ '^-?\d{1,30}(\.\d{1,60})?([eE]-?\d{1,2})?$' THEN
+        RETURN (value #>> '{}')::numeric;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION lse_count(value jsonb) RETURNS bigint LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+DECLARE
+    kind text := jsonb_typeof(value);
+BEGIN
+    IF kind = 'number' AND value::numeric BETWEEN 0 AND 1e18 THEN
+        RETURN value::bigint;
+    ELSIF kind = 'string' AND value #>> '{}' ~ '^\d{1,18}$' THEN
+        RETURN (value #>> '{}')::bigint;
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE FUNCTION lse_uuid(value text) RETURNS uuid LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+BEGIN
+    IF value LIKE '________-____-____-____-____________'
+       AND translate(lower(value), '0123456789abcdef', '') = '----' THEN
+        RETURN value::uuid;
+    END IF;
+    RETURN NULL;
+END
+$$;
+"""
+
 # jsonb as text is what PostgreSQL itself makes of the content: equal content gives equal text.
+# The generated columns spare queries the unpacking of `data`, and cannot disagree with it. Both shapes of the API are
+# read: v1 `success`, `parent_run_id`, costs as strings; v2 `SUCCESS`, `parent_run_ids` with the root first.
 _TABLES = """
 CREATE TABLE loads (
     load_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -36,6 +90,26 @@ CREATE TABLE runs (
     row_sha256  bytea,
     mark        text[],
     load_id     bigint,
+    name              text        GENERATED ALWAYS AS (data ->> 'name') STORED,
+    run_type          text        GENERATED ALWAYS AS (lower(data ->> 'run_type')) STORED,
+    status            text        GENERATED ALWAYS AS (
+        CASE WHEN data ->> 'status' <> '' THEN lower(data ->> 'status')
+             WHEN data ->> 'error' <> '' THEN 'error'
+             WHEN data ->> 'end_time' <> '' THEN 'success'
+             WHEN data ? 'id' THEN 'pending' END) STORED,
+    start_time        timestamptz GENERATED ALWAYS AS (lse_time(data ->> 'start_time')) STORED,
+    end_time          timestamptz GENERATED ALWAYS AS (lse_time(data ->> 'end_time')) STORED,
+    parent_run_id     uuid        GENERATED ALWAYS AS (
+        lse_uuid(coalesce(data ->> 'parent_run_id', data -> 'parent_run_ids' ->> -1))) STORED,
+    depth             integer     GENERATED ALWAYS AS (
+        length(data ->> 'dotted_order') - length(replace(data ->> 'dotted_order', '.', ''))) STORED,
+    prompt_tokens     bigint      GENERATED ALWAYS AS (lse_count(data -> 'prompt_tokens')) STORED,
+    completion_tokens bigint      GENERATED ALWAYS AS (lse_count(data -> 'completion_tokens')) STORED,
+    total_tokens      bigint      GENERATED ALWAYS AS (lse_count(data -> 'total_tokens')) STORED,
+    total_cost        numeric     GENERATED ALWAYS AS (lse_number(data -> 'total_cost')) STORED,
+    model             text        GENERATED ALWAYS AS (
+        coalesce(data #>> '{metadata,ls_model_name}', data #>> '{extra,metadata,ls_model_name}',
+                 data #>> '{extra,invocation_params,model}', data #>> '{extra,invocation_params,model_name}')) STORED,
     PRIMARY KEY (run_id, run_date)
 ) PARTITION BY RANGE (run_date);
 CREATE INDEX runs_day ON runs (project, run_date);
@@ -92,10 +166,10 @@ COMMENT ON TABLE days IS 'What is known of each archived day; can be made again 
 """
 
 # A detached table is filled by no one, so attaching it locks the parent for an instant only, and not against readers.
-# SECURITY DEFINER: a role that loads runs need not own the tables.
+# SECURITY DEFINER: a role that loads runs need not own the tables; the search path keeps its temporary tables out.
 _PARTITIONS = """
 CREATE FUNCTION lse_ensure_month(day date) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
 DECLARE
     first date := date_trunc('month', day::timestamp)::date;
     name  text := 'runs_' || to_char(first, 'YYYY_MM');
@@ -106,11 +180,18 @@ BEGIN
         RETURN;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('lse_ensure_month'));
-    IF to_regclass(name) IS NULL THEN
-        EXECUTE format('CREATE TABLE %I (LIKE runs INCLUDING ALL)', name);
-        EXECUTE format('ALTER TABLE runs ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
-            name, first, (first + interval '1 month')::date);
+    PERFORM 1 FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'runs'::regclass AND c.relname = name;
+    IF FOUND THEN  -- made by another in this moment
+        RETURN;
     END IF;
+    IF to_regclass(name) IS NOT NULL THEN
+        RAISE EXCEPTION '% was detached from runs', name USING ERRCODE = 'object_not_in_prerequisite_state',
+            HINT = 'Attach, rename or drop it';
+    END IF;
+    EXECUTE format('CREATE TABLE %I (LIKE runs INCLUDING ALL)', name);
+    EXECUTE format('ALTER TABLE runs ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+        name, first, (first + interval '1 month')::date);
 END
 $$;
 REVOKE ALL ON FUNCTION lse_ensure_month(date) FROM PUBLIC;
@@ -133,5 +214,6 @@ def upgrade() -> None:
     # Straight to psycopg, which leaves % alone where there are no parameters.
     connection = op.get_bind().connection.driver_connection
     assert connection is not None
-    for statements in (_TABLES, _PARTITIONS, _COMPRESSION):
+    (schema,) = connection.execute("SELECT quote_ident(current_schema())").fetchone()
+    for statements in (_READERS, _TABLES, _PARTITIONS.replace("{schema}", schema), _COMPRESSION):
         connection.execute(statements)

@@ -1,0 +1,139 @@
+"""Puts a day back from a zip: laid out and proven beside the target first, then published as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lse_archive.documents import NotARunError, unwrap
+from lse_archive.errors import CorruptArchiveError, RefusedArchiveError, ShrinkError
+from lse_archive.folder import run_file_paths
+from lse_archive.layout import DayPaths
+from lse_archive.manifest import SUMMARY, Summary, content_hash, content_sums, read_summary, read_sums
+from lse_archive.pruned import forget_pruned
+from lse_archive.publish import publish_folder
+from lse_archive.seal import sealed_summary
+from lse_archive.union import is_as_recorded
+from lse_archive.unzip import extract
+from lse_archive.zips import missing_runs
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """A day that was taken out of a zip and proven, not published yet.
+
+    Attributes:
+        paths: The places of the day as if the data directory were the laid-out one.
+        summary: Of the day; made anew for a zip of an older tool.
+        content: See `content_hash`.
+        older: Whether the zip had no manifest.
+        hidden: Files of desktops that were left in the zip.
+    """
+
+    paths: DayPaths
+    summary: Summary
+    content: str
+    older: bool
+    hidden: tuple[str, ...]
+
+
+def holds(paths: DayPaths, content: str) -> bool:
+    """Whether the day's folder is here, intact, and has just this content. Reads every file."""
+    try:
+        summary = read_summary(paths.folder)
+        return summary is not None and summary.content_sha256 == content and is_as_recorded(paths)
+    except CorruptArchiveError:
+        return False
+
+
+def lay_out(
+    paths: DayPaths, source: Path, *, progress: Callable[[int, int], None] = lambda _done, _all: None
+) -> LaidOut:
+    """Takes a zip apart beside the day's folder and proves every file by its checksum.
+
+    The caller holds the day's lock, and removes `paths.restoring` when it is done.
+
+    Raises:
+        RefusedArchiveError: The zip is of another project or day, or holds what no day archive holds.
+        CorruptArchiveError: It is damaged, or a file is not as its checksum says.
+        ArchiveError: It does not fit on the disk.
+    """
+    clear(paths)
+    laid = replace(paths, data_dir=paths.restoring)
+    contents = extract(source, laid.folder, progress=progress)
+    if contents.summary and (contents.summary.project, contents.summary.date) != (paths.project, str(paths.day)):
+        raise RefusedArchiveError(
+            f"{source.name} is refused",
+            why=f"it holds {contents.summary.project} {contents.summary.date}, not {paths.project} {paths.day}",
+        )
+    summary = sealed_summary(laid)
+    sums = read_sums(laid.folder) or {}
+    content = content_hash(content_sums(sums))
+    if contents.sums is not None:
+        proven = sums[SUMMARY] == hashlib.sha256((laid.folder / SUMMARY).read_bytes()).digest()
+        if not proven or summary.content_sha256 != content or not is_as_recorded(laid):
+            raise CorruptArchiveError(f"{source.name} is damaged", why="its files are not as its checksums say")
+    return LaidOut(laid, summary, content, contents.sums is None, contents.hidden)
+
+
+def check_superset(paths: DayPaths, laid: LaidOut, source: Path) -> None:
+    """Law 1 for a restore: neither the folder nor the zip that are here may lose a run by it.
+
+    Raises:
+        ShrinkError: One of them holds runs that the restored day does not.
+    """
+    restored = set(_run_ids(laid.paths.folder))
+    if paths.folder.is_dir() and (lost := set(_run_ids(paths.folder)) - restored):
+        raise _shrink(str(paths.folder), lost, "Archive and upload what is here: lse archive zip, lse archive upload")
+    if paths.zip.is_file() and not paths.zip.samefile(source):
+        try:
+            lost = missing_runs(paths.zip, source)
+        except CorruptArchiveError:
+            return  # it is set aside, not lost
+        if lost:
+            raise _shrink(str(paths.zip), lost, "Upload it: lse archive upload")
+
+
+def publish(paths: DayPaths, laid: LaidOut, source: Path) -> None:
+    """Makes the laid-out day the day, and the zip its archive. The caller holds the day's lock.
+
+    The zip goes first: if the process dies between the two, the folder is still the old one and is restored again.
+    """
+    if paths.zip.is_file() and not paths.zip.samefile(source):
+        _set_aside_if_damaged(paths, source)
+    source.replace(paths.zip)
+    publish_folder(paths, laid.paths.folder)
+    forget_pruned(paths)
+    clear(paths)
+
+
+def clear(paths: DayPaths) -> None:
+    """Removes what an earlier restore or prune, killed in its work, left behind. The caller holds the day's lock."""
+    shutil.rmtree(paths.restoring, ignore_errors=True)
+    shutil.rmtree(paths.discarded, ignore_errors=True)
+
+
+def _set_aside_if_damaged(paths: DayPaths, source: Path) -> None:
+    try:
+        missing_runs(paths.zip, source)
+    except CorruptArchiveError:
+        paths.zip.rename(paths.zip.with_name(f"{paths.zip.name}.damaged"))
+
+
+def _shrink(what: str, lost: set[str], todo: str) -> ShrinkError:
+    return ShrinkError(
+        f"{what} holds {len(lost)} runs that the copy does not",
+        why=f"for example {min(lost)}",
+        todo=f"{todo}; --allow-shrink gives the runs up",
+    )
+
+
+def _run_ids(folder: Path) -> Iterator[str]:
+    for path in run_file_paths(folder):
+        try:
+            yield unwrap(path.read_bytes())[1].run_id
+        except NotARunError:
+            continue

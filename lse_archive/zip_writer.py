@@ -1,0 +1,141 @@
+"""Writes the files of a folder into a zip, fast: a few threads compress with libdeflate while one writes.
+
+libdeflate makes the same bytes on every processor and is about twice as fast as zlib at nearly its size. It takes whole
+buffers only: long files go through `zipfile` and zlib, piece by piece. The zip's own structure is `zipfile`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import zipfile
+import zlib
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import deflate
+
+LEVEL = 4  # of libdeflate: measured 1.6 % more bytes than zlib's 6
+_LONG_LEVEL = 6  # of zlib
+_LONG_BYTES = 16 << 20
+_BATCH_FILES = 64
+_BATCH_BYTES = 4 << 20  # with the batches on their way: what is held in memory
+_THREADS = 2
+_CHUNK = 1 << 20
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_REGULAR_FILE = 0o100644 << 16
+_UNIX = 3
+
+
+class _Compressed(NamedTuple):
+    path: Path
+    size: int
+    crc: int
+    sha256: bytes
+    data: bytes
+
+
+class _Archive(zipfile.ZipFile):
+    """`ZipFile`, which also takes an entry that is compressed already; it has no public way for that."""
+
+    def append(self, entry: _Compressed) -> None:
+        assert self.fp is not None
+        info = _info(entry.path.name, entry.size)
+        info.CRC, info.compress_size, info.header_offset = entry.crc, len(entry.data), self.fp.tell()
+        self.fp.write(info.FileHeader(False))
+        self.fp.write(entry.data)
+        self.filelist.append(info)
+        self.NameToInfo[info.filename] = info
+        self.start_dir = self.fp.tell()
+        self._didModify = True
+
+
+def write_zip(file: BinaryIO, paths: Sequence[Path]) -> Generator[tuple[str, bytes]]:
+    """Writes files into a new zip, in their order, and yields the name and sha256 of each.
+
+    The same files give the same bytes. The zip is complete when the generator is exhausted.
+
+    Raises:
+        OSError: A file cannot be read, or the zip not written.
+    """
+    with _Archive(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LONG_LEVEL) as archive:
+        for entry in _compressed(paths):
+            if isinstance(entry, Path):
+                yield entry.name, _add_long(archive, entry)
+            else:
+                archive.append(entry)
+                yield entry.path.name, entry.sha256
+
+
+def _compressed(paths: Iterable[Path]) -> Iterator[_Compressed | Path]:
+    """The files compressed; a long one as its path."""
+    batches = _batches(paths)
+    waiting: deque[Future[list[_Compressed | Path]]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool, contextlib.ExitStack() as stack:
+        stack.callback(lambda: [future.cancel() for future in waiting])
+        for batch in itertools.islice(batches, _THREADS + 1):
+            waiting.append(pool.submit(_compress, batch))
+        while waiting:
+            entries = waiting.popleft().result()
+            if batch := next(batches, None):
+                waiting.append(pool.submit(_compress, batch))
+            yield from entries
+
+
+def _batches(paths: Iterable[Path]) -> Iterator[list[tuple[Path, int]]]:
+    batch: list[tuple[Path, int]] = []
+    held = 0
+    for path in paths:
+        size = path.stat().st_size
+        batch.append((path, size))
+        held += min(size, _LONG_BYTES)
+        if len(batch) == _BATCH_FILES or held >= _BATCH_BYTES:
+            yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
+
+
+def _compress(batch: list[tuple[Path, int]]) -> list[_Compressed | Path]:
+    entries: list[_Compressed | Path] = []
+    for path, size in batch:
+        if size > _LONG_BYTES:
+            entries.append(path)
+            continue
+        content = _read(path)
+        data = bytes(deflate.deflate_compress(content, LEVEL))
+        entries.append(_Compressed(path, len(content), zlib.crc32(content), hashlib.sha256(content).digest(), data))
+    return entries
+
+
+def _read(path: Path) -> bytes:
+    # Plain system calls: thousands of small files.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(descriptor, _LONG_BYTES):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
+def _add_long(archive: zipfile.ZipFile, path: Path) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as source, archive.open(_info(path.name, path.stat().st_size), "w") as entry:
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            entry.write(chunk)
+    return digest.digest()
+
+
+def _info(name: str, size: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.compress_type, info.create_system, info.external_attr = zipfile.ZIP_DEFLATED, _UNIX, _REGULAR_FILE
+    info.file_size = size
+    return info

@@ -1,0 +1,43 @@
+"""`lse alerts`: where people are told."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(help="Alerts: webhook and e-mail.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def alerts() -> None:
+    """Keeps `test` a subcommand while it is the only one."""
+
+
+@app.command()
+def test() -> None:
+    """Send a sample to every target that is set up. Ends with 1 if one does not take it, or if there is none."""
+    from lse_archive.errors import ArchiveError, SettingsError
+    from lse_resources.alerts import Alert, targets
+    from lse_resources.settings import Settings
+
+    settings = Settings.load()
+    found = targets(settings)
+    if not found:
+        raise SettingsError(
+            "there is nobody to tell",
+            why="neither LSE_ALERT_WEBHOOK_URL nor LSE_ALERT_SMTP_URL is set",
+            todo="Set one of them in .env",
+        )
+    sample = Alert(
+        "this is a sample",
+        ["A real alert names project and day, what differs, what to do, and the run:", f"  {settings.lse_ui_url}"],
+    )
+    failed = False
+    for name, send in found.items():
+        try:
+            send(sample)
+            typer.echo(f"{name}: sent")
+        except ArchiveError as error:
+            failed = True
+            typer.echo(f"lse: {error}", err=True)
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,109 @@
+"""Works through a prune: which days are old enough, one question, then day by day."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from lse_archive.days import today
+from lse_archive.errors import ArchiveConflictError, ArchiveError, DatabaseError, DriveError, UsageError
+from lse_archive.layout import DayPaths
+from lse_archive.projects import read_projects
+from lse_cli.console import Terminal
+from lse_cli.outcome import worst
+from lse_cli.texts import describe, size
+from lse_resources.destination import Destination
+from lse_resources.house import open_house
+from lse_resources.pruning import What, prune_day
+from lse_resources.settings import Settings
+
+
+class PruneWork:
+    """One run of the command.
+
+    Raises:
+        UsageError: `older_than` is no number of days.
+    """
+
+    def __init__(self, settings: Settings, terminal: Terminal, older_than: str, what: What) -> None:
+        self._settings = settings
+        self._terminal = terminal
+        self._days = age_in_days(older_than)
+        self._what: What = what
+
+    def days(self, project: str | None) -> list[DayPaths]:
+        """The days that are here and old enough, oldest first.
+
+        Raises:
+            UsageError: There is no project.
+        """
+        known = [config.name for config in read_projects(self._settings.projects_file)]
+        if project is None and not known:
+            raise UsageError(
+                "no project is named", why=f"{self._settings.projects_file} lists none", todo="Name one with --project"
+            )
+        return list(self._old_days([project] if project is not None else known))
+
+    def _old_days(self, projects: list[str]) -> Iterator[DayPaths]:
+        layout, last = self._settings.layout, today() - timedelta(days=self._days)
+        for project in projects:
+            here = layout.days(project) if self._what == "files" else layout.zipped_days(project)
+            for day in here:
+                if day < last:
+                    yield layout.day(project, day)
+
+    def run(self, destination: Destination, days: list[DayPaths], *, dry_run: bool) -> tuple[list[dict[str, Any]], int]:
+        """Returns one entry per project and day, and the exit code.
+
+        Raises:
+            ArchiveConflictError: The question was answered by no.
+            DatabaseError: Postgres cannot be reached: nothing can be proven.
+        """
+        if not days:
+            self._terminal.say(f"no day older than {self._days} days has {self._what} here")
+            return [], 0
+        copy = f"after each was proven on {destination.place} and in Postgres"
+        if not dry_run and not self._terminal.confirm(f"Give up the {self._what} of {len(days)} days, {copy}"):
+            raise ArchiveConflictError(
+                f"the {self._what} of {len(days)} days were not pruned",
+                why="nobody said yes",
+                todo="--force answers by yes, --dry-run shows what would go",
+            )
+        database, entries, code, freed = open_house(self._settings).database, [], 0, 0
+        for paths in days:
+            entry: dict[str, Any] = {"project": paths.project, "date": str(paths.day)}
+            name = f"{paths.project} {paths.day}"
+            try:
+                result = prune_day(
+                    destination, database, paths, self._what, dry_run=dry_run, on_wait=self._terminal.waiting
+                )
+            except ArchiveError as error:
+                self._terminal.warn(f"  ✗ {name}: {error}")
+                entry["error"] = {"step": "prune", "what": error.what, "why": error.why, "todo": error.todo}
+                entries.append(entry)
+                code = 1
+                if isinstance(error, DriveError | DatabaseError):
+                    break
+                continue
+            self._terminal.say(f"  {'!' if result.action == 'kept' else '✓'} {name}: {describe(result)}")
+            entries.append(entry | msgspec.to_builtins(result))
+            code = worst(code, 3 if result.action == "kept" else 0)
+            freed += result.freed
+        self._terminal.say(f"  {size(freed)} {'would be' if dry_run else 'are'} free")
+        return entries, code
+
+
+def age_in_days(text: str) -> int:
+    """Reads an age such as `90d`.
+
+    Raises:
+        UsageError: It is none.
+    """
+    found = re.fullmatch(r"([0-9]{1,5})d?", text.strip())
+    if not found or int(found[1]) < 1:
+        raise UsageError(f"'{text}' is no number of days", why="ages are written as in 90d")
+    return int(found[1])

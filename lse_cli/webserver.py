@@ -1,0 +1,67 @@
+"""What the command line asks of the running webserver, by GraphQL."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from datetime import date
+from typing import Any
+
+from lse_archive.errors import ArchiveError
+
+_RELOAD = 'mutation { reloadRepositoryLocation(repositoryLocationName: "lse") { __typename } }'
+_BACKFILL = """
+mutation Launch($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+    ... on UnauthorizedError { message }
+    ... on InvalidSubsetError { message }
+    ... on PartitionKeysNotFoundError { message }
+  }
+}
+"""
+
+
+def reload_code(url: str) -> None:
+    """Lets the webserver read the definitions anew.
+
+    Raises:
+        ArchiveError: It does not answer.
+    """
+    _ask(url, _RELOAD, {})
+
+
+def launch_backfill(url: str, asset_keys: list[tuple[str, ...]], days: list[date], title: str) -> str:
+    """Submits a backfill of assets to the daemon: one run per day. Returns its id.
+
+    Raises:
+        ArchiveError: The webserver does not answer, or refuses.
+    """
+    parameters = {
+        "assetSelection": [{"path": list(key)} for key in asset_keys],
+        "partitionNames": [str(day) for day in days],
+        "title": title,
+    }
+    answer = _ask(url, _BACKFILL, {"params": parameters})["launchPartitionBackfill"]
+    if answer["__typename"] != "LaunchBackfillSuccess":
+        raise ArchiveError(
+            "the backfill was refused",
+            why=answer.get("message", answer["__typename"]).partition("\n")[0],
+            todo="Does the project's first day come later? See lse projects list",
+        )
+    return answer["backfillId"]
+
+
+def _ask(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+    body = json.dumps({"query": query, "variables": variables}).encode()
+    request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            document = json.load(answer)
+    except (OSError, ValueError) as error:
+        raise ArchiveError("the platform does not answer", why=str(error), todo="Is it up? lse up") from error
+    if document.get("errors"):
+        raise ArchiveError("the platform refused", why=document["errors"][0].get("message", "no reason given"))
+    return document["data"]

@@ -1,0 +1,139 @@
+"""Alerts: what is said, and the targets it goes to: a Slack-compatible webhook, e-mail, and the log."""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+import ssl
+from collections.abc import Callable, Mapping
+from email.message import EmailMessage
+from email.utils import make_msgid
+from urllib.parse import unquote, urlsplit
+
+import httpx
+import msgspec
+
+from lse_archive.errors import ArchiveError, SettingsError
+from lse_resources.settings import Settings
+
+_log = logging.getLogger(__name__)
+_TIMEOUT_SECONDS = 15.0
+_MAX_LINES = 40
+_MAX_LINE = 400
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """One message.
+
+    Attributes:
+        title: One line: what happened, to how much.
+        lines: Project, day, what differs, what to do, where to look; as long as it need be.
+    """
+
+    title: str
+    lines: list[str] = []
+
+    def text(self) -> str:
+        """All of it, bounded: a message that nobody can read helps nobody."""
+        shown = [line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}…" for line in self.lines[:_MAX_LINES]]
+        if len(self.lines) > _MAX_LINES:
+            shown.append(f"… and {len(self.lines) - _MAX_LINES:,} more lines")
+        return "\n".join([self.title, "", *shown])
+
+
+Send = Callable[[Alert], None]
+"""Delivers an alert; raises ArchiveError if it may not have arrived."""
+
+
+def targets(settings: Settings) -> Mapping[str, Send]:
+    """The targets that are set up, by name; none of them is asked anything yet.
+
+    Raises:
+        SettingsError: A target is set up by half, or its address is malformed.
+    """
+    found: dict[str, Send] = {}
+    if settings.lse_alert_webhook_url:
+        url = settings.lse_alert_webhook_url.get_secret_value()
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise SettingsError("the alert webhook cannot be used", why="LSE_ALERT_WEBHOOK_URL is no http(s) URL")
+        found["webhook"] = lambda alert: post(url, alert)
+    if bool(settings.lse_alert_smtp_url) != bool(settings.lse_alert_email):
+        raise SettingsError(
+            "alerts by e-mail are set up by half",
+            why="LSE_ALERT_SMTP_URL and LSE_ALERT_EMAIL need each other",
+            todo="Set both, or neither",
+        )
+    if settings.lse_alert_smtp_url and settings.lse_alert_email:
+        server = settings.lse_alert_smtp_url.get_secret_value()
+        addresses = [address.strip() for address in settings.lse_alert_email.split(",") if address.strip()]
+        found["e-mail"] = lambda alert: mail(server, addresses, alert)
+    return found
+
+
+def post(url: str, alert: Alert) -> None:
+    """Posts `{"text": …}`, which Slack, Mattermost, Rocket.Chat and others take. The URL is a secret.
+
+    Raises:
+        ArchiveError: It was not taken.
+    """
+    try:
+        answer = httpx.post(url, json={"text": alert.text()}, timeout=_TIMEOUT_SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise _failed("webhook", type(error).__name__, "LSE_ALERT_WEBHOOK_URL") from None
+    if not answer.is_success:
+        raise _failed("webhook", f"HTTP {answer.status_code}", "LSE_ALERT_WEBHOOK_URL")
+
+
+def mail(server: str, addresses: list[str], alert: Alert) -> None:
+    """Sends an e-mail: `smtp://[user:password@]host[:port]` (STARTTLS if there is a password), or `smtps://…`.
+
+    Raises:
+        ArchiveError: The server did not take it, for one address at least.
+        SettingsError: The address of the server is malformed.
+    """
+    parts = urlsplit(server)
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
+        raise SettingsError(
+            "the mail server cannot be used",
+            why="LSE_ALERT_SMTP_URL is not smtp://host:port or smtps://host:port",
+            todo="Special characters of the password are written %XX",
+        )
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    message = EmailMessage()
+    message["Subject"] = f"[LSE] {alert.title}"
+    message["From"] = user if "@" in user else addresses[0]
+    message["To"] = ", ".join(addresses)
+    message["Message-ID"] = make_msgid(domain="lse.localhost")
+    message.set_content(alert.text())
+    try:
+        with _connect(parts.scheme, parts.hostname, parts.port) as smtp:
+            if password:
+                if parts.scheme == "smtp":
+                    smtp.starttls(context=ssl.create_default_context())
+                smtp.login(user, password)
+            refused = smtp.send_message(message)
+    except (smtplib.SMTPException, OSError) as error:
+        raise _failed("e-mail", _smtp_reason(error), "LSE_ALERT_SMTP_URL") from None
+    if refused:
+        raise _failed("e-mail", f"refused for {', '.join(refused)}", "LSE_ALERT_EMAIL")
+
+
+def _connect(scheme: str, host: str, port: int | None) -> smtplib.SMTP:
+    if scheme == "smtps":
+        return smtplib.SMTP_SSL(host, port or 465, timeout=_TIMEOUT_SECONDS, context=ssl.create_default_context())
+    return smtplib.SMTP(host, port or 25, timeout=_TIMEOUT_SECONDS)
+
+
+def _smtp_reason(error: Exception) -> str:
+    if isinstance(error, smtplib.SMTPResponseException):
+        return f"the server answered {error.smtp_code}"
+    return getattr(error, "strerror", None) or type(error).__name__
+
+
+def _failed(target: str, why: str, variable: str) -> ArchiveError:
+    return ArchiveError(f"the alert did not go out by {target}", why=why, todo=f"Check {variable}; it is sent again")
+
+
+def log(alert: Alert) -> None:
+    """Writes the alert into the log of the process."""
+    _log.warning("%s", alert.text())

@@ -1,0 +1,299 @@
+"""An object store (S3 and what speaks like it, Google Cloud Storage, Azure) as a place for archives, through obstore."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import from_url
+
+from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, DriveError, SettingsError
+from lse_resources.stored_files import LocalFile, StoredFile
+
+_SCHEMES = ("s3", "gs", "az")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_PIECE = 8 << 20  # bytes per range, and so in memory
+_PARTS = 9_000  # S3 takes 10,000 of one upload
+_AT_ONCE = 4  # parts under way, and so in memory
+_COPY_BYTES = 5 << 30  # S3 copies no more at once
+_TRIES = 3
+_ATTEMPTS = 5
+# A 404 is FileNotFoundError, a 403 PermissionError; all else is obstore's own.
+_ERRORS = (BaseError, OSError)
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+
+
+class ObjectStore:
+    """The bucket and prefix of a URL such as `s3://bucket/archives`; threads may share it.
+
+    What the archive writes beside the content travels as the object's metadata, with the SHA-256 of its bytes. A store
+    vouches for no such hash itself, so every upload is read back before it takes its name, and `prove` reads the object.
+
+    Args:
+        url: s3://…, gs://… or az://…
+        config: Credentials, region and endpoint, by obstore's names; what is missing comes from the environment.
+        sleep: Waits between attempts, in seconds.
+
+    Raises:
+        SettingsError: The URL or the configuration is malformed.
+    """
+
+    def __init__(
+        self, url: str, config: Mapping[str, str] | None = None, *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        parts, facts = urlsplit(url), dict(config or {})
+        if parts.scheme not in _SCHEMES or not parts.netloc:
+            raise SettingsError(
+                "LSE_ARCHIVE_URL is not an object store", why=repr(url), todo="Set it as in s3://bucket/folder"
+            )
+        endpoint = urlsplit(facts.get("endpoint", ""))
+        if endpoint.scheme == "http" and endpoint.hostname not in _LOOPBACK:
+            raise SettingsError(
+                "AWS_ENDPOINT_URL is not safe", why="archives would travel unencrypted", todo="Use https"
+            )
+        if parts.scheme == "s3":
+            facts |= {"checksum_algorithm": "sha256"}  # S3 compares each part as it comes in
+        try:
+            self._store: Any = from_url(url, config=facts, client_options={"allow_http": endpoint.scheme == "http"})  # ty: ignore[no-matching-overload]
+        except (BaseError, ValueError) as error:
+            raise SettingsError("LSE_ARCHIVE_URL cannot be used", why=_brief(error)) from error
+        self.place = f"{parts.scheme}://{parts.netloc}"
+        self.keeps_revisions = False
+        self._sleep = sleep
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def check_folder(self, need: int = 0) -> None:
+        """Raises DriveError unless the bucket can be listed. How much room it has no store tells."""
+        with self._explained("use the bucket"):
+            self._store.list_with_delimiter()
+
+    def find_project_folder(self, name: str) -> str | None:
+        """The folder's name, if there is an object in it."""
+        return name if name in self.project_folders() else None
+
+    def ensure_project_folder(self, name: str) -> str:
+        """The folder's name; folders come with their objects."""
+        return name
+
+    def project_folders(self) -> list[str]:
+        """The names of all projects' folders, sorted."""
+        with self._explained("list the bucket"):
+            return sorted(prefix.rstrip("/") for prefix in self._store.list_with_delimiter()["common_prefixes"])
+
+    def find_file(self, folder_id: str, name: str) -> list[StoredFile]:
+        """The object of that name, or none."""
+        try:
+            with self._explained(f"look at {name}"):
+                return [self._head(f"{folder_id}/{name}")]
+        except FileNotFoundError:
+            return []
+
+    def list_files(self, folder_id: str) -> list[StoredFile]:
+        """All objects of a folder, oldest first."""
+        with self._explained("list the bucket"), ThreadPoolExecutor(8) as pool:
+            found = self._store.list_with_delimiter(folder_id)["objects"]
+            names = [meta["path"] for meta in found if not meta["path"].rpartition("/")[2].startswith(".")]
+            return sorted(pool.map(self._head, names), key=lambda file: (file.created, file.name))
+
+    def upload(
+        self,
+        path: Path,
+        name: str,
+        folder_id: str,
+        app_properties: Mapping[str, str],
+        *,
+        existing: StoredFile | None = None,
+        progress: Callable[[int], None] = lambda _: None,
+        session_file: Path | None = None,
+    ) -> StoredFile:
+        """Puts a file there under a hidden name, reads it back, and only then gives it its name.
+
+        An upload that was cut off starts over: what it left is invisible, and a lifecycle rule of the bucket removes it.
+
+        Raises:
+            ArchiveConflictError: Without `existing`, there is an object of that name; with it, it has changed.
+            CorruptArchiveError: The store kept other bytes, three times; the name stays as it was.
+            DriveError: The store refused or cannot be reached.
+        """
+        content, key = LocalFile.read(path), f"{folder_id}/{name}"
+        self._check_unchanged(folder_id, name, existing)
+        attributes = {key: quote(value, safe=" :") for key, value in app_properties.items()}
+        attributes |= {"bytes_sha256": content.sha256, "Content-Type": "application/zip"}
+        hidden = f"{folder_id}/.{name}.{content.sha256[:12]}" if content.size <= _COPY_BYTES else key
+        for _ in range(_TRIES):
+            with self._explained(f"upload {name}"):
+                self._put(hidden, content, attributes, progress)
+                if self._read_hash(hidden) == content.sha256:
+                    if hidden != key:
+                        self._store.copy(hidden, key)
+                        self._store.delete(hidden)
+                    progress(content.size)
+                    return self._head(key)
+                self._store.delete(hidden)
+        raise CorruptArchiveError(
+            f"cannot upload {name}",
+            why=f"{self.place} kept other bytes than were sent, {_TRIES} times",
+            todo="Run the command again; if it stays so, look for a proxy that changes uploads",
+        )
+
+    def download(self, file: StoredFile, target: Path, *, progress: Callable[[int], None] = lambda _: None) -> None:
+        """Puts the object's content at `target`, whole and proven or not at all; goes on with what a broken one left.
+
+        Raises:
+            ArchiveConflictError: The object is not the one that `file` describes any more.
+            CorruptArchiveError: Other bytes came than its checksum promises, three times.
+            DriveError: The store refused or cannot be reached.
+            ArchiveError: The target cannot be written.
+        """
+        part = target.with_name(f".{target.name}.{(file.sha256 or file.md5 or 'new')[:16]}.part")
+        try:
+            for _ in range(_TRIES):
+                self._fetch(file, part, progress)
+                if LocalFile.read(part).equals(file):
+                    part.replace(target)
+                    return
+                part.unlink()
+        except OSError as error:
+            raise ArchiveError(f"cannot write {target}", why=error.strerror or str(error)) from error
+        raise CorruptArchiveError(
+            f"cannot download {file.name}",
+            why=f"other bytes came than its checksum promises, {_TRIES} times",
+            todo="Run the command again; if it stays so, the object is damaged",
+        )
+
+    def prove(self, file: StoredFile) -> StoredFile:
+        """The object as it is now, with the checksum of its bytes, read a moment ago."""
+        with self._explained(f"read {file.name}"):
+            now = self._head(file.id)
+            return _with_hash(now, self._read_hash(file.id))
+
+    def trash(self, file: StoredFile) -> None:
+        """Deletes an object; a bucket with versions keeps the old one."""
+        with self._explained(f"delete {file.name}"):
+            self._store.delete(file.id)
+
+    def _check_unchanged(self, folder_id: str, name: str, existing: StoredFile | None) -> None:
+        now = self.find_file(folder_id, name)
+        if existing is None and now:
+            raise ArchiveConflictError(f"{name} is on {self.place} already", todo="Compare them, or use --force")
+        if existing is not None and [file.revision for file in now] != [existing.revision]:
+            raise ArchiveConflictError(
+                f"{name} changed on {self.place} since it was looked at", todo="Run the command again"
+            )
+
+    def _head(self, key: str) -> StoredFile:
+        answer = obstore.get(self._store, key, options={"head": True})
+        meta, attributes = answer.meta, dict(answer.attributes)
+        md5 = _MD5.fullmatch(meta["e_tag"] or "")
+        properties = {name: unquote(value) for name, value in attributes.items() if name.islower()}
+        sha256 = properties.pop("bytes_sha256", None)
+        return StoredFile(
+            id=key,
+            name=key.rpartition("/")[2],
+            size=meta["size"],
+            sha256=sha256,
+            # Of an object put in one piece and without a key of one's own the tag is its MD5 (S3, "Object integrity").
+            md5=md5[1] if md5 and not sha256 else None,
+            app_properties=properties,
+            created=meta["last_modified"].isoformat(),
+            modified=meta["last_modified"].isoformat(),
+            web_view_link="",
+            revision=meta["e_tag"] or "",
+        )
+
+    def _put(self, key: str, content: LocalFile, attributes: dict[str, str], progress: Callable[[int], None]) -> None:
+        piece = max(_PIECE, -(-content.size // _PARTS))
+        if content.size <= _PIECE:
+            obstore.put(self._store, key, content.path.read_bytes(), attributes=attributes, use_multipart=False)
+            return
+
+        def pieces() -> Iterator[bytes]:
+            sent = 0
+            with content.path.open("rb") as stream:
+                while data := stream.read(_PIECE):
+                    yield data
+                    sent += len(data)
+                    progress(sent)
+
+        obstore.put(self._store, key, pieces(), attributes=attributes, chunk_size=piece, max_concurrency=_AT_ONCE)
+
+    def _read_hash(self, key: str) -> str:
+        digest = hashlib.sha256()
+        for piece in obstore.get(self._store, key).stream(min_chunk_size=1 << 20):
+            digest.update(memoryview(piece))
+        return digest.hexdigest()
+
+    def _fetch(self, file: StoredFile, part: Path, progress: Callable[[int], None]) -> None:
+        failures = 0
+        with part.open("ab") as stream:
+            if stream.tell() > file.size:
+                stream.truncate(0)
+            at = stream.seek(0, os.SEEK_END)
+            progress(at)
+            while at < file.size:
+                try:
+                    with self._explained(f"download {file.name}"):
+                        data = self._range(file, at)
+                except FileNotFoundError:
+                    raise ArchiveConflictError(f"{file.name} is gone from {self.place}", todo="Look again") from None
+                except DriveError:
+                    failures += 1
+                    if failures == _ATTEMPTS:
+                        raise
+                    self._sleep(2.0**failures)
+                    continue
+                failures = 0
+                stream.write(data)
+                at += len(data)
+                progress(at)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _range(self, file: StoredFile, at: int) -> bytes:
+        last = min(at + _PIECE, file.size)
+        answer = obstore.get(self._store, file.id, options={"range": (at, last)})
+        if answer.meta["e_tag"] != file.revision:
+            raise ArchiveConflictError(
+                f"{file.name} changed on {self.place} while it was downloaded", todo="Run the command again"
+            )
+        return bytes(answer.bytes())
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Generator[None]:
+        """Turns the store's errors into one sentence; that there is no such object stays FileNotFoundError."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise DriveError(
+                    f"cannot {what}", why="there is no such bucket", todo="Check LSE_ARCHIVE_URL"
+                ) from error
+            raise
+        except PermissionError as error:
+            raise DriveError(
+                f"cannot {what}", why=f"{self.place} refused: {_brief(error)}", todo="Check the credentials"
+            ) from error
+        except _ERRORS as error:
+            raise DriveError(f"cannot {what}", why=_brief(error), todo="Run the command again later") from error
+
+
+def _with_hash(file: StoredFile, sha256: str) -> StoredFile:
+    facts = {name: getattr(file, name) for name in StoredFile.__slots__}
+    return StoredFile(**{**facts, "sha256": sha256})
+
+
+def _brief(error: Exception) -> str:
+    """The first sentence of the store's error: below it stand requests and their headers."""
+    return " ".join(str(error).partition("\n")[0].split())[:300] or type(error).__name__

@@ -1,0 +1,62 @@
+"""Facts about files: one at the archive's destination, one here, and whether they have the same content."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lse_archive.errors import ArchiveError, CorruptArchiveError
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file at a destination. Times are RFC 3339, hashes lower-case hex; "" or None where a place does not tell.
+
+    `sha256` is what the destination vouches for; `app_properties` are what the archive wrote beside the content.
+    """
+
+    id: str
+    name: str
+    size: int  # bytes
+    sha256: str | None
+    md5: str | None
+    app_properties: Mapping[str, str]
+    created: str
+    modified: str
+    web_view_link: str
+    revision: str
+    trashed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file here, read once: its size in bytes and SHA-256."""
+
+    path: Path
+    size: int
+    sha256: str
+
+    @classmethod
+    def read(cls, path: Path) -> "LocalFile":
+        """Reads the whole file. Raises ArchiveError."""
+        return cls(path, *digest(path, "sha256"))
+
+    def equals(self, file: StoredFile) -> bool:
+        """Whether the stored checksum and size are ours. Raises CorruptArchiveError if there is no checksum to ask."""
+        if file.size != self.size:
+            return False
+        if file.sha256 is not None:
+            return file.sha256 == self.sha256
+        if file.md5 is None:
+            raise CorruptArchiveError(f"cannot prove {file.name}", why="its destination tells no checksum of it")
+        return file.md5 == digest(self.path, "md5")[1]
+
+
+def digest(path: Path, algorithm: str) -> tuple[int, str]:
+    """Size in bytes and hash in hex of a local file. Raises ArchiveError."""
+    try:
+        with path.open("rb") as stream:
+            result = hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False))
+            return stream.tell(), result.hexdigest()
+    except OSError as error:
+        raise ArchiveError(f"cannot read {path}", why=error.strerror or str(error)) from error

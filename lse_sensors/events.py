@@ -1,0 +1,183 @@
+"""Reads what Dagster recorded: check evaluations and failed runs, each exactly once, oldest first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dagster as dg
+from dagster import AssetCheckSeverity, DagsterEventType, DagsterRunStatus, RunsFilter
+from dagster._core.event_api import EventRecordsFilter, RunStatusChangeRecordsFilter
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
+
+from lse_archive.names import project_slug
+from lse_archive.projects import ProjectConfig
+from lse_sensors.problems import RUN, Event, Ledger
+
+_LIMIT = 500
+_DETAILS = 3
+_BACKFILL, _TICK, _PARTITION, _WILL_RETRY = (
+    "dagster/backfill",
+    "dagster/tick",
+    "dagster/partition",
+    "dagster/will_retry",
+)
+_UNFINISHED = [
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+]
+
+
+def new_ledger(instance: dg.DagsterInstance) -> Ledger:
+    """A ledger that begins now: what happened before the first start is not news."""
+    newest = instance.event_log_storage.get_maximum_record_id() or 0
+    return Ledger(newest, newest)
+
+
+def read_events(instance: dg.DagsterInstance, ledger: Ledger, projects: list[ProjectConfig]) -> list[Event]:
+    """What happened since the ledger's last entry; its cursors move on."""
+    names = {project_slug(project.name): project.name for project in projects}
+    runs: dict[str, dg.DagsterRun | None] = {}
+
+    def run_of(run_id: str) -> dg.DagsterRun | None:
+        if run_id not in runs:
+            runs[run_id] = instance.get_run_by_id(run_id)
+        return runs[run_id]
+
+    events = _evaluations(instance, ledger, names, run_of)
+    return events + _failures(instance, ledger, names, run_of)
+
+
+def is_running(instance: dg.DagsterInstance, batch: str) -> bool:
+    """Whether a backfill or a schedule's tick has runs that are not finished, or not even launched."""
+    tag, _, value = batch.partition("=")
+    if instance.get_runs_count(RunsFilter(tags={tag: value}, statuses=_UNFINISHED)):
+        return True
+    if tag != _BACKFILL:
+        return False
+    backfill = instance.get_backfill(value)
+    return backfill is not None and backfill.status not in BULK_ACTION_TERMINAL_STATUSES
+
+
+def _evaluations(
+    instance: dg.DagsterInstance,
+    ledger: Ledger,
+    names: Mapping[str, str],
+    run_of: Callable[[str], dg.DagsterRun | None],
+) -> list[Event]:
+    # Ascending is what makes a cursor of it: the newest first would skip all but the last page.
+    records = instance.event_log_storage.get_event_records(
+        EventRecordsFilter(DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=ledger.checks),
+        limit=_LIMIT,
+        ascending=True,
+    )
+    events = []
+    for record in records:
+        ledger.checks = record.storage_id
+        dagster_event, run = record.event_log_entry.dagster_event, run_of(record.run_id)
+        if dagster_event is None:
+            continue
+        evaluation: Any = dagster_event.event_specific_data
+        # A warning says what cannot be proven, not what is wrong: it stands in the UI, and wakes nobody.
+        if not evaluation.passed and evaluation.severity != AssetCheckSeverity.ERROR:
+            continue
+        slug = evaluation.asset_key.path[0]
+        tags = run.tags if run else {}
+        events.append(
+            Event(
+                project=names.get(slug, slug),
+                day=evaluation.partition or tags.get(_PARTITION, ""),
+                name=evaluation.check_name,
+                passed=evaluation.passed,
+                says="" if evaluation.passed else evaluation.description or "it failed",
+                details=[] if evaluation.passed else _details(evaluation.metadata),
+                todo="" if evaluation.passed else _text(evaluation.metadata.get("what to do")),
+                run_id=record.run_id,
+                batch=_batch(tags),
+            )
+        )
+    return events
+
+
+def _details(metadata: Mapping[str, Any]) -> list[str]:
+    table = metadata.get("differing")
+    if table is None:
+        return []
+    records = [record.data for record in table.records]
+    lines = []
+    for row in records[:_DETAILS]:
+        values = f" (expected {row['expected']}, found {row['found']})" if row["expected"] or row["found"] else ""
+        lines.append(f"{row['item']}: {row['what']}{values}")
+    more = int(_text(metadata.get("differences")) or len(records)) - len(lines)
+    return [*lines, f"… and {more:,} more"] if more > 0 else lines
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value.value)
+
+
+def _batch(tags: Mapping[str, str]) -> str:
+    return next((f"{tag}={tags[tag]}" for tag in (_BACKFILL, _TICK) if tag in tags), "")
+
+
+def _failures(
+    instance: dg.DagsterInstance,
+    ledger: Ledger,
+    names: Mapping[str, str],
+    run_of: Callable[[str], dg.DagsterRun | None],
+) -> list[Event]:
+    records = instance.fetch_run_status_changes(
+        RunStatusChangeRecordsFilter(DagsterEventType.RUN_FAILURE, after_storage_id=ledger.failures),
+        limit=_LIMIT,
+        ascending=True,
+    ).records
+    events = []
+    for record in records:
+        ledger.failures = record.storage_id
+        run = run_of(record.run_id)
+        # One that is repeated by itself has not failed yet.
+        if run is None or run.tags.get(_WILL_RETRY) == "true":
+            continue
+        step, says, todo = _cause(instance, run)
+        events.append(
+            Event(
+                project=_project(run, step, names),
+                day=run.tags.get(_PARTITION, ""),
+                name=RUN,
+                passed=False,
+                says=says,
+                todo=todo,
+                run_id=run.run_id,
+                batch=_batch(run.tags),
+            )
+        )
+    return events
+
+
+def _cause(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, str, str]:
+    """The first step that failed, why, and what to do. Only our own errors are quoted: they hold no secrets."""
+    for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_FAILURE):
+        event = entry.dagster_event
+        if event is None or event.step_key is None:
+            continue
+        data: Any = event.event_specific_data
+        failure = getattr(data, "user_failure_data", None)
+        if failure is not None and failure.description:
+            return event.step_key, failure.description, ""
+        name = data.error.cls_name if getattr(data, "error", None) else "no reason recorded"
+        return event.step_key, f"{name} in {event.step_key}", "Look at the run; it can be started again at any time"
+    return "", "its process ended, or it was never started", "Materialize the day again"
+
+
+def _project(run: dg.DagsterRun, step: str, names: Mapping[str, str]) -> str:
+    """The project of a run: of an asset it was for, or of the step that failed."""
+    if run.asset_selection:
+        slug = min(run.asset_selection).path[0]
+        return names.get(slug, slug)
+    owner = step.rpartition("__")[0]
+    by_op = {slug.replace("-", "_"): name for slug, name in names.items()}
+    _, _, by_job = run.job_name.partition("_")
+    return by_op.get(owner) or by_op.get(by_job) or owner or run.job_name

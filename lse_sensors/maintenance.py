@@ -1,0 +1,75 @@
+"""Keeps Dagster's database small: the log lines of old runs go, what the UI shows of each day stays."""
+
+import dagster as dg
+
+from lse_resources.databases import dagster_url
+from lse_resources.postgres import Database
+from lse_resources.settings import Settings
+
+EVENT_DAYS = 30
+"""For so many days all log lines of a run are kept."""
+
+# Green days, plots and checks are made of the asset events; of a run its beginning, its end and its failures stay.
+_KEPT = [
+    "ASSET_MATERIALIZATION",
+    "ASSET_MATERIALIZATION_PLANNED",
+    "ASSET_FAILED_TO_MATERIALIZE",
+    "ASSET_OBSERVATION",
+    "ASSET_CHECK_EVALUATION",
+    "ASSET_CHECK_EVALUATION_PLANNED",
+    "ASSET_WIPED",
+    "PIPELINE_START",
+    "PIPELINE_SUCCESS",
+    "PIPELINE_FAILURE",
+    "PIPELINE_CANCELED",
+    "STEP_FAILURE",
+]
+_BATCH = 10_000
+# Times in this table are UTC, without a zone.
+_PRUNE = """
+DELETE FROM event_logs WHERE id IN (
+    SELECT id FROM event_logs
+    WHERE timestamp < (now() AT TIME ZONE 'utc') - make_interval(days => %s)
+      AND (dagster_event_type IS NULL OR dagster_event_type <> ALL(%s))
+    ORDER BY id LIMIT %s
+)
+"""
+
+
+def prune_event_logs(dagster: Database, days: int = EVENT_DAYS) -> int:
+    """Deletes old log lines, a batch at a time; returns how many.
+
+    Args:
+        dagster: Dagster's own database.
+
+    Raises:
+        DatabaseError: Postgres cannot be reached or refuses.
+    """
+    total = 0
+    with dagster.session("cannot prune the event log") as connection:
+        while deleted := connection.execute(_PRUNE, (days, _KEPT, _BATCH)).rowcount:
+            total += deleted
+    return total
+
+
+@dg.op
+def prune(context: dg.OpExecutionContext) -> None:
+    """Deletes log lines of old runs."""
+    events = prune_event_logs(Database(dagster_url(Settings.load()).replace("+psycopg2", "", 1)))
+    context.log.info(f"{events:,} log lines older than {EVENT_DAYS} days were deleted")
+
+
+@dg.job(executor_def=dg.in_process_executor)
+def maintenance() -> None:
+    """Keeps Dagster's database small."""
+    prune()
+
+
+maintenance_schedule = dg.ScheduleDefinition(
+    name="nightly_maintenance",
+    job=maintenance,
+    cron_schedule="30 3 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description=f"Deletes log lines older than {EVENT_DAYS} days; days, plots and checks stay.",
+)

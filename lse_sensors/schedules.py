@@ -1,0 +1,72 @@
+"""What happens by itself: each project's daily archive, its weekly verification, and the maintenance of Dagster."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+
+import dagster as dg
+
+from lse_archive.names import project_slug
+from lse_archive.projects import ProjectConfig
+from lse_assets.project import archive_job_name, verify_job_name
+from lse_resources.settings import Settings
+from lse_sensors.due import days_to_archive, days_to_verify
+
+
+def project_schedules(project: ProjectConfig) -> list[dg.ScheduleDefinition]:
+    """The schedules of a project, running from the first start of the platform; none if it is `off`."""
+    if project.schedule == "off":
+        return []
+    return [_daily(project), _weekly(project)]
+
+
+def _daily(project: ProjectConfig) -> dg.ScheduleDefinition:
+    hour, minute = project.schedule.split(":")
+
+    @dg.schedule(
+        name=f"daily_{project_slug(project.name).replace('-', '_')}",
+        job_name=archive_job_name(project.name),
+        cron_schedule=f"{int(minute)} {int(hour)} * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Archives yesterday of '{project.name}', looks again at the day three days back, and catches up.",
+    )
+    def daily(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        now = context.scheduled_execution_time.astimezone(UTC)
+        days = days_to_archive(Settings.load().layout, project, now)
+        for day in days:
+            yesterday = day == now.date() - timedelta(days=1)
+            yield _request(day, now, {"dagster/priority": "1"} if yesterday else {"lse/late": "true"})
+        if not days:
+            yield dg.SkipReason("every day that LangSmith serves is archived and settled")
+
+    return daily
+
+
+def _weekly(project: ProjectConfig) -> dg.ScheduleDefinition:
+    # Spread over the night of Sunday, each project always at its own time.
+    offset = int.from_bytes(hashlib.sha256(project.name.encode(errors="surrogatepass")).digest()[:2]) % 300
+
+    @dg.schedule(
+        name=f"weekly_{project_slug(project.name).replace('-', '_')}",
+        job_name=verify_job_name(project.name),
+        cron_schedule=f"{offset % 60} {4 + offset // 60} * * 0",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Verifies the last 30 days of '{project.name}' again, and a share of the older ones.",
+    )
+    def weekly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        now = context.scheduled_execution_time.astimezone(UTC)
+        days = days_to_verify(Settings.load().layout, project, now)
+        for day in days:
+            yield _request(day, now, {"dagster/priority": "-1", "lse/again": "true"})
+        if not days:
+            yield dg.SkipReason("no day is archived yet")
+
+    return weekly
+
+
+def _request(day: date, now: datetime, tags: dict[str, str]) -> dg.RunRequest:
+    return dg.RunRequest(run_key=f"{day} at {now:%Y-%m-%dT%H:%M}", partition_key=str(day), tags=tags)

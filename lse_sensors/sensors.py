@@ -1,0 +1,117 @@
+"""What watches: alerts about checks and runs, dead runs, days about to expire, and projects that nobody archives."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import dagster as dg
+import msgspec
+
+from lse_archive.errors import ArchiveError
+from lse_archive.projects import adds_new_projects, read_projects
+from lse_assets.dead_runs import fail_dead_runs
+from lse_resources.alerts import Alert, Send, targets
+from lse_resources.langsmith import LangSmith
+from lse_resources.settings import Settings
+from lse_sensors.due import expiring
+from lse_sensors.events import is_running, new_ledger, read_events
+from lse_sensors.new_projects import add_new, missing_projects
+from lse_sensors.outbox import Outbox
+from lse_sensors.problems import Ledger, day_ranges, enter, release
+
+_RUNNING = dg.DefaultSensorStatus.RUNNING
+
+
+def outbox_of(settings: Settings) -> Outbox:
+    """Where alerts wait until their targets have taken them."""
+    return Outbox(settings.home / "alerts")
+
+
+@dg.sensor(name="alerts", minimum_interval_seconds=15, default_status=_RUNNING)
+def alerts_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Tells of every failed check and failed run, once, and when the day is good again.
+
+    What fails in one backfill, or in one tick of a schedule, is one message at its end.
+    """
+    settings = Settings.load()
+    where, now = targets(settings), time.time()
+    ledger = msgspec.json.decode(context.cursor, type=Ledger) if context.cursor else new_ledger(context.instance)
+    enter(ledger, read_events(context.instance, ledger, read_projects(settings.projects_file)), now)
+    ui_url = settings.lse_ui_url.rstrip("/")
+    alerts = release(ledger, lambda batch: is_running(context.instance, batch), now, ui_url)
+    outbox = outbox_of(settings)
+    for number, alert in enumerate(alerts):
+        # The same events give the same key: where the cursor was not kept, the letter is not doubled.
+        outbox.put(f"{max(ledger.checks, ledger.failures):012}-{number}", alert, where)
+    context.update_cursor(msgspec.json.encode(ledger).decode())
+    return _delivered(outbox, where, len(alerts))
+
+
+def _delivered(outbox: Outbox, where: Mapping[str, Send], new: int) -> dg.SkipReason:
+    failures = outbox.deliver(where)
+    if failures:
+        return dg.SkipReason(f"{new} new alerts; not all could be sent, they wait: {'; '.join(failures)}")
+    return dg.SkipReason(f"{new} new alerts" if new else "nothing new")
+
+
+@dg.sensor(name="dead_runs", minimum_interval_seconds=30, default_status=_RUNNING)
+def dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Fails runs whose process is gone, so that they do not fill the queue; the daemon repeats those it launched."""
+    failed = fail_dead_runs(context.instance)
+    return dg.SkipReason(f"failed {len(failed)} runs of dead processes" if failed else "every run has its process")
+
+
+@dg.sensor(name="expiring_days", minimum_interval_seconds=3600, default_status=_RUNNING)
+def expiring_days_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Warns, once for each day, of days that are not archived and verified and soon cannot be fetched any more."""
+    settings, now = Settings.load(), datetime.now(UTC)
+    told: list[str] = msgspec.json.decode(context.cursor, type=list[str]) if context.cursor else []
+    found = [
+        one for project in read_projects(settings.projects_file) for one in expiring(settings.layout, project, now)
+    ]
+    new = [one for one in found if f"{one.day} {one.project}" not in told]
+    if new:
+        first = min(one.last for one in new)
+        lines = []
+        for name in dict.fromkeys(one.project for one in new):
+            days = day_ranges(str(one.day) for one in new if one.project == name)
+            lines.append(f"{name}: {days}: lse archive full-sweep --force --project '{name}' --start-date …")
+        title = f"{len(new)} days are not archived and verified, and can be fetched until {first} only"
+        outbox_of(settings).put(f"expiring-{_stamp(now)}", Alert(title, lines), targets(settings))
+    # Days that LangSmith has given up are forgotten, with those that are good.
+    context.update_cursor(msgspec.json.encode([f"{one.day} {one.project}" for one in found]).decode())
+    return dg.SkipReason(f"{len(found)} days are about to expire, {len(new)} of them new")
+
+
+@dg.sensor(name="new_projects", minimum_interval_seconds=6 * 3600, default_status=_RUNNING)
+def new_projects_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Tells of LangSmith projects that nobody archives, once; adds them where `add_new_projects` is set."""
+    settings, now = Settings.load(), datetime.now(UTC)
+    told: list[str] = msgspec.json.decode(context.cursor, type=list[str]) if context.cursor else []
+    try:
+        with contextlib.closing(LangSmith(settings.langsmith)) as client:
+            missing = missing_projects(client, settings.projects_file)
+    except ArchiveError as error:
+        return dg.SkipReason(f"LangSmith could not be asked: {error}")
+    if adds_new_projects(settings.projects_file):
+        add_new(settings.projects_file, missing, now.date())
+        title = f"{len(missing)} new LangSmith projects are archived from now on"
+        new, told = missing, []
+    else:
+        title = f"{len(missing)} LangSmith projects are not archived"
+        new, told = [name for name in missing if name not in told], missing
+    if new:
+        lines = [*new, "Archive them all: lse projects sync. One of them: lse projects add NAME --start DAY"]
+        outbox_of(settings).put(f"projects-{_stamp(now)}", Alert(title, lines), targets(settings))
+    context.update_cursor(msgspec.json.encode(told).decode())
+    return dg.SkipReason(f"{len(missing)} projects were not archived, {len(new)} of them new")
+
+
+def _stamp(now: datetime) -> str:
+    return now.strftime("%Y%m%dT%H%M%S")
+
+
+SENSORS = [alerts_sensor, dead_runs_sensor, expiring_days_sensor, new_projects_sensor]

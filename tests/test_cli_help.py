@@ -1,0 +1,94 @@
+"""`lse` answers at once where nothing is to be done, and explains every option with its default."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import typer
+from house_fixtures import House
+from typer.core import TyperCommand
+
+from lse_cli.main import app
+
+_HEAVY = {"dagster", "langsmith", "googleapiclient", "psycopg", "alembic", "sqlalchemy", "rich"}
+_PROBE = """
+import json, sys
+sys.argv = ["lse", *json.loads(sys.argv[1])]
+code = 0
+try:
+    from lse_cli.main import main
+    main()
+except SystemExit as end:
+    code = end.code
+print(json.dumps([code, sorted(sys.modules)]))
+"""
+
+
+def commands() -> Iterator[tuple[str, TyperCommand]]:
+    """Every command that does something, with the words that call it."""
+
+    def walk(words: list[str], command: object) -> Iterator[tuple[str, TyperCommand]]:
+        for name, child in getattr(command, "commands", {}).items():
+            yield from walk([*words, name], child)
+        if not getattr(command, "commands", {}) or words == ["archive"]:
+            yield " ".join(words), command
+
+    yield from walk([], typer.main.get_command(app))
+
+
+def lse(*words: str) -> tuple[int, set[str], str]:
+    """Runs `lse` in a fresh interpreter: exit code, modules that were imported, what it said."""
+    command = [sys.executable, "-c", _PROBE, json.dumps(words)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    *said, last = ended.stdout.splitlines()
+    code, modules = json.loads(last)
+    return code, set(modules), "\n".join(said) + ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--help"], 0),
+        ([], 2),
+        (["archive", "full-sweep", "--help"], 0),
+        (["archive", "fetch", "--nonsense"], 2),
+        (["archive", "zap"], 2),
+        (["up", "--port", "no"], 2),
+    ],
+)
+def test_help_and_wrong_usage_import_nothing_heavy(words: list[str], code: int) -> None:
+    ended, modules, said = lse(*words)
+    assert ended == code
+    assert "Usage: lse" in said
+    assert modules.isdisjoint(_HEAVY), sorted(modules & _HEAVY)
+
+
+def test_a_malformed_day_is_refused_before_dagster_is_imported(bare_house: House) -> None:
+    ended, modules, said = lse("archive", "fetch", "--project", "p", "--date", "yesterday")
+    assert (ended, "'yesterday' is not a day" in said) == (2, True)
+    assert modules.isdisjoint(_HEAVY), sorted(modules & _HEAVY)
+
+
+@pytest.mark.parametrize(("words", "command"), [pytest.param(*found, id=found[0]) for found in commands()])
+def test_every_command_says_what_it_does_and_every_option_its_default(words: str, command: TyperCommand) -> None:
+    assert command.help
+    for parameter in command.params:
+        described = getattr(parameter, "help", None) or ""
+        if parameter.name != "help":
+            assert described, f"lse {words}: {parameter.name}"
+            if not parameter.required:
+                assert re.search(r"Default: \S", described), f"lse {words}: {parameter.name}"
+
+
+def test_all_archive_commands_take_the_same_selection() -> None:
+    for words, command in commands():
+        if words.startswith("archive"):
+            options = {option for parameter in command.params for option in parameter.opts}
+            assert {"--project", "--json"} <= options, words
+            if words not in ("archive rollback", "archive import", "archive prune"):
+                assert {"--start-date", "--end-date"} <= options, words

@@ -1,0 +1,169 @@
+"""Questions are asked on a terminal, and only there; Ctrl-C leaves nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from house_fixtures import DAY, PROJECT, House
+
+from lse_demo.faults import Fault, on
+
+_LSE = Path(sys.executable).with_name("lse")
+
+
+class Terminal:
+    """A process on a pseudo-terminal."""
+
+    def __init__(self, house: House, *words: str) -> None:
+        self._master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [_LSE, *words],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=house.directory,
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "200"},
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.screen = ""
+        self._read_so_far = 0
+
+    def until(self, text: str) -> None:
+        """Reads until the text is on the screen, below what was waited for before."""
+        while text not in self.screen[self._read_so_far :]:
+            ready, _, _ = select.select([self._master], [], [], 60)
+            part = self._read() if ready else ""
+            assert part, self.screen
+            self.screen += part
+        self._read_so_far = self.screen.index(text, self._read_so_far) + len(text)
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
+
+    def end(self) -> int:
+        """Reads to the end; returns the exit code."""
+        while part := self._read():
+            self.screen += part
+        return self.process.wait(60)
+
+    def _read(self) -> str:
+        try:
+            return os.read(self._master, 65536).decode(errors="replace")
+        except OSError:  # Linux says EIO when the other end is closed
+            return ""
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self._master)
+
+
+@contextmanager
+def terminal(house: House, *words: str) -> Generator[Terminal]:
+    opened = Terminal(house, *words)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@pytest.fixture
+def fetched(house: House) -> House:
+    """A day that is here, and has changed in LangSmith since."""
+    house.fill(3)
+    assert house.lse("archive", "--project", PROJECT, "--date", str(DAY)).code == 0
+    house.store.generate(PROJECT, DAY, runs=2, mean_bytes=3000, seed=1)
+    return house
+
+
+def files(house: House) -> int:
+    return len(list(house.paths().folder.glob("*.json"))) - 1
+
+
+def test_yes_goes_on_and_shows_progress(fetched: House) -> None:
+    with terminal(fetched, "archive", "--project", PROJECT, "--date", str(DAY)) as shown:
+        shown.until("no run is removed)? [y/N]: ")
+        shown.type("y\n")
+        shown.until("on Drive has other content")
+        shown.until("[y/N]: ")
+        shown.type("y\n")
+        assert shown.end() == 0
+    assert files(fetched) == 5
+    assert "updated: 5 runs" in shown.screen
+    assert "replaced: " in shown.screen
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", "\x04", "ctrl-c"], ids=["no", "enter", "ctrl-d", "ctrl-c"])
+def test_anything_but_yes_changes_nothing(fetched: House, answer: str) -> None:
+    with terminal(fetched, "archive", "fetch", "--project", PROJECT, "--date", str(DAY)) as shown:
+        shown.until("[y/N]: ")
+        if answer == "ctrl-c":
+            shown.process.send_signal(signal.SIGINT)
+        else:
+            shown.type(answer)
+        assert shown.end() == 1
+    assert "Traceback" not in shown.screen
+    assert files(fetched) == 3
+
+
+def test_force_asks_nothing(fetched: House) -> None:
+    with terminal(fetched, "archive", "fetch", "--force", "--project", PROJECT, "--date", str(DAY)) as shown:
+        assert shown.end() == 0
+    assert "[y/N]" not in shown.screen
+
+
+def test_an_interrupt_stops_the_whole_range_at_once(house: House) -> None:
+    house.fill(5)
+    asked, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        asked.set()
+        go_on.wait(30)
+
+    house.langsmith.faults.add(Fault("call", on("POST", "/runs/query"), action=hold))
+    words = ["archive", "full-sweep", "--project", PROJECT, "--start-date", "2026-01-01", "--json"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([_LSE, *words], cwd=house.directory, stdout=pipe, stderr=pipe) as process:
+        try:
+            assert asked.wait(60)
+            process.send_signal(signal.SIGINT)
+            go_on.set()
+            out, err = process.communicate(timeout=60)
+        finally:
+            go_on.set()
+            process.kill()
+    assert process.returncode == 130
+    assert b"lse: interrupted" in err
+    assert b"Traceback" not in err
+    assert out == b""
+    assert not house.paths().folder.parent.exists() or not list(house.paths().folder.parent.glob("2*"))
+    with house.instance() as instance:
+        [run] = instance.get_runs()
+        assert run.status == dg.DagsterRunStatus.FAILURE
+
+
+def test_the_console_script_prints_one_object_and_nothing_else(house: House) -> None:
+    house.fill(5)
+    words = ["archive", "full-sweep", "--project", PROJECT, "--date", str(DAY)]
+    ended = house.script(*words, "--json")
+    assert ended.returncode == 0, ended.stderr
+    [entry] = json.loads(ended.stdout)["results"]
+    assert list(entry)[:2] == ["project", "date"]
+    assert ended.stderr == ""  # neither Dagster's log nor a warning
+    again = house.script("archive", "fetch", "--force", "--project", PROJECT, "--date", str(DAY))
+    assert [line[:4] for line in again.stdout.splitlines()] == ["shop", "  ✓ "]
+    assert again.stderr == ""

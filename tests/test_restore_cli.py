@@ -1,0 +1,129 @@
+"""`lse archive restore`: what it lists, asks, refuses and brings back, as a user sees it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from datetime import date, timedelta
+
+import psycopg
+import pytest
+from archive_fixtures import Archive, snapshot
+from house_fixtures import House
+
+from lse_resources.destinations import open_destination
+from lse_resources.runs_table import load_day
+from lse_resources.settings import Settings
+from lse_resources.verification import verify_day
+
+FIRST = date(2026, 1, 1)
+PROJECTS = ("shop / EMEA", "other")
+
+
+@pytest.fixture
+def archive(house: House) -> Iterator[Archive]:
+    """The house's own archive."""
+    with open_destination(Settings.load()) as destination:
+        yield Archive(house.directory, destination)
+
+
+def test_a_month_of_two_projects_comes_back_with_its_rows(house: House, archive: Archive) -> None:
+    days = [FIRST + timedelta(days=number) for number in range(30)]
+    for project in PROJECTS:
+        for number, day in enumerate(days):
+            paths = archive.add(day, project, runs=1 + number % 4, seed=f"{project} {day}")
+            load_day(house.database, project, day, paths.folder)
+    before = snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)
+    archive.lose()
+    with psycopg.connect(house.database.url) as connection:
+        connection.execute("TRUNCATE runs, loads CASCADE")
+    listed = house.lse("archive", "restore", "--all-projects", "--dry-run", "--json")
+    assert listed.code == 0
+    assert [entry["action"] for entry in listed.json] == ["would restore"] * 60
+    assert not archive.layout.data_dir.exists() or snapshot(archive.layout.data_dir) == {}
+    ended = house.lse("archive", "restore", "--all-projects", "--to-db", "--json")
+    assert ended.code == 0, ended.err
+    assert [entry["action"] for entry in ended.json] == ["restored"] * 60
+    assert sum(entry["db_result"]["successful_inserts"] for entry in ended.json) == sum(e["runs"] for e in ended.json)
+    assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
+    for project in PROJECTS:
+        for day in days:
+            assert verify_day(house.database, project, day, archive.paths(day, project).folder).is_consistent
+    again = house.lse("archive", "restore", "--all-projects")
+    assert (again.code, again.out.count("unchanged: it is here and equal")) == (0, 60)
+
+
+def test_a_day_that_differs_is_not_replaced_without_a_yes(house: House, archive: Archive) -> None:
+    same, differing = archive.add(FIRST, "other"), archive.add(FIRST + timedelta(days=1), "other")
+    victim = next(differing.folder.glob("0*.json"))
+    victim.write_bytes(b"{")
+    ended = house.lse("archive", "restore", "--project", "other", "--json")
+    assert ended.code == 1
+    assert "--force replaces it" in ended.err
+    assert victim.read_bytes() == b"{"
+    [first, second] = ended.json
+    assert (first["action"], second["error"]["step"]) == ("unchanged", "restore")
+    forced = house.lse("archive", "restore", "--project", "other", "--force", "--json")
+    assert (forced.code, [entry["action"] for entry in forced.json]) == (0, ["unchanged", "replaced"])
+    assert victim.read_bytes() != b"{"
+    assert same.folder.is_dir()
+
+
+def test_restore_of_a_range(house: House, archive: Archive) -> None:
+    for number in range(4):
+        archive.add(FIRST + timedelta(days=number), "other", runs=1)
+    archive.lose()
+    ended = house.lse(
+        "archive", "restore", "--project", "other", "--start-date", "2026-01-02", "--end-date", "2026-01-03", "--json"
+    )
+    assert [entry["date"] for entry in ended.json] == ["2026-01-02", "2026-01-03"]
+    ended = house.lse("archive", "restore", "--project", "other", "--date", "2026-01-01", "--verify-only", "--json")
+    assert [(entry["date"], entry["action"]) for entry in ended.json] == [("2026-01-01", "proven")]
+    assert sorted(path.name for path in (archive.layout.data_dir / "other").iterdir() if path.name[0] != ".") == [
+        "2026-01-02",
+        "2026-01-03",
+    ]
+
+
+def test_one_bad_day_does_not_stop_the_others(house: House, archive: Archive) -> None:
+    good, bad = archive.add(FIRST, "other"), archive.add(FIRST + timedelta(days=1), "other")
+    [doc] = house.drive.store.named(bad.zip.name)
+    house.drive.store.content(doc).write_bytes(bytes(int(doc["size"])))
+    archive.lose()
+    ended = house.lse("archive", "restore", "--project", "other", "--json")
+    assert ended.code == 1
+    assert [entry.get("error", {}).get("step") for entry in ended.json] == [None, "restore"]
+    assert good.folder.is_dir()
+    assert not bad.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        (["--project", "x", "--all-projects"], 2, "--all-projects"),
+        (["--project", "x", "--date", "2026-01-01", "--start-date", "2026-01-01"], 2, "--date"),
+        (["--project", "x", "--start-date", "2026-01-02", "--end-date", "2026-01-01"], 2, "ends before"),
+        (["--project", "x", "--date", "yesterday"], 2, "not a day"),
+        (["--project", " "], 2, "empty"),
+        (["--verify-only", "--dry-run"], 2, "--verify-only"),
+        ([], 2, "no project is named"),
+        (["--project", "nobody's"], 1, "nothing to restore on Drive"),
+    ],
+)
+def test_wrong_usage_is_one_clear_line(house: House, options: list[str], code: int, text: str) -> None:
+    ended = house.lse("archive", "restore", *options)
+    assert (ended.code, ended.err.count("\n")) == (code, 1)
+    assert text in ended.err
+
+
+def test_without_a_database_files_come_back_all_the_same(
+    house: House, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = archive.add(FIRST, "other")
+    shutil.rmtree(paths.folder)
+    monkeypatch.setenv("LSE_DATABASE_URL", "postgresql://127.0.0.1:1/none?connect_timeout=1")
+    ended = house.lse("archive", "restore", "--project", "other", "--to-db", "--json")
+    assert ended.code == 1
+    assert paths.folder.is_dir()
+    assert json.loads(ended.out)["results"][0]["error"]["what"]

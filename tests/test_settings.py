@@ -1,0 +1,83 @@
+"""Settings: from the environment before `.env`, typed, and never shown with their secrets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from house_fixtures import House
+
+from lse_archive.errors import SettingsError
+from lse_resources.settings import Settings
+
+_SECRETS = {
+    "LANGSMITH_API_KEY": "lsv2_pt_secret",
+    "LSE_DATABASE_URL": "postgresql://lse:hunter2@db.example.com/lse",
+    "LSE_DAGSTER_DATABASE_URL": "postgresql://lse:hunter2@db.example.com/dagster",
+}
+
+
+def test_the_environment_goes_before_the_file(bare_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = bare_house.directory / "settings.env"
+    path.write_text("LANGSMITH_API_KEY=from-file\nLANGSMITH_WORKSPACE_ID=w1\nLSE_HOME=/nowhere\nUNKNOWN=1\n")
+    monkeypatch.setenv("LSE_ENV_FILE", str(path))
+    monkeypatch.setenv("LANGSMITH_API_KEY", "from-environment")
+    settings = Settings.load()
+    assert settings.langsmith.api_key == "from-environment"
+    assert settings.langsmith.workspace_id == "w1"
+    assert settings.home == bare_house.directory / "home"
+
+
+def test_the_env_file_of_the_working_directory_is_read(bare_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LSE_ENV_FILE")
+    monkeypatch.chdir(bare_house.directory)
+    Path(".env").write_text("LANGSMITH_ENDPOINT='https://eu.api.smith.langchain.com'\n")
+    assert Settings.load().langsmith.endpoint == "https://eu.api.smith.langchain.com"
+
+
+def test_an_empty_setting_is_one_that_is_not_set(bare_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LSE_DATABASE_URL", "LANGSMITH_WORKSPACE_ID", "LANGSMITH_ENDPOINT"):
+        monkeypatch.setenv(name, "")
+    settings = Settings.load()
+    assert (settings.lse_database_url, settings.langsmith_workspace_id) == (None, None)
+    assert settings.langsmith_endpoint == "https://api.smith.langchain.com"
+
+
+def test_no_secret_is_shown(bare_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in _SECRETS.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings.load()
+    shown = f"{settings!r} {settings} {settings.langsmith!r} {settings.model_dump()}"
+    assert "lsv2_pt_secret" not in shown
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GOOGLE_DRIVE_AUTH_TYPE", "password"),
+        ("LSE_LANGSMITH_MAX_REQUESTS", "0"),
+        ("LSE_LANGSMITH_STATS_SECONDS", "hunter2"),
+    ],
+)
+def test_a_malformed_setting_is_named_and_its_value_is_not_shown(
+    bare_house: House, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=name) as refused:
+        Settings.load()
+    assert "hunter2" not in str(refused.value)
+
+
+def test_places_are_absolute_and_go_to_child_processes(bare_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bare_house.directory)
+    monkeypatch.setenv("LSE_DATA_DIR", "here")
+    monkeypatch.setenv("LSE_HOME", "~/lse-home")
+    monkeypatch.setenv("HOME", str(bare_house.directory))
+    settings = Settings.load()
+    assert settings.layout.data_dir == bare_house.directory / "here"
+    assert settings.home == bare_house.directory / "lse-home"
+    environment = settings.as_environment()
+    assert environment["LSE_DATA_DIR"] == str(bare_house.directory / "here")
+    assert environment["PATH"] == os.environ["PATH"]

@@ -1,0 +1,77 @@
+"""What the lead and the operator do in the browser: materialize a day, backfill a range, verify again, be told."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+from browser_fixtures import PROJECT, RUNS, Browser, Platform, wait_until
+
+from lse_archive.days import today
+
+GROUP = "/locations/__repository__@lse/asset-groups/support_bot/lineage"
+DAY = today() - timedelta(days=10)
+RANGE = [today() - timedelta(days=back) for back in range(9, 4, -1)]
+PASSED = re.compile(r"Evaluation result\s+Passed")
+
+
+def check_page(check: str) -> str:
+    return f"/assets/{PROJECT}/verification?view=checks&checkDetail={check}"
+
+
+def test_a_day_is_materialized_by_clicking(browser: Browser, platform: Platform) -> None:
+    assert platform.rows(DAY) == []
+    browser.materialize(GROUP, "Materialize all", str(DAY), "Launch 1 run")
+    browser.wait_for_day(DAY, "verification")
+    assert len(platform.rows(DAY)) == RUNS
+    body = browser.wait_for(check_page("runs_match_files"), PASSED)
+    assert str(DAY) in body
+    browser.open(GROUP)
+    browser.page.get_by_text("run_files", exact=True).first.wait_for()
+    browser.screenshot("lineage")
+
+
+def test_a_backfill_of_five_days(browser: Browser, platform: Platform) -> None:
+    days = f"[{RANGE[0]}...{RANGE[-1]}]"
+    browser.materialize(GROUP, "Materialize all", days, "Launch backfill")
+    for day in RANGE:
+        browser.wait_for_day(day, "verification", seconds=240)
+        assert len(platform.rows(day)) == RUNS
+    browser.screenshot("partitions")
+    browser.open(f"/assets/{PROJECT}/run_files?view=overview")
+    browser.page.get_by_text("Latest materialization").first.wait_for()
+    browser.page.get_by_text("Plots", exact=True).first.click()
+    browser.screenshot("plots")
+
+
+def test_a_changed_row_turns_the_check_red_and_is_told_of_once(browser: Browser, platform: Platform) -> None:
+    day = RANGE[2]
+    run = platform.rows(day)[0]
+    platform.sql('UPDATE runs SET data = data || \'{"name": "by hand"}\' WHERE run_id = %s', run)
+    verification = f"/assets/{PROJECT}/verification?view=partitions&partition={day}"
+    browser.materialize(verification, "Materialize", str(day), "Launch 1 run")
+    body = browser.wait_for(check_page("runs_match_files"), re.compile(r"Evaluation result\s+Failed"))
+    assert str(day) in body
+    assert "lse archive verify --fix" in body
+    browser.page.get_by_text(run).first.wait_for()
+    browser.screenshot("red-check")
+    wait_until(lambda: len(platform.alerts(str(day))) == 1, 90)
+    [text] = [text for text in platform.hook.texts if str(day) in text.splitlines()[0]]
+    assert text.startswith(f"{PROJECT} {day}: runs_match_files failed")
+    assert run in text
+    assert f"{platform.url}/runs/" in text
+
+    platform.sql("DELETE FROM runs WHERE run_id = %s", run)
+    browser.materialize(GROUP, "Materialize all", str(day), "Launch 1 run")
+    wait_until(lambda: len(platform.alerts(str(day))) == 2, 120)
+    assert platform.alerts(str(day))[1] == f"resolved: {PROJECT} {day} is good again"
+    wait_until(lambda: len([text for text in platform.mail.texts if str(day) in text.splitlines()[0]]) == 2, 30)
+
+
+def test_schedules_and_sensors_are_on(browser: Browser) -> None:
+    body = browser.wait_for("/automation", re.compile("nightly_maintenance"))
+    for name in ("daily_support_bot", "weekly_support_bot", "alerts", "dead_runs", "expiring_days", "new_projects"):
+        assert name in body
+    switches = browser.page.get_by_role("switch").or_(browser.page.locator("input[type=checkbox]"))
+    assert switches.count() >= 9
+    browser.screenshot("automation")

@@ -118,7 +118,7 @@ def list_runs(url: str, directory: Path) -> dict[str, int]:
     from lse_demo.langsmith_server import DEMO_KEY
 
     warnings.simplefilter("ignore", DeprecationWarning)
-    client = Client(url, api_key=DEMO_KEY)
+    client = Client(url, api_key=DEMO_KEY, auto_batch_tracing=False)
     window = f'and(gte(start_time, "{START.isoformat()}"), lt(start_time, "{END.isoformat()}"))'
     runs = 0
     for run in client.list_runs(project_id=_project_id(url), start_time=START, filter=window):

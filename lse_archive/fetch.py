@@ -28,7 +28,7 @@ from lse_archive.walk import PageReport, walk
 
 _IDS_PER_REQUEST = 100
 
-Proof = Literal["equal", "fewer", "more", "unproven", "not_asked"]
+Verdict = Literal["equal", "fewer", "more", "unproven", "not_asked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +72,15 @@ def fetch_day(
     options = options or FetchOptions()
     began = time.monotonic()
     window = day_window(paths.day)
-    with _disk_errors(paths), day_lock(paths, on_wait=on_wait), contextlib.closing(Staging(paths, progress)) as staging:
+    with _disk_errors(paths), day_lock(paths, on_wait=on_wait):
         require_restored(paths)
-        try:
-            _walk_gaps(source, staging)
-        except DialectChangedError:
-            _walk_gaps(source, staging)
-        count, proof = _prove(source, staging, window, paths.day, options)
-        result = _publish_union(paths, source, staging, options, count, proof)
+        with contextlib.closing(Staging(paths, progress)) as staging:
+            try:
+                _walk_gaps(source, staging)
+            except DialectChangedError:
+                _walk_gaps(source, staging)
+            proof = _prove(source, staging, window, paths.day, options)
+            result = _publish_union(paths, source, staging, options, proof)
     result.requests = source.requests
     result.throttled = source.throttled
     result.duration_seconds = round(time.monotonic() - began, 3)
@@ -94,24 +95,30 @@ def _walk_gaps(source: RunSource, staging: Staging) -> None:
 # ---- proof ---------------------------------------------------------------------------------------------------------
 
 
-def _prove(
-    source: RunSource, staging: Staging, window: Window, day: date, options: FetchOptions
-) -> tuple[int | None, Proof]:
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    verdict: Verdict
+    count: int | None = None
+    roots: int | None = None
+
+
+def _prove(source: RunSource, staging: Staging, window: Window, day: date, options: FetchOptions) -> _Proof:
     # The first runs of the day go when that many days have passed since its beginning.
     past_retention = options.retention_days is not None and today() >= day + timedelta(days=options.retention_days)
     if not options.ask_count:
-        return None, "unproven" if past_retention else "not_asked"
+        return _Proof("unproven" if past_retention else "not_asked")
     count = source.count(window)
     if staging.served_runs() < count:
         _repair(source, staging, window)
         if staging.served_runs() > count:  # more have arrived since
             count = source.count(window)
     served = staging.served_runs()
-    if served < count:
-        return count, "fewer"
-    if past_retention:
-        return count, "unproven"
-    return count, "equal" if served == count else "more"
+    if served == count:
+        return _Proof("unproven" if past_retention else "equal", count)
+    roots = None
+    with contextlib.suppress(SourceError):  # it only tells more about what is known already
+        roots = source.count(window, roots_only=True)
+    return _Proof("fewer" if served < count else "unproven" if past_retention else "more", count, roots)
 
 
 class _Missing:
@@ -154,7 +161,7 @@ def _repair(source: RunSource, staging: Staging, window: Window) -> None:
 
 
 def _publish_union(
-    paths: DayPaths, source: RunSource, staging: Staging, options: FetchOptions, count: int | None, proof: Proof
+    paths: DayPaths, source: RunSource, staging: Staging, options: FetchOptions, proof: _Proof
 ) -> FetchResult:
     existed = paths.folder.is_dir()
     with staging.transaction():
@@ -172,25 +179,26 @@ def _publish_union(
             content,
             staging.others(),
             langsmith_project_id=source.project_id,
-            langsmith_count=count,
+            langsmith_count=proof.count,
             api=source.dialect,
             changed_at=now_text(),
         )
         write_manifest(staging.runs_folder, summary, staging.sums())
         publish_folder(paths, staging.runs_folder)
     proven = read_state(paths).proven_content
-    if proof == "equal":
+    verdict = proof.verdict
+    if verdict == "equal":
         proven = content
-    elif proof == "unproven" and proven == content:
-        proof = "equal"  # it was proven when LangSmith still had the day, and has not changed since
+    elif verdict == "unproven" and proven == content:
+        verdict = "equal"  # it was proven when LangSmith still had the day, and has not changed since
     served = staging.served_runs()
     staging.discard()
     update_state(
         paths,
         looked_at=now_text(),
         served_runs=served,
-        langsmith_count=count,
-        proof=proof,
+        langsmith_count=proof.count,
+        proof=verdict,
         proven_content=proven,
         no_longer_served=kept,
     )
@@ -207,8 +215,10 @@ def _publish_union(
         unchanged=unchanged,
         no_longer_served=len(kept),
         put_aside=sorted(staging.misplaced),
-        langsmith_count=count,
-        proof=proof,
+        langsmith_count=proof.count,
+        root_runs=tally.root_runs,
+        langsmith_root_count=proof.roots,
+        proof=verdict,
         api=source.dialect,
     )
 

@@ -56,6 +56,8 @@ def read_projects(path: Path) -> list[ProjectConfig]:
     document = _document(path)
     defaults = {key: value for key in _SHARED if (value := document.get(key)) is not None}
     entries = document.get("project", [])
+    if not isinstance(entries, list):
+        raise _malformed(path, "projects are written as [[project]]")
     projects = [_read(path, defaults | entry if isinstance(entry, dict) else entry) for entry in entries]
     names = [project.name for project in projects]
     if twice := {name for name in names if names.count(name) > 1}:

@@ -16,6 +16,8 @@ class FetchResult(msgspec.Struct, kw_only=True):
         added, changed, unchanged, no_longer_served: Runs against the folder as it was. What LangSmith no longer
             serves is kept.
         langsmith_count: Runs of the day by LangSmith's own count, None where it was not asked or cannot be had.
+        root_runs, langsmith_root_count: Root runs here and by LangSmith's count, which is asked only where the counts
+            of all runs differ: they tell whether roots or their children are missing.
         proof: `equal`, `fewer` (runs are missing here), `more` (LangSmith deleted some), `unproven` (past the
             retention, where 0 = 0 says nothing), or `not_asked`.
     """
@@ -33,6 +35,8 @@ class FetchResult(msgspec.Struct, kw_only=True):
     no_longer_served: int = 0
     put_aside: list[str] = []
     langsmith_count: int | None = None
+    root_runs: int = 0
+    langsmith_root_count: int | None = None
     proof: Literal["equal", "fewer", "more", "unproven", "not_asked"] = "not_asked"
     api: str | None = None
     requests: int = 0

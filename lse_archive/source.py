@@ -93,7 +93,7 @@ class RunSource(Protocol):
         """Those of the runs that LangSmith serves."""
         ...
 
-    def count(self, window: Window) -> int:
+    def count(self, window: Window, *, roots_only: bool = False) -> int:
         """Runs that started in the window, by LangSmith's own count."""
         ...
 

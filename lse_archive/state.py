@@ -26,7 +26,7 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
         no_longer_served: Ids of runs that are kept here though LangSmith no longer serves them.
         drive_file_id, drive_sha256, drive_content: The upload as it was last confirmed.
         verified_at: When all hops were last found to agree.
-        zip_pruned_at: When the local zip was given up to save space.
+        zip_pruned_at, copy_pruned_at: When the local zip, or the copy elsewhere, was given up to save space.
     """
 
     looked_at: str | None = None
@@ -41,6 +41,7 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
     uploaded_at: str | None = None
     verified_at: str | None = None
     zip_pruned_at: str | None = None
+    copy_pruned_at: str | None = None
 
 
 def read_state(paths: DayPaths) -> DayState:

@@ -21,14 +21,14 @@ def claim_run(context: dg.AssetExecutionContext) -> None:
     """
     record = describe(os.getpid())
     tags = {
-        _RUN: context.run_id,
+        _RUN: context.run.run_id,
         _HOST: record.host,
         _PID: str(record.pid),
         _STARTED: record.started,
         _BOOT: record.boot,
     }
     if any(context.run.tags.get(name) != value for name, value in tags.items()):
-        context.instance.add_run_tags(context.run_id, tags)
+        context.instance.add_run_tags(context.run.run_id, tags)
 
 
 def fail_dead_runs(instance: dg.DagsterInstance, *, platform_starts: bool = False) -> list[str]:

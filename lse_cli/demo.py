@@ -65,7 +65,7 @@ def run_demo(directory: Path) -> None:
         _break_and_repair(out, settings, Selection(projects[:1], days[1:2]))
         _heading(out, "What is where")
         # Wider than a narrow terminal, rather than a table of broken words.
-        Console(width=max(110, out.width)).print(_table(settings, entries))
+        Console(width=max(120, out.width)).print(_table(settings, entries))
         out.print(_places(settings, directory), markup=False)
         out.print(f"Done in {time.monotonic() - began:.0f} s. Open it in the browser with: make up-demo", markup=False)
 
@@ -204,7 +204,7 @@ def _require(condition: bool, what: str) -> None:
 def _table(settings: Settings, entries: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("project", "day"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for column in ("runs", "traces", "bytes"):
         table.add_column(column, justify="right")
     for column in ("files", "zip", "Drive", "Postgres", "verified"):

@@ -54,3 +54,33 @@ def dedupe(
     if json:
         print_json(entries)
     raise typer.Exit(code)
+
+
+@app.command()
+def prune(
+    older_than: Annotated[
+        str, typer.Option("--older-than", metavar="DAYS", help="Only days that are older, as in 400d. No default.")
+    ],
+    project: ProjectOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Answer the question by yes. Default: off.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and change nothing. Default: off.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Give up the copies of old days at the destination; never the last one: run files and zip must be here, intact.
+
+    Nothing does this by itself. Ends with 3 where a copy was kept.
+    """
+    from lse_cli.console import Terminal, print_json
+    from lse_cli.prune_work import PruneWork
+    from lse_resources.destinations import open_destination
+    from lse_resources.settings import Settings
+
+    settings = Settings.load()
+    work = PruneWork(settings, Terminal(json=json, force=force), older_than, "copies")
+    with open_destination(settings) as destination:
+        entries, code = work.run(destination, work.days(project, destination), dry_run=dry_run)
+    if json:
+        print_json(entries)
+    raise typer.Exit(code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -13,12 +13,14 @@ from lse_archive.days import today
 from lse_archive.errors import ArchiveConflictError, ArchiveError, DatabaseError, DriveError, UsageError
 from lse_archive.layout import DayPaths
 from lse_archive.projects import read_projects
+from lse_archive.results import PruneResult
 from lse_cli.console import Terminal
 from lse_cli.outcome import worst
 from lse_cli.texts import describe, size
 from lse_resources.destination import Destination
 from lse_resources.house import open_house
-from lse_resources.pruning import What, prune_day
+from lse_resources.pruning import What, prune_copy, prune_day
+from lse_resources.restoring import copies
 from lse_resources.settings import Settings
 
 
@@ -29,14 +31,14 @@ class PruneWork:
         UsageError: `older_than` is no number of days.
     """
 
-    def __init__(self, settings: Settings, terminal: Terminal, older_than: str, what: What) -> None:
+    def __init__(self, settings: Settings, terminal: Terminal, older_than: str, what: What | Literal["copies"]) -> None:
         self._settings = settings
         self._terminal = terminal
         self._days = age_in_days(older_than)
-        self._what: What = what
+        self._what = what
 
-    def days(self, project: str | None) -> list[DayPaths]:
-        """The days that are here and old enough, oldest first.
+    def days(self, project: str | None, destination: Destination) -> list[DayPaths]:
+        """The days that are old enough and have something to give up, oldest first.
 
         Raises:
             UsageError: There is no project.
@@ -46,13 +48,16 @@ class PruneWork:
             raise UsageError(
                 "no project is named", why=f"{self._settings.projects_file} lists none", todo="Name one with --project"
             )
-        return list(self._old_days([project] if project is not None else known))
+        return list(self._old_days([project] if project is not None else known, destination))
 
-    def _old_days(self, projects: list[str]) -> Iterator[DayPaths]:
+    def _old_days(self, projects: list[str], destination: Destination) -> Iterator[DayPaths]:
         layout, last = self._settings.layout, today() - timedelta(days=self._days)
         for project in projects:
-            here = layout.days(project) if self._what == "files" else layout.zipped_days(project)
-            for day in here:
+            if self._what == "copies":
+                days = [copy.day for copy in copies(destination, project)]
+            else:
+                days = list(layout.days(project) if self._what == "files" else layout.zipped_days(project))
+            for day in days:
                 if day < last:
                     yield layout.day(project, day)
 
@@ -64,23 +69,24 @@ class PruneWork:
             DatabaseError: Postgres cannot be reached: nothing can be proven.
         """
         if not days:
-            self._terminal.say(f"no day older than {self._days} days has {self._what} here")
+            self._terminal.say(f"no day older than {self._days} days has {self._what} to give up")
             return [], 0
-        copy = f"after each was proven on {destination.place} and in Postgres"
-        if not dry_run and not self._terminal.confirm(f"Give up the {self._what} of {len(days)} days, {copy}"):
+        where = "here" if self._what == "copies" else f"on {destination.place} and in Postgres"
+        question = f"Give up the {self._what} of {len(days)} days, each after it was proven {where}"
+        if not dry_run and not self._terminal.confirm(question):
             raise ArchiveConflictError(
                 f"the {self._what} of {len(days)} days were not pruned",
                 why="nobody said yes",
                 todo="--force answers by yes, --dry-run shows what would go",
             )
-        database, entries, code, freed = open_house(self._settings).database, [], 0, 0
+        entries, code, freed = [], 0, 0
+        if self._what != "copies":
+            self._database = open_house(self._settings).database
         for paths in days:
             entry: dict[str, Any] = {"project": paths.project, "date": str(paths.day)}
             name = f"{paths.project} {paths.day}"
             try:
-                result = prune_day(
-                    destination, database, paths, self._what, dry_run=dry_run, on_wait=self._terminal.waiting
-                )
+                result = self._prune(destination, paths, dry_run=dry_run)
             except ArchiveError as error:
                 self._terminal.warn(f"  ✗ {name}: {error}")
                 entry["error"] = {"step": "prune", "what": error.what, "why": error.why, "todo": error.todo}
@@ -95,6 +101,12 @@ class PruneWork:
             freed += result.freed
         self._terminal.say(f"  {size(freed)} {'would be' if dry_run else 'are'} free")
         return entries, code
+
+    def _prune(self, destination: Destination, paths: DayPaths, *, dry_run: bool) -> PruneResult:
+        waiting = self._terminal.waiting
+        if self._what == "copies":
+            return prune_copy(destination, paths, dry_run=dry_run, on_wait=waiting)
+        return prune_day(destination, self._database, paths, self._what, dry_run=dry_run, on_wait=waiting)
 
 
 def age_in_days(text: str) -> int:

@@ -111,9 +111,8 @@ def prune(
 
     settings = Settings.load()
     work = PruneWork(settings, Terminal(json=json, force=force), older_than, what.value)
-    days = work.days(project)
     with open_destination(settings) as destination:
-        entries, code = work.run(destination, days, dry_run=dry_run)
+        entries, code = work.run(destination, work.days(project, destination), dry_run=dry_run)
     if json:
         print_json(entries)
     raise typer.Exit(code)

@@ -48,7 +48,7 @@ def status(
         raise UsageError(what, todo="Add it: lse projects add NAME --start DAY")
     rows, why = read_rows(settings, first, last)
     now = datetime.now(UTC)
-    views = [list(overview(settings.layout, one, first, min(last, yesterday), rows, now)) for one in chosen]
+    views = overview(settings.layout, chosen, first, min(last, yesterday), rows, now)
     if json:
         print_json([msgspec.to_builtins(day) | {"gap": day.is_gap} for days in views for day in days])
     else:

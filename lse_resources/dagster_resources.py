@@ -9,7 +9,8 @@ import dagster as dg
 
 from lse_archive.layout import Layout
 from lse_resources.databases import application_url
-from lse_resources.google_drive import GoogleDrive
+from lse_resources.destination import Destination
+from lse_resources.destinations import open_destination
 from lse_resources.langsmith import LangSmith
 from lse_resources.postgres import Database
 from lse_resources.schema import check_schema
@@ -35,12 +36,12 @@ class LangSmithResource(dg.ConfigurableResource):
 
 
 class GoogleDriveResource(dg.ConfigurableResource):
-    """The Drive folder of `GOOGLE_DRIVE_FOLDER_URL`."""
+    """The archive's destination: the Drive folder of `GOOGLE_DRIVE_FOLDER_URL`, or `LSE_ARCHIVE_URL` instead."""
 
     @contextlib.contextmanager
-    def client(self) -> Generator[GoogleDrive]:
-        """A client, closed at the end. Raises SettingsError where Drive is not set up."""
-        with GoogleDrive(Settings.load().drive) as client:
+    def client(self) -> Generator[Destination]:
+        """A client, closed at the end. Raises SettingsError where none is set up."""
+        with open_destination(Settings.load()) as client:
             yield client
 
 

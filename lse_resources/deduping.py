@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lse_archive.errors import CorruptArchiveError
+from lse_archive.publish import SCRATCH
 from lse_archive.zips import missing_runs
 from lse_resources.destination import Destination
 from lse_resources.restoring import Copy, copies
@@ -49,7 +50,7 @@ def decide(destination: Destination, copy: Copy, scratch: Path) -> Decision:
         oldest = copy.files[0]
         return Decision(copy, oldest, tuple(file for file in files if file is not oldest), "all have the same bytes")
     scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".dedupe-", dir=scratch) as directory:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=scratch) as directory:
         whole = dict(_downloaded(destination, files, Path(directory)))
         for file in files:
             if file.id in whole and not any(missing_runs(other, whole[file.id]) for other in whole.values()):

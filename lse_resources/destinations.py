@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Generator
 
 from lse_resources.destination import Destination
-from lse_resources.google_drive import GoogleDrive
+from lse_resources.encryption import EncryptedDestination, read_keys
 from lse_resources.settings import Settings
 
 
@@ -18,5 +18,17 @@ def open_destination(settings: Settings) -> Generator[Destination]:
         SettingsError: None is set up, or one of its settings is malformed.
         DriveError: Its credentials cannot be used.
     """
-    with contextlib.closing(GoogleDrive(settings.drive)) as destination:
-        yield destination
+    destination: Destination
+    if settings.lse_archive_url:
+        # Only where it is used: it takes a moment to import.
+        from lse_resources.object_store import ObjectStore
+
+        destination = ObjectStore(settings.lse_archive_url, settings.object_store)
+    else:
+        from lse_resources.google_drive import GoogleDrive
+
+        destination = GoogleDrive(settings.drive)
+    with contextlib.closing(destination):
+        passphrase = settings.lse_age_passphrase.get_secret_value() if settings.lse_age_passphrase else None
+        keys = read_keys(settings.lse_age_recipient, settings.lse_age_identity_file, passphrase)
+        yield EncryptedDestination(destination, keys, settings.layout.archive_dir) if keys else destination

@@ -13,11 +13,15 @@ from lse_archive.locks import day_lock
 from lse_archive.manifest import Summary, content_hash, content_sums, read_sums
 from lse_archive.names import project_folder
 from lse_archive.pruned import read_pruned
+from lse_archive.publish import SCRATCH
 from lse_archive.results import UploadResult
 from lse_archive.state import now_text, update_state
 from lse_archive.zips import missing_runs, zip_summary, zip_sums
 from lse_resources.destination import Destination
 from lse_resources.stored_files import LocalFile, StoredFile
+
+NO_FILE = ("one file", "no file")
+"""What `drive_difference` says where there is none."""
 
 
 def find_on_drive(drive: Destination, paths: DayPaths) -> list[StoredFile]:
@@ -85,7 +89,12 @@ def upload_day(
             )
             action = "replaced" if existing else "created"
         update_state(
-            paths, drive_file_id=file.id, drive_sha256=local.sha256, drive_content=content, uploaded_at=now_text()
+            paths,
+            drive_file_id=file.id,
+            drive_sha256=local.sha256,
+            drive_content=content,
+            uploaded_at=now_text(),
+            copy_pruned_at=None,
         )
         return UploadResult(
             project=paths.project,
@@ -118,7 +127,7 @@ def _check_replacement(
         raise ArchiveConflictError(what, why="it was not to be replaced", todo="--force replaces it")
     if allow_shrink:
         return
-    with tempfile.TemporaryDirectory(prefix=".drive-", dir=paths.zip.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=paths.zip.parent) as scratch:
         copy = Path(scratch) / existing.name
         drive.download(existing, copy)
         try:
@@ -159,7 +168,7 @@ def drive_difference(drive: Destination, paths: DayPaths) -> tuple[str, str] | N
     """
     found = find_on_drive(drive, paths)
     if len(found) != 1:
-        return "one file", f"{len(found)} files" if found else "no file"
+        return ("one file", f"{len(found)} files") if found else NO_FILE
     return copy_difference(found[0], paths)
 
 

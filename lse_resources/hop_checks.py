@@ -18,7 +18,7 @@ from lse_archive.state import read_state
 from lse_archive.union import other_files
 from lse_archive.zips import check_zip
 from lse_resources.destination import Destination
-from lse_resources.drive_archive import drive_difference
+from lse_resources.drive_archive import NO_FILE, drive_difference
 
 Verdict = Literal["agrees", "differs", "unproven", "unknown"]
 MAX_ROWS = 50
@@ -142,6 +142,9 @@ def check_drive(paths: DayPaths, drive: Destination | SettingsError) -> HopCheck
         difference = drive_difference(drive, paths)
     except DriveError as error:
         return HopCheck(name, "unknown", error.what, error.todo, 1, (Difference(paths.zip.name, error.why),))
+    given_up = read_state(paths).copy_pruned_at
+    if given_up and difference == NO_FILE and paths.zip.is_file():
+        return HopCheck(name, "agrees", f"the copy on {drive.place} was given up on {given_up[:10]}: the zip is here")
     if difference:
         row = Difference(paths.zip.name, f"on {drive.place}", *difference)
         return _differing(name, f"{drive.place} does not hold the archive", "Upload it: lse archive upload", [row])

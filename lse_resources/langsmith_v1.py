@@ -90,12 +90,11 @@ class V1:
             fields = {key: bytes(value) for key, value in _object_decoder.decode(run).items()}
         except (msgspec.DecodeError, RecursionError):
             fields = members(run)
-        for key, links in _OFFLOADED.items():
-            found = fields.get(links, b"null")
-            if not self.is_partial(found):
-                continue
-            del fields[links]  # secrets that expire
-            link = _root_link(found)
+        offloaded = {key: links for key, links in _OFFLOADED.items() if self.is_partial(fields.get(links, b""))}
+        if not offloaded:
+            return run
+        for key, links in offloaded.items():
+            link = _root_link(fields.pop(links))  # the links are secrets that expire
             if link and fields.get(key, b"null") == b"null":
                 fields[key] = check_json(self._download(self._absolute(link)))
         return b"{" + b",".join(json.dumps(key).encode() + b":" + value for key, value in fields.items()) + b"}"

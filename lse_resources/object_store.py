@@ -1,8 +1,9 @@
-"""An object store (S3 and what speaks like it, Google Cloud Storage, Azure) as a place for archives, through obstore."""
+"""An object store (S3 and what speaks like it, Google Cloud Storage, Azure) as the archive's place, through obstore."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import re
@@ -37,7 +38,7 @@ class ObjectStore:
     """The bucket and prefix of a URL such as `s3://bucket/archives`; threads may share it.
 
     What the archive writes beside the content travels as the object's metadata, with the SHA-256 of its bytes. A store
-    vouches for no such hash itself, so every upload is read back before it takes its name, and `prove` reads the object.
+    vouches for no such hash itself: every upload is read back before it takes its name, and `prove` reads the object.
 
     Args:
         url: s3://…, gs://… or az://…
@@ -120,7 +121,7 @@ class ObjectStore:
     ) -> StoredFile:
         """Puts a file there under a hidden name, reads it back, and only then gives it its name.
 
-        An upload that was cut off starts over: what it left is invisible, and a lifecycle rule of the bucket removes it.
+        An upload that was cut off starts over; a lifecycle rule of the bucket removes what it left, which nobody sees.
 
         Raises:
             ArchiveConflictError: Without `existing`, there is an object of that name; with it, it has changed.
@@ -177,7 +178,7 @@ class ObjectStore:
         """The object as it is now, with the checksum of its bytes, read a moment ago."""
         with self._explained(f"read {file.name}"):
             now = self._head(file.id)
-            return _with_hash(now, self._read_hash(file.id))
+            return dataclasses.replace(now, sha256=self._read_hash(file.id))
 
     def trash(self, file: StoredFile) -> None:
         """Deletes an object; a bucket with versions keeps the old one."""
@@ -275,23 +276,18 @@ class ObjectStore:
         """Turns the store's errors into one sentence; that there is no such object stays FileNotFoundError."""
         try:
             yield
-        except FileNotFoundError as error:
-            if "NoSuchBucket" in str(error):
-                raise DriveError(
-                    f"cannot {what}", why="there is no such bucket", todo="Check LSE_ARCHIVE_URL"
-                ) from error
+        except FileNotFoundError:
             raise
         except PermissionError as error:
             raise DriveError(
                 f"cannot {what}", why=f"{self.place} refused: {_brief(error)}", todo="Check the credentials"
             ) from error
         except _ERRORS as error:
+            if "NoSuchBucket" in str(error):
+                raise DriveError(
+                    f"cannot {what}", why="there is no such bucket", todo="Check LSE_ARCHIVE_URL"
+                ) from error
             raise DriveError(f"cannot {what}", why=_brief(error), todo="Run the command again later") from error
-
-
-def _with_hash(file: StoredFile, sha256: str) -> StoredFile:
-    facts = {name: getattr(file, name) for name in StoredFile.__slots__}
-    return StoredFile(**{**facts, "sha256": sha256})
 
 
 def _brief(error: Exception) -> str:

@@ -16,21 +16,29 @@ CONNECTIONS = 2
 
 # Long documents make a batch earlier, so that its memory stays bounded.
 _BATCH_BYTES = 8_000_000
+_PATIENCE = 5
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-def batches(files: Iterable[RunFile], size: int = BATCH_SIZE) -> Iterator[list[RunFile]]:
-    """Cuts a stream of files into lists of at most `size`, and of about 8 MB."""
+def batches(files: Iterable[RunFile | None], size: int = BATCH_SIZE) -> Iterator[list[RunFile]]:
+    """Cuts a stream of files into lists of at most `size`, and of about 8 MB.
+
+    None stands for a file that was passed over: many of them end a batch, so that work on a few changed files begins
+    while the others are still read.
+    """
     batch: list[RunFile] = []
-    held = 0
+    held = passed = 0
     for file in files:
-        batch.append(file)
-        held += file.size
-        if len(batch) >= size or held >= _BATCH_BYTES:
+        if file is None:
+            passed += 1
+        else:
+            batch.append(file)
+            held += file.size
+        if batch and (len(batch) >= size or held >= _BATCH_BYTES or passed >= _PATIENCE * size):
             yield batch
-            batch, held = [], 0
+            batch, held, passed = [], 0, 0
     if batch:
         yield batch
 

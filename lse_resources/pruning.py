@@ -68,12 +68,58 @@ def prune_day(
     return result
 
 
+def prune_copy(
+    destination: Destination,
+    paths: DayPaths,
+    *,
+    dry_run: bool = False,
+    on_wait: Callable[[str], None] | None = None,
+) -> PruneResult:
+    """Gives up the copy at the destination, if the run files and the zip are here, intact, and hold its content.
+
+    Never the last copy: a day whose files or zip were pruned here keeps it.
+
+    Raises:
+        DriveError: The destination refused or cannot be reached.
+    """
+    began = time.monotonic()
+    result = PruneResult(project=paths.project, date=str(paths.day), what="copies", action="kept")
+    with day_lock(paths, on_wait=on_wait):
+        try:
+            if not paths.folder.is_dir() or not paths.zip.is_file():
+                raise _NotProvenError("it is the last copy: the run files and the zip are not both here")
+            _prove_here(paths)
+            copy = _prove_copy(destination, paths)
+        except _NotProvenError as reason:
+            result.why = str(reason)
+        else:
+            result.freed = copy.size
+            result.action = "would prune" if dry_run else "pruned"
+            if not dry_run:
+                update_state(paths, copy_pruned_at=now_text())
+                destination.trash(copy)
+    result.duration_seconds = round(time.monotonic() - began, 3)
+    return result
+
+
 def _prove(destination: Destination, database: Database, paths: DayPaths, what: What) -> StoredFile:
     if not (paths.folder.is_dir() if what == "files" else paths.zip.is_file()):
         raise _NotProvenError(f"its {what} are not here")
+    _prove_here(paths)
+    copy = _prove_copy(destination, paths)
+    rows = check_rows(_compare_rows(database, paths))
+    if rows.verdict != "agrees":
+        raise _NotProvenError(f"{rows.says} in Postgres; {rows.todo}")
+    return copy
+
+
+def _prove_here(paths: DayPaths) -> None:
     for check in (check_files(paths), check_archive(paths)):
         if check.verdict != "agrees":
             raise _NotProvenError(f"{check.says}; {check.todo}" if check.todo else check.says)
+
+
+def _prove_copy(destination: Destination, paths: DayPaths) -> StoredFile:
     found = find_on_drive(destination, paths)
     if len(found) != 1:
         raise _NotProvenError(f"{destination.place} has {len(found) or 'no'} files of it")
@@ -82,9 +128,6 @@ def _prove(destination: Destination, database: Database, paths: DayPaths, what: 
     if difference:
         expected, there = difference
         raise _NotProvenError(f"{destination.place} holds something else: expected {expected}, found {there}")
-    rows = check_rows(_compare_rows(database, paths))
-    if rows.verdict != "agrees":
-        raise _NotProvenError(f"{rows.says} in Postgres; {rows.todo}")
     return copy
 
 

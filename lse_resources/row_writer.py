@@ -17,13 +17,16 @@ from lse_resources.jsonb import Rendering, render, render_refused
 from lse_resources.postgres import Database, explain, is_about_data, is_lost, is_transient
 
 Existing = Literal["keep", "replace", "repair"]
-"""What happens to rows that are there: all stay; those whose file changed are replaced; all are, wherever filed."""
+"""What happens to rows that are there: all stay; those whose file changed are replaced; all are, also those that are
+filed under another project or another day within a month."""
 
 # A server that restarts is back within these seconds.
 _RETRY_DELAYS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 
+# A month around: every partition more would cost each run a look into its index.
 _LOOK = """
-SELECT run_id::text, run_date, project, file_sha256, load_id FROM runs WHERE run_id = ANY(%s::uuid[])
+SELECT run_id::text, run_date, project, file_sha256, load_id FROM runs
+WHERE run_id = ANY(%s::uuid[]) AND run_date BETWEEN %s::date - 31 AND %s::date + 31
 """
 _SET_ASIDE = """
 WITH gone AS (
@@ -163,7 +166,8 @@ class RowWriter:
         here: dict[str, tuple[bytes | None, int | None]] = {}
         elsewhere: dict[str, tuple[date, str]] = {}
         with connection.cursor(binary=True) as cursor:
-            for run, day, project, digest, load in cursor.execute(_LOOK, ([file.facts.run_id for file in batch],)):
+            ids = [file.facts.run_id for file in batch]
+            for run, day, project, digest, load in cursor.execute(_LOOK, (ids, self._day, self._day)):
                 if (project, day) == (self._project, self._day):
                     here[run] = digest, load
                 else:

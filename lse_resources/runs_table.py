@@ -85,8 +85,8 @@ def load_day(
 
 def _to_load(
     reader: DayReader, known: dict[bytes, bytes], result: LoadResult, progress: Progress | None
-) -> Iterator[RunFile]:
-    """The files that have no row of the same content; the others are counted."""
+) -> Iterator[RunFile | None]:
+    """The files that have no row of the same content; the others are counted, None stands for them."""
     for number, file in enumerate(reader.files(known), 1):
         if isinstance(file, UnfitFile):
             result.failed_inserts += 1
@@ -97,6 +97,7 @@ def _to_load(
             yield file
         else:
             result.left += 1
+            yield None
         if progress and number % TELL_EVERY == 0:
             progress(number, result.total_files)
 
@@ -119,12 +120,14 @@ def write_rows(
     database: Database,
     project: str,
     day: date,
-    files: Iterable[RunFile],
+    files: Iterable[RunFile | None],
     existing: Existing,
     load_id: int | None,
     batch_size: int = BATCH_SIZE,
 ) -> Generator[Outcome]:
     """Writes a stream of run files, a transaction per batch, over a few connections; yields what became of each batch.
+
+    None in the stream stands for a file that needs no writing.
 
     Raises:
         DatabaseError: Postgres cannot go on.

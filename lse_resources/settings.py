@@ -34,6 +34,15 @@ class Settings(BaseSettings):
     google_drive_subject: str | None = None
     google_drive_api_root: str | None = None
 
+    lse_archive_url: str | None = None
+    aws_access_key_id: SecretStr | None = None
+    aws_secret_access_key: SecretStr | None = None
+    aws_region: str | None = None
+    aws_endpoint_url: str | None = None
+    lse_age_recipient: str | None = None
+    lse_age_identity_file: Path | None = None
+    lse_age_passphrase: SecretStr | None = None
+
     lse_database_url: SecretStr | None = None
     lse_dagster_database_url: SecretStr | None = None
     lse_home: Path = Path("~/.lse")
@@ -112,6 +121,17 @@ class Settings(BaseSettings):
             api_root=self.google_drive_api_root,
             subject=self.google_drive_subject,
         )
+
+    @property
+    def object_store(self) -> dict[str, str]:
+        """What of S3's configuration is set, by obstore's names."""
+        found = {"region": self.aws_region, "endpoint": self.aws_endpoint_url}
+        for name, secret in (
+            ("access_key_id", self.aws_access_key_id),
+            ("secret_access_key", self.aws_secret_access_key),
+        ):
+            found[name] = secret.get_secret_value() if secret else None
+        return {name: value for name, value in found.items() if value}
 
     def as_environment(self) -> dict[str, str]:
         """The settings as environment variables, for a child process of the same house."""

@@ -6,8 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
-from dagster import AssetCheckSeverity, DagsterEventType, DagsterRunStatus, RunsFilter
-from dagster._core.event_api import EventRecordsFilter, RunStatusChangeRecordsFilter
+from dagster import (
+    AssetCheckSeverity,
+    DagsterEventType,
+    DagsterRunStatus,
+    EventRecordsFilter,
+    RunsFilter,
+    RunStatusChangeRecordsFilter,
+)
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 
 from lse_archive.names import project_slug

@@ -76,15 +76,27 @@ def read_rows(settings: Settings, first: date, last: date) -> tuple[Rows | None,
 
 
 def overview(
-    layout: Layout, project: ProjectConfig, first: date, last: date, rows: Rows | None, now: datetime
+    layout: Layout, projects: list[ProjectConfig], first: date, last: date, rows: Rows | None, now: datetime
+) -> list[list[DayView]]:
+    """Each project's days from `first` to `last`, oldest first; none before its own first day."""
+    zips = _names(layout.archive_dir)
+    return [list(_days(layout, project, first, last, rows, now, zips)) for project in projects]
+
+
+def _days(
+    layout: Layout,
+    project: ProjectConfig,
+    first: date,
+    last: date,
+    rows: Rows | None,
+    now: datetime,
+    zips: frozenset[str],
 ) -> Iterator[DayView]:
-    """The project's days from `first` to `last`, oldest first; none before its own first day."""
     if last < (first := max(first, project.start)):
         return
     today = now.astimezone(UTC).date()
     folder = layout.data_dir / project_folder(project.name)
     here, work = _names(folder), _names(folder / WORK_DIR)
-    zips = _names(layout.archive_dir)
     for day in days_between(first, last):
         state = read_state(layout.day(project.name, day)) if f"{day}.state.json" in work else _NOTHING
         files = "here" if str(day) in here else "pruned" if f"{day}.pruned" in work else "missing"

@@ -58,6 +58,7 @@ class FetchProcess:
 
 
 def _serve() -> None:
+    LangSmith(quick_settings("http://127.0.0.1")).close()  # imports the SDK
     for line in sys.stdin:
         reader, writer = os.pipe()
         child = os.fork()

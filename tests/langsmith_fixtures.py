@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import os
+import tempfile
 from collections.abc import Generator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -17,7 +19,7 @@ import orjson
 from lse_archive.days import day_window, format_time
 from lse_archive.fetch import FetchOptions, fetch_day
 from lse_archive.layout import DayPaths, Layout
-from lse_archive.manifest import read_sums
+from lse_archive.manifest import Summary, read_summary, read_sums
 from lse_archive.results import FetchResult
 from lse_archive.source import RunSource
 from lse_demo.http import Logged
@@ -41,6 +43,7 @@ class Cloud:
     def __init__(self, store: LangSmithStore, server: LangSmithServer, directory: Path) -> None:
         self.store = store
         self.server = server
+        self.directory = directory
         self.paths: DayPaths = Layout(directory / "data", directory / "archives").day(PROJECT, DAY)
         self.settings = quick_settings(server.url)
 
@@ -52,6 +55,18 @@ class Cloud:
         run = {"id": run_id, "start_time": format_time(start), "status": "SUCCESS", "run_type": "CHAIN", **fields}
         self.store.put_raw(project, orjson.dumps(run)[:-1] + tail + b"}")
         return run_id
+
+    def speak(self, dialect: str) -> None:
+        """Makes the server an older deployment, which has no v2, if the dialect is `v1`."""
+        if dialect == "v1":
+            behaviour = self.server.behaviour
+            behaviour.v2_status, behaviour.version, behaviour.flags = 404, "0.15.3", {"ch_query_enabled": True}
+
+    def summary(self) -> Summary:
+        """The summary of the published day."""
+        found = read_summary(self.paths.folder)
+        assert found is not None
+        return found
 
     def rewrite(self, run_id: str, raw: bytes) -> None:
         """Makes the server answer exactly `raw` for a run, in both dialects, wherever the run stands."""
@@ -119,9 +134,17 @@ def photograph(folder: Path) -> dict[str, tuple[bytes, int, int]]:
 
 
 @contextlib.contextmanager
-def local_cloud(directory: Path) -> Generator[Cloud]:
-    """A local LangSmith without faults and without a limit; at the end it must have seen nothing that is forbidden."""
-    with LangSmithStore() as store, LangSmithServer(store) as server:
+def local_cloud() -> Generator[Cloud]:
+    """A local LangSmith without faults and without a limit; at the end it must have seen nothing that is forbidden.
+
+    Its days are fetched to memory where the system has such a place: a disk that others write to is slow to flush.
+    """
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with (
+        tempfile.TemporaryDirectory(dir=memory) as directory,
+        LangSmithStore() as store,
+        LangSmithServer(store) as server,
+    ):
         store.project(PROJECT)
-        yield Cloud(store, server, directory)
+        yield Cloud(store, server, Path(directory))
     assert server.violations == []

@@ -299,3 +299,35 @@ def test_alerts_test_sends_a_sample_to_each_target(
     assert (ended.code, len(post_office.texts)) == (1, 2)
     assert "HTTP 500" in ended.err
     assert "secret-part" not in ended.err
+
+
+# ---- what Dagster records ------------------------------------------------------------------------------------------
+
+
+@dg.job
+def _nothing() -> None:
+    """A job without steps."""
+
+
+def test_a_run_that_is_repeated_by_itself_has_not_failed_yet(watch: Watch, house: House, hook: Webhook) -> None:
+    with house.instance() as instance:
+        for retries in ("2", "0"):
+            tags = {"dagster/max_retries": retries, "dagster/partition": f"2026-01-0{retries}"}
+            run = instance.create_run_for_job(_nothing, tags=tags, status=dg.DagsterRunStatus.STARTED)
+            instance.report_run_failed(run, "its process is gone")
+    watch.tick()
+    assert [text.splitlines()[0] for text in hook.texts] == ["_nothing 2026-01-00: the run failed"]
+
+
+def test_a_failed_run_of_a_backfill_waits_for_the_others(watch: Watch, house: House, hook: Webhook) -> None:
+    with house.instance() as instance:
+        tags = {"dagster/backfill": "abc", "dagster/max_retries": "0"}
+        started = dg.DagsterRunStatus.STARTED
+        first, second = (instance.create_run_for_job(_nothing, tags=tags, status=started) for _ in range(2))
+        instance.report_run_failed(first, "gone")
+        watch.tick()
+        assert hook.texts == []
+        instance.report_run_failed(second, "gone")
+    watch.tick()
+    watch.tick()
+    assert len(hook.texts) == 1

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import typer
@@ -32,7 +33,7 @@ print(json.dumps([code, sorted(sys.modules)]))
 def commands() -> Iterator[tuple[str, TyperCommand]]:
     """Every command that does something, with the words that call it."""
 
-    def walk(words: list[str], command: object) -> Iterator[tuple[str, TyperCommand]]:
+    def walk(words: list[str], command: Any) -> Iterator[tuple[str, TyperCommand]]:
         for name, child in getattr(command, "commands", {}).items():
             yield from walk([*words, name], child)
         if not getattr(command, "commands", {}) or words == ["archive"]:

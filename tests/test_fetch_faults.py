@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 
 import pytest
 from langsmith_fixtures import END, PROJECT, START, Cloud, local_cloud
 
+from lse_archive.days import Window
 from lse_archive.errors import ArchiveError, SourceError
 from lse_demo.faults import Fault, Faults, Matchable, on
 from lse_demo.langsmith_gate import RateLimit
@@ -29,8 +29,8 @@ def with_cursor(request: Matchable) -> bool:
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[Cloud]:
-    with local_cloud(tmp_path) as cloud:
+def cloud() -> Iterator[Cloud]:
+    with local_cloud() as cloud:
         cloud.generate(RUNS)
         yield cloud
 
@@ -87,9 +87,7 @@ def test_the_published_day_is_the_servers_day(cloud, name, dialect):
     if name != "cursor lost always":  # there is no way through a crowd without any cursor
         crowd(cloud)
     cloud.server.faults = Faults(*(MATRIX.get(name) or ALL), seed=7)
-    if dialect == "v1":
-        cloud.server.behaviour.v2_status = 404
-        cloud.server.behaviour.version, cloud.server.behaviour.flags = "0.15.0", {}
+    cloud.speak(dialect)
     result = cloud.fetch(page_size=PAGE)
     assert (result.proof, result.api, result.runs) == ("equal", dialect, len(cloud.served()))
     assert set(cloud.published()) == set(cloud.served())
@@ -147,6 +145,10 @@ FATAL: dict[str, tuple[Fault, str]] = {
         Fault("status", status=429, headers={"Retry-After": "3600"}),
         "another client may use the same key",
     ),
+    "429 until a date": (
+        Fault("status", status=429, headers={"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"}),
+        "asked again in 300 s",
+    ),
     "500 for ever": (Fault("status", status=500), "did not get better"),
     "503 for ever": (Fault("status", status=503), "did not get better"),
     "cut for ever": (Fault("cut_before"), "did not get better"),
@@ -203,6 +205,16 @@ def test_a_failing_count_does_not_cost_the_pages(cloud):
     assert cloud.fetch(page_size=PAGE).proof == "equal"
     assert len(cloud.queries()) == asked
     assert cloud.published() == cloud.served()
+
+
+def test_the_announced_end_of_a_route_is_told_once(cloud, caplog):
+    empty = b'{"items":[],"next_cursor":null}'
+    cloud.server.faults.add(Fault("invalid_json", _V2, body=empty, headers={"Sunset": "Sun, 31 Jan 2027 00:00:00 GMT"}))
+    for _ in range(3):
+        with cloud.source() as source:
+            source.page(Window(START, END), None)
+            source.page(Window(START, END), None)
+    assert [record.levelname for record in caplog.records if "31 Jan 2027" in record.message] == ["WARNING"] * 3
 
 
 def test_the_limit_of_counts_is_waited_for(cloud):

@@ -24,8 +24,8 @@ def process() -> Iterator[FetchProcess]:
 
 
 @pytest.fixture
-def cloud(tmp_path: Path) -> Iterator[Cloud]:
-    with local_cloud(tmp_path) as cloud:
+def cloud() -> Iterator[Cloud]:
+    with local_cloud() as cloud:
         cloud.generate(RUNS)
         yield cloud
 
@@ -39,12 +39,12 @@ def change(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("existed", [False, True])
-def test_killed_at_random_moments(cloud, process, tmp_path, existed):
+def test_killed_at_random_moments(cloud, process, existed):
     def directory(name: str) -> Path:
         cloud.paths = type(cloud.paths)(
-            cloud.paths.project, cloud.paths.day, tmp_path / name / "data", tmp_path / name / "archives"
+            cloud.paths.project, cloud.paths.day, cloud.directory / name / "data", cloud.directory / name / "archives"
         )
-        return tmp_path / name
+        return cloud.directory / name
 
     names = [f"{number}" for number in range(11)]
     old = cloud.served() if existed else {}
@@ -73,48 +73,48 @@ def test_killed_at_random_moments(cloud, process, tmp_path, existed):
         assert again <= max(missing, 0) + 5 * PAGE or again == len(cloud.served())
 
 
-def test_killed_between_the_moves_of_a_publication(cloud, process, tmp_path):
-    assert process.fetch(cloud.server.url, tmp_path)["status"] == 0
+def test_killed_between_the_moves_of_a_publication(cloud, process):
+    assert process.fetch(cloud.server.url, cloud.directory)["status"] == 0
     old = cloud.served()
     change(cloud)
-    killed = process.fetch(cloud.server.url, tmp_path, die_before_move_to=str(cloud.paths.folder))
+    killed = process.fetch(cloud.server.url, cloud.directory, die_before_move_to=str(cloud.paths.folder))
     assert killed["status"] == -9
     assert not cloud.paths.folder.exists()
     cloud.server.behaviour.api_keys = frozenset()  # the repair needs no LangSmith
-    failed = process.fetch(cloud.server.url, tmp_path)
+    failed = process.fetch(cloud.server.url, cloud.directory)
     assert failed["status"] == 1
     cloud.server.behaviour.api_keys = frozenset({cloud.settings.api_key})
-    assert process.fetch(cloud.server.url, tmp_path)["outcome"] == "updated"
+    assert process.fetch(cloud.server.url, cloud.directory)["outcome"] == "updated"
     assert cloud.published() == old | cloud.served()
     assert not cloud.paths.retired.exists()
 
 
-def test_a_file_that_the_system_takes_only_in_part(cloud, process, tmp_path):
+def test_a_file_that_the_system_takes_only_in_part(cloud, process):
     """A limit of file sizes acts like a quota: the first write is cut short, the next one fails."""
     big = cloud.put(START + 1, inputs={"text": "x" * 3_000_000})
-    failed = process.fetch(cloud.server.url, tmp_path, page_size=PAGE, largest_file=2_000_000)
+    failed = process.fetch(cloud.server.url, cloud.directory, page_size=PAGE, largest_file=2_000_000)
     assert failed["status"] == 1
     assert "Free space" in failed["error"]
     assert not cloud.paths.folder.exists()
     assert len(list((cloud.paths.staging / "runs").iterdir())) >= RUNS - PAGE
-    assert process.fetch(cloud.server.url, tmp_path)["outcome"] == "created"
+    assert process.fetch(cloud.server.url, cloud.directory)["outcome"] == "created"
     assert cloud.published()[big] == cloud.served()[big]
     assert cloud.published() == cloud.served()
 
 
-def test_a_full_disk(cloud, process, tmp_path):
-    assert process.fetch(cloud.server.url, tmp_path)["status"] == 0
+def test_a_full_disk(cloud, process):
+    assert process.fetch(cloud.server.url, cloud.directory)["status"] == 0
     before = cloud.published()
     photo = photograph(cloud.paths.folder)
     for number in range(40):
         cloud.put(START + number, inputs={"text": "x" * 100_000})
-    with limited(tmp_path / "data", 2_000_000) as limit:
-        failed = process.fetch(cloud.server.url, tmp_path, page_size=PAGE, **limit)
+    with limited(cloud.directory / "data", 2_000_000) as limit:
+        failed = process.fetch(cloud.server.url, cloud.directory, page_size=PAGE, **limit)
         assert failed["status"] == 1
         assert "Free space" in failed["error"]
         if cloud.paths.folder.exists():  # not where the small disk lies over it
             assert photograph(cloud.paths.folder) == photo
-    assert process.fetch(cloud.server.url, tmp_path)["outcome"] == "updated"
+    assert process.fetch(cloud.server.url, cloud.directory)["outcome"] == "updated"
     assert cloud.published() == before | cloud.served()
 
 

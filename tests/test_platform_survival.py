@@ -173,8 +173,10 @@ def test_a_daemon_killed_in_a_backfill_loses_no_day(house: House, up: Up) -> Non
 @pytest.mark.parametrize(("host", "warned"), [("192.0.2.1", True), ("no-such-host.invalid", True), ("::1", False)])
 def test_a_ui_that_others_could_reach_is_warned_of(bare_house: House, host: str, warned: bool) -> None:
     said: list[str] = []
-    with socket.socket(socket.AF_INET6) as taken, pytest.raises(ArchiveError, match="cannot be used"):
+    with socket.socket(socket.AF_INET6) as taken:
         taken.bind(("::1", 0))
         taken.listen()
-        run_platform(Settings.load(), port=taken.getsockname()[1], host=host, say=said.append)
+        port = taken.getsockname()[1]
+        with pytest.raises(ArchiveError, match="cannot be used"):
+            run_platform(Settings.load(), port=port, host=host, say=said.append)
     assert any("WARNING: the UI is open to everybody" in text for text in said) == warned

@@ -16,10 +16,10 @@ from lse_archive.pruned import is_pruned, pruned_summary
 from lse_archive.results import PruneResult
 from lse_archive.zips import zip_day
 from lse_demo.drive_server import DriveServer
-from lse_resources.drive_archive import drive_difference
+from lse_resources.drive_archive import drive_difference, upload_day
 from lse_resources.hop_checks import check_archive, check_drive, check_files
 from lse_resources.postgres import Database
-from lse_resources.pruning import prune_day
+from lse_resources.pruning import prune_copy, prune_day
 from lse_resources.restoring import bring_back
 from lse_resources.runs_table import load_day
 
@@ -177,4 +177,33 @@ def test_prune_wants_an_age(house: House) -> None:
         assert "number of days" in ended.err
     assert house.lse("archive", "prune").code == 2
     ended = house.lse("archive", "prune", "--older-than", "90d", "--project", "x")
-    assert (ended.code, "no day older than 90 days" in ended.out) == (0, True)
+    assert (ended.code, "no day older than 90 days has files to give up" in ended.out) == (0, True)
+
+
+def test_the_copy_is_given_up_only_while_the_day_is_here(
+    archive: Archive, prune: Callable[..., PruneResult], drive_server: DriveServer, database: Database
+) -> None:
+    paths = archive.paths()
+    prune()
+    assert "the last copy" in prune_copy(archive.destination, paths).why
+    bring_back(archive.destination, paths)
+    add_run(archive, database, drive_server)
+    assert "holds something else" in prune_copy(archive.destination, paths).why
+    upload_day(archive.destination, paths)
+    assert prune_copy(archive.destination, paths, dry_run=True).action == "would prune"
+    assert prune_copy(archive.destination, paths).action == "pruned"
+    assert drive_server.store.named(paths.zip.name) == []
+    assert check_drive(paths, archive.destination).verdict == "agrees"
+    assert prune().action == "kept"  # now the day here is the last copy
+    upload_day(archive.destination, paths)
+    assert prune().action == "pruned"
+
+
+def test_lse_drive_prune(house: House) -> None:
+    house.fill(3)
+    assert house.archive("full-sweep").code == 0
+    options = ("drive", "prune", "--older-than", "1d", "--project", HOUSE_PROJECT)
+    assert house.lse(*options, "--dry-run", "--json").entry["action"] == "would prune"
+    assert house.lse(*options).code == 1
+    assert house.lse(*options, "--force", "--json").entry["action"] == "pruned"
+    assert house.archive("verify").code == 0

@@ -260,7 +260,12 @@ def test_temporary_files_of_the_dead_are_removed(archive: Archive) -> None:
             temporary = folder / f"{name}.{kind}.tmp"
             temporary.write_bytes(b"")
             os.utime(temporary, (time.time() - age, time.time() - age))
+    for name, age in (("old", 90_000), ("young", 7200)):
+        scratch = paths.zip.parent / f".scratch-{name}"
+        (scratch / "x").mkdir(parents=True)
+        os.utime(scratch, (time.time() - age, time.time() - age))
     archive.restore()
+    assert [path.name for path in paths.zip.parent.glob(".scratch-*")] == [".scratch-young"]
     left = [path.name for path in archive.directory.rglob("*.tmp")]
     assert len(left) == 2
     assert all("young" in name for name in left)

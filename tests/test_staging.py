@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ def paths(tmp_path: Path) -> DayPaths:
 
 
 @contextlib.contextmanager
-def staging(paths: DayPaths, dialect: str = "v2", project_id: str = PROJECT_ID, now: float = 1e9) -> Iterator[Staging]:
+def staging(paths: DayPaths, dialect: str = "v2", project_id: str = PROJECT_ID, now: float = 1e9) -> Generator[Staging]:
     with contextlib.closing(Staging(paths)) as opened:
         opened.resume(dialect=dialect, project_id=project_id, now=now)
         yield opened

@@ -73,7 +73,7 @@ def test_a_range_that_is_none_is_refused(bare_house: House, options: list[str]) 
 
 
 def test_two_years_of_many_projects_cost_one_small_file_a_day(bare_house: House) -> None:
-    """No clock here (bench/platform.py has it): what is read grows with the days shown, and not with the archive."""
+    """No clock here (bench/orchestration.py has it): what is read grows with the days shown, not with the archive."""
     for name in ("a", "b"):
         list_project(bare_house, 730, name)
         data = bare_house.directory / "data" / project_folder(name)

@@ -54,7 +54,7 @@ class Source:
     def runs_by_id(self, ids: list[str], window: Window) -> list[bytes]:
         raise NotImplementedError
 
-    def count(self, window: Window) -> int:
+    def count(self, window: Window, *, roots_only: bool = False) -> int:
         raise NotImplementedError
 
     def parallelism(self) -> int:

@@ -17,9 +17,10 @@ _HEAD = """\
 `lse COMMAND --help` says the same. Days are UTC, written `YYYY-MM-DD`, and over: today is refused.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 differences (`verify` found some, or a fetched day holds fewer runs than
-LangSmith counts); 130 interrupted by Ctrl-C. A failure is worse news than a difference: of several days the worst counts.
+LangSmith counts); 130 interrupted by Ctrl-C. Of several days the worst counts, and a failure is worse than a
+difference.
 
-`--json` prints one object on standard output, with one entry per project and day; everything else goes to standard error.
+`--json` prints one object on standard output, with one entry per project and day; all else goes to standard error.
 A question is asked on a terminal only. Elsewhere the answer is no, unless `--force` says yes: what would be overwritten
 is refused instead.
 """

@@ -24,9 +24,10 @@ FROM runs;
 COMMENT ON VIEW run_facts IS 'One row per run, the shapes of both APIs made one. Times in UTC, costs in USD.';
 """
 
-# A trace is found by its first run, so that a filter on project and run_date uses the indexes: run_date is the day on
-# which it began, and the runs of other days are counted with it. What a chain reports is the sum of its model calls:
-# only these are added up, so that nothing counts twice.
+# A trace is found by its first run, so that a filter on project and run_date uses the index: run_date is the day it
+# began on. The runs of the 30 days after it belong to it: without a bound, every trace costs a look into all months.
+# LIMIT keeps the search for an earlier run such a look; as NOT EXISTS it is planned as a join of whole months.
+# What a chain reports is the sum of its model calls: only these are added up, so that nothing counts twice.
 _TRACE_FACTS = """
 CREATE VIEW trace_facts AS
 SELECT first.project, first.run_date, first.trace_id, whole.root_run_id, whole.root_name, whole.runs, whole.errors,
@@ -34,6 +35,14 @@ SELECT first.project, first.run_date, first.trace_id, whole.root_run_id, whole.r
        extract(epoch FROM whole.end_time - whole.start_time)::double precision AS duration_seconds,
        whole.total_tokens, whole.total_cost
 FROM runs AS first
+LEFT JOIN LATERAL (
+    SELECT true AS found FROM runs AS earlier
+    WHERE earlier.trace_id = first.trace_id
+      AND earlier.run_date BETWEEN first.run_date - 30 AND first.run_date
+      AND (earlier.run_date, coalesce(earlier.start_time, 'infinity'), earlier.run_id)
+        < (first.run_date, coalesce(first.start_time, 'infinity'), first.run_id)
+    LIMIT 1
+) AS earlier ON true
 CROSS JOIN LATERAL (
     SELECT (array_agg(run_id ORDER BY start_time, run_id) FILTER (WHERE parent_run_id IS NULL))[1] AS root_run_id,
            (array_agg(name ORDER BY start_time, run_id) FILTER (WHERE parent_run_id IS NULL))[1] AS root_name,
@@ -44,14 +53,11 @@ CROSS JOIN LATERAL (
            max(end_time) AS end_time,
            sum(total_tokens) FILTER (WHERE run_type IN ('llm', 'embedding')) AS total_tokens,
            sum(total_cost) FILTER (WHERE run_type IN ('llm', 'embedding')) AS total_cost
-    FROM runs WHERE project = first.project AND trace_id = first.trace_id
+    FROM runs
+    WHERE trace_id = first.trace_id
+      AND run_date BETWEEN first.run_date AND first.run_date + 30
 ) AS whole
-WHERE NOT EXISTS (
-    SELECT FROM runs AS earlier
-    WHERE earlier.project = first.project AND earlier.trace_id = first.trace_id
-      AND (earlier.run_date, coalesce(earlier.start_time, 'infinity'), earlier.run_id)
-        < (first.run_date, coalesce(first.start_time, 'infinity'), first.run_id)
-);
+WHERE earlier.found IS NULL;
 COMMENT ON VIEW trace_facts IS 'One row per trace, under the day it began on. Tokens and cost of its model calls.';
 """
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 from lse_archive.days import compact_time, day_of, day_window
 from lse_archive.documents import NotARunError, RunFacts, unwrap
+from lse_archive.errors import ArchiveError, UsageError
+
+_READ_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,31 +52,105 @@ def run_file_name(facts: RunFacts) -> str:
 
 def run_file_paths(folder: Path) -> list[Path]:
     """The files that may hold a run, sorted by name: `*.json` that does not start with `_` or a dot."""
-    return sorted(path for path in folder.iterdir() if path.name.endswith(".json") and path.name[0] not in "_.")
+    return [folder / name for name in _names(folder)]
 
 
 def read_folder(folder: Path, day: date) -> Iterator[RunFile | UnfitFile]:
-    """Reads a day's folder in the order of its file names.
+    """Reads a day's folder; see `DayReader`.
+
+    Raises:
+        UsageError: There is no such folder.
+        ArchiveError: A file cannot be read.
+    """
+    for file in DayReader(folder, day).files():
+        if not isinstance(file, KnownFile):
+            yield file
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """A run file whose digest the database knows: it was not parsed again."""
+
+    name: str
+
+
+class DayReader:
+    """The files of a day's folder, in the order of their names; `names` lists them.
 
     Unfit are: broken JSON, JSON that is no run, a run that started on another day, and a run that an earlier file
-    of the folder holds already.
+    of the folder holds already. Plain system calls: pathlib alone would take as long as all the rest.
+
+    Raises:
+        UsageError: There is no such folder.
     """
-    window = day_window(day)
-    seen: dict[str, str] = {}
-    for path in run_file_paths(folder):
-        content = path.read_bytes()
-        digest = hashlib.sha256(content).digest()
+
+    def __init__(self, folder: Path, day: date) -> None:
+        self._folder = folder
+        self._day = day
         try:
-            document, facts = unwrap(content)
-        except NotARunError as error:
-            yield UnfitFile(path.name, digest, len(content), str(error))
-            continue
-        if facts.start not in window:
-            reason = f"run {facts.run_id} started on {day_of(facts.start)}"
-        elif first := seen.get(facts.run_id):
-            reason = f"run {facts.run_id} is already in {first}"
-        else:
-            seen[facts.run_id] = path.name
-            yield RunFile(path.name, digest, len(content), facts, document)
-            continue
-        yield UnfitFile(path.name, digest, len(content), reason)
+            self.names = _names(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(f"there are no run files in {folder}", todo="Fetch or restore the day first") from None
+
+    def files(self, known: Mapping[bytes, bytes] | None = None) -> Iterator[RunFile | UnfitFile | KnownFile]:
+        """Reads the files one after the other.
+
+        Args:
+            known: Run ids (16 bytes) of this day by the digests of their files, which need no parsing.
+
+        Raises:
+            ArchiveError: A file cannot be read.
+        """
+        known = known or {}
+        window = day_window(self._day)
+        seen: dict[bytes, str] = {}
+        directory = os.open(self._folder, os.O_RDONLY)
+        try:
+            for name in self.names:
+                content = _read(name, directory)
+                digest = hashlib.sha256(content).digest()
+                run_id = known.get(digest)
+                if run_id is not None and run_id not in seen:
+                    seen[run_id] = name
+                    yield KnownFile(name)
+                    continue
+                try:
+                    document, facts = unwrap(content)
+                except NotARunError as error:
+                    yield UnfitFile(name, digest, len(content), str(error))
+                    continue
+                run_id = bytes.fromhex(facts.run_id.replace("-", ""))
+                if facts.start not in window:
+                    reason = f"run {facts.run_id} started on {day_of(facts.start)}"
+                elif first := seen.get(run_id):
+                    reason = f"run {facts.run_id} is already in {first}"
+                else:
+                    seen[run_id] = name
+                    yield RunFile(name, digest, len(content), facts, document)
+                    continue
+                yield UnfitFile(name, digest, len(content), reason)
+        finally:
+            os.close(directory)
+
+
+def _names(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(name for entry in entries if (name := entry.name).endswith(".json") and name[0] not in "_.")
+
+
+def _read(name: str, directory: int) -> bytes:
+    try:
+        descriptor = os.open(name, os.O_RDONLY, dir_fd=directory)
+        try:
+            content = part = os.read(descriptor, _READ_AT_ONCE)
+            if len(content) == _READ_AT_ONCE:
+                parts = [content]
+                while part:
+                    part = os.read(descriptor, _READ_AT_ONCE << 6)
+                    parts.append(part)
+                content = b"".join(parts)
+            return content
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ArchiveError(f"cannot read {name}", why=error.strerror or str(error)) from error

@@ -247,3 +247,23 @@ def _dry_load(
 
 
 restore.register(app)
+
+
+@app.command()
+def rollback(
+    load: Annotated[int, typer.Option("--load", metavar="ID", help="Number of the load, as the table loads has it.")],
+    json: JsonOption = False,
+) -> None:
+    """Take a load back: its rows go, and those that it had replaced stand again. The files stay."""
+    import msgspec
+
+    from lse_cli.console import print_json
+    from lse_resources.house import open_house
+    from lse_resources.rollback import rollback_load
+    from lse_resources.settings import Settings
+
+    done = rollback_load(open_house(Settings.load()).database, load)
+    if json:
+        print_json([msgspec.to_builtins(done)])
+    else:
+        typer.echo(f"{done.project} {done.date}: {done.deleted:,} rows taken back, {done.restored:,} stand again")

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from lse_archive.errors import ArchiveError, UsageError
-from lse_cli import alerts, archive, backfill, database, doctor, drive, house, projects, status
+from lse_cli import alerts, analysis, archive, backfill, database, doctor, drive, house, projects, status
 
 app = typer.Typer(
     name="lse",
@@ -25,6 +25,8 @@ app.add_typer(alerts.app, name="alerts")
 app.command()(backfill.backfill)
 app.command()(status.status)
 app.command()(doctor.doctor)
+app.command()(analysis.sql)
+app.command()(analysis.export)
 house.register(app)
 
 _INTERRUPTED = 130  # Typer's exit code for Ctrl-C, and every shell's

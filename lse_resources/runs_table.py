@@ -9,9 +9,8 @@ from datetime import date
 from pathlib import Path
 from queue import SimpleQueue
 
-from lse_archive.folder import RunFile, UnfitFile
+from lse_archive.folder import DayReader, RunFile, UnfitFile
 from lse_archive.results import LoadResult
-from lse_resources.day_reader import DayReader
 from lse_resources.loads_table import Kind, begin_load, finish_load
 from lse_resources.locks import day_advisory_lock
 from lse_resources.pipeline import BATCH_SIZE, CONNECTIONS, batches, in_parallel

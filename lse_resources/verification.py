@@ -12,11 +12,10 @@ from pathlib import Path
 import psycopg
 
 from lse_archive.errors import CorruptArchiveError
-from lse_archive.folder import RunFile, UnfitFile
+from lse_archive.folder import DayReader, RunFile, UnfitFile
 from lse_archive.manifest import read_summary
 from lse_archive.results import Inconsistency, VerificationResult
 from lse_resources.content_check import Difference, compare_contents
-from lse_resources.day_reader import DayReader
 from lse_resources.hash_check import compare_hashes
 from lse_resources.loads_table import begin_load, finish_load
 from lse_resources.locks import day_advisory_lock

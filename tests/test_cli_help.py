@@ -88,8 +88,9 @@ def test_every_command_says_what_it_does_and_every_option_its_default(words: str
 
 def test_all_archive_commands_take_the_same_selection() -> None:
     for words, command in commands():
-        if words.startswith("archive"):
+        # A load has a number, and belongs to one day of one project.
+        if words.startswith("archive") and words != "archive rollback":
             options = {option for parameter in command.params for option in parameter.opts}
             assert {"--project", "--json"} <= options, words
-            if words not in ("archive rollback", "archive import", "archive prune"):
+            if words not in ("archive import", "archive prune"):
                 assert {"--start-date", "--end-date"} <= options, words

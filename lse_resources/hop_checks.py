@@ -109,7 +109,7 @@ def check_files(paths: DayPaths) -> HopCheck:
     if not summary.exists() or recorded.get(SUMMARY) != hashlib.sha256(summary.read_bytes()).digest():
         differences.append(Difference(SUMMARY, "changed or gone"))
     if differences:
-        return _differing(name, "{n} files are not as their checksums say", todo, differences)
+        return _differing(name, "not as the checksums say: {n} files", todo, differences)
     return HopCheck(name, "agrees", f"{len(recorded) - 1} files are as their checksums say")
 
 
@@ -160,7 +160,7 @@ def check_rows(result: VerificationResult) -> HopCheck:
     rows += [Difference(broken.partition(": ")[0], broken.partition(": ")[2]) for broken in result.broken_files]
     if not result.is_consistent:
         todo = "The files are the truth: lse archive verify --fix loads what is missing and replaces what differs"
-        return _differing(name, "{n} differences between files and rows", todo, rows)
+        return _differing(name, "files and rows differ in {n} places", todo, rows)
     says = f"{result.total_runs_in_files} runs agree in files and rows"
     if result.broken_files:
         says += f"; {len(result.broken_files)} files hold no run of the day"

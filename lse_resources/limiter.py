@@ -18,7 +18,8 @@ class AdaptiveLimiter:
     Until the server has refused once, a request beyond the limit is sent now and then to see whether it is let
     through: first one at a time, then two, four and so on, so that a server without a limit is used at full speed
     after a few round trips, and one with a limit says so with a single 429. What it had accepted in the period
-    until then is its limit. After that, one request beyond the limit is tried after ever longer quiet times.
+    until then is its limit. After that, one request beyond the limit is tried now and then, and ever more rarely
+    where it is refused.
 
     Every ticket is given back by `accepted`, `refused` or `failed`.
 
@@ -39,7 +40,6 @@ class AdaptiveLimiter:
         self.limit = min(limit, ceiling)
         self.period = period
         self.ceiling = ceiling
-        self._floor_for_quick_recovery = self.limit
         self._clock = clock
         # A request must not be counted a moment before its predecessor's period is over.
         self._margin = 0.01 * period
@@ -102,16 +102,15 @@ class AdaptiveLimiter:
             now = self._clock()
             self._forget_old(now)
             sent = self._open.pop(ticket)  # what is refused does not count
+            probe = ticket in self._probing
             self._probing.discard(ticket)
-            if sent > self._refused_at and self._refusals_in_a_row:
-                self.limit = max(1, self.limit // 2)  # refused within the limit: others use the key too
-            else:
-                self.limit = max(1, min(self.limit, self._used()))
+            self.limit = max(1, min(self.limit, self._used()))
             if sent > self._refused_at:  # else it was under way when another one was refused: the same lesson
+                if self._refusals_in_a_row:  # refused within the limit: it was guessed too high, or others use the key
+                    self.limit = max(1, self.limit - 1 if self._refusals_in_a_row == 1 else self.limit // 2)
                 self._refusals_in_a_row += 1
                 self._refused_at = now
-                quiet = 6 * self.period if self.limit >= self._floor_for_quick_recovery else self.period
-                self._quiet = min(30 * self.period, max(2 * self._quiet, quiet))
+                self._quiet = min(30 * self.period, max(6 * self.period, 2 * self._quiet)) if probe else self.period
             self._refused, self._probes = True, 1
             if retry_after is None:
                 oldest = self._counted[0] + self.period + self._margin - now if self._counted else 0.0
@@ -140,6 +139,10 @@ class AdaptiveLimiter:
 
     def _may_probe(self, now: float) -> bool:
         if self.limit >= self.ceiling or len(self._probing) >= self._probes:
+            return False
+        # It proves something only while the server has surely counted all the others in its period.
+        recent = len(self._counted) - bisect.bisect_left(self._counted, now - 0.94 * self.period)
+        if recent + len(self._open) < self.limit:
             return False
         return not self._refused or now >= self._probe_after
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -53,9 +54,16 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
+    def interrupt(self) -> None:
+        """Ctrl-C, as often as a person would: one between the prompt and the reading of its answer goes unheard."""
+        while self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
+
     def end(self) -> int:
         """Reads to the end; returns the exit code."""
-        while part := self._read():
+        while select.select([self._master], [], [], 60)[0] and (part := self._read()):
             self.screen += part
         return self.process.wait(60)
 
@@ -112,7 +120,7 @@ def test_anything_but_yes_changes_nothing(fetched: House, answer: str) -> None:
     with terminal(fetched, "archive", "fetch", "--project", PROJECT, "--date", str(DAY)) as shown:
         shown.until("[y/N]: ")
         if answer == "ctrl-c":
-            shown.process.send_signal(signal.SIGINT)
+            shown.interrupt()
         else:
             shown.type(answer)
         assert shown.end() == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+import pytest
+
 from lse_resources.limiter import AdaptiveLimiter
 
 
@@ -93,19 +95,32 @@ def test_a_limit_is_learned_by_one_refusal_and_then_used_up():
     assert limiter.parallelism(3.1) == 4
 
 
-def test_a_lower_limit_than_expected_is_learned():
-    run, limiter, _ = running(3)
-    took = run.ask(30, at_once=4)
-    assert limiter.limit in (3, 4)
-    assert took <= 1.5 * 100
-    assert run.refused <= 8
+def test_a_guess_that_was_too_high_is_mended_and_costs_little():
+    run, limiter, _ = running(10)
+    ticket, _ = limiter.reserve()
+    limiter.accepted(ticket)  # another route: the server does not count it
+    assert run.ask(200, at_once=4) <= 1.2 * 200
+    assert limiter.limit >= 9
+    assert run.refused <= 5
 
 
-def test_a_higher_limit_is_found():
-    run, limiter, _ = running(30)
-    run.ask(200, at_once=8)
-    assert 25 <= limiter.limit <= 31
-    assert run.refused <= 12
+def test_a_refusal_out_of_season_is_soon_forgotten():
+    run, _, server = running(10)
+    run.ask(30, at_once=4)
+    server.limit = 5
+    run.ask(10, at_once=4)
+    server.limit = 10
+    run.ask(60, at_once=4)
+    assert run.ask(100, at_once=4) <= 1.25 * 100
+
+
+@pytest.mark.parametrize("latency", [0.3, 1.5])
+@pytest.mark.parametrize("limit", [3, 5, 7, 10, 15])
+def test_any_limit_is_found_and_used_up(limit, latency):
+    run, limiter, _ = running(limit)
+    assert run.ask(200, at_once=4, latency=latency) <= 1.1 * (200 / limit * 10)
+    assert limiter.limit == limit
+    assert run.refused <= 6
 
 
 def test_a_limit_that_rises_is_found_again():

@@ -56,10 +56,14 @@ def test_killed_at_random_moments(cloud, process, existed):
     events = process.fetch(cloud.server.url, directory(names[0]), page_size=PAGE)["events"]
     assert events > RUNS
     moments = random.Random(f"kill {existed}").sample(range(1, events - 20), 10)
+    deaths = 0
     for name, moment in zip(names[1:], moments, strict=True):
         where = directory(name)
         killed = process.fetch(cloud.server.url, where, page_size=PAGE, die_at=moment)
-        assert killed["status"] == -9
+        deaths += killed["status"] == -9
+        if killed["status"] == 0:  # the threads took fewer steps this time: it ended before its moment
+            assert cloud.published() == whole
+            continue
         assert cloud.published() in ({}, old, whole)
         staged = cloud.paths.staging / "runs"
         asked = len(cloud.queries())
@@ -71,6 +75,7 @@ def test_killed_at_random_moments(cloud, process, existed):
         assert not cloud.paths.retired.exists()
         again = sum(entry.facts["runs"] for entry in cloud.queries()[asked:])
         assert again <= max(missing, 0) + 5 * PAGE or again == len(cloud.served())
+    assert deaths >= len(moments) * 3 // 4
 
 
 def test_killed_between_the_moves_of_a_publication(cloud, process):

@@ -9,6 +9,8 @@ dlt is measured where it is installed.
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -23,14 +25,17 @@ from pathlib import Path
 
 import psycopg
 from database_data import DAY, PROJECT, change_some, write_runs
-from database_peers import copy_file, dlt_load, naive_load, write_copy_file
+from database_peers import copy_file, copy_twice, dlt_load, naive_load, write_copy_file
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from lse_archive.folder import DayReader, RunFile
 from lse_resources._postgres_place import find_location
 from lse_resources.embedded_postgres import EmbeddedServer
+from lse_resources.jsonb import render
+from lse_resources.loads_table import begin_load
 from lse_resources.postgres import Database
-from lse_resources.runs_table import load_day
+from lse_resources.runs_table import load_day, write_rows
 from lse_resources.schema import migrate
 from lse_resources.verification import verify_day
 
@@ -46,6 +51,8 @@ TARGETS = {
     "verify": ("of the first load's time", 0.6),
     "verify --detailed": ("of the first load's time", 1.2),
 }
+# Where the first load's time goes: what the server takes at most, and our own parts, each alone.
+PARTS = ("COPY from memory, two connections", "read and hash the files", "render the rows", "write rows held in memory")
 FASTER = ("unchanged", "1 % changed")
 AT_MOST = ("verify", "verify --detailed")
 MEMORY_TARGET = 250
@@ -74,8 +81,9 @@ def main() -> None:
 def measure_all(base: Path, runs: int, rounds: int, memory_runs: int) -> dict[str, object]:
     size = write_runs(base / "day", runs)
     write_copy_file(base / "day", base / "rows.copy")
-    print(f"{runs} runs of {size / runs / 1000:.1f} KB, {os.cpu_count()} cores, Python {platform.python_version()}")
-    report: dict[str, object] = {"runs": runs, "bytes": size, "cores": os.cpu_count()}
+    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    print(f"{runs} runs of {size / runs / 1000:.1f} KB; {machine}")
+    report: dict[str, object] = {"runs": runs, "bytes": size, "machine": machine}
     with servers(base) as urls:
         if memory_runs:
             write_runs(base / "large", memory_runs, seed=2)
@@ -122,9 +130,10 @@ def one_round(url: str, base: Path, number: int) -> dict[str, float]:
     seconds: dict[str, float] = {}
     peers: dict[str, Callable[[str], object]] = {
         "COPY": lambda made: copy_file(made, base / "rows.copy"),
+        PARTS[0]: lambda made: copy_twice(made, base / "rows.copy"),
         "naive": lambda made: naive_load(made, base / "day"),
     }
-    if number == 0 and shutil.which("dlt", path=str(Path(sys.executable).parent)):
+    if number == 0 and importlib.util.find_spec("dlt"):
         peers["dlt"] = lambda made: dlt_load(made, base / "day")
     for name, peer in peers.items():
         with fresh_database(url) as made:
@@ -139,6 +148,9 @@ def one_round(url: str, base: Path, number: int) -> dict[str, float]:
         seconds["verify --detailed"] = in_process("detailed", made, day)["seconds"]
         change_some(day, 0.01)
         seconds["1 % changed"] = in_process("overwrite", made, day)["seconds"]
+    with fresh_database(url) as made:
+        parts = in_process("parts", made, day)
+        seconds |= {what: parts[what] for what in PARTS if what in parts}
     shutil.rmtree(day)
     print("  " + ", ".join(f"{what} {taken:.2f} s" for what, taken in seconds.items()), flush=True)
     return seconds
@@ -167,6 +179,8 @@ def in_process(kind: str, url: str, folder: Path) -> dict[str, float]:
 def work(kind: str, url: str, folder: str) -> dict[str, float]:
     database, path = Database(url), Path(folder)
     database.connect().close()
+    if kind == "parts":
+        return parts(database, path)
     started = time.perf_counter()
     if kind in ("load", "overwrite"):
         load_day(database, PROJECT, DAY, path, overwrite=kind == "overwrite")
@@ -177,6 +191,23 @@ def work(kind: str, url: str, folder: str) -> dict[str, float]:
     status = Path("/proc/self/status").read_text()
     peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     return {"seconds": seconds, "peak": peak}
+
+
+def parts(database: Database, folder: Path) -> dict[str, float]:
+    """Seconds of each part of a first load alone, nothing of it in parallel but the writing."""
+    marks = [time.perf_counter()]
+    files = [file for file in DayReader(folder, DAY).files({}) if isinstance(file, RunFile)]
+    marks.append(time.perf_counter())
+    for file in files:
+        render(file.document)
+    marks.append(time.perf_counter())
+    with database.session("cannot begin") as connection:
+        load_id = begin_load(connection, "load", PROJECT, DAY)
+    written = sum(outcome.inserted for outcome in write_rows(database, PROJECT, DAY, files, "keep", load_id))
+    marks.append(time.perf_counter())
+    if written != len(files):
+        raise SystemExit(f"{written} of {len(files)} rows were written")
+    return dict(zip(PARTS[1:], (end - start for start, end in itertools.pairwise(marks)), strict=True))
 
 
 def show(name: str, url: str, runs: int, seconds: dict[str, float]) -> dict[str, object]:
@@ -193,6 +224,10 @@ def show(name: str, url: str, runs: int, seconds: dict[str, float]) -> dict[str,
         ratios[what] = round(ratio, 2)
         verdict = "ok" if met else "MISSED"
         print(f"  {what:18} {seconds[what]:7.2f} s  {ratio:6.2f} {meaning} (target {target}: {verdict})")
+    print("  where the first load's time goes:")
+    for what in PARTS:
+        ratio = seconds["COPY"] / seconds[what]
+        print(f"    {what:36} {seconds[what]:7.2f} s  {ratio:6.2f} x as quick as the bare COPY")
     rounded = {what: round(taken, 3) for what, taken in seconds.items()}
     return {"version": version, "seconds": rounded, "ratios": ratios}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -13,6 +14,7 @@ _MAX_FOLDER_BYTES = 200
 _HASH_LENGTH = 10
 
 
+@functools.lru_cache(maxsize=1024)
 def project_folder(name: str) -> str:
     """The folder name of a LangSmith project: readable, unique per name, safe on every file system.
 

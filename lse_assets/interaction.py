@@ -6,7 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Generator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -14,6 +14,7 @@ from lse_archive.errors import ArchiveError
 
 _log = logging.getLogger(__name__)
 _RHYTHM_SECONDS = 10.0
+_R = TypeVar("_R")
 
 Advance = Callable[[int, int | None], None]
 """Told how much is done, and how much there is if that is known."""
@@ -36,6 +37,10 @@ class Interaction(Protocol):
 
     def progress(self, step: str, unit: str) -> contextlib.AbstractContextManager[Advance]:
         """Shows a step's progress while the context lasts."""
+        ...
+
+    def perform(self, work: Callable[[], _R]) -> _R:
+        """Does the step's work, or takes it over from where it was begun before the step's turn."""
         ...
 
     def waiting(self, holder: str) -> None:
@@ -73,6 +78,9 @@ class LogOnly:
                 _log.info("%s: %s%s %s", step, f"{done:,}", f" of {total:,}" if total else "", unit)
 
         yield advance
+
+    def perform(self, work: Callable[[], _R]) -> _R:
+        return work()
 
     def waiting(self, holder: str) -> None:
         _log.info("waiting: %s writes this day", holder)

@@ -17,6 +17,7 @@ from lse_archive.manifest import read_summary
 from lse_archive.names import project_slug
 from lse_archive.projects import ProjectConfig
 from lse_archive.pruned import is_pruned
+from lse_archive.results import UploadResult
 from lse_archive.state import now_text, update_state
 from lse_archive.zips import zip_day
 from lse_assets.checks import CHECKS, check_hops, check_result
@@ -188,19 +189,20 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
         """The archive on Google Drive, compared by checksum after the upload."""
         paths = archive.layout().day(name, day_of(context))
         size = paths.zip.stat().st_size if paths.zip.exists() else None
-        with (
-            _step(context, ui),
-            ui.progress("drive_file", "bytes") as advance,
-            google_drive.client() as drive,
-        ):
-            result = upload_day(
-                drive,
-                paths,
-                allow_shrink=config.allow_shrink,
-                may_replace=ui.confirm,
-                progress=lambda sent: advance(sent, size),
-                on_wait=ui.waiting,
-            )
+        with _step(context, ui), ui.progress("drive_file", "bytes") as advance:
+
+            def upload() -> UploadResult:
+                with google_drive.client() as drive:
+                    return upload_day(
+                        drive,
+                        paths,
+                        allow_shrink=config.allow_shrink,
+                        may_replace=ui.confirm,
+                        progress=lambda sent: advance(sent, size),
+                        on_wait=ui.waiting,
+                    )
+
+            result = ui.perform(upload)
         ui.report("drive_file", result)
         link = {"url": dg.MetadataValue.url(result.url)} if result.url else {}
         return dg.MaterializeResult(metadata=_metadata(result, **link))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
-from lse_archive.errors import ArchiveError
+from lse_archive.errors import ArchiveConflictError, ArchiveError
 from lse_assets.interaction import Advance
 from lse_cli.texts import STEP_NAMES, describe
+
+_R = TypeVar("_R")
 
 
 @dataclass
@@ -33,17 +36,23 @@ class Terminal:
     Args:
         json: Only progress and errors are shown, on stderr.
         force: Every question is answered by yes.
+
+    Attributes:
+        day: What became of the day so far.
+        begun: The day's step, if it was begun before its turn.
+        live: What moves on the screen, and makes room for a question.
     """
 
     def __init__(self, *, json: bool, force: bool) -> None:
         self._json = json
-        self._force = force
+        self.force = force
         # Now: while progress is shown, Rich has a stream of its own in the place of stderr.
         self._asks = sys.stdin.isatty() and sys.stderr.isatty()
         self._out = Console(highlight=False, soft_wrap=True)
         self._err = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._live: Progress | None = None
         self.day = DayOutcome()
+        self.begun: Future[Any] | None = None
+        self.live: Progress | None = None
 
     @property
     def is_live(self) -> bool:
@@ -66,6 +75,9 @@ class Terminal:
 
     @contextlib.contextmanager
     def progress(self, step: str, unit: str) -> Generator[Advance]:
+        if self.begun:  # it has a bar of its own
+            yield lambda _done, _total: None
+            return
         count: ProgressColumn = (
             DownloadColumn()
             if unit == "bytes"
@@ -73,7 +85,7 @@ class Terminal:
         )
         columns = (TextColumn("  {task.description:8}"), BarColumn(30), count, TimeElapsedColumn())
         with Progress(*columns, console=self._err, transient=True, disable=not self._err.is_terminal) as live:
-            self._live = live
+            self.live = live
             task = live.add_task(STEP_NAMES[step], total=None, unit=unit, of="")
 
             def advance(done: int, total: int | None) -> None:
@@ -82,13 +94,22 @@ class Terminal:
             try:
                 yield advance
             finally:
-                self._live = None
+                self.live = None
+
+    def perform(self, work: Callable[[], _R]) -> _R:
+        begun, self.begun = self.begun, None
+        if begun is None:
+            return work()
+        try:
+            return begun.result()
+        except ArchiveConflictError:
+            return work()  # once more, here, where it can be asked
 
     def waiting(self, holder: str) -> None:
         self.warn(f"  waiting: {holder} writes this day")
 
     def confirm(self, question: str) -> bool:
-        if self._force:
+        if self.force:
             return True
         if not self._asks:
             return False
@@ -98,11 +119,11 @@ class Terminal:
 
     @contextlib.contextmanager
     def _paused(self) -> Generator[None]:
-        if self._live:
-            self._live.stop()
+        if self.live:
+            self.live.stop()
         yield
-        if self._live:
-            self._live.start()
+        if self.live:
+            self.live.start()
 
     def report(self, step: str, result: msgspec.Struct) -> None:
         self.day.results[step] = result

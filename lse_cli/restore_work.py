@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -25,8 +25,6 @@ from lse_resources.postgres import Database
 from lse_resources.restoring import Copy, RestoreOptions, archived_projects, copies, plan, restore_day
 from lse_resources.runs_table import load_day
 from lse_resources.settings import Settings
-
-_AT_ONCE = 3  # days; more gain nothing within Drive's limits
 
 
 @dataclass(frozen=True)
@@ -156,16 +154,12 @@ class RestoreWork:
         return False
 
     def _restore(self, days: list[_Day], *, to_db: bool) -> None:
-        with DayBars(enabled=self._terminal.is_live) as bars, ThreadPoolExecutor(_AT_ONCE) as pool:
-            futures = {}
-            try:
-                for day in days:
-                    futures[pool.submit(self._one, day, bars)] = day
-                for future, day in futures.items():
-                    self._finish(future, day, to_db=to_db)
-            finally:
-                for future in futures:
-                    future.cancel()
+        with (
+            DayBars(enabled=self._terminal.is_live) as bars,
+            bars.several(lambda day: self._one(day, bars), days) as futures,
+        ):
+            for day, future in zip(days, futures, strict=True):
+                self._finish(future, day, to_db=to_db)
 
     def _one(self, day: _Day, bars: DayBars) -> RestoreResult:
         with bars.day(f"{day.paths.project} {day.paths.day}") as bar:

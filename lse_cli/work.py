@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Generator, Mapping
+from concurrent.futures import Future
 from datetime import date
 from typing import Any
 
 from lse_archive.errors import AccessError, ArchiveConflictError, ArchiveError, SettingsError
 from lse_archive.projects import ProjectConfig
+from lse_archive.results import UploadResult
+from lse_cli.bars import DayBars
 from lse_cli.console import DayOutcome, Terminal
 from lse_cli.outcome import entry, exit_code, worst
 from lse_cli.runner import Runner
 from lse_cli.selection import Selection
+from lse_resources.destinations import open_destination
+from lse_resources.drive_archive import upload_day
 from lse_resources.settings import Settings
 
 # In the order in which a day is worked on.
 SWEEP = ["run_files", "day_zip", "drive_file", "runs_table", "verification"]
 _FILE_STEPS = frozenset(("run_files", "day_zip", "drive_file"))
 _EVERY = ""  # no project's name
+_Pair = tuple[ProjectConfig, date]
 
 
 def work(
@@ -29,7 +36,7 @@ def work(
     *,
     sweep: bool = False,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Materializes the steps for each project and day.
+    """Materializes the steps for each project and day. Where only uploads are asked for, a few go at once.
 
     A day stops at the step that fails, but for steps that do not need it. The other days go on, unless nothing can
     come of them: where LangSmith refuses a project or the key, or a setting is wrong.
@@ -43,14 +50,19 @@ def work(
     """
     entries, code, not_started = [], 0, 0
     refused: dict[str, ArchiveError] = {}
-    with Runner(settings, terminal) as runner:
+    with Runner(settings, terminal) as runner, contextlib.ExitStack() as exits:
         if runner.refusal and not _FILE_STEPS.isdisjoint(steps):
             terminal.warn(f"! {runner.refusal}\n  Going on without the database: files, zip and Drive need none.")
         elif runner.refusal:
             terminal.failed(steps[0], runner.refusal)
             refused[_EVERY] = runner.refusal
-        for project, day in selection.pairs():
-            if refusal := refused.get(_EVERY) or refused.get(project.name):
+        pairs, begun = selection.pairs(), {}
+        if steps == ["drive_file"] and len(pairs) > 1:
+            begun = exits.enter_context(_begin_uploads(settings, terminal, pairs, (config or {}).get("drive_file", {})))
+        for project, day in pairs:
+            refusal = refused.get(_EVERY) or refused.get(project.name)
+            terminal.begun = begun.get((project, day))
+            if refusal and (terminal.begun is None or terminal.begun.cancel()):
                 not_started += 1
                 outcome = DayOutcome(errors={steps[0]: refusal})
             else:
@@ -62,6 +74,39 @@ def work(
     if not_started:
         terminal.warn(f"not started: {not_started:,} days, for the same reason")
     return entries, code
+
+
+@contextlib.contextmanager
+def _begin_uploads(
+    settings: Settings, terminal: Terminal, pairs: list[_Pair], config: Mapping[str, object]
+) -> Generator[dict[_Pair, Future[UploadResult]]]:
+    """Uploads a few days at once, outside of Dagster, which is not made for threads; where one must ask, it ends."""
+    with contextlib.ExitStack() as exits:
+        try:
+            destination = exits.enter_context(open_destination(settings))
+        except ArchiveError:  # each day will say so
+            yield {}
+            return
+        bars = exits.enter_context(DayBars(enabled=terminal.is_live))
+        terminal.live = bars.live
+
+        def upload(pair: _Pair) -> UploadResult:
+            project, day = pair
+            paths = settings.layout.day(project.name, day)
+            size = paths.zip.stat().st_size if paths.zip.exists() else None
+            with bars.day(f"{project.name} {day}") as bar:
+                advance = bar("upload", "bytes")
+                return upload_day(
+                    destination,
+                    paths,
+                    allow_shrink=bool(config.get("allow_shrink")),
+                    may_replace=lambda _: terminal.force,
+                    progress=lambda sent: advance(sent, size),
+                    on_wait=terminal.waiting,
+                )
+
+        with bars.several(upload, pairs) as futures:
+            yield dict(zip(pairs, futures, strict=True))
 
 
 def _refusals(project: ProjectConfig, outcome: DayOutcome) -> dict[str, ArchiveError]:

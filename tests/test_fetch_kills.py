@@ -15,6 +15,7 @@ from langsmith_fixtures import START, Cloud, local_cloud, photograph
 
 RUNS = 60
 PAGE = 10
+DEATHS = 10
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_killed_at_random_moments(cloud, process, existed):
         )
         return cloud.directory / name
 
-    names = [f"{number}" for number in range(11)]
+    names = [f"{number}" for number in range(15)]
     old = cloud.served() if existed else {}
     if existed:
         for name in names:
@@ -55,15 +56,15 @@ def test_killed_at_random_moments(cloud, process, existed):
     whole = old | cloud.served()
     events = process.fetch(cloud.server.url, directory(names[0]), page_size=PAGE)["events"]
     assert events > RUNS
-    moments = random.Random(f"kill {existed}").sample(range(1, events - 20), 10)
+    moments = random.Random(f"kill {existed}").sample(range(1, events), len(names) - 1)
     deaths = 0
     for name, moment in zip(names[1:], moments, strict=True):
         where = directory(name)
         killed = process.fetch(cloud.server.url, where, page_size=PAGE, die_at=moment)
-        deaths += killed["status"] == -9
         if killed["status"] == 0:  # the threads took fewer steps this time: it ended before its moment
             assert cloud.published() == whole
             continue
+        assert killed["status"] == -9
         assert cloud.published() in ({}, old, whole)
         staged = cloud.paths.staging / "runs"
         asked = len(cloud.queries())
@@ -75,7 +76,10 @@ def test_killed_at_random_moments(cloud, process, existed):
         assert not cloud.paths.retired.exists()
         again = sum(entry.facts["runs"] for entry in cloud.queries()[asked:])
         assert again <= max(missing, 0) + 5 * PAGE or again == len(cloud.served())
-    assert deaths >= len(moments) * 3 // 4
+        deaths += 1
+        if deaths == DEATHS:
+            return
+    pytest.fail(f"only {deaths} of {len(moments)} fetches were killed")
 
 
 def test_killed_between_the_moves_of_a_publication(cloud, process):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -53,7 +52,7 @@ def test_an_archive_of_the_same_content_stays(paths):
     assert (paths.zip.stat().st_mtime_ns, paths.zip.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
 
 
-@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="the format is that of GNU's sha256sum")
+@pytest.mark.usefixtures("sha256sum")
 def test_what_is_unpacked_has_the_checksums(paths, tmp_path):
     zip_day(paths)
     with zipfile.ZipFile(paths.zip) as archive:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
 import zipfile
 import zlib
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import deflate
+
+from lse_archive.parallel import in_parallel
 
 LEVEL = 4  # of libdeflate: measured 1.6 % more bytes than zlib's 6
 _LONG_LEVEL = 6  # of zlib
@@ -74,16 +73,8 @@ def write_zip(file: BinaryIO, paths: Sequence[Path]) -> Generator[tuple[str, byt
 
 def _compressed(paths: Iterable[Path]) -> Iterator[_Compressed | Path]:
     """The files compressed; a long one as its path."""
-    batches = _batches(paths)
-    waiting: deque[Future[list[_Compressed | Path]]] = deque()
-    with ThreadPoolExecutor(_THREADS) as pool, contextlib.ExitStack() as stack:
-        stack.callback(lambda: [future.cancel() for future in waiting])
-        for batch in itertools.islice(batches, _THREADS + 1):
-            waiting.append(pool.submit(_compress, batch))
-        while waiting:
-            entries = waiting.popleft().result()
-            if batch := next(batches, None):
-                waiting.append(pool.submit(_compress, batch))
+    with contextlib.closing(in_parallel(_compress, _batches(paths), _THREADS)) as results:
+        for entries in results:
             yield from entries
 
 

@@ -30,9 +30,8 @@ from lse_archive.publish import publish_file
 from lse_archive.results import ZipResult
 from lse_archive.seal import sealed_summary
 from lse_archive.state import read_state, update_state
+from lse_archive.zip_reader import digests
 from lse_archive.zip_writer import write_zip
-
-_CHUNK = 1 << 20
 
 
 def zip_day(
@@ -118,20 +117,12 @@ def check_zip(file: Path | IO[bytes], name: Path, sums: dict[str, bytes]) -> Non
             if len(set(names)) != len(names) or set(names) != {*sums, SUMS}:
                 differing = sorted(set(names) ^ {*sums, SUMS}) or ["a name occurs twice"]
                 raise CorruptArchiveError(f"{name} is damaged", why=f"other files than expected: {differing[0]}")
-            for entry, digest in _digests(archive):
-                if entry in sums and sums[entry] != digest:
-                    raise CorruptArchiveError(f"{name} is damaged", why=f"{entry} differs from its checksum")
+            with contextlib.closing(digests(archive)) as found:
+                for entry, digest in found:
+                    if entry in sums and sums[entry] != digest:
+                        raise CorruptArchiveError(f"{name} is damaged", why=f"{entry} differs from its checksum")
     except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
         raise CorruptArchiveError(f"{name} is damaged", why=str(error)) from error
-
-
-def _digests(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
-    for info in archive.infolist():
-        digest = hashlib.sha256()
-        with archive.open(info) as entry:
-            while chunk := entry.read(_CHUNK):
-                digest.update(chunk)
-        yield info.filename, digest.digest()
 
 
 def zip_sums(path: Path) -> dict[str, bytes]:

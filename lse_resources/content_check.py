@@ -13,8 +13,9 @@ from queue import SimpleQueue
 import psycopg
 
 from lse_archive.folder import RunFile
+from lse_archive.parallel import in_parallel
 from lse_resources.jsonb import Rendering, render, render_refused
-from lse_resources.pipeline import CONNECTIONS, batches, in_parallel
+from lse_resources.pipeline import CONNECTIONS, batches
 from lse_resources.postgres import Database, explain, is_about_data
 from lse_resources.row_writer import as_jsonb
 
@@ -69,7 +70,7 @@ def compare_contents(database: Database, project: str, day: date, files: Iterabl
     with ExitStack() as connections:
         for _ in range(CONNECTIONS):
             idle.put(connections.enter_context(database.connect()))
-        for differences in in_parallel(compare, batches(files)):
+        for differences in in_parallel(compare, batches(files), CONNECTIONS):
             yield from differences
 
 

@@ -1,11 +1,8 @@
-"""Batches of run files, worked on by a few threads while the next are read."""
+"""Batches of run files, each a transaction."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
 
 from lse_archive.folder import RunFile
 
@@ -17,9 +14,6 @@ CONNECTIONS = 2
 # Long documents make a batch earlier, so that its memory stays bounded.
 _BATCH_BYTES = 8_000_000
 _PATIENCE = 5
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 def batches(files: Iterable[RunFile | None], size: int = BATCH_SIZE) -> Iterator[list[RunFile]]:
@@ -41,19 +35,3 @@ def batches(files: Iterable[RunFile | None], size: int = BATCH_SIZE) -> Iterator
             batch, held, passed = [], 0, 0
     if batch:
         yield batch
-
-
-def in_parallel(work: Callable[[_T], _R], items: Iterable[_T], threads: int = CONNECTIONS) -> Generator[_R]:
-    """The results of `work`, in order. At most one item per thread, and one more, is held at a time."""
-    waiting: deque[Future[_R]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -10,10 +10,11 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from lse_archive.folder import DayReader, RunFile, UnfitFile
+from lse_archive.parallel import in_parallel
 from lse_archive.results import LoadResult
 from lse_resources.loads_table import Kind, begin_load, finish_load
 from lse_resources.locks import day_advisory_lock
-from lse_resources.pipeline import BATCH_SIZE, CONNECTIONS, batches, in_parallel
+from lse_resources.pipeline import BATCH_SIZE, CONNECTIONS, batches
 from lse_resources.postgres import Database
 from lse_resources.rollback import forget_replaced
 from lse_resources.row_writer import Existing, Outcome, RowWriter
@@ -143,7 +144,7 @@ def write_rows(
             finally:
                 idle.put(writer)
 
-        with closing(in_parallel(write, batches(files, batch_size))) as outcomes:
+        with closing(in_parallel(write, batches(files, batch_size), CONNECTIONS)) as outcomes:
             yield from outcomes
 
 

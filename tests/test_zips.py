@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import random
 import subprocess
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from day_fixtures import day_paths, fill, run, run_id
 from lse_archive.errors import ArchiveError, CorruptArchiveError, ShrinkError
 from lse_archive.layout import DayPaths
 from lse_archive.manifest import SUMS, content_hash, content_sums, read_sums
+from lse_archive.zip_reader import digests
 from lse_archive.zips import check_zip, file_sha256, missing_runs, zip_day, zip_summary, zip_sums
 
 
@@ -123,6 +127,48 @@ def test_damage_to_an_archive_is_found(paths, spoil):
             archive.writestr("extra.json" if spoil == "extra" else archive.namelist()[0], b"{}")
     with pytest.raises(CorruptArchiveError):
         check_zip(paths.zip, paths.zip, sums)
+
+
+def read_by_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [(info.filename, hashlib.sha256(archive.read(info)).digest()) for info in archive.infolist()]
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        return None
+
+
+def read_by_us(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return list(digests(archive))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        return None
+
+
+def test_the_quick_reader_finds_what_zipfile_finds(paths, tmp_path):
+    zip_day(paths)
+    content, spoiled = paths.zip.read_bytes(), tmp_path / "spoiled.zip"
+    assert read_by_us(paths.zip) == read_by_zipfile(paths.zip) is not None
+    chance, damaged = random.Random(5), 0
+    for _ in range(600):
+        position = chance.randrange(len(content))
+        spoiled.write_bytes(content[:position] + bytes([chance.randrange(256)]) + content[position + 1 :])
+        expected, found = read_by_zipfile(spoiled), read_by_us(spoiled)
+        assert found is None or found == expected
+        damaged += found is None
+    assert damaged > 300
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_the_quick_reader_reads_every_zip(tmp_path, method, monkeypatch):
+    monkeypatch.setattr("lse_archive.zip_reader._LONG_BYTES", 100_000)
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", method) as file:
+        for number in range(200):
+            file.writestr(f"ö {number}.json" if number % 2 else f"{number}.json", b"x" * number * 2000)
+        with file.open("streamed.json", "w", force_zip64=True) as entry:
+            entry.write(b"y" * 1000)
+    assert read_by_us(archive) == read_by_zipfile(archive) is not None
 
 
 def test_runs_that_another_archive_lacks_are_named(paths, tmp_path):

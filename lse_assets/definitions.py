@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import dagster as dg
 
 from lse_archive.projects import read_projects
@@ -28,6 +30,8 @@ def resources(ui: Interaction) -> dict[str, object]:
 @dg.definitions
 def definitions() -> dg.Definitions:
     """Reads `projects.toml` and defines each project's assets and schedules, and what watches over all of them."""
+    # A hundred projects are 260,000 objects that all stay: looking for garbage among them again and again takes long.
+    gc.set_threshold(100_000)
     projects = read_projects(Settings.load().projects_file)
     return dg.Definitions.merge(
         dg.Definitions(

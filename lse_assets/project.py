@@ -1,6 +1,7 @@
 """One project's assets, checks and job: a factory, because each project has its own first day, bar and plots."""
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Generator
 from datetime import date
@@ -64,14 +65,9 @@ def langsmith_key(project: str) -> dg.AssetKey:
     return dg.AssetKey([project_slug(project), "langsmith"])
 
 
-def archive_job_name(project: str) -> str:
-    """The job that archives a day of the project."""
+def job_name(project: str) -> str:
+    """The job that archives a day of the project; of its step `verification` alone, that verifies it again."""
     return f"archive_{project_slug(project).replace('-', '_')}"
-
-
-def verify_job_name(project: str) -> str:
-    """The job that verifies a day of the project again."""
-    return f"verify_{project_slug(project).replace('-', '_')}"
 
 
 @contextlib.contextmanager
@@ -270,24 +266,19 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
     return [run_files, day_zip, drive_file, runs_table, verification]
 
 
+@functools.lru_cache(maxsize=1000)  # Dagster asks for all definitions twice, and hundreds of assets take seconds
 def project_definitions(project: ProjectConfig) -> dg.Definitions:
-    """Everything of one project: the external LangSmith asset, the day's assets with their checks, and the jobs."""
+    """Everything of one project: the external LangSmith asset, the day's assets with their checks, and the job."""
     slug = project_slug(project.name)
-    assets = project_assets(project, _RETRY)
     external = dg.AssetSpec(
         langsmith_key(project.name),
         description=f"The tracing project '{project.name}' in LangSmith.",
         group_name=slug.replace("-", "_"),
         kinds={"langsmith"},
     )
-    archive = dg.define_asset_job(
-        archive_job_name(project.name),
+    job = dg.define_asset_job(
+        job_name(project.name),
         selection=dg.AssetSelection.assets(*[asset_key(project.name, step) for step in STEPS]),
-        description=f"Archives a day of '{project.name}' end to end and verifies it.",
+        description=f"Archives a day of '{project.name}' end to end and verifies it, or only verifies it again.",
     )
-    verify = dg.define_asset_job(
-        verify_job_name(project.name),
-        selection=dg.AssetSelection.assets(asset_key(project.name, "verification")),
-        description=f"Verifies a day of '{project.name}' again: nothing is fetched or uploaded.",
-    )
-    return dg.Definitions(assets=[external, *assets], jobs=[archive, verify])
+    return dg.Definitions(assets=[external, *project_assets(project, _RETRY)], jobs=[job])

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 import urllib.request
@@ -66,7 +67,7 @@ def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBAC
         workspace = ["-w", str(given_file("workspace.yaml"))]
         commands = {
             "webserver": [program("dagster-webserver"), "-h", host, "-p", str(port), *workspace],
-            "daemon": [program("dagster-daemon"), "run", *workspace],
+            "daemon": [sys.executable, "-m", "lse_cli.daemon", "run", *workspace],
         }
         logs = settings.home / "logs"
         services = [Service(name, command, environment, registry, logs) for name, command in commands.items()]

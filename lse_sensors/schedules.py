@@ -10,7 +10,7 @@ import dagster as dg
 
 from lse_archive.names import project_slug
 from lse_archive.projects import ProjectConfig
-from lse_assets.project import archive_job_name, verify_job_name
+from lse_assets.project import asset_key, job_name
 from lse_resources.settings import Settings
 from lse_sensors.due import days_to_archive, days_to_verify
 
@@ -27,7 +27,7 @@ def _daily(project: ProjectConfig) -> dg.ScheduleDefinition:
 
     @dg.schedule(
         name=f"daily_{project_slug(project.name).replace('-', '_')}",
-        job_name=archive_job_name(project.name),
+        job_name=job_name(project.name),
         cron_schedule=f"{int(minute)} {int(hour)} * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -51,7 +51,7 @@ def _weekly(project: ProjectConfig) -> dg.ScheduleDefinition:
 
     @dg.schedule(
         name=f"weekly_{project_slug(project.name).replace('-', '_')}",
-        job_name=verify_job_name(project.name),
+        job_name=job_name(project.name),
         cron_schedule=f"{offset % 60} {4 + offset // 60} * * 0",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
@@ -61,12 +61,15 @@ def _weekly(project: ProjectConfig) -> dg.ScheduleDefinition:
         now = context.scheduled_execution_time.astimezone(UTC)
         days = days_to_verify(Settings.load().layout, project, now)
         for day in days:
-            yield _request(day, now, {"dagster/priority": "-1", "lse/again": "true"})
+            tags = {"dagster/priority": "-1", "lse/again": "true"}
+            yield _request(day, now, tags, [asset_key(project.name, "verification")])
         if not days:
             yield dg.SkipReason("no day is archived yet")
 
     return weekly
 
 
-def _request(day: date, now: datetime, tags: dict[str, str]) -> dg.RunRequest:
-    return dg.RunRequest(run_key=f"{day} at {now:%Y-%m-%dT%H:%M}", partition_key=str(day), tags=tags)
+def _request(day: date, now: datetime, tags: dict[str, str], assets: list[dg.AssetKey] | None = None) -> dg.RunRequest:
+    """A run of the project's job, or of some of its assets only."""
+    key = f"{day} at {now:%Y-%m-%dT%H:%M}"
+    return dg.RunRequest(run_key=key, partition_key=str(day), tags=tags, asset_selection=assets)

@@ -15,6 +15,7 @@ from lse_archive.layout import Layout
 from lse_archive.projects import ProjectConfig, adds_new_projects, read_projects
 from lse_archive.state import update_state
 from lse_assets.definitions import definitions
+from lse_assets.project import asset_key
 from lse_resources.postgres import Database
 from lse_sensors.due import CATCH_UP_DAYS, days_to_archive, days_to_verify
 from lse_sensors.maintenance import prune_event_logs
@@ -130,7 +131,7 @@ def test_the_weekly_schedule_verifies_without_fetching(layout: Layout) -> None:
     _, weekly = project_schedules(PROJECT)
     [request] = evaluate(weekly, datetime(2026, 3, 8, 5, tzinfo=UTC))
     assert request.partition_key == "2026-03-01"
-    assert weekly.job_name.startswith("verify_")
+    assert request.asset_selection == [asset_key(NAME, "verification")]
     assert str(weekly.cron_schedule).endswith("* * 0")
 
 

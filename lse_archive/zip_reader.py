@@ -1,17 +1,13 @@
-"""Reads all files of a zip to check them, fast: a few threads, and no file object for each short file."""
+"""Reads all files of a zip to check them, fast: no file object for each short file."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import itertools
 import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator
-
-from lse_archive.parallel import in_parallel
+from collections.abc import Iterator
 
 # Signature, lengths of the name and of the extra field: PKWARE's APPNOTE.TXT, 4.3.7.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -19,12 +15,10 @@ _SIGNATURE = b"PK\x03\x04"
 _LONG_BYTES = 16 << 20
 # The level of deflate, sizes behind the content, a name in UTF-8; `zipfile` knows what to do with all others.
 _PLAIN_FLAGS = 0x2 | 0x4 | 0x8 | 0x800
-_BATCH_FILES = 64
-_THREADS = 2
 _CHUNK = 1 << 20
 
 
-def digests(archive: zipfile.ZipFile) -> Generator[tuple[str, bytes]]:
+def digests(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
     """Name and sha256 of every file, in the directory's order; names, sizes and CRCs are checked as `zipfile` does.
 
     Raises:
@@ -34,19 +28,8 @@ def digests(archive: zipfile.ZipFile) -> Generator[tuple[str, bytes]]:
     assert archive.fp is not None
     archive.fp.flush()
     descriptor = archive.fp.fileno()
-
-    def work(batch: list[zipfile.ZipInfo]) -> list[tuple[str, bytes]]:
-        return [(info.filename, _digest(archive, descriptor, info)) for info in batch]
-
-    with contextlib.closing(in_parallel(work, _batches(archive.infolist()), _THREADS)) as results:
-        for found in results:
-            yield from found
-
-
-def _batches(entries: list[zipfile.ZipInfo]) -> Iterator[list[zipfile.ZipInfo]]:
-    rest = iter(entries)
-    while batch := list(itertools.islice(rest, _BATCH_FILES)):
-        yield batch
+    for info in archive.infolist():
+        yield info.filename, _digest(archive, descriptor, info)
 
 
 def _digest(archive: zipfile.ZipFile, descriptor: int, info: zipfile.ZipInfo) -> bytes:

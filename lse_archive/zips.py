@@ -117,10 +117,9 @@ def check_zip(file: Path | IO[bytes], name: Path, sums: dict[str, bytes]) -> Non
             if len(set(names)) != len(names) or set(names) != {*sums, SUMS}:
                 differing = sorted(set(names) ^ {*sums, SUMS}) or ["a name occurs twice"]
                 raise CorruptArchiveError(f"{name} is damaged", why=f"other files than expected: {differing[0]}")
-            with contextlib.closing(digests(archive)) as found:
-                for entry, digest in found:
-                    if entry in sums and sums[entry] != digest:
-                        raise CorruptArchiveError(f"{name} is damaged", why=f"{entry} differs from its checksum")
+            for entry, digest in digests(archive):
+                if entry in sums and sums[entry] != digest:
+                    raise CorruptArchiveError(f"{name} is damaged", why=f"{entry} differs from its checksum")
     except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
         raise CorruptArchiveError(f"{name} is damaged", why=str(error)) from error
 

@@ -89,14 +89,17 @@ def zip_day(
 def _write(
     paths: DayPaths, sums: dict[str, bytes], file: BinaryIO, progress: Callable[[int, int], None] | None
 ) -> None:
-    files = [paths.folder / name for name in sorted([*sums, SUMS], key=sort_key)]
-    changed = next((path for path in files if not path.is_file()), None)
-    for done, (name, digest) in enumerate(write_zip(file, files) if changed is None else (), 1):
-        if name in sums and digest != sums[name]:
-            changed = paths.folder / name
-            break
-        if progress:
-            progress(done, len(files))
+    folder, changed = paths.folder, None
+    files = [folder / name for name in sorted([*sums, SUMS], key=sort_key)]
+    try:
+        for done, (name, digest) in enumerate(write_zip(file, files), 1):
+            if name in sums and digest != sums[name]:
+                changed = folder / name
+                break
+            if progress:
+                progress(done, len(files))
+    except FileNotFoundError as error:
+        changed = error.filename
     if changed:
         raise CorruptArchiveError(
             f"{paths.project} {paths.day} cannot be archived",

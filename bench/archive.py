@@ -1,7 +1,9 @@
 """Zip, upload and restore against their peers: `zip -6`, a plain read-and-send, and `unzip`.
 
 python bench/archive.py [--runs 20000] [--mean-bytes 5000] [--rounds 3]
-python bench/archive.py --big          # 70,000 files, and a day of 5 GB: peak memory
+python bench/archive.py --big          # 70,000 files, and a day of 5 GB: zip, upload, restore, and their peak memory
+
+`--big` needs 18 GB below TMPDIR. The figures go to `bench/results/archive.json`.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import multiprocessing
 import os
-import resource
+import platform
 import shutil
 import subprocess
 import sys
@@ -18,13 +21,15 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable
-from datetime import date
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from lse_archive.days import day_window, format_time
 from lse_archive.layout import DayPaths, Layout
-from lse_archive.restore import clear, lay_out
+from lse_archive.manifest import read_sums
 from lse_archive.union import is_as_recorded
 from lse_archive.zip_writer import write_zip
 from lse_archive.zips import zip_day
@@ -37,6 +42,8 @@ from lse_resources.google_drive import GoogleDrive
 from lse_resources.restoring import copies, restore_day
 
 DAY = date(2026, 1, 2)
+RESULTS = Path(__file__).parent / "results" / "archive.json"
+MAX_PEAK = 200.0  # MB, however large the day
 
 
 def best(rounds: int, work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
@@ -73,14 +80,19 @@ def fill(paths: DayPaths, runs: int, mean_bytes: int) -> int:
     return total
 
 
-def show(what: str, seconds: float, size: int, peer: str, peer_seconds: float) -> None:
+Figures = dict[str, dict[str, float]]
+
+
+def show(figures: Figures, what: str, seconds: float, size: int, peer: str, peer_seconds: float) -> None:
+    ratio, speed = round(peer_seconds / seconds, 2), round(size / seconds / 1e6, 1)
+    figures[f"{what}, against {peer}"] = {"MB/s": speed, "x peer": ratio}
     print(
         f"{what:28} {size / seconds / 1e6:8.1f} MB/s   {peer_seconds / seconds:5.2f} x {peer} "
         f"({size / peer_seconds / 1e6:.1f} MB/s)"
     )
 
 
-def bench_zip(paths: DayPaths, size: int, scratch: Path, rounds: int) -> None:
+def bench_zip(figures: Figures, paths: DayPaths, size: int, scratch: Path, rounds: int) -> None:
     peer, ours = scratch / "peer.zip", scratch / "ours.zip"
     files = sorted(paths.folder.iterdir())
 
@@ -105,12 +117,14 @@ def bench_zip(paths: DayPaths, size: int, scratch: Path, rounds: int) -> None:
     works = {"zipfile": by_zipfile, "written": by_us, "proven": proven}
     seconds = in_turn(rounds, **works | ({"zip": by_zip} if shutil.which("zip") else {}))
     by_zipfile()
-    show("zip, written", seconds["written"], size, "zipfile deflate 6", seconds["zipfile"])
-    print(f"{'':28} {ours.stat().st_size / peer.stat().st_size * 100 - 100:+8.1f} % bytes")
-    show("zip, written and proven", seconds["proven"], size, "zipfile deflate 6", seconds["zipfile"])
+    show(figures, "zip, written", seconds["written"], size, "zipfile deflate 6", seconds["zipfile"])
+    more = ours.stat().st_size / peer.stat().st_size * 100 - 100
+    figures["zip, against zipfile deflate 6"] = {"% bytes": round(more, 1)}
+    print(f"{'':28} {more:+8.1f} % bytes")
+    show(figures, "zip, written and proven", seconds["proven"], size, "zipfile deflate 6", seconds["zipfile"])
     if "zip" in seconds:
-        show("zip, written", seconds["written"], size, "zip -6", seconds["zip"])
-        show("zip, written and proven", seconds["proven"], size, "zip -6", seconds["zip"])
+        show(figures, "zip, written", seconds["written"], size, "zip -6", seconds["zip"])
+        show(figures, "zip, written and proven", seconds["proven"], size, "zip -6", seconds["zip"])
 
 
 class Sink(LocalServer):
@@ -129,7 +143,7 @@ def send(url: str, path: Path) -> None:
     connection.close()
 
 
-def bench_drive(paths: DayPaths, scratch: Path, rounds: int, latency: float) -> None:
+def bench_drive(figures: Figures, paths: DayPaths, scratch: Path, rounds: int, latency: float) -> None:
     payload = scratch / "payload"
     payload.mkdir(exist_ok=True)
     size = paths.zip.stat().st_size
@@ -148,7 +162,8 @@ def bench_drive(paths: DayPaths, scratch: Path, rounds: int, latency: float) -> 
                     drive.trash(copy.file)
 
             plain = best(rounds, lambda: send(sink.url, paths.zip))
-            show(f"upload{note}", best(rounds, lambda: upload_day(drive, paths), forget), size, "read and send", plain)
+            uploaded = best(rounds, lambda: upload_day(drive, paths), forget)
+            show(figures, f"upload{note}", uploaded, size, "read and send", plain)
             [copy] = copies(drive, "bench")
             other = Layout(scratch / "back", scratch / "back-zips").day("bench", DAY)
 
@@ -160,7 +175,7 @@ def bench_drive(paths: DayPaths, scratch: Path, rounds: int, latency: float) -> 
             target = scratch / "unzipped"
             unzip = best(rounds, lambda: extract(paths.zip, target), lambda: shutil.rmtree(target, ignore_errors=True))
             peer = "unzip" if shutil.which("unzip") else "zipfile.extractall"
-            show(f"restore{note}", seconds, size, peer, unzip)
+            show(figures, f"restore{note}", seconds, size, peer, unzip)
 
 
 def extract(archive: Path, target: Path) -> None:
@@ -171,27 +186,87 @@ def extract(archive: Path, target: Path) -> None:
             file.extractall(target)
 
 
-def big(kind: str, scratch: Path) -> None:
-    """Zips and restores a huge day in this process, and prints its peak memory."""
-    paths = Layout(scratch / "data", scratch / "archives").day("big", DAY)
+def big(kind: str, scratch: Path) -> dict[str, float]:
+    """Zips, uploads and restores a huge day; returns seconds, sizes and the peak memory of the process that did it.
+
+    The day is made, and Drive runs, in processes of their own.
+    """
+    data = Layout(scratch / "data", scratch / "archives")
+    apart(make_big, data, kind)
+    with DriveServer(scratch / "drive") as drive:
+        folder = drive.store.add_folder("Archive", USER)
+    command = [sys.executable, "-m", "lse_demo.drive_server", "--store", str(scratch / "drive")]
+    command += ["--credentials", str(scratch / "user.json")]
+    with subprocess.Popen(command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            url = server.stdout.readline().strip()
+            settings = DriveSettings(folder, "oauth2", scratch / "user.json", scratch / "token", url)
+            figures = apart(work_big, data, Layout(scratch / "back", scratch / "back-zips"), settings)
+        finally:
+            server.terminate()
+    steps = ", ".join(f"{step} {figures[f'{step}, s']:.0f} s" for step in ("zip", "upload", "restore"))
+    verdict = "ok" if figures["peak, MB"] <= MAX_PEAK else "MISSED"
+    print(
+        f"{figures['files']:,} files, {figures['GB']:.2f} GB, zip of {figures['zip, GB']:.2f} GB: {steps}, "
+        f"peak memory {figures['peak, MB']:.0f} MB (at most {MAX_PEAK:.0f}: {verdict})"
+    )
+    return figures
+
+
+def apart(work: Callable[..., Any], *arguments: object) -> Any:
+    """Does it in a fresh process, whose memory is its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def make_big(layout: Layout, kind: str) -> None:
+    """Writes 70,000 small run files, or 200 of 25 MB, of which a zip holds half."""
+    paths, start = layout.day("big", DAY), day_window(DAY).start
     paths.folder.mkdir(parents=True)
-    start = day_window(DAY).start
-    count, filler = (70_000, "") if kind == "files" else (200, os.urandom(12_000).hex() * 1_050)
+    count, length = (70_000, 100) if kind == "files" else (200, 12_500_000)
     for number in range(count):
         run = {"id": f"{number:08x}-0000-4000-8000-000000000000", "start_time": format_time(start + number)}
-        (paths.folder / f"{number:06}.json").write_text(json.dumps(run | {"filler": filler}))
-    del filler
-    began = time.perf_counter()
-    zipped = zip_day(paths)
-    laid = lay_out(paths, paths.zip)
-    assert is_as_recorded(laid.paths)
-    assert laid.summary.runs == count
-    clear(paths)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"{zipped.files:,} files, {zipped.bytes_in / 1e9:.2f} GB: zipped to {zipped.bytes / 1e6:.0f} MB, laid out in "
-        f"{time.perf_counter() - began:.0f} s, peak memory {peak:.0f} MB"
-    )
+        (paths.folder / f"{number:06}.json").write_text(json.dumps(run | {"filler": os.urandom(length).hex()}))
+
+
+def work_big(layout: Layout, back: Layout, settings: DriveSettings) -> dict[str, float]:
+    """What LSE does with it."""
+    paths, other = layout.day("big", DAY), back.day("big", DAY)
+    figures: dict[str, float] = {}
+    with GoogleDrive(settings) as drive:
+
+        def measured(step: str, work: Callable[[], Any]) -> Any:
+            began = time.perf_counter()
+            answer = work()
+            figures[f"{step}, s"] = round(time.perf_counter() - began, 1)
+            figures[f"peak after {step}, MB"] = round(peak_memory())
+            return answer
+
+        zipped = measured("zip", lambda: zip_day(paths))
+        measured("upload", lambda: upload_day(drive, paths))
+        [copy] = copies(drive, "big")
+        measured("restore", lambda: restore_day(drive, other, copy))
+    figures |= {"files": zipped.files, "GB": zipped.bytes_in / 1e9, "zip, GB": zipped.bytes / 1e9}
+    figures["peak, MB"] = round(peak_memory())
+    assert is_as_recorded(other)
+    assert read_sums(other.folder) == read_sums(paths.folder)
+    return figures
+
+
+def peak_memory() -> float:
+    """In MB. Not ru_maxrss: it begins with what the parent held when it forked."""
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def keep(**figures: Any) -> None:
+    """Writes figures into the results; what was measured in another call stays."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    for name, found in figures.items():
+        results[name] = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine} | found
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 
 
 def main() -> None:
@@ -203,18 +278,19 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lse-bench-") as directory:
         scratch = Path(directory)
-        if options.big == "both":
-            for kind in ("files", "bytes"):  # each in a process of its own: memory is measured
-                subprocess.run([sys.executable, __file__, "--big", kind], check=True)
-        elif options.big:
-            big(options.big, scratch)
-        else:
-            paths = Layout(scratch / "data", scratch / "archives").day("bench", DAY)
-            size = fill(paths, options.runs, options.mean_bytes)
-            print(f"{options.runs:,} files, {size / 1e6:.1f} MB, best of {options.rounds}\n")
-            bench_zip(paths, size, scratch, options.rounds)
-            for latency in (0.0, 0.05):
-                bench_drive(paths, scratch, options.rounds, latency)
+        if options.big:
+            for kind in ("files", "bytes") if options.big == "both" else (options.big,):
+                found = big(kind, scratch / kind)
+                keep(**{f"big, {kind}": {name: round(value, 2) for name, value in found.items()}})
+            return
+        paths = Layout(scratch / "data", scratch / "archives").day("bench", DAY)
+        size = fill(paths, options.runs, options.mean_bytes)
+        print(f"{options.runs:,} files, {size / 1e6:.1f} MB, best of {options.rounds}\n")
+        figures: Figures = {}
+        bench_zip(figures, paths, size, scratch, options.rounds)
+        for latency in (0.0, 0.05):
+            bench_drive(figures, paths, scratch, options.rounds, latency)
+        keep(day={"runs": options.runs, "bytes": size, "figures": figures})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -41,17 +41,41 @@ def copy_file(url: str, file: Path) -> None:
 
 def copy_twice(url: str, file: Path) -> None:
     """The most that the server takes: the prepared rows from memory, over two connections at once."""
-    rows = file.read_bytes()
-    middle = rows.index(b"\n", len(rows) // 2) + 1
     statement = f"COPY runs ({_COLUMNS}) FROM STDIN".encode()
 
-    def send(part: memoryview) -> None:
+    def send(rows: bytes) -> None:
         with psycopg.connect(url, autocommit=True) as connection, connection.cursor().copy(statement) as copy:
-            for start in range(0, len(part), 1 << 18):
-                copy.write(part[start : start + (1 << 18)])
+            for start in range(0, len(rows), 1 << 18):
+                copy.write(rows[start : start + (1 << 18)])
 
+    _over_two(send, file)
+
+
+def staged_load(url: str, file: Path) -> None:
+    """The other way to write a batch: `COPY` into a staging table, and from there into the table, with the digest."""
+
+    def send(rows: bytes) -> None:
+        lines = rows.splitlines(keepends=True)
+        with psycopg.connect(url) as connection:
+            connection.execute(f"CREATE TEMP TABLE staging AS SELECT {_COLUMNS} FROM runs LIMIT 0".encode())
+            for start in range(0, len(lines), 500):
+                with connection.cursor().copy(f"COPY staging ({_COLUMNS}) FROM STDIN".encode()) as copy:
+                    copy.write(b"".join(lines[start : start + 500]))
+                connection.execute(
+                    f"INSERT INTO runs ({_COLUMNS}, row_sha256) SELECT {_COLUMNS},"
+                    " sha256(convert_to(data::text, 'UTF8')) FROM staging ON CONFLICT DO NOTHING".encode()
+                )
+                connection.execute("TRUNCATE staging")
+                connection.commit()
+
+    _over_two(send, file)
+
+
+def _over_two(send: Callable[[bytes], None], file: Path) -> None:
+    rows = file.read_bytes()
+    middle = rows.index(b"\n", len(rows) // 2) + 1
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(send, (memoryview(rows)[:middle], memoryview(rows)[middle:])))
+        list(pool.map(send, (rows[:middle], rows[middle:])))
 
 
 def naive_load(url: str, folder: Path) -> None:

@@ -18,7 +18,7 @@ _URL_TODO = "Write LSE_DATABASE_URL as postgresql://user:password@host:5432/data
 _TRANSIENT = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable, errors.UniqueViolation)
 _LOST = (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleInTransactionSessionTimeout)
 _TODO: dict[type[psycopg.Error], str] = {
-    errors.InvalidPassword: "Check the user and password in LSE_DATABASE_URL",
+    errors.InvalidPassword: "Check the user and password in LSE_DATABASE_URL, or in the password file",
     errors.InvalidAuthorizationSpecification: "Check the user in LSE_DATABASE_URL, and the server's pg_hba.conf",
     errors.InvalidCatalogName: "Create the database, or name another in LSE_DATABASE_URL",
     errors.TooManyConnections: "Wait, or raise max_connections on the server",
@@ -30,6 +30,25 @@ _TODO: dict[type[psycopg.Error], str] = {
     errors.ReadOnlySqlTransaction: "Point LSE_DATABASE_URL to the primary server",
     errors.QueryCanceled: "Raise the server's statement_timeout for this role",
 }
+_ROOT_TODO = "Let sslrootcert in LSE_DATABASE_URL name the certificate of the authority that signed the server's"
+# Refusals while connecting carry no SQLSTATE (libpq: PQconnectPoll has no result): what is known by a part of the text.
+_TODO_WHILE_CONNECTING = (
+    ("password authentication failed", _TODO[errors.InvalidPassword]),
+    (
+        "no password supplied",
+        "Give the password in LSE_DATABASE_URL, or in a password file (PGPASSFILE) that only its owner may read",
+    ),
+    ("no pg_hba.conf entry", _TODO[errors.InvalidAuthorizationSpecification]),
+    ("FATAL:  role", _TODO[errors.InvalidAuthorizationSpecification]),
+    ("FATAL:  database", _TODO[errors.InvalidCatalogName]),
+    ("too many", _TODO[errors.TooManyConnections]),
+    ("No space left on device", _TODO[errors.DiskFull]),
+    ("certificate verify failed", _ROOT_TODO),
+    ("root certificate file", _ROOT_TODO),
+    ("does not match host name", "Name the server in LSE_DATABASE_URL as its certificate does"),
+    ("does not support SSL", "Switch TLS on at the server (ssl = on), or lower sslmode in LSE_DATABASE_URL"),
+    ("invalid sslmode value", "In LSE_DATABASE_URL write disable, prefer, require, verify-ca or verify-full"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +106,10 @@ def explain(error: psycopg.Error, doing: str, *, password: object = None) -> Dat
     text = error.diag.message_primary or str(error)
     if isinstance(password, str) and password:
         text = text.replace(password, "***")
-    # libpq tells of every address it tried, and asks whether the server runs: the last attempt's answer is enough.
+    # libpq tells of every address it tried, with hints in lines of their own: the last attempt's answer is enough.
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("\t", "Multiple "))]
-    why = re.sub(r"^(?:- )?(?:connection failed: )?", "", lines[-1] if lines else "no reason given")
+    lines = [line for line in lines if "connection to server " in line] or lines
+    why = re.sub(r"^(?:- )?(?:connection (?:failed|is bad): )?", "", lines[-1] if lines else "no reason given")
     todo = next((todo for kind, todo in _TODO.items() if isinstance(error, kind)), "")
     if not todo and error.sqlstate is None:
         todo = _todo_while_connecting(why)
@@ -97,19 +117,8 @@ def explain(error: psycopg.Error, doing: str, *, password: object = None) -> Dat
 
 
 def _todo_while_connecting(why: str) -> str:
-    # Refusals while connecting carry no SQLSTATE (libpq: PQconnectPoll has no result).
-    for part, kind in (
-        ("password authentication failed", errors.InvalidPassword),
-        ("no password supplied", errors.InvalidPassword),
-        ("no pg_hba.conf entry", errors.InvalidAuthorizationSpecification),
-        ("FATAL:  role", errors.InvalidAuthorizationSpecification),
-        ("does not exist", errors.InvalidCatalogName),
-        ("too many", errors.TooManyConnections),
-        ("No space left on device", errors.DiskFull),
-    ):
-        if part in why:
-            return _TODO[kind]
-    return "Check that the server runs and that LSE_DATABASE_URL names it"
+    found = (todo for part, todo in _TODO_WHILE_CONNECTING if part in why)
+    return next(found, "Check that the server runs and that LSE_DATABASE_URL names it")
 
 
 def is_lost(error: psycopg.Error, connection: psycopg.Connection) -> bool:

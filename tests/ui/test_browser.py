@@ -28,6 +28,9 @@ def test_a_day_is_materialized_by_clicking(browser: Browser, platform: Platform)
     assert str(DAY) in body
     browser.open(GROUP)
     browser.page.get_by_text("run_files", exact=True).first.wait_for()
+    browser.page.set_viewport_size({"width": 1900, "height": 620})
+    browser.open(GROUP)
+    browser.page.get_by_text("run_files", exact=True).first.wait_for()
     browser.screenshot("lineage")
 
 

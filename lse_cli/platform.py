@@ -13,11 +13,11 @@ import time
 import urllib.request
 from collections.abc import Callable, Generator
 
-from lse_archive.errors import ArchiveError
+from lse_archive.errors import ArchiveError, SettingsError
 from lse_cli.service import Service, tail
 from lse_cli.webserver import reload_code
 from lse_resources.databases import embedded_server
-from lse_resources.house import given_file, open_house, program
+from lse_resources.house import given_file, keep_projects, open_house, program
 from lse_resources.processes import Registry, terminate
 from lse_resources.settings import Settings
 
@@ -39,18 +39,23 @@ def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBAC
         ArchiveError: It runs already, the port is taken, or one of its processes dies again and again.
     """
     registry = Registry(settings.home / "run")
-    if running := [name for name in ("up", *_NAMES) if name in registry.alive()]:
+    alive = registry.alive()
+    if up := alive.pop("up", None):
         raise ArchiveError(
             f"the platform of {settings.home} is running already",
-            why=f"process {registry.alive()[running[0]].pid} ({running[0]})",
+            why=f"process {up.pid}",
             todo="Use that one, or stop it: lse down",
         )
+    for name in [name for name in _NAMES if name in alive]:
+        say(f"stopping the {name} that a killed `lse up` left behind …")
+        terminate(alive[name], _STOP_SECONDS)
     if not _is_loopback(host):
         say(
             f"WARNING: the UI is open to everybody who reaches {host}:{port}, and has no login. Put a proxy with"
             " authentication in front of it (docs/operations.md)."
         )
     _check_port(host, port)
+    keep_projects(settings)
     say("starting the database …")
     house = open_house(settings)
     _fail_dead_runs(house.environment())
@@ -115,6 +120,11 @@ def _watch(settings: Settings, services: list[Service], stop: threading.Event, u
         for service in services:
             service.look_after(say)
         if projects != (projects := _stamp(settings)):
+            try:
+                keep_projects(settings)
+            except SettingsError as error:
+                say(f"WARNING: {error}. Until then the projects stay as they were")
+                continue
             # The daemon reads the code anew every minute; the UI does when it is told.
             say("projects.toml has changed: loading it")
             with contextlib.suppress(ArchiveError):

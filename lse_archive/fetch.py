@@ -184,6 +184,7 @@ def _publish_union(
             changed_at=now_text(),
         )
         write_manifest(staging.runs_folder, summary, staging.sums())
+        update_state(paths, verified_at=None)  # before: whenever this process ends, no other content counts as verified
         publish_folder(paths, staging.runs_folder)
     proven = read_state(paths).proven_content
     verdict = proof.verdict

@@ -142,14 +142,11 @@ def _read(name: str, directory: int) -> bytes:
     try:
         descriptor = os.open(name, os.O_RDONLY, dir_fd=directory)
         try:
-            content = part = os.read(descriptor, _READ_AT_ONCE)
-            if len(content) == _READ_AT_ONCE:
-                parts = [content]
-                while part:
-                    part = os.read(descriptor, _READ_AT_ONCE << 6)
-                    parts.append(part)
-                content = b"".join(parts)
-            return content
+            # To the end, and not to the first short read: network file systems give what they have.
+            parts = [os.read(descriptor, _READ_AT_ONCE)]
+            while parts[-1]:
+                parts.append(os.read(descriptor, _READ_AT_ONCE << 6))
+            return b"".join(parts)
         finally:
             os.close(descriptor)
     except OSError as error:

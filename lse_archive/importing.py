@@ -28,7 +28,7 @@ from lse_archive.publish import publish_folder
 from lse_archive.restore import clear
 from lse_archive.results import ImportResult
 from lse_archive.seal import sealed_summary
-from lse_archive.state import now_text
+from lse_archive.state import now_text, update_state
 from lse_archive.union import is_as_recorded
 
 
@@ -110,6 +110,7 @@ def import_day(
     runs: dict[str, Candidate],
     *,
     dry_run: bool = False,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
     on_wait: Callable[[str], None] | None = None,
 ) -> ImportResult:
     """Publishes the union of a day's folder with older files; a run that the folder has stays as it is there.
@@ -117,6 +118,7 @@ def import_day(
     Args:
         runs: The older files by run id, see `survey`.
         dry_run: Only say what would be done.
+        progress: Told (new files copied, of all new files).
 
     Raises:
         CorruptArchiveError: The day's folder is not as its checksums say.
@@ -139,7 +141,7 @@ def import_day(
                 require_restored(paths)
                 new = _compare(paths, runs, result)
                 if new:
-                    _publish(paths, new)
+                    _publish(paths, new, progress)
                     result.action = "updated" if result.action == "would update" else "created"
                 clear(paths)
         except OSError as error:
@@ -175,7 +177,7 @@ def _compare(paths: DayPaths, runs: dict[str, Candidate], result: ImportResult) 
     return new
 
 
-def _publish(paths: DayPaths, new: dict[str, Candidate]) -> None:
+def _publish(paths: DayPaths, new: dict[str, Candidate], progress: Callable[[int, int], None]) -> None:
     laid = replace(paths, data_dir=paths.restoring)
     laid.folder.mkdir(parents=True)
     before = read_summary(paths.folder) if paths.folder.is_dir() else None
@@ -183,7 +185,7 @@ def _publish(paths: DayPaths, new: dict[str, Candidate]) -> None:
         for path in paths.folder.iterdir():
             if path.name not in (SUMMARY, SUMS):
                 shutil.copy2(path, laid.folder / path.name)
-    for candidate in new.values():
+    for number, candidate in enumerate(new.values(), 1):
         content = candidate.path.read_bytes()
         if hashlib.sha256(content).digest() != candidate.sha256:
             raise ArchiveConflictError(f"{candidate.path} changed while it was imported", todo="Import again")
@@ -195,6 +197,7 @@ def _publish(paths: DayPaths, new: dict[str, Candidate]) -> None:
                 f"{paths.folder / candidate.name} holds something else than its name says",
                 todo="Move it away, and import again",
             ) from None
+        progress(number, len(new))
     unfit = [file.name for file in read_folder(laid.folder, paths.day) if isinstance(file, UnfitFile)]
     if lost := {one.name for one in new.values()} & set(unfit):
         raise CorruptArchiveError(f"{min(lost)} of {paths.project} {paths.day} cannot be imported", why="it is unfit")
@@ -205,4 +208,5 @@ def _publish(paths: DayPaths, new: dict[str, Candidate]) -> None:
         )
     summary = msgspec.structs.replace(summary, changed_at=now_text())
     write_manifest(laid.folder, summary, content_sums(read_sums(laid.folder) or {}))
+    update_state(paths, verified_at=None)
     publish_folder(paths, laid.folder)

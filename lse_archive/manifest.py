@@ -14,7 +14,7 @@ import msgspec
 
 from lse_archive.days import Window, day_window
 from lse_archive.documents import RunFacts
-from lse_archive.errors import CorruptArchiveError
+from lse_archive.errors import ArchiveError, CorruptArchiveError
 
 SUMMARY = "_summary.json"
 SUMS = "_sha256sums.txt"
@@ -157,8 +157,19 @@ def write_manifest(folder: Path, summary: Summary, sums: Iterable[tuple[str, byt
 
 
 def encode_summary(summary: Summary) -> bytes:
-    """The bytes of `_summary.json`."""
-    return msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
+    """The bytes of `_summary.json`.
+
+    Raises:
+        ArchiveError: One of its names is not UTF-8.
+    """
+    try:
+        return msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
+    except UnicodeEncodeError as error:
+        raise ArchiveError(
+            f"the folder of {summary.project} {summary.date} cannot be listed",
+            why=f"the name of a file in it is not UTF-8: {error.object!r}",
+            todo="Move that file away, and run the command again",
+        ) from error
 
 
 def sums_lines(encoded_summary: bytes, sums: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ import msgspec
 
 from lse_archive.errors import CorruptArchiveError, PrunedDayError
 from lse_archive.layout import DayPaths
-from lse_archive.manifest import SUMMARY, SUMS, Summary, read_summary, read_sums
+from lse_archive.manifest import SUMMARY, SUMS, Summary, content_hash, content_sums, read_summary, read_sums
 
 _FACTS = "pruned.json"
 _RUNS = "runs.csv"
@@ -75,6 +75,20 @@ def read_pruned(paths: DayPaths) -> PrunedDay | None:
         raise CorruptArchiveError(
             f"what is kept of {paths.project} {paths.day} is damaged", why=str(error), todo="lse archive restore"
         ) from error
+
+
+def day_content(paths: DayPaths) -> str | None:
+    """The identity of the run files that are here, or that were given up; None if there are none.
+
+    By their checksums: the files themselves are not read.
+
+    Raises:
+        CorruptArchiveError: The checksums cannot be read.
+    """
+    if pruned := read_pruned(paths):
+        return pruned.content_sha256
+    sums = read_sums(paths.folder)
+    return None if sums is None else content_hash(content_sums(sums))
 
 
 def pruned_summary(paths: DayPaths) -> Summary | None:

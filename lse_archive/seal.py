@@ -72,6 +72,12 @@ def sealed_summary(paths: DayPaths) -> Summary:
             why=f"it has lost its {SUMMARY}, and other files were lost or changed with it",
             todo="Restore the day from its zip or from Drive",
         )
+    if summary is not None and summary.content_sha256 != content_hash(ordered):
+        raise CorruptArchiveError(
+            f"{paths.folder} is not as its {SUMMARY} says",
+            why=f"it has lost its {SUMS}, and other files were lost or changed with it",
+            todo="Restore the day from its zip or from Drive",
+        )
     summary = tally.summary(paths.project, content_hash(ordered), unfit)
     encoded = encode_summary(summary)
     with publish_file(paths.folder / SUMMARY) as file:

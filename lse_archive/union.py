@@ -91,7 +91,10 @@ def other_files(folder: Path) -> list[Path]:
 
 def is_as_recorded(paths: DayPaths) -> bool:
     """Whether the published folder has just the files, by name and content, that its checksums list."""
-    recorded = dict(content_sums(read_sums(paths.folder) or {}))
+    sums = read_sums(paths.folder) or {}
+    recorded = dict(content_sums(sums))
+    if SUMMARY in sums and sums[SUMMARY] != hashlib.sha256((paths.folder / SUMMARY).read_bytes()).digest():
+        return False
     for path in [*run_file_paths(paths.folder), *other_files(paths.folder)]:
         if recorded.pop(path.name, None) != hashlib.sha256(path.read_bytes()).digest():
             return False
@@ -107,5 +110,9 @@ def _same_run(published: bytes, staged: Path) -> bool:
 
 
 def _meaning(document: bytes) -> dict[str, object]:
-    run = json.loads(document, parse_float=str, parse_int=str)
+    run = json.loads(document, parse_float=_number, parse_int=_number)
     return {key: value for key, value in run.items() if key not in VOLATILE_FIELDS}
+
+
+def _number(text: str) -> tuple[str]:
+    return (text,)  # neither rounded, nor equal to a string of the same digits

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import IO
 
 # Signature, lengths of the name and of the extra field: PKWARE's APPNOTE.TXT, 4.3.7.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -17,12 +20,28 @@ _LONG_BYTES = 16 << 20
 _PLAIN_FLAGS = 0x2 | 0x4 | 0x8 | 0x800
 _CHUNK = 1 << 20
 
+BROKEN = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, OverflowError, zlib.error)
+"""What the standard library raises for a damaged zip, depending on which of its bytes are wrong."""
+
+
+@contextlib.contextmanager
+def opened(file: Path | IO[bytes]) -> Generator[zipfile.ZipFile]:
+    """A zip whose files lie within it.
+
+    Raises:
+        BROKEN: It is no zip, or damaged.
+    """
+    with zipfile.ZipFile(file) as archive:
+        if any(info.header_offset < 0 for info in archive.infolist()):
+            raise zipfile.BadZipFile("its beginning is missing")
+        yield archive
+
 
 def digests(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
     """Name and sha256 of every file, in the directory's order; names, sizes and CRCs are checked as `zipfile` does.
 
     Raises:
-        BadZipFile, zlib.error, EOFError, NotImplementedError: A file is damaged.
+        BROKEN: A file is damaged.
         OSError: The zip cannot be read.
     """
     assert archive.fp is not None

@@ -98,6 +98,8 @@ def _read(path: Path) -> _Content | None:
         if (size := os.fstat(descriptor).st_size) > _LONG_BYTES:
             return None
         data = os.read(descriptor, size)
+        while len(data) < size and (more := os.read(descriptor, size - len(data))):
+            data += more
     finally:
         os.close(descriptor)
     return _Content(path.name, len(data), zlib.crc32(data), hashlib.sha256(data).digest(), data)

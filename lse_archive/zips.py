@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import time
 import zipfile
-import zlib
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -30,7 +29,7 @@ from lse_archive.publish import publish_file
 from lse_archive.results import ZipResult
 from lse_archive.seal import sealed_summary
 from lse_archive.state import read_state, update_state
-from lse_archive.zip_reader import digests
+from lse_archive.zip_reader import BROKEN, digests, opened
 from lse_archive.zip_writer import write_zip
 
 
@@ -66,7 +65,7 @@ def zip_day(
                 with publish_file(target) as file:
                     _write(paths, sums, file, progress)
                     check_zip(file, target, sums)
-                if read_state(paths).zip_pruned_at:
+                if target == paths.zip and read_state(paths).zip_pruned_at:
                     update_state(paths, zip_pruned_at=None)
             except OSError as error:
                 raise ArchiveError(
@@ -115,15 +114,17 @@ def check_zip(file: Path | IO[bytes], name: Path, sums: dict[str, bytes]) -> Non
         CorruptArchiveError: It does not hold just these files; `name` is named.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
+        with opened(file) as archive:
             names = [info.filename for info in archive.infolist()]
             if len(set(names)) != len(names) or set(names) != {*sums, SUMS}:
                 differing = sorted(set(names) ^ {*sums, SUMS}) or ["a name occurs twice"]
                 raise CorruptArchiveError(f"{name} is damaged", why=f"other files than expected: {differing[0]}")
+            if parse_sums(archive.read(SUMS), name) != sums:
+                raise CorruptArchiveError(f"{name} is damaged", why=f"its {SUMS} is another")
             for entry, digest in digests(archive):
                 if entry in sums and sums[entry] != digest:
                     raise CorruptArchiveError(f"{name} is damaged", why=f"{entry} differs from its checksum")
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
+    except BROKEN as error:
         raise CorruptArchiveError(f"{name} is damaged", why=str(error)) from error
 
 
@@ -153,9 +154,9 @@ def _member(path: Path, name: str) -> bytes:
 @contextlib.contextmanager
 def _readable(path: Path) -> Generator[zipfile.ZipFile]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with opened(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, zlib.error) as error:
+    except (*BROKEN, KeyError) as error:
         raise CorruptArchiveError(
             f"{path} is damaged", why=str(error), todo="Make it again: lse archive zip"
         ) from error

@@ -12,12 +12,22 @@ import dagster as dg
 import msgspec
 
 from lse_archive.days import parse_day
-from lse_archive.errors import AccessError, ArchiveError, DatabaseError, DayLockedError, DriveError, SourceError
+from lse_archive.errors import (
+    AccessError,
+    ArchiveError,
+    CorruptArchiveError,
+    DatabaseError,
+    DayLockedError,
+    DriveError,
+    SourceError,
+)
 from lse_archive.fetch import FetchOptions, fetch_day
+from lse_archive.layout import DayPaths
+from lse_archive.locks import day_lock
 from lse_archive.manifest import read_summary
 from lse_archive.names import project_slug
 from lse_archive.projects import ProjectConfig
-from lse_archive.pruned import is_pruned
+from lse_archive.pruned import day_content, is_pruned
 from lse_archive.results import UploadResult
 from lse_archive.state import now_text, update_state
 from lse_archive.zips import zip_day
@@ -83,6 +93,13 @@ def _step(context: dg.AssetExecutionContext, ui: Interaction) -> Generator[None]
         ui.failed(context.asset_key.path[-1], error)
         passing = isinstance(error, _OUTSIDE) and not isinstance(error, AccessError)
         raise dg.Failure(description=str(error), allow_retries=passing) from error
+
+
+def _content(paths: DayPaths) -> str | None:
+    try:
+        return day_content(paths)
+    except CorruptArchiveError:  # the checks say so
+        return None
 
 
 def _metadata(result: msgspec.Struct, **more: Any) -> dict[str, Any]:
@@ -250,14 +267,17 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
         day = day_of(context)
         paths = archive.layout().day(name, day)
         with _step(context, ui), ui.progress("verification", "runs") as advance:
+            content = _content(paths)
             checks = list(check_hops(paths, config, google_drive, postgres, ui, advance))
             good = all(check.verdict in ("agrees", "unproven") for check in checks)
             if any(check.name == "runs_match_files" and check.verdict in ("agrees", "differs") for check in checks):
                 note_verification(postgres.database(), paths, consistent=good)
         for check in checks:
             ui.checked(check)
-        if good and not config.skip:
-            update_state(paths, verified_at=now_text())
+        if good and not config.skip and content is not None:
+            with day_lock(paths, on_wait=ui.waiting):
+                if content == _content(paths):  # else it was written meanwhile, and is another day
+                    update_state(paths, verified_at=now_text())
         return dg.MaterializeResult(
             metadata={"differences": sum(check.total for check in checks)},
             check_results=[check_result(check) for check in checks],

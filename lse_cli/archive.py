@@ -89,11 +89,14 @@ def zip_(
         Path | None,
         typer.Option("--output-dir", metavar="DIR", help="Write the zip there. Default: LSE_ARCHIVE_DIR, ./archives."),
     ] = None,
+    allow_shrink: ShrinkOption = False,
     json: JsonOption = False,
 ) -> None:
     """Make the day's archive; the same files give the same bytes."""
-    config = {"day_zip": {"output_dir": str(output_dir.expanduser().absolute())}} if output_dir else {}
-    _run(["day_zip"], project, date, start_date, end_date, force=force, json=json, config=config)
+    config: dict[str, object] = {"allow_shrink": allow_shrink}
+    if output_dir:
+        config["output_dir"] = str(output_dir.expanduser().absolute())
+    _run(["day_zip"], project, date, start_date, end_date, force=force, json=json, config={"day_zip": config})
 
 
 @app.command()

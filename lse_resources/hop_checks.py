@@ -11,7 +11,7 @@ from lse_archive.errors import ArchiveError, CorruptArchiveError, DriveError, Se
 from lse_archive.folder import run_file_paths
 from lse_archive.layout import DayPaths
 from lse_archive.manifest import SUMMARY, content_sums, read_sums
-from lse_archive.pruned import is_pruned, pruned_sums, read_pruned
+from lse_archive.pruned import day_content, is_pruned, pruned_sums, read_pruned
 from lse_archive.results import VerificationResult
 from lse_archive.seal import require_folder
 from lse_archive.state import read_state
@@ -66,6 +66,13 @@ def check_count(paths: DayPaths) -> HopCheck:
     served, count = state.served_runs, state.langsmith_count
     name = "langsmith_count"
     if state.proof == "equal":
+        try:
+            content = day_content(paths)
+        except CorruptArchiveError as error:
+            return HopCheck(name, "unproven", str(error), error.todo)
+        if content is None or content != state.proven_content:
+            says = f"LangSmith counted {count} runs, but the day here is not the one that was proven then"
+            return HopCheck(name, "unproven", says, "Fetch the day again while LangSmith has it")
         return HopCheck(name, "agrees", f"LangSmith counted {count} runs when the day was proven")
     if state.proof == "fewer":
         row = Difference("the day", "runs", str(count), str(served))
@@ -142,6 +149,9 @@ def check_drive(paths: DayPaths, drive: Destination | SettingsError) -> HopCheck
         difference = drive_difference(drive, paths)
     except DriveError as error:
         return HopCheck(name, "unknown", error.what, error.todo, 1, (Difference(paths.zip.name, error.why),))
+    except CorruptArchiveError as error:
+        row = Difference(paths.zip.name, error.why)
+        return _differing(name, "what is here cannot be read", "Make it again: lse archive zip", [row])
     given_up = read_state(paths).copy_pruned_at
     if given_up and difference == NO_FILE and paths.zip.is_file():
         return HopCheck(name, "agrees", f"the copy on {drive.place} was given up on {given_up[:10]}: the zip is here")

@@ -33,7 +33,7 @@ class DayView:
     Attributes:
         files: `here`, `pruned` (given up to save space), or `missing`.
         zip: The same.
-        drive: Whether an upload was confirmed.
+        drive: Whether an upload was confirmed, and the copy not given up since.
         postgres: Whether rows were loaded; None: the database cannot be asked.
         verified: Whether all places agreed when they were last compared.
         differs: Whether they did not.
@@ -110,7 +110,7 @@ def _days(
             date=day,
             files=files,
             zip="here" if zipped else "pruned" if state.zip_pruned_at else "missing",
-            drive=state.drive_sha256 is not None,
+            drive=state.drive_sha256 is not None and state.copy_pruned_at is None,
             postgres=loaded is not None if rows is not None else None,
             verified=verified,
             differs=consistent is False,

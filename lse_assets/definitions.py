@@ -6,10 +6,10 @@ import gc
 
 import dagster as dg
 
-from lse_archive.projects import read_projects
 from lse_assets.interaction import Interaction, LogOnly
 from lse_assets.project import project_definitions
 from lse_resources.dagster_resources import ArchiveResource, GoogleDriveResource, LangSmithResource, PostgresResource
+from lse_resources.house import known_projects
 from lse_resources.settings import Settings
 from lse_sensors.maintenance import maintenance, maintenance_schedule
 from lse_sensors.schedules import project_schedules
@@ -32,7 +32,7 @@ def definitions() -> dg.Definitions:
     """Reads `projects.toml` and defines each project's assets and schedules, and what watches over all of them."""
     # A hundred projects are 260,000 objects that all stay: looking for garbage among them again and again takes long.
     gc.set_threshold(100_000)
-    projects = read_projects(Settings.load().projects_file)
+    projects = known_projects(Settings.load())
     return dg.Definitions.merge(
         dg.Definitions(
             resources=resources(LogOnly()),

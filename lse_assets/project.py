@@ -41,7 +41,7 @@ from lse_resources.drive_archive import upload_day
 from lse_resources.restoring import bring_back
 from lse_resources.runs_table import load_day
 
-# What the outside refuses now it may grant a minute later: 20, 40 and 80 seconds, more or less.
+# What the outside refuses now it may grant a minute later: after 20, 60 and 140 seconds, each up to 20 more or less.
 _RETRY = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 _OUTSIDE = (SourceError, DriveError, DatabaseError, DayLockedError)
 _RUNS_TABLE = {

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from lse_archive.errors import ArchiveError, DatabaseError
+from lse_archive.errors import ArchiveError, DatabaseError, SettingsError
+from lse_archive.projects import ProjectConfig, read_projects
 from lse_archive.publish import publish_file
 from lse_resources.databases import application_url, dagster_url
 from lse_resources.postgres import Database
@@ -17,6 +19,7 @@ from lse_resources.settings import Settings
 
 DAGSTER_URL_VARIABLE = "LSE_DAGSTER_POSTGRES_URL"
 _ROOT = Path(__file__).resolve().parent.parent
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,39 @@ def open_house(settings: Settings) -> House:
         with publish_file(home / "dagster.yaml") as file:
             file.write(wanted)
     return House(database, home, dagster_url(settings))
+
+
+def keep_projects(settings: Settings) -> None:
+    """Keeps a copy of `projects.toml` under the home, for the time when it is malformed.
+
+    Raises:
+        SettingsError: It is malformed now; the copy stays as it was.
+    """
+    path = settings.projects_file
+    content = path.read_bytes() if path.exists() else b""
+    read_projects(path)
+    with publish_file(_kept_projects(settings)) as file:
+        file.write(content)
+
+
+def known_projects(settings: Settings) -> list[ProjectConfig]:
+    """The projects of `projects.toml`; while it is malformed, those of its kept copy: the work goes on meanwhile.
+
+    Raises:
+        SettingsError: It is malformed, and there is no copy.
+    """
+    try:
+        return read_projects(settings.projects_file)
+    except SettingsError as error:
+        kept = _kept_projects(settings)
+        if not kept.exists():
+            raise
+        _log.warning("%s. Until then the projects stay as they were", error)
+        return read_projects(kept)
+
+
+def _kept_projects(settings: Settings) -> Path:
+    return settings.home / "run" / "projects.toml"
 
 
 def given_file(name: str) -> Path:

@@ -11,9 +11,10 @@ import dagster as dg
 import msgspec
 
 from lse_archive.errors import ArchiveError
-from lse_archive.projects import adds_new_projects, read_projects
+from lse_archive.projects import adds_new_projects
 from lse_assets.dead_runs import fail_dead_runs
 from lse_resources.alerts import Alert, Send, targets
+from lse_resources.house import known_projects
 from lse_resources.langsmith import LangSmith
 from lse_resources.settings import Settings
 from lse_sensors.due import expiring
@@ -39,7 +40,7 @@ def alerts_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     settings = Settings.load()
     where, now = targets(settings), time.time()
     ledger = msgspec.json.decode(context.cursor, type=Ledger) if context.cursor else new_ledger(context.instance)
-    enter(ledger, read_events(context.instance, ledger, read_projects(settings.projects_file)), now)
+    enter(ledger, read_events(context.instance, ledger, known_projects(settings)), now)
     ui_url = settings.lse_ui_url.rstrip("/")
     alerts = release(ledger, lambda batch: is_running(context.instance, batch), now, ui_url)
     outbox = outbox_of(settings)
@@ -69,9 +70,7 @@ def expiring_days_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Warns, once for each day, of days that are not archived and verified and soon cannot be fetched any more."""
     settings, now = Settings.load(), datetime.now(UTC)
     told: list[str] = msgspec.json.decode(context.cursor, type=list[str]) if context.cursor else []
-    found = [
-        one for project in read_projects(settings.projects_file) for one in expiring(settings.layout, project, now)
-    ]
+    found = [one for project in known_projects(settings) for one in expiring(settings.layout, project, now)]
     new = [one for one in found if f"{one.day} {one.project}" not in told]
     if new:
         first = min(one.last for one in new)

@@ -10,10 +10,11 @@ import socketserver
 import ssl
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -88,20 +89,20 @@ class _Listener(socketserver.ThreadingTCPServer):
 
 
 class _Connection(socketserver.BaseRequestHandler):
-    server: _Listener
     request: socket.socket
 
     def handle(self) -> None:
+        listener = cast(_Listener, self.server)
         first = self.request.recv(len(_SSL_REQUEST), socket.MSG_WAITALL)
         with socket.socket(socket.AF_UNIX) as server:
-            server.connect(self.server.target)
+            server.connect(listener.target)
             if first != _SSL_REQUEST:  # a client that does not ask for TLS
                 server.sendall(first)
-            elif self.server.context is None:
+            elif listener.context is None:
                 self.request.sendall(_NO)
             else:
                 self.request.sendall(_YES)
-                self.request = self.server.context.wrap_socket(self.request, server_side=True)
+                self.request = listener.context.wrap_socket(self.request, server_side=True)
             with contextlib.closing(self.request):
                 _carry(self.request, server)
 
@@ -118,7 +119,7 @@ def _carry(client: socket.socket, server: socket.socket) -> None:
 
 
 @contextmanager
-def tls_door(socket_path: Path, context: ssl.SSLContext | None) -> Iterator[int]:
+def tls_door(socket_path: Path, context: ssl.SSLContext | None) -> Generator[int]:
     """Serves PostgreSQL's unix socket on 127.0.0.1 and yields the port; without a context TLS is refused."""
     with _Listener(str(socket_path), context) as listener:
         thread = threading.Thread(target=listener.serve_forever, args=(0.05,))

@@ -8,7 +8,8 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -66,7 +67,8 @@ def examine(settings: Settings) -> Findings:
         "disk": _disk,
         "clock": _clock,
         "LangSmith": _langsmith,
-        "Drive": _drive,
+        **({"bucket": _bucket} if settings.lse_archive_url else {"Drive": _drive}),
+        "encryption": _encryption,
         "Postgres": _postgres,
         "alerts": _alerts,
         "platform": _platform,
@@ -181,6 +183,79 @@ def _drive(settings: Settings) -> Findings:
     free = "no limit" if folder.free is None else f"{folder.free / 1e9:.1f} GB free"
     kind = "a shared drive" if folder.shared_drive else "My Drive"
     yield Finding("Drive", "ok", f"{folder.account.email} may write to '{folder.name}' in {kind}, {free}")
+
+
+def _bucket(settings: Settings) -> Findings:
+    """Puts an object there and removes it again, in the way of every upload: list, put, get, copy, delete."""
+    import tempfile
+
+    from lse_archive.errors import DriveError
+    from lse_resources.object_store import ObjectStore
+
+    url = settings.lse_archive_url or ""
+    key = {
+        "AWS_ACCESS_KEY_ID": settings.aws_access_key_id,
+        "AWS_SECRET_ACCESS_KEY": settings.aws_secret_access_key,
+    }
+    missing = [variable for variable, value in key.items() if value is None] if url.startswith("s3:") else []
+    if len(missing) == 1:
+        yield Finding("bucket", "wrong", f"{missing[0]} is not set", f"Set {' and '.join(key)}, or neither")
+        return
+    if missing:
+        says = "no key is set: AWS is asked for the role of this host"
+        yield Finding("bucket", "note", says, f"Set {' and '.join(key)} if it has none")
+    rights = "Check address, endpoint and credentials: they must allow to list, get, put and delete below the folder"
+    name = f"lse-doctor-{platform.node()}"  # always the same here: what may not be deleted does not grow
+    with (
+        contextlib.closing(ObjectStore(url, settings.object_store)) as store,
+        tempfile.TemporaryDirectory(prefix="lse-doctor-") as scratch,
+    ):
+        probe = Path(scratch) / name
+        probe.write_bytes(b"lse doctor was here\n")
+        try:
+            store.check_folder()
+            left = next(iter(store.find_file("", name)), None)
+            store.trash(store.upload(probe, name, "", {}, existing=left))
+        except DriveError as error:
+            says = f"{error.what}: {error.why}"
+            with contextlib.suppress(DriveError):
+                if store.find_file("", name):
+                    says = f"{url} takes objects and does not delete them ({name} is one): {error.why}"
+            yield Finding("bucket", "wrong", says, rights)
+        else:
+            yield Finding("bucket", "ok", f"{url}: an object was put there, read, listed and deleted")
+
+
+def _encryption(settings: Settings) -> Findings:
+    """Encrypts a few bytes, and opens them again if there is something to open them with."""
+    from io import BytesIO
+
+    import pyrage
+
+    from lse_resources.encryption import read_keys
+
+    age: Any = pyrage  # a module of Rust, without types
+    secret = settings.lse_age_passphrase
+    passphrase = secret.get_secret_value() if secret else None
+    keys = read_keys(settings.lse_age_recipient, settings.lse_age_identity_file, passphrase)
+    if keys is None:
+        yield Finding("encryption", "ok", "off: zips leave as they are")
+        return
+    sealed, opened = BytesIO(), BytesIO()
+    keys.encrypt(BytesIO(b"probe"), sealed)
+    if not keys.identities and passphrase is None:
+        says = "for LSE_AGE_RECIPIENT alone: this host cannot restore what it uploads"
+        yield Finding("encryption", "note", says, "To restore here: LSE_AGE_IDENTITY_FILE. Keep it apart from the zips")
+        return
+    try:
+        keys.decrypt(BytesIO(sealed.getvalue()), opened)
+    except age.DecryptError:
+        says = "LSE_AGE_IDENTITY_FILE does not open what is encrypted for LSE_AGE_RECIPIENT"
+        todo = "Set the recipient to the file's own (age-keygen -y FILE), or leave it out: the file alone is enough"
+        yield Finding("encryption", "wrong", says, todo)
+        return
+    kind = "the passphrase" if passphrase is not None else "the key file"
+    yield Finding("encryption", "ok", f"{kind} encrypts, and opens what it encrypted")
 
 
 def _postgres(settings: Settings) -> Findings:

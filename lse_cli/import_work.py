@@ -29,7 +29,9 @@ def import_directory(
     """
     if not project.strip():
         raise UsageError("--project is empty", todo="Name a LangSmith project")
-    found = survey(directory)
+    with terminal.bars() as bars, bars.day("older files") as bar:
+        reading = bar("read", "files")
+        found = survey(directory, progress=lambda files: reading(files, None))
     if not found.files:
         raise UsageError(f"there are no run files in {directory}", why="run files are *.json")
     _say(terminal, found)
@@ -50,7 +52,16 @@ def _days(
     for day, runs in sorted(found.days.items()):
         entry: dict[str, Any] = {"project": project, "date": str(day)}
         try:
-            result: ImportResult = import_day(layout, project, day, runs, dry_run=dry_run, on_wait=terminal.waiting)
+            with terminal.bars() as bars, bars.day(str(day)) as bar:
+                result: ImportResult = import_day(
+                    layout,
+                    project,
+                    day,
+                    runs,
+                    dry_run=dry_run,
+                    progress=bar("import", "runs"),
+                    on_wait=terminal.waiting,
+                )
         except ArchiveError as error:
             terminal.warn(f"  ✗ {project} {day}: {error}")
             entry["error"] = {"step": "import", "what": error.what, "why": error.why, "todo": error.todo}

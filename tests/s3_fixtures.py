@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import uuid
@@ -24,6 +25,7 @@ server.start()
 print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
 """
+_PART_BYTES = 1 << 18  # S3 itself takes no part below 5 MiB; here a short file may have several
 _HOP = {"connection", "transfer-encoding", "content-length", "host", "expect", "server", "date"}
 
 
@@ -73,6 +75,7 @@ def moto_url() -> Iterator[str]:
     """A local S3, in a process of its own."""
     with subprocess.Popen(
         [sys.executable, "-c", _MOTO],
+        env={**os.environ, "S3_UPLOAD_PART_MIN_SIZE": str(_PART_BYTES)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -76,6 +76,16 @@ def test_runs_come_into_the_days_on_which_they_started(layout: Layout, old: Path
     assert zip_day(layout.day("chat", DAY)).written
 
 
+def test_progress_is_told(layout: Layout, old: Path) -> None:
+    read: list[int] = []
+    copied: list[tuple[int, int]] = []
+    found = survey(old, progress=read.append)
+    assert read == [1, 2, 3, 4, 5, 6]
+    for _ in range(2):  # the second time there is nothing to copy
+        import_day(layout, "chat", DAY, found.days[DAY], progress=lambda *told: copied.append(told))
+        assert copied == [(1, 2), (2, 2)]
+
+
 def test_again_nothing_is_written(layout: Layout, old: Path) -> None:
     found = survey(old)
     import_day(layout, "chat", DAY, found.days[DAY])
@@ -154,3 +164,14 @@ def test_lse_archive_import(bare_house: House, old: Path) -> None:
     assert lse("--project", " ")[0] == 2
     assert lse()[0] == 2
     assert bare_house.lse("archive", "import", str(old / "none"), "--project", "chat").code == 2
+
+
+def test_bars_are_for_those_who_watch(bare_house: House, old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (old / "2026-01-03" / "broken.json").unlink()
+    command = ("archive", "import", str(old), "--project", "chat", "--force", "--dry-run")
+    assert bare_house.lse(*command).err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich takes any stream for a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    watched = bare_house.lse(*command)
+    for title in ("older files", str(DAY), str(NEXT)):
+        assert title in watched.err

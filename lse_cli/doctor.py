@@ -37,7 +37,7 @@ Findings = Iterator[Finding]
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object. Default: off.")] = False,
 ) -> None:
-    """Check settings, LangSmith, Drive, Postgres, disk, clock and versions. Ends with 1 if something is wrong."""
+    """Check settings, LangSmith, the destination, Postgres, disk, clock and versions. Ends with 1 if one is wrong."""
     from lse_resources.settings import Settings
 
     findings = list(examine(Settings.load()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,12 +14,15 @@ from lse_archive.errors import CorruptArchiveError, RefusedArchiveError, ShrinkE
 from lse_archive.folder import run_file_paths
 from lse_archive.layout import DayPaths
 from lse_archive.manifest import SUMMARY, Summary, content_hash, content_sums, read_summary, read_sums
-from lse_archive.pruned import forget_pruned
+from lse_archive.pruned import day_content, forget_pruned, is_pruned, pruned_runs
 from lse_archive.publish import publish_folder
 from lse_archive.seal import sealed_summary
+from lse_archive.state import update_state
 from lse_archive.union import is_as_recorded
 from lse_archive.unzip import extract
 from lse_archive.zips import missing_runs
+
+_GIVE_UP = "lse archive restore --allow-shrink gives the runs up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +84,10 @@ def lay_out(
 
 
 def check_superset(paths: DayPaths, laid: LaidOut, source: Path) -> None:
-    """Law 1 for a restore: neither the folder nor the zip that are here may lose a run by it.
+    """Law 1 for a restore: neither the folder nor the zip here may lose a run by it, nor a day whose files were pruned.
 
     Raises:
-        ShrinkError: One of them holds runs that the restored day does not.
+        ShrinkError: One of them holds runs that the restored day does not, or what was pruned cannot be told.
     """
     restored = set(_run_ids(laid.paths.folder))
     if paths.folder.is_dir() and (lost := set(_run_ids(paths.folder)) - restored):
@@ -92,9 +96,12 @@ def check_superset(paths: DayPaths, laid: LaidOut, source: Path) -> None:
         try:
             lost = missing_runs(paths.zip, source)
         except CorruptArchiveError:
-            return  # it is set aside, not lost
+            lost = set()  # it is set aside, not lost
         if lost:
             raise _shrink(str(paths.zip), lost, "Upload it: lse archive upload")
+    if is_pruned(paths) and (lost := _given_up(paths, laid) - restored):
+        todo = "Look for the former copy in the trash and among the versions at its place"
+        raise _shrink(f"{paths.project} {paths.day}, whose files were pruned,", lost, todo)
 
 
 def publish(paths: DayPaths, laid: LaidOut, source: Path) -> None:
@@ -105,6 +112,7 @@ def publish(paths: DayPaths, laid: LaidOut, source: Path) -> None:
     if paths.zip.is_file() and not paths.zip.samefile(source):
         _set_aside_if_damaged(paths, source)
     source.replace(paths.zip)
+    update_state(paths, verified_at=None)
     publish_folder(paths, laid.paths.folder)
     forget_pruned(paths)
     clear(paths)
@@ -123,11 +131,22 @@ def _set_aside_if_damaged(paths: DayPaths, source: Path) -> None:
         paths.zip.rename(paths.zip.with_name(f"{paths.zip.name}.damaged"))
 
 
+def _given_up(paths: DayPaths, laid: LaidOut) -> set[str]:
+    """The ids of a pruned day's runs; none to look for if the copy has the very content that was pruned."""
+    with contextlib.suppress(CorruptArchiveError):
+        if day_content(paths) == laid.content:
+            return set()
+    try:
+        return {run_id for run_id, _, _ in pruned_runs(paths)}
+    except CorruptArchiveError as error:
+        raise ShrinkError(error.what, why="the copy has other content than was pruned", todo=_GIVE_UP) from error
+
+
 def _shrink(what: str, lost: set[str], todo: str) -> ShrinkError:
     return ShrinkError(
         f"{what} holds {len(lost)} runs that the copy does not",
         why=f"for example {min(lost)}",
-        todo=f"{todo}; --allow-shrink gives the runs up",
+        todo=f"{todo}; {_GIVE_UP}",
     )
 
 

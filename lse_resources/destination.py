@@ -46,6 +46,10 @@ class Destination(Protocol):
         """The files of exactly that name, oldest first: on Drive there may be several."""
         ...
 
+    def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
+        """What `file` replaced, and a killed upload did not remove: unencrypted zips beside an encrypted one."""
+        ...
+
     def list_files(self, folder_id: str) -> list[StoredFile]:
         """All files of a folder, oldest first."""
         ...

@@ -16,7 +16,7 @@ from lse_archive.pruned import read_pruned
 from lse_archive.publish import SCRATCH
 from lse_archive.results import UploadResult
 from lse_archive.state import now_text, update_state
-from lse_archive.zips import missing_runs, zip_summary, zip_sums
+from lse_archive.zips import check_zip, missing_runs, zip_summary, zip_sums
 from lse_resources.destination import Destination
 from lse_resources.stored_files import LocalFile, StoredFile
 
@@ -51,7 +51,7 @@ def upload_day(
         ArchiveConflictError: Two files of that name, or `may_replace` said no.
         ShrinkError: The file on Drive holds runs that the zip does not.
         DriveError: Drive refused or cannot be reached.
-        CorruptArchiveError: Drive kept other bytes than were sent.
+        CorruptArchiveError: The zip is damaged, or Drive kept other bytes than were sent.
     """
     began = time.monotonic()
     with day_lock(paths, on_wait=on_wait):
@@ -61,9 +61,10 @@ def upload_day(
                 why=f"there is no {paths.zip}",
                 todo="Make it first: lse archive zip",
             )
-        summary, content = zip_summary(paths.zip), content_hash(content_sums(zip_sums(paths.zip)))
-        local = LocalFile.read(paths.zip)
-        found = find_on_drive(drive, paths)
+        summary, sums = zip_summary(paths.zip), zip_sums(paths.zip)
+        content, local = content_hash(content_sums(sums)), LocalFile.read(paths.zip)
+        folder = drive.find_project_folder(project_folder(paths.project))
+        found = drive.find_file(folder, paths.zip.name) if folder else []
         if len(found) > 1:
             raise ArchiveConflictError(
                 f"{drive.place} has {len(found)} files named {paths.zip.name}",
@@ -71,23 +72,28 @@ def upload_day(
                 todo="Look at them: lse drive dedupe --dry-run",
             )
         existing = found[0] if found else None
-        if existing and _is_same(existing, local, content):
+        if existing and _has_content(existing, content):
             action, file = "unchanged", existing
             paths.upload_session.unlink(missing_ok=True)  # of an upload whose last answer was never seen
         else:
-            if existing:
-                _check_replacement(drive, paths, existing, allow_shrink, may_replace)
-            drive.check_folder(need=local.size)
+            _prove_zip(paths, sums)
+            if existing and local.equals(existing):
+                action = "unchanged"  # a killed upload did not come to write down whose bytes these are
+            else:
+                if existing:
+                    _check_replacement(drive, paths, existing, allow_shrink, may_replace)
+                drive.check_folder(need=local.size)
+                action = "replaced" if existing else "created"
+            folder = folder or drive.ensure_project_folder(project_folder(paths.project))
             file = drive.upload(
                 paths.zip,
                 paths.zip.name,
-                drive.ensure_project_folder(project_folder(paths.project)),
+                folder,
                 _properties(paths, summary, content, local.sha256),
                 existing=existing,
                 progress=progress,
                 session_file=paths.upload_session,
             )
-            action = "replaced" if existing else "created"
         update_state(
             paths,
             drive_file_id=file.id,
@@ -96,6 +102,10 @@ def upload_day(
             uploaded_at=now_text(),
             copy_pruned_at=None,
         )
+        for left in drive.left_behind(folder, file) if folder else ():
+            if not allow_shrink and not _is_same(left, local, content):
+                _check_superset(drive, paths, left)
+            drive.trash(left)
         return UploadResult(
             project=paths.project,
             date=str(paths.day),
@@ -107,6 +117,16 @@ def upload_day(
             sha256=local.sha256,
             duration_seconds=round(time.monotonic() - began, 3),
         )
+
+
+def _prove_zip(paths: DayPaths, sums: dict[str, bytes]) -> None:
+    """A damaged zip must not take the place of a good copy."""
+    try:
+        check_zip(paths.zip, paths.zip, sums)
+    except CorruptArchiveError as error:
+        raise CorruptArchiveError(
+            error.what, why=error.why, todo="Make it again (lse archive zip), or restore the day"
+        ) from error
 
 
 def _is_same(file: StoredFile, local: LocalFile, content: str) -> bool:
@@ -125,8 +145,12 @@ def _check_replacement(
     kept = "; the old content is kept there for 30 days" if drive.keeps_revisions else ""
     if not may_replace(f"{what}. Replace it{kept}"):
         raise ArchiveConflictError(what, why="it was not to be replaced", todo="--force replaces it")
-    if allow_shrink:
-        return
+    if not allow_shrink:
+        _check_superset(drive, paths, existing)
+
+
+def _check_superset(drive: Destination, paths: DayPaths, existing: StoredFile) -> None:
+    """Law 1 for the copy: what it holds must be in the zip, which was proven."""
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=paths.zip.parent) as scratch:
         copy = Path(scratch) / existing.name
         drive.download(existing, copy)
@@ -166,9 +190,14 @@ def drive_difference(drive: Destination, paths: DayPaths) -> tuple[str, str] | N
         DriveError: The destination refused or cannot be reached.
         CorruptArchiveError: What is here cannot be read.
     """
-    found = find_on_drive(drive, paths)
-    if len(found) != 1:
-        return ("one file", f"{len(found)} files") if found else NO_FILE
+    folder = drive.find_project_folder(project_folder(paths.project))
+    found = drive.find_file(folder, paths.zip.name) if folder else []
+    if not folder or not found:
+        return NO_FILE
+    if len(found) > 1:
+        return "one file", f"{len(found)} files"
+    if left := drive.left_behind(folder, found[0]):
+        return "one encrypted file", f"{len(left)} unencrypted beside it"
     return copy_difference(found[0], paths)
 
 

@@ -150,6 +150,10 @@ class EncryptedDestination:
         sealed = self._inner.find_file(folder_id, name + _SUFFIX)
         return [_open(file) for file in sealed] or self._inner.find_file(folder_id, name)
 
+    def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
+        """The unencrypted files of a zip that is there encrypted."""
+        return self._inner.find_file(folder_id, file.name) if isinstance(file, _Sealed) else []
+
     def list_files(self, folder_id: str) -> list[StoredFile]:
         """All files of a folder; of a zip that is there both ways, the encrypted one."""
         files = [_open(file) for file in self._inner.list_files(folder_id)]
@@ -169,12 +173,16 @@ class EncryptedDestination:
     ) -> StoredFile:
         """Encrypts and uploads; an unencrypted file that it replaces is removed when the encrypted one is there.
 
+        An unencrypted file of the same bytes stays, and only gets the properties.
         The same zip never encrypts to the same bytes: an upload that was cut off starts over.
 
         Raises:
             ArchiveError: As of the destination itself, or if there is no room for the encrypted copy.
         """
         content = LocalFile.read(path)
+        sealed = existing.sealed if isinstance(existing, _Sealed) else None
+        if existing is not None and sealed is None and content.equals(existing):
+            return self._inner.upload(path, name, folder_id, app_properties, existing=existing, progress=progress)
         with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._scratch) as directory:
             copy = Path(directory) / (name + _SUFFIX)
             try:
@@ -184,7 +192,6 @@ class EncryptedDestination:
                 raise ArchiveError(f"cannot encrypt {path}", why=error.strerror or str(error)) from error
             facts = {**app_properties, _PLAIN_SHA256: content.sha256, _PLAIN_SIZE: str(content.size)}
             facts["sha256"] = LocalFile.read(copy).sha256
-            sealed = existing.sealed if isinstance(existing, _Sealed) else None
             file = self._inner.upload(copy, copy.name, folder_id, facts, existing=sealed, progress=progress)
         if existing is not None and sealed is None:
             self._inner.trash(existing)
@@ -207,7 +214,8 @@ class EncryptedDestination:
             self._inner.download(sealed, copy, progress=progress)
             with copy.open("rb") as source, draft.open("wb") as plain:
                 self._keys.decrypt(source, plain)
-            if not LocalFile.read(draft).equals(file):
+            # Without a checksum of the zip the other two hold: the destination's of the file, and age's own.
+            if file.sha256 is not None and not LocalFile.read(draft).equals(file):
                 raise CorruptArchiveError(f"{sealed.name} does not hold the zip that was encrypted")
             draft.replace(target)
         except _age.DecryptError as error:

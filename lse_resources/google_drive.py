@@ -1,5 +1,6 @@
 """Google Drive as a place for archives: find, upload, download, trash, and say who and where we are."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +58,8 @@ class GoogleDrive:
         elif settings.auth_type == "adc":
             retries = replace(retries, sign_in="Run: gcloud auth application-default login")
         self._service = DriveService(settings, retries)
+        self._making = threading.Lock()
+        self._made: dict[str, str] = {}  # ids of the project folders that were made here
 
     def close(self) -> None:
         """Closes all connections."""
@@ -152,12 +155,29 @@ class GoogleDrive:
         return found[0].id if found else None
 
     def ensure_project_folder(self, name: str) -> str:
-        """The id of the project's folder, which is made if it is missing.
+        """The id of the project's folder, which is made if it is missing: once, whichever threads ask.
 
-        Of several that are made at the same moment, all makers use the oldest.
+        Of several that other processes make at the same moment, all makers use the oldest.
         """
-        if (found := self.find_project_folder(name)) is not None:
-            return found
+        with self._making:
+            if (found := self.find_project_folder(name)) is not None:
+                return found
+            # Drive may list a folder only some time after it was made.
+            if (made := self._made.get(name)) is not None and self._is_there(made):
+                return made
+            self._made[name] = self._make_folder(name)
+            return self.find_project_folder(name) or self._made[name]
+
+    def _is_there(self, folder_id: str) -> bool:
+        try:
+            request = self._service.api.files().get(fileId=folder_id, fields="trashed", **DRIVES)
+            return not self._service.run("look at the Drive folder", request).get("trashed")
+        except DriveRefusalError as refusal:
+            if refusal.status != 404:
+                raise
+            return False
+
+    def _make_folder(self, name: str) -> str:
         what, files = f"make the Drive folder {name!r}", self._service.api.files()
         identity = self._service.run(what, files.generateIds(count=1, space="drive", fields="ids"))["ids"][0]
         body = {"id": identity, "name": name, "mimeType": FOLDER_TYPE, "parents": [self._settings.folder]}
@@ -166,11 +186,15 @@ class GoogleDrive:
         except DriveRefusalError as refusal:
             if refusal.status != 409:  # the id is ours: an answer was lost, the folder is there
                 raise
-        return self.find_project_folder(name) or identity
+        return identity
 
     def find_file(self, folder_id: str, name: str) -> list[StoredFile]:
         """The files of exactly that name, oldest first: Drive allows several."""
         return self._list(folder_id, name)
+
+    def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
+        """Nothing: a file is replaced in its place."""
+        return []
 
     def list_files(self, folder_id: str) -> list[StoredFile]:
         """All files of a folder that are not in the trash, oldest first; no folders."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
@@ -52,11 +52,7 @@ class ObjectStore:
     def __init__(
         self, url: str, config: Mapping[str, str] | None = None, *, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        parts, facts = urlsplit(url), dict(config or {})
-        if parts.scheme not in _SCHEMES or not parts.netloc:
-            raise SettingsError(
-                "LSE_ARCHIVE_URL is not an object store", why=repr(url), todo="Set it as in s3://bucket/folder"
-            )
+        parts, facts = _split(url), dict(config or {})
         endpoint = urlsplit(facts.get("endpoint", ""))
         if endpoint.scheme == "http" and endpoint.hostname not in _LOOPBACK:
             raise SettingsError(
@@ -100,6 +96,10 @@ class ObjectStore:
                 return [self._head(f"{folder_id}/{name}")]
         except FileNotFoundError:
             return []
+
+    def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
+        """Nothing: an object is replaced in its place."""
+        return []
 
     def list_files(self, folder_id: str) -> list[StoredFile]:
         """All objects of a folder, oldest first."""
@@ -288,6 +288,27 @@ class ObjectStore:
                     f"cannot {what}", why="there is no such bucket", todo="Check LSE_ARCHIVE_URL"
                 ) from error
             raise DriveError(f"cannot {what}", why=_brief(error), todo="Run the command again later") from error
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of LSE_ARCHIVE_URL; no message quotes it, for what is wrong may be a key. Raises SettingsError."""
+    rest = url.partition("://")[2] or url
+    # A key may hold slashes: then the bucket's place ends within it.
+    if "@" in rest.partition("/")[0] or re.search(":.*@", rest):
+        raise SettingsError(
+            "LSE_ARCHIVE_URL holds credentials",
+            why="they would stand in messages and records",
+            todo="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead, and the address as in s3://bucket/folder",
+        )
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme in _SCHEMES and parts.netloc:
+            return parts
+    raise SettingsError(
+        "LSE_ARCHIVE_URL is not an object store",
+        why="it is not s3://, gs:// or az:// with a bucket",
+        todo="Set it as in s3://bucket/folder",
+    )
 
 
 def _brief(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -353,3 +354,133 @@ def test_wrong_keys_are_named(
     with pytest.raises(SettingsError, match=r"age|AGE"):
         read_keys(recipient, path, passphrase)
     assert read_keys(None, None, None) is None
+
+
+# What is damaged, and what was killed
+
+
+def labels(request: Any) -> bool:
+    """Drive is told what to keep beside a file that is there."""
+    return request.method == "PATCH" and request.path.startswith("/drive/") and b"appProperties" in request.body
+
+
+def removals(request: Any) -> bool:
+    """A zip is removed, unencrypted and under its own name."""
+    return b'"trashed": true' in request.body or b".zip</Key>" in request.body
+
+
+def spoil(path: Path) -> None:
+    """Flips a byte within a run of a zip."""
+    with zipfile.ZipFile(path) as archive:
+        info = archive.infolist()[0]
+    content = bytearray(path.read_bytes())
+    content[info.header_offset + 30 + len(info.filename.encode()) + info.compress_size // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_a_damaged_zip_takes_no_copy_s_place(archive: Archive) -> None:
+    paths = archive.add(runs=5)
+    [before] = find_on_drive(archive.destination, paths)
+    rezip(archive, 6)
+    other = archive.write(DAY + timedelta(days=1))
+    zip_day(other)
+    for damaged in (paths, other):
+        spoil(damaged.zip)
+        with pytest.raises(CorruptArchiveError, match=r"\.zip is damaged.*lse archive zip"):
+            upload_day(archive.destination, damaged)
+    assert find_on_drive(archive.destination, paths) == [before]
+    assert find_on_drive(archive.destination, other) == []
+
+
+def test_a_copy_that_cannot_be_read_is_replaced(archive: Archive, tmp_path: Path) -> None:
+    paths = archive.write()
+    zip_day(paths)
+    (tmp_path / "x").write_bytes(b"no zip")
+    folder = archive.destination.ensure_project_folder(project_folder(PROJECT))
+    archive.destination.upload(tmp_path / "x", paths.zip.name, folder, {})
+    assert upload_day(archive.destination, paths).action == "replaced"
+    assert drive_difference(archive.destination, paths) is None
+
+
+@pytest.mark.parametrize("archive", ["drive, encrypted"], indirect=True)
+def test_an_encrypted_zip_without_its_label_is_replaced_and_restored(archive: Archive, faults: Faults) -> None:
+    paths = archive.add(runs=3)
+    rezip(archive, 5)
+    before = snapshot(archive.layout.data_dir)
+    faults.add(Fault("status", labels, status=403))
+    with pytest.raises(DriveError):
+        upload_day(archive.destination, paths)
+    faults.clear()
+    whole = paths.zip.read_bytes()
+    archive.lose()
+    archive.layout.archive_dir.mkdir()
+    assert archive.restore().action == "restored"
+    assert (snapshot(archive.layout.data_dir), paths.zip.read_bytes()) == (before, whole)
+    assert drive_difference(archive.destination, paths) is not None
+    assert upload_day(archive.destination, paths).action == "replaced"
+    assert drive_difference(archive.destination, paths) is None
+
+
+@pytest.mark.parametrize("archive", ["drive, encrypted", "s3, encrypted"], indirect=True)
+def test_an_unencrypted_zip_that_was_left_is_removed(archive: Archive, faults: Faults) -> None:
+    inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
+    paths = archive.write(runs=3)
+    zip_day(paths)
+    upload_day(inner, paths)
+    rezip(archive, 5)
+    faults.add(Fault("status", removals, status=403))
+    with pytest.raises(DriveError):
+        upload_day(archive.destination, paths)
+    faults.clear()
+    assert find_on_drive(inner, paths) != []
+    assert drive_difference(archive.destination, paths) == ("one encrypted file", "1 unencrypted beside it")
+    assert upload_day(archive.destination, paths).action == "unchanged"
+    assert find_on_drive(inner, paths) == []
+    assert drive_difference(archive.destination, paths) is None
+    # What holds more than the encrypted one is no such leftover.
+    more = Archive(archive.directory / "more", inner)
+    more.add(runs=6)
+    with pytest.raises(ShrinkError, match="holds 1 runs"):
+        upload_day(archive.destination, paths)
+    assert find_on_drive(inner, paths) != []
+
+
+@pytest.mark.parametrize("archive", ["drive, encrypted", "s3, encrypted"], indirect=True)
+def test_an_unencrypted_zip_of_the_same_bytes_stays(archive: Archive) -> None:
+    inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
+    paths = archive.write()
+    zip_day(paths)
+    inner.upload(paths.zip, paths.zip.name, inner.ensure_project_folder(project_folder(PROJECT)), {})
+    assert upload_day(archive.destination, paths).action == "unchanged"
+    [file] = find_on_drive(inner, paths)
+    assert file.app_properties["runs"] == "5"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://KEY:hush@bucket/folder",
+        "s3://KEY:hu/sh@bucket",
+        "s3://KEY:hu[sh@bucket",
+        "s3://hush@bucket",
+        "s3:KEY:hush@bucket",
+        "ftp://KEY:hush@bucket",
+        "KEY:hush@bucket",
+    ],
+)
+def test_an_address_with_credentials_is_refused_and_not_told(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"LSE_ARCHIVE_URL holds credentials.*AWS_SECRET_ACCESS_KEY") as refusal:
+        ObjectStore(url)
+    assert "hu" not in str(refusal.value)
+    assert "KEY:" not in str(refusal.value)
+
+
+def test_an_address_that_cannot_be_read_is_not_told() -> None:
+    for url in ("s3://[hush", "hush", "https://hush/x"):
+        with pytest.raises(SettingsError, match="not an object store") as refusal:
+            ObjectStore(url)
+        assert "hush" not in str(refusal.value)
+
+
+def test_a_folder_may_hold_what_else_parts_an_address() -> None:
+    assert ObjectStore("s3://bucket/a@b/c:d", {"region": "us-east-1"}).place == "s3://bucket"

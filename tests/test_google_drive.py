@@ -14,6 +14,7 @@ import pytest
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, DriveError, SettingsError
 from lse_demo.drive_server import USER, DriveServer
+from lse_demo.faults import Fault
 from lse_resources.drive_credentials import load_credentials
 from lse_resources.drive_login import login
 from lse_resources.drive_settings import folder_id
@@ -272,6 +273,28 @@ def test_makers_at_the_same_moment_use_one_folder(drive: GoogleDrive) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(drive.ensure_project_folder, ["P"] * 8))
         assert len(set(pool.map(drive.ensure_project_folder, ["P"] * 8))) == 1
+
+
+def test_threads_make_one_folder_though_drive_does_not_list_it_yet(server: DriveServer, drive: GoogleDrive) -> None:
+    def listing(request: Any) -> bool:
+        return "name = 'P'" in request.query.get("q", "")
+
+    server.faults.add(Fault("status", listing, status=200, body=b'{"files": []}'))
+    with ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(drive.ensure_project_folder, ["P"] * 8))
+    server.faults.clear()
+    assert made == {drive.find_project_folder("P")}
+    assert len(server.store.named("P")) == 1
+
+
+@pytest.mark.parametrize("gone", ["trash", "delete"])
+def test_a_folder_that_is_gone_is_made_anew(server: DriveServer, drive: GoogleDrive, gone: str) -> None:
+    first = drive.ensure_project_folder("P")
+    files = drive._service.api.files()
+    (files.update(fileId=first, body={"trashed": True}) if gone == "trash" else files.delete(fileId=first)).execute()
+    second = drive.ensure_project_folder("P")
+    assert second != first
+    assert drive.find_project_folder("P") == second
 
 
 # Files

@@ -11,11 +11,12 @@ from day_fixtures import DAY, run_id
 from house_fixtures import PROJECT as HOUSE_PROJECT
 from house_fixtures import House
 
-from lse_archive.errors import PrunedDayError
+from lse_archive.errors import DriveError, PrunedDayError, ShrinkError
 from lse_archive.pruned import is_pruned, pruned_summary
 from lse_archive.results import PruneResult
 from lse_archive.zips import zip_day
 from lse_demo.drive_server import DriveServer
+from lse_demo.faults import Fault
 from lse_resources.drive_archive import drive_difference, upload_day
 from lse_resources.hop_checks import check_archive, check_drive, check_files
 from lse_resources.postgres import Database
@@ -146,6 +147,45 @@ def test_a_pruned_day_is_neither_zipped_nor_fetched_before_it_is_back(
     assert paths.zip.read_bytes() == whole
 
 
+def replace_by_fewer(archive: Archive, runs: int) -> None:
+    """Another archive puts fewer runs of the day there."""
+    other = Archive(archive.directory / "other", archive.destination)
+    zip_day(other.write(runs=runs))
+    upload_day(other.destination, other.paths(), allow_shrink=True)
+
+
+@pytest.mark.parametrize("trouble", ["fewer runs", "fewer runs, and the list is damaged"])
+def test_a_pruned_day_does_not_come_back_smaller(
+    archive: Archive, prune: Callable[..., PruneResult], trouble: str
+) -> None:
+    prune()
+    prune("zips")
+    paths = archive.paths()
+    replace_by_fewer(archive, 3)
+    says = "whose files were pruned, holds 2 runs that the copy does not"
+    if "damaged" in trouble:
+        (paths.pruned / "runs.csv").write_text("x")
+        says = "the list of runs of shop / EMEA 2026-01-02 is damaged"
+    before = snapshot(paths.pruned)
+    with pytest.raises(ShrinkError, match=says):
+        bring_back(archive.destination, paths)
+    assert is_pruned(paths)
+    assert snapshot(paths.pruned) == before
+    assert not paths.zip.exists()
+    assert archive.restore(allow_shrink=True).runs == 3
+    assert not is_pruned(paths)
+
+
+def test_a_pruned_day_whose_list_is_damaged_comes_back_as_it_was(
+    archive: Archive, prune: Callable[..., PruneResult]
+) -> None:
+    before = snapshot(archive.layout.data_dir)
+    prune()
+    (archive.paths().pruned / "runs.csv").write_text("x")
+    assert bring_back(archive.destination, archive.paths()) is not None
+    assert snapshot(archive.layout.data_dir) == before
+
+
 def test_lse_verifies_restores_and_fetches_a_pruned_day(house: House) -> None:
     house.fill(6)
     assert house.archive("full-sweep").code == 0
@@ -207,3 +247,23 @@ def test_lse_drive_prune(house: House) -> None:
     assert house.lse(*options).code == 1
     assert house.lse(*options, "--force", "--json").entry["action"] == "pruned"
     assert house.archive("verify").code == 0
+
+
+def test_a_copy_whose_label_was_never_written_gets_it_by_the_next_upload(
+    archive: Archive, prune: Callable[..., PruneResult], drive_server: DriveServer, database: Database
+) -> None:
+    paths = archive.paths()
+    add_run(archive, database, drive_server)
+
+    def labels(request: Any) -> bool:
+        return request.method == "PATCH" and request.path.startswith("/drive/")
+
+    drive_server.faults.add(Fault("status", labels, status=403))
+    with pytest.raises(DriveError):
+        upload_day(archive.destination, paths)
+    drive_server.faults.clear()
+    seen = len(drive_server.requests)
+    assert upload_day(archive.destination, paths).action == "unchanged"
+    assert not [request for request in drive_server.requests[seen:] if request.path.startswith("/upload/")]
+    assert prune("zips").action == "pruned"
+    assert check_drive(paths, archive.destination).verdict == "agrees"

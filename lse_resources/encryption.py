@@ -224,6 +224,10 @@ class EncryptedDestination:
                 why="the key or passphrase does not open it",
                 todo="Set LSE_AGE_IDENTITY_FILE or LSE_AGE_PASSPHRASE to the one with which it was encrypted",
             ) from error
+        except OSError as error:
+            if error.errno is not None:  # of the disk, not of the library
+                raise
+            raise CorruptArchiveError(f"{sealed.name} is damaged", why=str(error)) from error
         finally:
             copy.unlink(missing_ok=True)
             draft.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import from_url
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, DriveError, SettingsError
@@ -31,6 +31,7 @@ _TRIES = 3
 _ATTEMPTS = 5
 # A 404 is FileNotFoundError, a 403 PermissionError; all else is obstore's own.
 _ERRORS = (BaseError, OSError)
+_REFUSALS = (PermissionError, PermissionDeniedError, UnauthenticatedError)
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
 
@@ -278,7 +279,7 @@ class ObjectStore:
             yield
         except FileNotFoundError:
             raise
-        except PermissionError as error:
+        except _REFUSALS as error:
             raise DriveError(
                 f"cannot {what}", why=f"{self.place} refused: {_brief(error)}", todo="Check the credentials"
             ) from error

@@ -290,6 +290,25 @@ def test_nothing_leaves_unencrypted_and_age_opens_it(
     assert open_age(stored) == paths.zip.read_bytes()
 
 
+def test_a_damaged_encrypted_zip_is_called_damaged(store: ObjectStore, tmp_path: Path, key_file: Path) -> None:
+    keys = read_keys(None, key_file, None)
+    assert keys is not None
+    (tmp_path / "archives").mkdir()
+    archive = Archive(tmp_path, EncryptedDestination(store, keys, tmp_path / "archives"))
+    archive.add()
+    [copy] = copies(archive.destination, PROJECT)
+
+    def damaged(_file: object, target: Path, **_: object) -> None:
+        content = bytearray(store._store.get(copy.file.sealed.id).bytes())  # ty: ignore[missing-attribute]
+        content[-5] ^= 1
+        target.write_bytes(content)
+
+    store.download = damaged  # ty: ignore[invalid-assignment] - damage that the checksum would have told
+    with pytest.raises(CorruptArchiveError, match="is damaged"):
+        archive.destination.download(copy.file, tmp_path / "back.zip")
+    assert not (tmp_path / "back.zip").exists()
+
+
 @pytest.fixture
 def open_age(key_file: Path) -> Callable[[bytes], bytes]:
     identity = age.x25519.Identity.from_str(key_file.read_text().split("\n")[1])

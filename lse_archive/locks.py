@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 
 from lse_archive.errors import DayLockedError
 from lse_archive.layout import DayPaths
+from lse_archive.pauses import pause
 from lse_archive.publish import recover
 
 _POLL_SECONDS = 0.2
@@ -48,7 +49,7 @@ def day_lock(
                     why=f"{holder} holds {paths.lock}",
                     todo="Wait until it is done, or stop it",
                 )
-            time.sleep(_POLL_SECONDS)
+            pause(_POLL_SECONDS)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

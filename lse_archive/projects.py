@@ -84,6 +84,8 @@ def _document(path: Path) -> dict[str, Any]:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _malformed(path, str(error)) from error
+    except OSError as error:
+        raise _malformed(path, error.strerror or str(error)) from error
 
 
 def _read(path: Path, entry: object) -> ProjectConfig:

@@ -52,5 +52,14 @@ def fail_dead_runs(instance: dg.DagsterInstance, *, platform_starts: bool = Fals
     return failed
 
 
+def free_places(instance: dg.DagsterInstance) -> None:
+    """Frees what ended runs still hold of the pools. The daemon does that too, where it runs."""
+    storage = instance.event_log_storage
+    for run_id in storage.get_concurrency_run_ids():
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
+
+
 def _record(tags: Mapping[str, str]) -> ProcessRecord:
     return ProcessRecord(pid=int(tags[_PID]), started=tags[_STARTED], host=tags[_HOST], boot=tags[_BOOT])

@@ -11,6 +11,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from lse_archive.pauses import heed
 from lse_cli.texts import size
 
 Bar = Callable[[str, str], Callable[[int, int | None], None]]
@@ -24,18 +25,18 @@ _R = TypeVar("_R")
 
 
 class DayBars:
-    """A bar per day that is being worked on, on stderr (`live`). Use it as a context manager."""
+    """A bar per day that is being worked on (`live`), if the console is a terminal. Use it as a context manager."""
 
-    def __init__(self, *, enabled: bool) -> None:
+    def __init__(self, console: Console) -> None:
         self._given_up = threading.Event()
         self.live = Progress(
             TextColumn("  {task.description}"),
             BarColumn(30),
             TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
-            console=Console(stderr=True, highlight=False),
+            console=console,
             transient=True,
-            disable=not enabled,
+            disable=not console.is_terminal,
         )
 
     def __enter__(self) -> DayBars:
@@ -50,9 +51,9 @@ class DayBars:
         """Works on a few at once while the context lasts.
 
         When it is left by an exception (Ctrl-C), those that are not begun never are, and those that are end at their
-        next step of progress.
+        next step of progress, or in their next pause.
         """
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(AT_ONCE, initializer=heed, initargs=(self._given_up,)) as pool:
             futures = [pool.submit(work, item) for item in items]
             try:
                 yield futures

@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 import msgspec
 import typer
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError
 from lse_assets.interaction import Advance
+from lse_cli.bars import DayBars
 from lse_cli.texts import STEP_NAMES, describe
 
 _R = TypeVar("_R")
@@ -54,11 +56,6 @@ class Terminal:
         self.begun: Future[Any] | None = None
         self.live: Progress | None = None
 
-    @property
-    def is_live(self) -> bool:
-        """Whether somebody watches stderr."""
-        return self._err.is_terminal
-
     def begin_day(self, title: str) -> None:
         """Starts a new day; what is reported from now on is its."""
         self.day = DayOutcome()
@@ -66,8 +63,11 @@ class Terminal:
 
     def say(self, text: str = "") -> None:
         """A line for people."""
-        if not self._json:
-            self._out.print(text, markup=False)
+        if self._json:
+            return
+        # Only who draws the bars can make room for a line above them; a pipe gets its line in any case.
+        above_bars = self.live and self._out.is_terminal
+        (self._err if above_bars else self._out).print(text, markup=False)
 
     def warn(self, text: str) -> None:
         """A line on stderr, with and without `--json`."""
@@ -93,6 +93,16 @@ class Terminal:
 
             try:
                 yield advance
+            finally:
+                self.live = None
+
+    @contextlib.contextmanager
+    def bars(self) -> Generator[DayBars]:
+        """Bars for several days at once; lines that are said meanwhile stand above them."""
+        with DayBars(self._err) as bars:
+            self.live = bars.live
+            try:
+                yield bars
             finally:
                 self.live = None
 
@@ -123,6 +133,10 @@ class Terminal:
             self.live.stop()
         yield
         if self.live:
+            # A new display: the old one would erase the question's lines where its bars had been.
+            self.live.live = Live(
+                console=self._err, get_renderable=self.live.get_renderable, refresh_per_second=10, transient=True
+            )
             self.live.start()
 
     def report(self, step: str, result: msgspec.Struct) -> None:

@@ -24,7 +24,7 @@ def add(
         ),
     ] = 14,
 ) -> None:
-    """Add a project; the platform knows it after "Reload" in the UI, or the next `lse up`."""
+    """Add a project; a running platform takes it up within a minute."""
     from lse_archive.days import parse_day
     from lse_archive.projects import ProjectConfig, add_project
     from lse_resources.settings import Settings

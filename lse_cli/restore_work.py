@@ -155,7 +155,7 @@ class RestoreWork:
 
     def _restore(self, days: list[_Day], *, to_db: bool) -> None:
         with (
-            DayBars(enabled=self._terminal.is_live) as bars,
+            self._terminal.bars() as bars,
             bars.several(lambda day: self._one(day, bars), days) as futures,
         ):
             for day, future in zip(days, futures, strict=True):

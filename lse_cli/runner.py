@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 import warnings
 from collections.abc import Mapping
 from datetime import date
@@ -17,6 +18,8 @@ from lse_resources.settings import Settings
 
 if TYPE_CHECKING:
     import dagster as dg
+
+_POLL_SECONDS = 1.0
 
 
 class Runner:
@@ -50,6 +53,7 @@ class Runner:
         logging.getLogger("dagster").setLevel(logging.CRITICAL)
         try:
             house = open_house(self._settings)
+            _check_dagster(house.dagster_url)
             os.environ.update(house.environment())
             return dg.DagsterInstance.from_config(str(house.dagster_home))
         except DatabaseError as error:
@@ -75,6 +79,7 @@ class Runner:
 
         assets = self._assets.setdefault(project, project_assets(project))
         by_name = {asset.key.path[-1]: asset for asset in assets}
+        self._make_room({pool for step in steps if (pool := by_name[step].op.pool)})
         result = dg.materialize(
             assets,
             selection=[by_name[step] for step in steps],
@@ -93,6 +98,35 @@ class Runner:
             self._explain(result)
         return self._terminal.day
 
+    def _make_room(self, pools: set[str]) -> None:
+        """Takes from the dead what they hold of full pools, and waits for the living.
+
+        Dagster would wait too, but without a word, and deaf to Ctrl-C.
+        """
+        from lse_assets.dead_runs import fail_dead_runs, free_places
+
+        told: set[str] = set()
+        while self._full(pools):
+            fail_dead_runs(self._instance)
+            free_places(self._instance)
+            full = self._full(pools)
+            for pool in full.keys() - told:
+                self._terminal.warn(f"  waiting: the pool {pool} is full, {full[pool]} other steps are at work")
+            told |= full.keys()
+            if full:
+                time.sleep(_POLL_SECONDS)
+
+    def _full(self, pools: set[str]) -> dict[str, int]:
+        storage = self._instance.event_log_storage
+        if not storage.supports_global_concurrency_limits:  # an ephemeral instance
+            return {}
+        infos = map(storage.get_concurrency_info, sorted(pools))
+        return {
+            info.concurrency_key: info.limit
+            for info in infos
+            if info.limit is not None and info.assigned_step_count >= info.limit
+        }
+
     def _explain(self, result: dg.ExecuteInProcessResult) -> None:
         """Raises KeyboardInterrupt, or tells of a failure that no step has told of: a mistake in this program."""
         [failure] = result.filter_events(lambda event: event.is_job_failure)
@@ -104,6 +138,18 @@ class Runner:
             step, cause = _cause(result, failure)
             todo = f"Please report it; the run {result.run_id} in the UI has the details"
             self._terminal.failed(step, ArchiveError("something unforeseen happened", why=cause, todo=todo))
+
+
+def _check_dagster(url: str) -> None:
+    """Raises DatabaseError if Dagster's database cannot be reached: Dagster itself would try for long, and say much."""
+    from lse_resources.postgres import Database
+
+    try:
+        Database(url.replace("+psycopg2", "", 1)).connect().close()
+    except DatabaseError as error:
+        raise DatabaseError(
+            "cannot connect to Dagster's database", why=error.why, todo="Check LSE_DAGSTER_DATABASE_URL"
+        ) from None
 
 
 def _cause(result: dg.ExecuteInProcessResult, failure: dg.DagsterEvent) -> tuple[str, str]:

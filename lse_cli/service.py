@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import time
@@ -34,7 +35,6 @@ class Service:
         self._starts: deque[float] = deque(maxlen=_STARTS)
 
     def __enter__(self) -> Self:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         self._start()
         return self
 
@@ -45,6 +45,7 @@ class Service:
 
     def _start(self) -> None:
         self._starts.append(time.monotonic())
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
             # A session of its own: Ctrl-C reaches `lse up` alone, which then stops the services in order.
             self._child = subprocess.Popen(
@@ -63,8 +64,9 @@ class Service:
         Raises:
             ArchiveError: It has ended again and again.
         """
-        if self.log.stat().st_size > _LOG_BYTES:
-            rotate(self.log)
+        with contextlib.suppress(FileNotFoundError):  # somebody deleted it
+            if self.log.stat().st_size > _LOG_BYTES:
+                rotate(self.log)
         if self._child.poll() is None:
             return
         code = self._child.returncode

@@ -11,7 +11,6 @@ from typing import Any
 from lse_archive.errors import AccessError, ArchiveConflictError, ArchiveError, SettingsError
 from lse_archive.projects import ProjectConfig
 from lse_archive.results import UploadResult
-from lse_cli.bars import DayBars
 from lse_cli.console import DayOutcome, Terminal
 from lse_cli.outcome import entry, exit_code, worst
 from lse_cli.runner import Runner
@@ -87,8 +86,7 @@ def _begin_uploads(
         except ArchiveError:  # each day will say so
             yield {}
             return
-        bars = exits.enter_context(DayBars(enabled=terminal.is_live))
-        terminal.live = bars.live
+        bars = exits.enter_context(terminal.bars())
 
         def upload(pair: _Pair) -> UploadResult:
             project, day = pair

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from email.message import EmailMessage
 from email.utils import make_msgid
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpx
 import msgspec
@@ -54,7 +54,8 @@ def targets(settings: Settings) -> Mapping[str, Send]:
     found: dict[str, Send] = {}
     if settings.lse_alert_webhook_url:
         url = settings.lse_alert_webhook_url.get_secret_value()
-        if urlsplit(url).scheme not in ("http", "https"):
+        parts = _split(url)
+        if parts is None or parts.scheme not in ("http", "https"):
             raise SettingsError("the alert webhook cannot be used", why="LSE_ALERT_WEBHOOK_URL is no http(s) URL")
         found["webhook"] = lambda alert: post(url, alert)
     if bool(settings.lse_alert_smtp_url) != bool(settings.lse_alert_email):
@@ -91,8 +92,9 @@ def mail(server: str, addresses: list[str], alert: Alert) -> None:
         ArchiveError: The server did not take it, for one address at least.
         SettingsError: The address of the server is malformed.
     """
-    parts = urlsplit(server)
-    if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
+    parts = _split(server)
+    # Anything behind the port was a part of the password, and the host a part of the user.
+    if parts is None or parts.scheme not in ("smtp", "smtps") or not parts.hostname or _rest(parts):
         raise SettingsError(
             "the mail server cannot be used",
             why="LSE_ALERT_SMTP_URL is not smtp://host:port or smtps://host:port",
@@ -112,10 +114,24 @@ def mail(server: str, addresses: list[str], alert: Alert) -> None:
                     smtp.starttls(context=ssl.create_default_context())
                 smtp.login(user, password)
             refused = smtp.send_message(message)
-    except (smtplib.SMTPException, OSError) as error:
+    except (smtplib.SMTPException, OSError, UnicodeError) as error:
         raise _failed("e-mail", _smtp_reason(error), "LSE_ALERT_SMTP_URL") from None
     if refused:
         raise _failed("e-mail", f"refused for {', '.join(refused)}", "LSE_ALERT_EMAIL")
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL, its port included; None if it has no such parts: the error would quote them."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def _rest(parts: SplitResult) -> str:
+    return parts.path.strip("/") + parts.query + parts.fragment
 
 
 def _connect(scheme: str, host: str, port: int | None) -> smtplib.SMTP:

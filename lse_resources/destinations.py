@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator
 
+from lse_archive.pauses import pause
 from lse_resources.destination import Destination
 from lse_resources.encryption import EncryptedDestination, read_keys
 from lse_resources.settings import Settings
@@ -23,7 +24,7 @@ def open_destination(settings: Settings) -> Generator[Destination]:
         # Only where it is used: it takes a moment to import.
         from lse_resources.object_store import ObjectStore
 
-        destination = ObjectStore(settings.lse_archive_url, settings.object_store)
+        destination = ObjectStore(settings.lse_archive_url, settings.object_store, sleep=pause)
     else:
         from lse_resources.google_drive import GoogleDrive
 

@@ -7,7 +7,6 @@ import http.client
 import json
 import random
 import ssl
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from googleapiclient.errors import Error as GoogleError
 from googleapiclient.errors import HttpError
 
 from lse_archive.errors import DriveError
+from lse_archive.pauses import pause
 
 # All that a call to Google may raise. Local files are read elsewhere, so that their OSError is not mistaken for one.
 CALL_ERRORS = (
@@ -61,7 +61,7 @@ class Retries:
     """
 
     attempts: int = 7
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], None] = pause
     jitter: Callable[[], float] = random.random
     sign_in: str = "Run: lse drive login"
 
@@ -100,8 +100,8 @@ class Patience:
         self._failures += 1
         if not passes(error) or self._failures >= self._retries.attempts:
             raise explain(self._what, error, self._retries.sign_in) from error
-        pause = 2.0 ** (self._failures - 1) + self._retries.jitter()
-        self._retries.sleep(min(max(pause, retry_after(error)), 300.0))
+        seconds = 2.0 ** (self._failures - 1) + self._retries.jitter()
+        self._retries.sleep(min(max(seconds, retry_after(error)), 300.0))
 
 
 def status_of(error: Exception) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ def export_runs(
     except OSError as error:
         raise ArchiveError(f"cannot write {path}", why=error.strerror or str(error), todo="Choose another") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
     return Export(path, rows, path.stat().st_size)
 
 

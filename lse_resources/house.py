@@ -68,7 +68,7 @@ def keep_projects(settings: Settings) -> None:
         SettingsError: It is malformed now; the copy stays as it was.
     """
     path = settings.projects_file
-    content = path.read_bytes() if path.exists() else b""
+    content = path.read_bytes() if path.is_file() else b""
     read_projects(path)
     with publish_file(_kept_projects(settings)) as file:
         file.write(content)

@@ -245,8 +245,37 @@ def test_errors_of_targets_hold_no_secret(hook: Webhook) -> None:
 
 
 @pytest.mark.parametrize(
+    "server",
+    [
+        "smtp://me:hush/2@127.0.0.1:1",
+        "smtp://me:hush?2@127.0.0.1:1",
+        "smtp://me:2/hush@127.0.0.1:1",
+        "smtp://me:2#hush@127.0.0.1:1",
+        "smtp://me:hush@127.0.0.1:hush",
+        "smtp://me:hush@[127.0.0.1",
+        "smtp://me:hush@127.0.0.1:70000",
+    ],
+)
+def test_a_malformed_mail_server_is_one_clear_error_that_quotes_nothing(server: str) -> None:
+    with pytest.raises(SettingsError, match=r"LSE_ALERT_SMTP_URL is not .* %XX") as refused:
+        mail(server, ["a@example.com"], Alert("x"))
+    assert "hush" not in str(refused.value)
+    assert refused.value.__context__ is None
+
+
+def test_a_host_that_is_no_name_is_an_error_like_any_other() -> None:
+    with pytest.raises(ArchiveError, match="did not go out"):
+        mail("smtp://a..b:25", ["a@example.com"], Alert("x"))
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
-    [("LSE_ALERT_SMTP_URL", "smtp://mail"), ("LSE_ALERT_EMAIL", "a@b.example"), ("LSE_ALERT_WEBHOOK_URL", "slack")],
+    [
+        ("LSE_ALERT_SMTP_URL", "smtp://mail"),
+        ("LSE_ALERT_EMAIL", "a@b.example"),
+        ("LSE_ALERT_WEBHOOK_URL", "slack"),
+        ("LSE_ALERT_WEBHOOK_URL", "https://[slack"),
+    ],
 )
 def test_half_a_target_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv("LSE_ENV_FILE", "/dev/null")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -25,14 +26,14 @@ _LSE = Path(sys.executable).with_name("lse")
 
 
 class Terminal:
-    """A process on a pseudo-terminal."""
+    """A process on a pseudo-terminal; its standard output may go elsewhere."""
 
-    def __init__(self, house: House, *words: str) -> None:
+    def __init__(self, house: House, *words: str, stdout: int | None = None) -> None:
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
             [_LSE, *words],
             stdin=slave,
-            stdout=slave,
+            stdout=slave if stdout is None else stdout,
             stderr=slave,
             cwd=house.directory,
             env=os.environ | {"TERM": "xterm", "COLUMNS": "200"},
@@ -67,6 +68,29 @@ class Terminal:
             self.screen += part
         return self.process.wait(60)
 
+    def rows(self) -> list[str]:
+        """What stands on the screen, as far as it was read."""
+        rows, row, column = [""], 0, 0
+        for part in re.finditer(r"\x1b\[([?0-9;]*)([A-Za-z])|[^\x1b]", self.screen):
+            match part[0], part[1], part[2]:
+                case "\r", _, _:
+                    column = 0
+                case "\n", _, _:
+                    row += 1
+                    rows += [""] * (row == len(rows))
+                case _, number, "A":
+                    row = max(0, row - int(number))
+                case _, "2", "K":
+                    rows[row] = ""
+                case _, _, "m" | "h" | "l":
+                    pass
+                case text, None, None:
+                    rows[row] = f"{rows[row][:column]:{column}}{text}{rows[row][column + 1 :]}"
+                    column += 1
+                case unknown:
+                    raise AssertionError(unknown)
+        return [text.rstrip() for text in rows]
+
     def _read(self) -> str:
         try:
             return os.read(self._master, 65536).decode(errors="replace")
@@ -81,8 +105,8 @@ class Terminal:
 
 
 @contextmanager
-def terminal(house: House, *words: str) -> Generator[Terminal]:
-    opened = Terminal(house, *words)
+def terminal(house: House, *words: str, stdout: int | None = None) -> Generator[Terminal]:
+    opened = Terminal(house, *words, stdout=stdout)
     try:
         yield opened
     finally:

@@ -235,10 +235,13 @@ def test_parquet_holds_every_run_in_types(database: Database, loaded: RunFolder,
 def test_an_export_that_fails_leaves_nothing(database: Database, loaded: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="cannot write"):
         export_runs(database, PROJECT, DAY, DAY, tmp_path / "missing" / "out.csv", "csv")
+    (tmp_path / "file").touch()
+    with pytest.raises(ArchiveError, match=r"cannot write .*: Not a directory"):
+        export_runs(database, PROJECT, DAY, DAY, tmp_path / "file" / "out.csv", "csv")
     with pytest.raises(UsageError, match="there is no format xml"):
         export_runs(database, PROJECT, DAY, DAY, tmp_path / "out", "xml")  # ty: ignore
     with database.connect() as connection:
         connection.execute("DROP VIEW run_facts")
     with pytest.raises(DatabaseError):
         export_runs(database, PROJECT, DAY, DAY, tmp_path / "out", "csv")
-    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "file"}

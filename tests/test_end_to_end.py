@@ -211,6 +211,24 @@ def test_files_go_on_without_the_database_and_the_database_catches_up(
     assert house.archive("verify").code == 0
 
 
+def test_files_go_on_without_the_database_of_dagster(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.fill(5)
+    monkeypatch.setenv("LSE_DAGSTER_DATABASE_URL", "postgresql://me:hush@127.0.0.1:9/dagster?connect_timeout=2")
+    fetched = house.script("archive", "fetch", "--project", PROJECT, "--date", str(DAY))
+
+    assert fetched.returncode == 0, fetched.stderr
+    assert "✓ fetch" in fetched.stdout
+    assert "cannot connect to Dagster's database: " in fetched.stderr
+    assert "Check LSE_DAGSTER_DATABASE_URL" in fetched.stderr
+    assert fetched.stderr.count("\n") == 2
+    assert "hush" not in fetched.stderr
+    assert house.paths().folder.is_dir()
+
+    loaded = house.archive("to-db")
+    assert loaded.code == 1
+    assert "cannot connect to Dagster's database" in loaded.err
+
+
 def test_the_load_goes_on_without_drive(house: House) -> None:
     house.fill(5)
     house.drive.faults.add(Fault("status", on("GET", "/drive/v3/files"), status=404, body=b"{}"))

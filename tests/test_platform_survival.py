@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -87,6 +88,22 @@ def test_a_log_that_grows_is_turned_over_while_it_is_written(tmp_path: Path) -> 
     assert log.read_bytes() == b"the last\n"
     old = {path.name: path.read_text() for path in tmp_path.glob("daemon.*.log")}
     assert old == {"daemon.1.log": "part 5\n", "daemon.2.log": "part 4\n", "daemon.3.log": "part 3\n"}
+
+
+def test_a_log_that_was_deleted_is_no_end(tmp_path: Path) -> None:
+    said: list[str] = []
+    with service(tmp_path, "import signal; signal.pause()") as helper:
+        shutil.rmtree(helper.log.parent)
+        helper.look_after(said.append)
+        assert said == []
+        os.kill(Registry(tmp_path / "run").alive()["helper"].pid, signal.SIGKILL)
+
+        def again() -> bool:
+            helper.look_after(said.append)
+            return bool(said)
+
+        wait_until(again, 30, "it was not started again")
+        assert helper.log.exists()
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------------

@@ -71,6 +71,14 @@ def test_a_malformed_file_is_explained(tmp_path: Path, text: str, why: str) -> N
         read_projects(path)
 
 
+def test_a_directory_in_its_place_is_explained(bare_house: House) -> None:
+    (bare_house.directory / "projects.toml").mkdir()
+    for command in (["status"], ["projects", "list"], ["projects", "add", "x", "--start", "2026-01-01"]):
+        ended = bare_house.lse(*command)
+        assert ended.code == 1
+        assert "projects.toml cannot be read: Is a directory" in ended.err
+
+
 def test_the_commands(bare_house: House) -> None:
     nothing = bare_house.lse("projects", "list")
     assert (nothing.code, nothing.out) == (0, "")

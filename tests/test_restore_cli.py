@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from datetime import date, timedelta
 
@@ -11,7 +12,9 @@ import psycopg
 import pytest
 from archive_fixtures import Archive, snapshot
 from house_fixtures import House
+from test_cli_prompts import terminal
 
+from lse_demo.faults import Fault, Matchable
 from lse_resources.destinations import open_destination
 from lse_resources.runs_table import load_day
 from lse_resources.settings import Settings
@@ -127,3 +130,37 @@ def test_without_a_database_files_come_back_all_the_same(
     assert ended.code == 1
     assert paths.folder.is_dir()
     assert json.loads(ended.out)["results"][0]["error"]["what"]
+
+
+def test_restored_days_stay_on_the_screen_above_the_bars(house: House, archive: Archive) -> None:
+    days = [FIRST + timedelta(days=number) for number in range(4)]
+    for day in days:
+        archive.add(day, "other")
+    archive.lose()
+    arrived, first, second = threading.Semaphore(0), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        arrived.release()
+        first.wait(60)
+
+    def is_download(request: Matchable) -> bool:
+        return request.query.get("alt") == "media"
+
+    house.drive.faults.add(Fault("call", is_download, times=3, action=hold))
+    house.drive.faults.add(Fault("call", is_download, after=3, action=lambda: second.wait(60)))
+    try:
+        with terminal(house, "archive", "restore", "--project", "other") as shown:
+            for _ in range(3):
+                assert arrived.acquire(timeout=60)
+            shown.until("━")
+            first.set()
+            for _ in range(3):
+                shown.until("✓ other")
+            shown.until("━")
+            second.set()
+            assert shown.end() == 0
+    finally:
+        first.set()
+        second.set()
+    rows = [row.partition(": ")[:2] for row in shown.rows() if row]
+    assert rows == [(f"  {sign}other {day}", ": ") for sign in ("", "✓ ") for day in days]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,6 +23,19 @@ _LSE = Path(sys.executable).with_name("lse")
 _UPLOAD = on("PUT", "/upload/")
 _DAYS = [DAY - timedelta(days=back) for back in range(4, -1, -1)]
 _RANGE = ["--project", PROJECT, "--start-date", str(_DAYS[0]), "--end-date", str(_DAYS[-1])]
+
+
+@dataclass
+class Gates:
+    """Where uploads are held: who has arrived at the first one, and what opens each."""
+
+    arrived: threading.Semaphore
+    first: threading.Event
+    second: threading.Event
+
+    def until_arrived(self, number: int) -> None:
+        for _ in range(number):
+            assert self.arrived.acquire(timeout=60)
 
 
 @pytest.fixture
@@ -68,6 +85,78 @@ def test_the_one_that_differs_is_asked_for_and_the_others_are_not_held_up(zipped
     assert zipped.drive.store.content(after).read_bytes() == zipped.paths(day=_DAYS[1]).zip.read_bytes()
 
 
+@pytest.fixture
+def gates(zipped: House) -> Iterator[Gates]:
+    """The uploads of the first three days wait for each other and a gate, the others for the second one."""
+    found = Gates(threading.Semaphore(0), threading.Event(), threading.Event())
+
+    def hold() -> None:
+        found.arrived.release()
+        found.first.wait(60)
+
+    zipped.drive.faults.add(Fault("call", _UPLOAD, times=3, action=hold))
+    zipped.drive.faults.add(Fault("call", _UPLOAD, after=3, action=lambda: found.second.wait(60)))
+    yield found
+    found.first.set()
+    found.second.set()
+
+
+def test_results_stay_on_the_screen_above_the_bars(zipped: House, gates: Gates) -> None:
+    with terminal(zipped, "archive", "upload", *_RANGE) as shown:
+        gates.until_arrived(3)
+        shown.until("━")
+        gates.first.set()
+        for _ in range(3):
+            shown.until("✓ upload")
+        shown.until("━")
+        gates.second.set()
+        assert shown.end() == 0
+    rows = [row.partition("  created: ")[0] for row in shown.rows() if row]
+    assert rows == [line for day in _DAYS for line in (f"{PROJECT} {day}", "  ✓ upload")]
+
+
+def test_a_question_stays_on_the_screen_above_the_bars(zipped: House, gates: Gates) -> None:
+    """The oldest day differs; the next two have their bars by then."""
+    gates.first.set()
+    assert zipped.archive("upload", day=_DAYS[0]).code == 0
+    zipped.store.generate(PROJECT, _DAYS[0], runs=4, mean_bytes=3000, seed=1)
+    for command in ("fetch", "zip"):
+        assert zipped.archive(command, "--force", day=_DAYS[0]).code == 0
+    gates.until_arrived(1)
+    gates.first.clear()
+    name = zipped.paths(day=_DAYS[0]).zip.name
+    zipped.drive.faults.add(
+        Fault("call", lambda asked: name in asked.query.get("q", ""), times=1, action=lambda: gates.until_arrived(2))
+    )
+    with terminal(zipped, "archive", "upload", *_RANGE) as shown:
+        shown.until("[y/N]: ")
+        shown.type("y\n")
+        shown.until("━")
+        gates.first.set()
+        gates.second.set()
+        assert shown.end() == 0
+    rows = [row for row in shown.rows() if row]
+    assert rows[0] == f"{PROJECT} {_DAYS[0]}"
+    assert rows[1].startswith(f"  {name} on Drive has other content")
+    assert rows[1].endswith("[y/N]: y")
+    assert rows[2].startswith(f"  ✓ upload  replaced: {name}")
+    assert len(rows) == 11
+
+
+def test_results_in_a_pipe_leave_the_bars_to_the_terminal(zipped: House, gates: Gates) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as pipe, terminal(zipped, "archive", "upload", *_RANGE, stdout=writer) as shown:
+        os.close(writer)
+        gates.until_arrived(3)
+        shown.until("━")
+        gates.first.set()
+        gates.second.set()
+        assert shown.end() == 0
+        assert pipe.read().count("✓ upload") == 5
+    assert "✓" not in shown.screen
+    assert set(shown.rows()) == {""}
+
+
 def test_what_is_set_up_wrong_is_said_once(zipped: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_DRIVE_FOLDER_URL", "not a link")
     ended = zipped.lse("archive", "upload", *_RANGE, "--json")
@@ -103,3 +192,39 @@ def test_an_interrupt_ends_them_all(zipped: House) -> None:
     assert sum(archived(zipped)) <= 3
     assert zipped.lse("archive", "upload", *_RANGE).code == 0
     assert archived(zipped) == [True] * 5
+
+
+def test_an_interrupt_ends_those_that_wait_for_drive(zipped: House) -> None:
+    arrived = threading.Semaphore(0)
+    zipped.drive.faults.add(Fault("call", _UPLOAD, action=arrived.release))
+    zipped.drive.faults.add(Fault("status", _UPLOAD, status=503, headers={"Retry-After": "300"}))
+    command = [_LSE, "archive", "upload", *_RANGE]
+    with subprocess.Popen(command, cwd=zipped.directory, stderr=subprocess.PIPE) as process:
+        try:
+            for _ in range(3):
+                assert arrived.acquire(timeout=60)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert b"lse: interrupted" in err
+    zipped.drive.faults.clear()
+    assert zipped.lse("archive", "upload", *_RANGE).code == 0
+    assert archived(zipped) == [True] * 5
+
+
+def test_an_interrupt_ends_the_one_that_waits_for_another_process(zipped: House) -> None:
+    command = [_LSE, "archive", "upload", *_RANGE]
+    with zipped.paths(day=_DAYS[1]).lock.open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with subprocess.Popen(command, cwd=zipped.directory, stderr=subprocess.PIPE) as process:
+            try:
+                assert process.stderr
+                assert process.stderr.readline() == b"  waiting: another process writes this day\n"
+                process.send_signal(signal.SIGINT)
+                _, err = process.communicate(timeout=30)
+            finally:
+                process.kill()
+    assert process.returncode == 130
+    assert b"lse: interrupted" in err

@@ -1,0 +1,76 @@
+"""Pools keep the command line in line with the platform; the dead do not block it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import dagster as dg
+from house_fixtures import DAY, PROJECT, House
+from test_cli_prompts import terminal
+
+from lse_demo.faults import Fault, on
+
+_POOL = "langsmith"
+_FETCH = ["archive", "fetch", "--project", PROJECT, "--date", str(DAY)]
+
+
+def test_places_of_killed_processes_are_free_again(house: House) -> None:
+    house.fill(3)
+    with house.instance() as instance:
+        instance.event_log_storage.set_concurrency_slots(_POOL, 1)
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        arrived.set()
+        go_on.wait(60)
+
+    house.langsmith.faults.add(Fault("call", on("POST", "runs/query"), times=1, action=hold))
+    with subprocess.Popen([Path(sys.executable).with_name("lse"), *_FETCH], cwd=house.directory) as killed:
+        try:
+            assert arrived.wait(60)
+        finally:
+            killed.kill()
+            go_on.set()
+    ended = house.script(*_FETCH)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    with house.instance() as instance:
+        assert {run.status for run in instance.get_runs()} == {
+            dg.DagsterRunStatus.FAILURE,
+            dg.DagsterRunStatus.SUCCESS,
+        }
+
+
+def test_a_full_pool_is_told_of_and_waited_for(house: House) -> None:
+    house.fill(3)
+    with house.instance() as instance:
+        storage = instance.event_log_storage
+        storage.set_concurrency_slots(_POOL, 1)
+        living = instance.create_run_for_job(_nothing, status=dg.DagsterRunStatus.STARTED).run_id
+        assert storage.claim_concurrency_slot(_POOL, living, "step").is_claimed
+        with terminal(house, *_FETCH) as shown:
+            shown.until("waiting: the pool langsmith is full, 1 other steps are at work")
+            assert not house.paths().folder.exists()
+            storage.free_concurrency_slots_for_run(living)
+            assert shown.end() == 0
+    assert shown.screen.count("waiting") == 1
+    assert house.paths().folder.is_dir()
+
+
+def test_an_interrupt_ends_the_wait_for_a_pool(house: House) -> None:
+    house.fill(3)
+    with house.instance() as instance:
+        instance.event_log_storage.set_concurrency_slots(_POOL, 0)
+    with terminal(house, *_FETCH) as shown:
+        shown.until("waiting: the pool langsmith is full")
+        shown.process.send_signal(signal.SIGINT)
+        assert shown.end() == 130
+    assert "lse: interrupted" in shown.screen
+
+
+@dg.job
+def _nothing() -> None:
+    """A job without steps."""

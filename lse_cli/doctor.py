@@ -274,10 +274,12 @@ def _postgres(settings: Settings) -> Findings:
 
 
 def _alerts(settings: Settings) -> Findings:
-    from lse_resources.alerts import targets
+    from lse_resources.alerts import mail_server, targets
     from lse_sensors.outbox import Outbox
 
     found = targets(settings)
+    if settings.lse_alert_smtp_url:
+        mail_server(settings.lse_alert_smtp_url.get_secret_value())
     waiting = sum(1 for _ in Outbox(settings.home / "alerts").waiting())
     if waiting:
         yield Finding("alerts", "wrong", f"{waiting} wait for a target to take them", "Try it: lse alerts test")

@@ -92,14 +92,7 @@ def mail(server: str, addresses: list[str], alert: Alert) -> None:
         ArchiveError: The server did not take it, for one address at least.
         SettingsError: The address of the server is malformed.
     """
-    parts = _split(server)
-    # Anything behind the port was a part of the password, and the host a part of the user.
-    if parts is None or parts.scheme not in ("smtp", "smtps") or not parts.hostname or _rest(parts):
-        raise SettingsError(
-            "the mail server cannot be used",
-            why="LSE_ALERT_SMTP_URL is not smtp://host:port or smtps://host:port",
-            todo="Special characters of the password are written %XX",
-        )
+    parts = mail_server(server)
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     message = EmailMessage()
     message["Subject"] = f"[LSE] {alert.title}"
@@ -108,7 +101,7 @@ def mail(server: str, addresses: list[str], alert: Alert) -> None:
     message["Message-ID"] = make_msgid(domain="lse.localhost")
     message.set_content(alert.text())
     try:
-        with _connect(parts.scheme, parts.hostname, parts.port) as smtp:
+        with _connect(parts.scheme, parts.hostname or "", parts.port) as smtp:
             if password:
                 if parts.scheme == "smtp":
                     smtp.starttls(context=ssl.create_default_context())
@@ -118,6 +111,23 @@ def mail(server: str, addresses: list[str], alert: Alert) -> None:
         raise _failed("e-mail", _smtp_reason(error), "LSE_ALERT_SMTP_URL") from None
     if refused:
         raise _failed("e-mail", f"refused for {', '.join(refused)}", "LSE_ALERT_EMAIL")
+
+
+def mail_server(url: str) -> SplitResult:
+    """The parts of LSE_ALERT_SMTP_URL.
+
+    Raises:
+        SettingsError: It is malformed; nothing of it is quoted.
+    """
+    parts = _split(url)
+    # Anything behind the port was a part of the password, and the host a part of the user.
+    if parts is None or parts.scheme not in ("smtp", "smtps") or not parts.hostname or _rest(parts):
+        raise SettingsError(
+            "the mail server cannot be used",
+            why="LSE_ALERT_SMTP_URL is not smtp://host:port or smtps://host:port",
+            todo="Special characters of the password are written %XX",
+        )
+    return parts
 
 
 def _split(url: str) -> SplitResult | None:

@@ -100,6 +100,13 @@ def test_a_disk_that_is_full(healthy: House, monkeypatch: pytest.MonkeyPatch) ->
     assert "Make room" in wrong(healthy)["disk"]
 
 
+def test_a_mail_server_that_cannot_be_one(healthy: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSE_ALERT_EMAIL", "me@example.com")
+    monkeypatch.setenv("LSE_ALERT_SMTP_URL", "smtp://me:hunter/2@mail.example.com")
+    assert "%XX" in wrong(healthy)["alerts"]
+    assert "hunter" not in healthy.lse("doctor").out
+
+
 def test_alerts_that_nobody_takes(healthy: House) -> None:
     Outbox(Settings.load().home / "alerts").put("1", Alert("x"), {"webhook": lambda alert: None})
     assert "lse alerts test" in wrong(healthy)["alerts"]

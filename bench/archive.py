@@ -95,6 +95,7 @@ def show(figures: Figures, what: str, seconds: float, size: int, peer: str, peer
 def bench_zip(figures: Figures, paths: DayPaths, size: int, scratch: Path, rounds: int) -> None:
     peer, ours = scratch / "peer.zip", scratch / "ours.zip"
     files = sorted(paths.folder.iterdir())
+    names = [path.name for path in files]
 
     def by_zipfile() -> None:
         with zipfile.ZipFile(peer, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
@@ -103,7 +104,7 @@ def bench_zip(figures: Figures, paths: DayPaths, size: int, scratch: Path, round
 
     def by_us() -> None:
         with ours.open("wb") as file:
-            for _ in write_zip(file, files):
+            for _ in write_zip(file, paths.folder, names):
                 pass
 
     def by_zip() -> None:

@@ -36,7 +36,7 @@ class _Content(NamedTuple):
     size: int
     crc: int
     sha256: bytes
-    data: bytes
+    data: bytes | bytearray
 
 
 class _Archive(zipfile.ZipFile):
@@ -45,17 +45,17 @@ class _Archive(zipfile.ZipFile):
     def append(self, entry: _Content) -> None:
         assert self.fp is not None
         info = _info(entry.name, entry.size)
-        info.CRC, info.compress_size, info.header_offset = entry.crc, len(entry.data), self.fp.tell()
-        self.fp.write(info.FileHeader(False))
-        self.fp.write(entry.data)
+        info.CRC, info.compress_size, info.header_offset = entry.crc, len(entry.data), self.start_dir
+        written = info.FileHeader(False) + entry.data
+        self.fp.write(written)
         self.filelist.append(info)
         self.NameToInfo[info.filename] = info
-        self.start_dir = self.fp.tell()
+        self.start_dir += len(written)  # where the next entry begins
         self._didModify = True
 
 
-def write_zip(file: BinaryIO, paths: Sequence[Path]) -> Generator[tuple[str, bytes]]:
-    """Writes files into a new zip, in their order, and yields the name and sha256 of each.
+def write_zip(file: BinaryIO, folder: Path, names: Sequence[str]) -> Generator[tuple[str, bytes]]:
+    """Writes files of a folder into a new zip, in the order of `names`, and yields the name and sha256 of each.
 
     The same files give the same bytes. The zip is complete when the generator is exhausted.
 
@@ -64,36 +64,43 @@ def write_zip(file: BinaryIO, paths: Sequence[Path]) -> Generator[tuple[str, byt
     """
     with (
         _Archive(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LONG_LEVEL) as archive,
-        contextlib.closing(in_parallel(_compress, _batches(paths), _THREADS)) as batches,
+        contextlib.closing(in_parallel(_compress, _batches(folder, names), _THREADS)) as batches,
     ):
         for batch in batches:
             for entry in batch:
-                if isinstance(entry, Path):
-                    yield entry.name, _add_long(archive, entry)
+                if isinstance(entry, str):
+                    yield entry, _add_long(archive, folder / entry)
                 else:
                     archive.append(entry)
                     yield entry.name, entry.sha256
 
 
-def _batches(paths: Iterable[Path]) -> Iterator[list[_Content | Path]]:
-    """The contents of files; a long one as its path."""
-    batch: list[_Content | Path] = []
+def _batches(folder: Path, names: Iterable[str]) -> Iterator[list[_Content | str]]:
+    """The contents of files; of a long one its name."""
+    batch: list[_Content | str] = []
     held = 0
-    for path in paths:
-        content = _read(path)
-        batch.append(path if content is None else content)
-        held += content.size if content else 0
-        if len(batch) == _BATCH_FILES or held >= _BATCH_BYTES:
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        for name in names:
+            content = _read(name, directory)
+            if content is None:
+                batch.append(name)
+            else:
+                batch.append(content)
+                held += content.size
+            if len(batch) == _BATCH_FILES or held >= _BATCH_BYTES:
+                yield batch
+                batch, held = [], 0
+        if batch:
             yield batch
-            batch, held = [], 0
-    if batch:
-        yield batch
+    finally:
+        os.close(directory)
 
 
-def _read(path: Path) -> _Content | None:
+def _read(name: str, directory: int) -> _Content | None:
     # Plain system calls: thousands of small files. In the one thread, for those that take the interpreter's lock
     # for a moment again and again would hold each other up.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
         if (size := os.fstat(descriptor).st_size) > _LONG_BYTES:
             return None
@@ -102,12 +109,14 @@ def _read(path: Path) -> _Content | None:
             data += more
     finally:
         os.close(descriptor)
-    return _Content(path.name, len(data), zlib.crc32(data), hashlib.sha256(data).digest(), data)
+    return _Content(name, len(data), zlib.crc32(data), hashlib.sha256(data).digest(), data)
 
 
-def _compress(batch: list[_Content | Path]) -> list[_Content | Path]:
+def _compress(batch: list[_Content | str]) -> list[_Content | str]:
     return [
-        entry if isinstance(entry, Path) else entry._replace(data=bytes(deflate.deflate_compress(entry.data, LEVEL)))
+        entry
+        if isinstance(entry, str)
+        else _Content(entry.name, entry.size, entry.crc, entry.sha256, deflate.deflate_compress(entry.data, LEVEL))
         for entry in batch
     ]
 

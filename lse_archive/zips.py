@@ -89,20 +89,20 @@ def _write(
     paths: DayPaths, sums: dict[str, bytes], file: BinaryIO, progress: Callable[[int, int], None] | None
 ) -> None:
     folder, changed = paths.folder, None
-    files = [folder / name for name in sorted([*sums, SUMS], key=sort_key)]
+    names = sorted([*sums, SUMS], key=sort_key)
     try:
-        for done, (name, digest) in enumerate(write_zip(file, files), 1):
+        for done, (name, digest) in enumerate(write_zip(file, folder, names), 1):
             if name in sums and digest != sums[name]:
-                changed = folder / name
+                changed = name
                 break
             if progress:
-                progress(done, len(files))
+                progress(done, len(names))
     except FileNotFoundError as error:
         changed = error.filename
     if changed:
         raise CorruptArchiveError(
             f"{paths.project} {paths.day} cannot be archived",
-            why=f"{changed} is not as {SUMS} has it",
+            why=f"{folder / changed} is not as {SUMS} has it",
             todo="Fetch the day again, or restore it from its zip or from Drive",
         )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import socket
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -80,20 +82,20 @@ class Runner:
         assets = self._assets.setdefault(project, project_assets(project))
         by_name = {asset.key.path[-1]: asset for asset in assets}
         self._make_room({pool for step in steps if (pool := by_name[step].op.pool)})
-        result = dg.materialize(
-            assets,
-            selection=[by_name[step] for step in steps],
-            partition_key=str(day),
-            resources=resources(self._terminal),
-            instance=self._instance,
-            run_config={
-                "ops": {
-                    by_name[step].op.name: {"config": dict(values)} for step, values in config.items() if step in steps
+        ops = {by_name[step].op.name: {"config": dict(config[step])} for step in steps if step in config}
+        with _hearing_interrupts():
+            result = dg.materialize(
+                assets,
+                selection=[by_name[step] for step in steps],
+                partition_key=str(day),
+                resources=resources(self._terminal),
+                instance=self._instance,
+                run_config={
+                    "ops": ops,
+                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
                 },
-                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-            },
-            raise_on_error=False,
-        )
+                raise_on_error=False,
+            )
         if not result.success:
             self._explain(result)
         return self._terminal.day
@@ -150,6 +152,24 @@ def _check_dagster(url: str) -> None:
         raise DatabaseError(
             "cannot connect to Dagster's database", why=error.why, todo="Check LSE_DAGSTER_DATABASE_URL"
         ) from None
+
+
+@contextlib.contextmanager
+def _hearing_interrupts() -> Generator[None]:
+    """Raises KeyboardInterrupt also where Dagster swallowed it: it holds Ctrl-C back while it writes its records, and
+    forgets one that comes when a run is about to end."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        former = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(former)
+        with contextlib.suppress(BlockingIOError):
+            if signal.SIGINT in reader.recv(4096):
+                raise KeyboardInterrupt
 
 
 def _cause(result: dg.ExecuteInProcessResult, failure: dg.DagsterEvent) -> tuple[str, str]:

@@ -147,7 +147,8 @@ def test_anything_but_yes_changes_nothing(fetched: House, answer: str) -> None:
             shown.interrupt()
         else:
             shown.type(answer)
-        assert shown.end() == 1
+        # A second Ctrl-C, while the first one is ending the process, may end it at once.
+        assert shown.end() in ((1, -signal.SIGINT) if answer == "ctrl-c" else (1,))
     assert "Traceback" not in shown.screen
     assert files(fetched) == 3
 

@@ -37,7 +37,7 @@ def test_a_day_of_many_files(folder: Path) -> None:
         files.append(path)
     target = folder / "day.zip"
     with target.open("wb") as file:
-        written = list(write_zip(file, files))
+        written = list(write_zip(file, files[0].parent, [path.name for path in files]))
     content = {first: hashlib.sha256(b'{"from": %d}' % first).digest() for first in (0, _LINKS)}
     expected = [(path.name, content[number - number % _LINKS]) for number, path in enumerate(files)]
     assert written == expected

@@ -18,11 +18,10 @@ from lse_archive.layout import DayPaths
 from lse_archive.locks import day_lock
 from lse_archive.manifest import Summary, Tally, content_hash, read_summary, write_manifest
 from lse_archive.pruned import require_restored
-from lse_archive.publish import publish_folder
 from lse_archive.results import FetchResult
 from lse_archive.source import DialectChangedError, RunSource
 from lse_archive.staging import Staging
-from lse_archive.state import now_text, read_state, update_state
+from lse_archive.state import now_text, publish_day, read_state, update_state
 from lse_archive.union import is_as_recorded, unite
 from lse_archive.walk import PageReport, walk
 
@@ -184,8 +183,7 @@ def _publish_union(
             changed_at=now_text(),
         )
         write_manifest(staging.runs_folder, summary, staging.sums())
-        update_state(paths, verified_at=None)  # before: whenever this process ends, no other content counts as verified
-        publish_folder(paths, staging.runs_folder)
+        publish_day(paths, staging.runs_folder)
     proven = read_state(paths).proven_content
     verdict = proof.verdict
     if verdict == "equal":

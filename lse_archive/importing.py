@@ -24,11 +24,10 @@ from lse_archive.layout import DayPaths, Layout
 from lse_archive.locks import day_lock
 from lse_archive.manifest import SUMMARY, SUMS, content_sums, read_summary, read_sums, write_manifest
 from lse_archive.pruned import is_pruned, require_restored
-from lse_archive.publish import publish_folder
 from lse_archive.restore import clear
 from lse_archive.results import ImportResult
 from lse_archive.seal import sealed_summary
-from lse_archive.state import now_text, update_state
+from lse_archive.state import now_text, publish_day
 from lse_archive.union import is_as_recorded
 
 
@@ -208,5 +207,4 @@ def _publish(paths: DayPaths, new: dict[str, Candidate], progress: Callable[[int
         )
     summary = msgspec.structs.replace(summary, changed_at=now_text())
     write_manifest(laid.folder, summary, content_sums(read_sums(laid.folder) or {}))
-    update_state(paths, verified_at=None)
-    publish_folder(paths, laid.folder)
+    publish_day(paths, laid.folder)

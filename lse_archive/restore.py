@@ -15,9 +15,8 @@ from lse_archive.folder import run_file_paths
 from lse_archive.layout import DayPaths
 from lse_archive.manifest import SUMMARY, Summary, content_hash, content_sums, read_summary, read_sums
 from lse_archive.pruned import day_content, forget_pruned, is_pruned, pruned_runs
-from lse_archive.publish import publish_folder
 from lse_archive.seal import sealed_summary
-from lse_archive.state import update_state
+from lse_archive.state import publish_day
 from lse_archive.union import is_as_recorded
 from lse_archive.unzip import extract
 from lse_archive.zips import missing_runs
@@ -112,8 +111,7 @@ def publish(paths: DayPaths, laid: LaidOut, source: Path) -> None:
     if paths.zip.is_file() and not paths.zip.samefile(source):
         _set_aside_if_damaged(paths, source)
     source.replace(paths.zip)
-    update_state(paths, verified_at=None)
-    publish_folder(paths, laid.paths.folder)
+    publish_day(paths, laid.paths.folder)
     forget_pruned(paths)
     clear(paths)
 

@@ -66,22 +66,23 @@ def sealed_summary(paths: DayPaths) -> Summary:
         found[path.name] = hashlib.sha256(path.read_bytes()).digest()
         unfit.append(path.name)
     ordered = content_sums(found)
+    content = content_hash(ordered)
     if sums is not None and content_sums(sums) != ordered:
-        raise CorruptArchiveError(
-            f"{paths.folder} is not as its {SUMS} says",
-            why=f"it has lost its {SUMMARY}, and other files were lost or changed with it",
-            todo="Restore the day from its zip or from Drive",
-        )
-    if summary is not None and summary.content_sha256 != content_hash(ordered):
-        raise CorruptArchiveError(
-            f"{paths.folder} is not as its {SUMMARY} says",
-            why=f"it has lost its {SUMS}, and other files were lost or changed with it",
-            todo="Restore the day from its zip or from Drive",
-        )
-    summary = tally.summary(paths.project, content_hash(ordered), unfit)
+        raise _changed(paths, says=SUMS, lost=SUMMARY)
+    if summary is not None and summary.content_sha256 != content:
+        raise _changed(paths, says=SUMMARY, lost=SUMS)
+    summary = tally.summary(paths.project, content, unfit)
     encoded = encode_summary(summary)
     with publish_file(paths.folder / SUMMARY) as file:
         file.write(encoded)
     with publish_file(paths.folder / SUMS) as file:
         file.writelines(sums_lines(encoded, ordered))
     return summary
+
+
+def _changed(paths: DayPaths, *, says: str, lost: str) -> CorruptArchiveError:
+    return CorruptArchiveError(
+        f"{paths.folder} is not as its {says} says",
+        why=f"it has lost its {lost}, and other files were lost or changed with it",
+        todo="Restore the day from its zip or from Drive",
+    )

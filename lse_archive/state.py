@@ -6,12 +6,13 @@ Kept next to the data, so that the file hops need no database; the table `days` 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from lse_archive.layout import DayPaths
-from lse_archive.publish import publish_file
+from lse_archive.publish import publish_file, publish_folder
 
 
 class DayState(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +59,15 @@ def update_state(paths: DayPaths, **changes: Any) -> DayState:
     with publish_file(paths.state) as file:
         file.write(msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n")
     return state
+
+
+def publish_day(paths: DayPaths, staged: Path) -> None:
+    """Publishes a folder as the day's, see `publish_folder`.
+
+    What was verified of the former content goes first: whenever this process ends, no other content counts as verified.
+    """
+    update_state(paths, verified_at=None)
+    publish_folder(paths, staged)
 
 
 def now_text() -> str:

@@ -8,13 +8,13 @@ import re
 import shutil
 import stat
 import zipfile
-import zlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError, RefusedArchiveError
 from lse_archive.manifest import SUMMARY, SUMS, Summary, parse_summary, parse_sums
+from lse_archive.zip_reader import BROKEN
 
 _CHUNK = 1 << 20
 _LOCAL_HEADER_BYTES = 30
@@ -30,7 +30,6 @@ _ENCRYPTED = 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DRIVE = re.compile(r"[A-Za-z]:")
 _DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"com{n}" for n in range(10)), *(f"lpt{n}" for n in range(10))])
-_BROKEN = (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error, UnicodeDecodeError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +93,7 @@ def _opened(source: Path) -> Generator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(source) as archive:
             yield archive
-    except _BROKEN as error:
+    except BROKEN as error:
         raise CorruptArchiveError(
             f"{source.name} is damaged", why=str(error) or type(error).__name__, todo="Nothing of it was taken over"
         ) from error

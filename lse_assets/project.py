@@ -201,7 +201,6 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
     ) -> dg.MaterializeResult:
         """The archive on Google Drive, compared by checksum after the upload."""
         paths = archive.layout().day(name, day_of(context))
-        size = paths.zip.stat().st_size if paths.zip.exists() else None
         with _step(context, ui), ui.progress("drive_file", "bytes") as advance:
 
             def upload() -> UploadResult:
@@ -211,7 +210,7 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
                         paths,
                         allow_shrink=config.allow_shrink,
                         may_replace=ui.confirm,
-                        progress=lambda sent: advance(sent, size),
+                        progress=advance,
                         on_wait=ui.waiting,
                     )
 

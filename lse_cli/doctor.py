@@ -232,18 +232,16 @@ def _encryption(settings: Settings) -> Findings:
 
     import pyrage
 
-    from lse_resources.encryption import read_keys
+    from lse_resources.destinations import encryption_keys
 
     age: Any = pyrage  # a module of Rust, without types
-    secret = settings.lse_age_passphrase
-    passphrase = secret.get_secret_value() if secret else None
-    keys = read_keys(settings.lse_age_recipient, settings.lse_age_identity_file, passphrase)
+    keys = encryption_keys(settings)
     if keys is None:
         yield Finding("encryption", "ok", "off: zips leave as they are")
         return
     sealed, opened = BytesIO(), BytesIO()
     keys.encrypt(BytesIO(b"probe"), sealed)
-    if not keys.identities and passphrase is None:
+    if not keys.identities and keys.passphrase is None:
         says = "for LSE_AGE_RECIPIENT alone: this host cannot restore what it uploads"
         yield Finding("encryption", "note", says, "To restore here: LSE_AGE_IDENTITY_FILE. Keep it apart from the zips")
         return
@@ -254,7 +252,7 @@ def _encryption(settings: Settings) -> Findings:
         todo = "Set the recipient to the file's own (age-keygen -y FILE), or leave it out: the file alone is enough"
         yield Finding("encryption", "wrong", says, todo)
         return
-    kind = "the passphrase" if passphrase is not None else "the key file"
+    kind = "the passphrase" if keys.passphrase is not None else "the key file"
     yield Finding("encryption", "ok", f"{kind} encrypts, and opens what it encrypted")
 
 

@@ -91,15 +91,13 @@ def _begin_uploads(
         def upload(pair: _Pair) -> UploadResult:
             project, day = pair
             paths = settings.layout.day(project.name, day)
-            size = paths.zip.stat().st_size if paths.zip.exists() else None
             with bars.day(f"{project.name} {day}") as bar:
-                advance = bar("upload", "bytes")
                 return upload_day(
                     destination,
                     paths,
                     allow_shrink=bool(config.get("allow_shrink")),
                     may_replace=lambda _: terminal.force,
-                    progress=lambda sent: advance(sent, size),
+                    progress=bar("upload", "bytes"),
                     on_wait=terminal.waiting,
                 )
 

@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 from lse_archive.pauses import pause
 from lse_resources.destination import Destination
-from lse_resources.encryption import EncryptedDestination, read_keys
+from lse_resources.encryption import EncryptedDestination, Keys, read_keys
 from lse_resources.settings import Settings
 
 
@@ -30,6 +30,15 @@ def open_destination(settings: Settings) -> Generator[Destination]:
 
         destination = GoogleDrive(settings.drive)
     with contextlib.closing(destination):
-        passphrase = settings.lse_age_passphrase.get_secret_value() if settings.lse_age_passphrase else None
-        keys = read_keys(settings.lse_age_recipient, settings.lse_age_identity_file, passphrase)
+        keys = encryption_keys(settings)
         yield EncryptedDestination(destination, keys, settings.layout.archive_dir) if keys else destination
+
+
+def encryption_keys(settings: Settings) -> Keys | None:
+    """For whom zips are encrypted, and who may open them; None: they leave as they are.
+
+    Raises:
+        SettingsError: A setting is malformed, or a key cannot be read.
+    """
+    passphrase = settings.lse_age_passphrase.get_secret_value() if settings.lse_age_passphrase else None
+    return read_keys(settings.lse_age_recipient, settings.lse_age_identity_file, passphrase)

@@ -36,7 +36,7 @@ def upload_day(
     *,
     allow_shrink: bool = False,
     may_replace: Callable[[str], bool] = lambda _: True,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
     on_wait: Callable[[str], None] | None = None,
 ) -> UploadResult:
     """Brings the day's zip to Drive; the same content is not sent again.
@@ -44,7 +44,7 @@ def upload_day(
     Args:
         allow_shrink: Replace even a file that holds runs which the zip does not.
         may_replace: Asked before a file of other content is replaced.
-        progress: Told how many bytes Drive has.
+        progress: Told (bytes that Drive has, bytes in all).
 
     Raises:
         ArchiveError: There is no zip.
@@ -91,7 +91,7 @@ def upload_day(
                 folder,
                 _properties(paths, summary, content, local.sha256),
                 existing=existing,
-                progress=progress,
+                progress=lambda sent: progress(sent, local.size),
                 session_file=paths.upload_session,
             )
         update_state(

@@ -29,7 +29,7 @@ _AT_ONCE = 4  # parts under way, and so in memory
 _COPY_BYTES = 5 << 30  # S3 copies no more at once
 _TRIES = 3
 _ATTEMPTS = 5
-# A 404 is FileNotFoundError, a 403 PermissionError; all else is obstore's own.
+# A 404 is FileNotFoundError; most else, refusals too, is obstore's own.
 _ERRORS = (BaseError, OSError)
 _REFUSALS = (PermissionError, PermissionDeniedError, UnauthenticatedError)
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')

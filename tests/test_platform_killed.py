@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import signal
-import socket
 import urllib.request
 
 from house_fixtures import House
-from test_platform_survival import Up
+from test_platform_survival import Up, free_port
 
 from lse_resources.processes import Registry, is_alive
 from lse_resources.settings import Settings
 
 
 def test_what_a_killed_platform_left_behind_is_replaced(bare_house: House) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     registry = Registry(Settings.load().home / "run")
     first = Up(bare_house, "--port", port)
     try:

@@ -12,6 +12,8 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO
 
+import deflate
+
 # Signature, lengths of the name and of the extra field: PKWARE's APPNOTE.TXT, 4.3.7.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _SIGNATURE = b"PK\x03\x04"
@@ -62,7 +64,7 @@ def _digest(archive: zipfile.ZipFile, descriptor: int, info: zipfile.ZipInfo) ->
     return digest.digest()
 
 
-def _short(descriptor: int, info: zipfile.ZipInfo) -> bytes:
+def _short(descriptor: int, info: zipfile.ZipInfo) -> bytearray:
     header = os.pread(descriptor, _LOCAL_HEADER.size, info.header_offset)
     if len(header) < _LOCAL_HEADER.size:
         raise zipfile.BadZipFile(f"it ends within {info.filename!r}")
@@ -73,8 +75,10 @@ def _short(descriptor: int, info: zipfile.ZipInfo) -> bytes:
     name = info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437")
     if signature != _SIGNATURE or rest[:name_length] != name:
         raise zipfile.BadZipFile(f"its directory and the header of {info.filename!r} differ")
-    decoder = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = decoder.decompress(rest[name_length + extra_length :], info.file_size + 1)
-    if not decoder.eof or len(content) != info.file_size or zlib.crc32(content) != info.CRC:
+    try:
+        content = deflate.deflate_decompress(rest[name_length + extra_length :], info.file_size)
+    except deflate.DeflateError as error:
+        raise zipfile.BadZipFile(f"{info.filename!r} cannot be decompressed to what it was") from error
+    if len(content) != info.file_size or deflate.crc32(content) != info.CRC:
         raise zipfile.BadZipFile(f"{info.filename!r} is not as long as it was, or its CRC differs")
     return content

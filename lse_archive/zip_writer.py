@@ -1,4 +1,4 @@
-"""Writes the files of a folder into a zip, fast: two threads compress with libdeflate while one reads and writes.
+"""Writes the files of a folder into a zip, fast: processes compress them with libdeflate.
 
 libdeflate makes the same bytes on every processor and is about twice as fast as zlib at nearly its size. It takes whole
 buffers only: long files go through `zipfile` and zlib, piece by piece. The zip's own structure is `zipfile`'s.
@@ -10,43 +10,31 @@ import contextlib
 import hashlib
 import os
 import zipfile
-import zlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import deflate
 
-from lse_archive.parallel import in_parallel
+from lse_archive.processes import in_processes
 
 LEVEL = 4  # of libdeflate: measured 1 to 2 % more bytes than zlib's 6
 _LONG_LEVEL = 6  # of zlib
 _LONG_BYTES = 16 << 20
-_BATCH_FILES = 64
-_BATCH_BYTES = 4 << 20  # with the batches on their way: what is held in memory
-_THREADS = 2
 _CHUNK = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _REGULAR_FILE = 0o100644 << 16
 _UNIX = 3
 
 
-class _Content(NamedTuple):
-    name: str
-    size: int
-    crc: int
-    sha256: bytes
-    data: bytes | bytearray
-
-
 class _Archive(zipfile.ZipFile):
-    """`ZipFile`, which also takes an entry that is compressed already; it has no public way for that."""
+    """`ZipFile`, which also takes a file that is compressed already; it has no public way for that."""
 
-    def append(self, entry: _Content) -> None:
+    def append(self, name: str, size: int, crc: int, compressed: bytes) -> None:
         assert self.fp is not None
-        info = _info(entry.name, entry.size)
-        info.CRC, info.compress_size, info.header_offset = entry.crc, len(entry.data), self.start_dir
-        written = info.FileHeader(False) + entry.data
+        info = _info(name, size)
+        info.CRC, info.compress_size, info.header_offset = crc, len(compressed), self.start_dir
+        written = info.FileHeader(False) + compressed
         self.fp.write(written)
         self.filelist.append(info)
         self.NameToInfo[info.filename] = info
@@ -62,44 +50,27 @@ def write_zip(file: BinaryIO, folder: Path, names: Sequence[str]) -> Generator[t
     Raises:
         OSError: A file cannot be read, or the zip not written.
     """
-    with (
-        _Archive(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LONG_LEVEL) as archive,
-        contextlib.closing(in_parallel(_compress, _batches(folder, names), _THREADS)) as batches,
-    ):
-        for batch in batches:
-            for entry in batch:
-                if isinstance(entry, str):
-                    yield entry, _add_long(archive, folder / entry)
-                else:
-                    archive.append(entry)
-                    yield entry.name, entry.sha256
-
-
-def _batches(folder: Path, names: Iterable[str]) -> Iterator[list[_Content | str]]:
-    """The contents of files; of a long one its name."""
-    batch: list[_Content | str] = []
-    held = 0
     directory = os.open(folder, os.O_RDONLY)
     try:
-        for name in names:
-            content = _read(name, directory)
-            if content is None:
-                batch.append(name)
-            else:
-                batch.append(content)
-                held += content.size
-            if len(batch) == _BATCH_FILES or held >= _BATCH_BYTES:
-                yield batch
-                batch, held = [], 0
-        if batch:
-            yield batch
+        with (
+            _Archive(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LONG_LEVEL) as archive,
+            contextlib.closing(in_processes(_compress, [(directory, name) for name in names], [directory])) as files,
+        ):
+            for name, compressed in zip(names, files, strict=True):
+                if compressed is None:
+                    yield name, _add_long(archive, folder / name)
+                else:
+                    digest, size, crc, content = compressed
+                    archive.append(name, size, crc, content)
+                    yield name, digest
     finally:
         os.close(directory)
 
 
-def _read(name: str, directory: int) -> _Content | None:
-    # Plain system calls: thousands of small files. In the one thread, for those that take the interpreter's lock
-    # for a moment again and again would hold each other up.
+def _compress(file: tuple[int, str]) -> tuple[bytes, int, int, bytes] | None:
+    """Sha256, size, CRC and compressed content of a file of a directory; not of a long one."""
+    directory, name = file
+    # Plain system calls: thousands of small files.
     descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
         if (size := os.fstat(descriptor).st_size) > _LONG_BYTES:
@@ -109,16 +80,7 @@ def _read(name: str, directory: int) -> _Content | None:
             data += more
     finally:
         os.close(descriptor)
-    return _Content(name, len(data), zlib.crc32(data), hashlib.sha256(data).digest(), data)
-
-
-def _compress(batch: list[_Content | str]) -> list[_Content | str]:
-    return [
-        entry
-        if isinstance(entry, str)
-        else _Content(entry.name, entry.size, entry.crc, entry.sha256, deflate.deflate_compress(entry.data, LEVEL))
-        for entry in batch
-    ]
+    return hashlib.sha256(data).digest(), len(data), deflate.crc32(data), bytes(deflate.deflate_compress(data, LEVEL))
 
 
 def _add_long(archive: zipfile.ZipFile, path: Path) -> bytes:

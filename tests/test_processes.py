@@ -1,162 +1,140 @@
-"""Processes remembered and ended: real children, recycled ids, groups, and those that will not go."""
+"""Work that processes share: the same results in the same order, the same errors, and nobody is left behind."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import hashlib
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from lse_resources.processes import Registry, describe, is_alive, terminate
+from lse_archive import processes
+from lse_archive.errors import ArchiveError
+from lse_archive.processes import in_processes
+from lse_archive.zip_writer import write_zip
 
-STUBBORN = "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); signal.pause()"
-# Notices SIGTERM, and needs a moment to end.
-TIDY = """
-import signal, sys, time
-def end(*_):
-    time.sleep(0.3)
-    open(sys.argv[1], "w").close()
-    sys.exit()
-signal.signal(signal.SIGTERM, end)
-print(1, flush=True)
-signal.pause()
+
+@pytest.fixture(autouse=True)
+def _few_are_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_HERE", 3)
+
+
+def double(number: int) -> tuple[int, int]:
+    """Twice the number, and who says so."""
+    return number * 2, os.getpid()
+
+
+def open_file(name: str) -> int:
+    """A descriptor."""
+    print("opening", name)  # noqa: T201  # not an answer
+    return os.open(name, os.O_RDONLY)
+
+
+def die(number: int) -> int:
+    """Number 7 kills its process, as the kernel does when memory is short."""
+    if number == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def read(file: tuple[int, str]) -> bytes:
+    """A file's content."""
+    directory, name = file
+    descriptor = os.open(name, os.O_RDONLY, dir_fd=directory)
+    try:
+        return os.read(descriptor, 1 << 20)
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 1000])
+def test_results_come_in_order(count: int) -> None:
+    results = list(in_processes(double, range(count)))
+    assert [result for result, _ in results] == [number * 2 for number in range(count)]
+    assert {worker for _, worker in results[:3]} <= {os.getpid()}
+    assert len({worker for _, worker in results[3:]} - {os.getpid()}) == min(2, max(0, count - 3))
+
+
+def test_an_error_comes_as_it_was(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    missing = str(tmp_path / "missing")
+    with pytest.raises(FileNotFoundError) as error:
+        list(in_processes(open_file, ["/dev/null"] * 10 + [missing]))
+    assert error.value.filename == missing
+    assert "opening /dev/null" in capfd.readouterr().err
+
+
+def test_open_directories_are_shared(tmp_path: Path) -> None:
+    names = [f"{number}.json" for number in range(20)]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        contents = list(in_processes(read, [(directory, name) for name in names], [directory]))
+    finally:
+        os.close(directory)
+    assert contents == [name.encode() for name in names]
+
+
+def test_a_killed_process_is_an_error() -> None:
+    with pytest.raises(ArchiveError, match=r"exit code -9.*memory"):
+        list(in_processes(die, range(20)))
+
+
+def test_who_stops_listening_leaves_no_process_behind() -> None:
+    with contextlib.closing(in_processes(double, range(200_000))) as results:
+        workers = {next(results)[1] for _ in range(10)} - {os.getpid()}
+    assert len(workers) == 2
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
+
+
+def test_the_helpers_of_a_killed_process_end(tmp_path: Path) -> None:
+    """They hold the other end of a pipe that this test reads: it ends when the last of them has."""
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from lse_archive.processes import in_processes
+from test_processes import double
+results = in_processes(double, range(400_000), [int(sys.argv[1])])
+for _ in range(3_000):
+    next(results)
+print("working", flush=True)
+sys.stdin.read()
 """
-# A leader that ends at SIGTERM at once and leaves a child behind that does not.
-LEADER = """
-import subprocess, sys, signal
-child = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], stdout=subprocess.PIPE)
-child.stdout.readline()
-print(child.pid, flush=True)
-signal.pause()
-"""
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start Python code that says a line when it is ready; killed and collected in the end."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(code: str, *arguments: str, leads: bool = True) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", code, *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=leads)
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
+    ours, theirs = os.pipe()
+    command = [sys.executable, "-c", script, str(theirs)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[theirs], env=environment
+    ) as process:
+        os.close(theirs)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"working\n"
         process.kill()
-        process.communicate()
+    with os.fdopen(ours, "rb") as pipe:
+        assert pipe.read() == b""
 
 
-def first_line(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
-
-
-def sleeper(start: Callable[..., subprocess.Popen[str]], *, leads: bool = True) -> subprocess.Popen[str]:
-    process = start("import signal; print(1, flush=True); signal.pause()", leads=leads)
-    first_line(process)
-    return process
-
-
-def test_a_registered_process_is_found_by_another_registry(tmp_path: Path, start) -> None:
-    process = sleeper(start)
-    record = Registry(tmp_path / "run").add("daemon", process.pid)
-    assert Registry(tmp_path / "run").get("daemon") == record
-    assert Registry(tmp_path / "run").alive() == {"daemon": record}
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["daemon.json"]
-
-
-def test_an_ended_process_is_remembered_but_not_alive(tmp_path: Path, start) -> None:
-    registry = Registry(tmp_path)
-    process = sleeper(start)
-    record = registry.add("daemon", process.pid)
-    process.kill()
-    process.wait()
-    assert registry.get("daemon") == record
-    assert registry.alive() == {}
-    assert not is_alive(record)
-    registry.remove("daemon")
-    registry.remove("daemon")
-    assert registry.get("daemon") is None
-
-
-def test_a_zombie_has_ended(start) -> None:
-    process = sleeper(start)
-    record = describe(process.pid)
-    process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert not is_alive(record)
-    with pytest.raises(ProcessLookupError):
-        describe(process.pid)
-
-
-def test_an_id_given_to_another_process_is_not_signalled(start) -> None:
-    process = sleeper(start)
-    record = describe(process.pid)
-    for change in ({"started": "1"}, {"boot": "another"}, {"host": "another"}):
-        other = dataclasses.replace(record, **change)
-        assert not is_alive(other)
-        assert not terminate(other)
-    assert process.poll() is None
-    assert is_alive(record)
-
-
-def test_terminate_ends_a_process_that_listens(start) -> None:
-    process = sleeper(start)
-    record = describe(process.pid)
-    assert terminate(record, timeout=60)
-    assert process.wait() == -15
-    assert not terminate(record)
-
-
-def test_terminate_kills_a_process_that_does_not_listen(start) -> None:
-    process = start(STUBBORN)
-    first_line(process)
-    assert terminate(describe(process.pid), timeout=0.1)
-    assert process.wait() == -9
-
-
-def test_terminate_kills_what_is_left_of_the_group(start) -> None:
-    leader = start(LEADER, STUBBORN)
-    child = describe(int(first_line(leader)))
-    assert terminate(describe(leader.pid), timeout=0.5)
-    assert not is_alive(child)
-
-
-def test_terminate_lets_the_whole_group_end_in_peace(tmp_path: Path, start) -> None:
-    leader = start(LEADER, TIDY, str(tmp_path / "done"))
-    child = describe(int(first_line(leader)))
-    assert terminate(describe(leader.pid), timeout=60)
-    assert (tmp_path / "done").exists()
-    assert not is_alive(child)
-
-
-def test_terminate_leaves_the_group_of_one_that_does_not_lead(start) -> None:
-    bystander, process = sleeper(start, leads=False), sleeper(start, leads=False)
-    assert terminate(describe(process.pid), timeout=60)
-    assert bystander.poll() is None
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x"}'])
-def test_a_damaged_record_is_no_process(tmp_path: Path, text: str) -> None:
-    (tmp_path / "daemon.json").write_text(text)
-    assert Registry(tmp_path).get("daemon") is None
-    assert Registry(tmp_path).alive() == {}
-
-
-def test_a_registry_that_was_never_written_is_empty(tmp_path: Path) -> None:
-    assert Registry(tmp_path / "run").alive() == {}
-
-
-def test_commands_with_parentheses_and_spaces_are_read_right(tmp_path: Path) -> None:
-    odd = tmp_path / "a) R 1 (b"
-    odd.symlink_to("/bin/sleep")
-    with subprocess.Popen([odd, "600"]) as process:
-        record = describe(process.pid)
-        assert is_alive(record)
-        assert terminate(record, timeout=60)
+def test_a_zip_is_the_same_whoever_compresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "day"
+    folder.mkdir()
+    names = [f"{number:03}.json" for number in range(100)]
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(b'{"number": %d}' % number * number)
+    os.truncate(folder / names[-1], 17 << 20)  # too long to be held in memory
+    written = set()
+    for here in (0, 50, 1000):
+        monkeypatch.setattr(processes, "_HERE", here)
+        with (tmp_path / "day.zip").open("wb") as file:
+            digests = dict(write_zip(file, folder, names))
+        written.add((tmp_path / "day.zip").read_bytes())
+    assert len(written) == 1
+    with zipfile.ZipFile(tmp_path / "day.zip") as archive:
+        assert digests == {name: hashlib.sha256(archive.read(name)).digest() for name in names}
+    assert digests == {name: hashlib.sha256((folder / name).read_bytes()).digest() for name in names}

@@ -225,11 +225,12 @@ def apart(work: Callable[..., Any], *arguments: object) -> Any:
 
 
 def make_big(layout: Layout, kind: str) -> None:
-    """Writes 70,000 small run files, or 200 of 25 MB, of which a zip holds half."""
+    """Writes 70,000 small run files, or 2,000 of 25, 7 and 0.85 MB, of which a zip holds half."""
     paths, start = layout.day("big", DAY), day_window(DAY).start
     paths.folder.mkdir(parents=True)
-    count, length = (70_000, 100) if kind == "files" else (200, 12_500_000)
-    for number in range(count):
+    lengths = [100] if kind == "files" else [12_500_000] * 3 + [3_500_000] * 15 + [425_000] * 82
+    for number in range(70_000 if kind == "files" else 2_000):
+        length = lengths[number % len(lengths)]
         run = {"id": f"{number:08x}-0000-4000-8000-000000000000", "start_time": format_time(start + number)}
         (paths.folder / f"{number:06}.json").write_text(json.dumps(run | {"filler": os.urandom(length).hex()}))
 

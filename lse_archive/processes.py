@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 _PROCESSES = 2
-_HERE = 2000  # items: what is done while the processes start
+_HERE = 1000  # items: what is done while the processes start
 _BUFFER = 1 << 16
 _PIPE = 1 << 20  # the asker takes from the processes in turn: none shall wait for that
 

@@ -16,7 +16,7 @@ from lse_archive.layout import DayPaths
 from lse_archive.manifest import SUMMARY, Summary, content_hash, content_sums, read_summary, read_sums
 from lse_archive.pruned import day_content, forget_pruned, is_pruned, pruned_runs
 from lse_archive.seal import sealed_summary
-from lse_archive.state import publish_day
+from lse_archive.state import forget_proof, publish_day
 from lse_archive.union import is_as_recorded
 from lse_archive.unzip import extract
 from lse_archive.zips import missing_runs
@@ -110,6 +110,7 @@ def publish(paths: DayPaths, laid: LaidOut, source: Path) -> None:
     """
     if paths.zip.is_file() and not paths.zip.samefile(source):
         _set_aside_if_damaged(paths, source)
+    forget_proof(paths)
     source.replace(paths.zip)
     publish_day(paths, laid.paths.folder)
     forget_pruned(paths)

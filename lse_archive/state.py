@@ -66,8 +66,14 @@ def publish_day(paths: DayPaths, staged: Path) -> None:
 
     What was verified of the former content goes first: whenever this process ends, no other content counts as verified.
     """
-    update_state(paths, verified_at=None)
+    forget_proof(paths)
     publish_folder(paths, staged)
+
+
+def forget_proof(paths: DayPaths) -> None:
+    """The day counts as verified no longer; done before anything of it is replaced."""
+    if read_state(paths).verified_at is not None:
+        update_state(paths, verified_at=None)
 
 
 def now_text() -> str:

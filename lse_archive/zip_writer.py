@@ -20,7 +20,7 @@ from lse_archive.processes import in_processes
 
 LEVEL = 4  # of libdeflate: measured 1 to 2 % more bytes than zlib's 6
 _LONG_LEVEL = 6  # of zlib
-_LONG_BYTES = 16 << 20
+_LONG_BYTES = 8 << 20  # each process holds one, and what it was compressed to
 _CHUNK = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _REGULAR_FILE = 0o100644 << 16

@@ -30,7 +30,7 @@ class DayBars:
     def __init__(self, console: Console) -> None:
         self._given_up = threading.Event()
         self.live = Progress(
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(30),
             TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),

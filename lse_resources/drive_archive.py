@@ -201,9 +201,9 @@ def drive_difference(drive: Destination, paths: DayPaths) -> tuple[str, str] | N
     return copy_difference(found[0], paths)
 
 
-def copy_difference(file: StoredFile, paths: DayPaths) -> tuple[str, str] | None:
-    """The same for a file that is known: what `drive_difference` says of it."""
-    if paths.zip.is_file():
+def copy_difference(file: StoredFile, paths: DayPaths, *, without_zip: bool = False) -> tuple[str, str] | None:
+    """The same for a file that is known: what `drive_difference` says of it, or would say if the zip were not here."""
+    if paths.zip.is_file() and not without_zip:
         local = LocalFile.read(paths.zip)
         if _is_same(file, local, content_hash(content_sums(zip_sums(paths.zip)))):
             return None

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
@@ -29,6 +30,7 @@ _AT_ONCE = 4  # parts under way, and so in memory
 _COPY_BYTES = 5 << 30  # S3 copies no more at once
 _TRIES = 3
 _ATTEMPTS = 5
+_STALE = timedelta(days=1)
 # A 404 is FileNotFoundError; most else, refusals too, is obstore's own.
 _ERRORS = (BaseError, OSError)
 _REFUSALS = (PermissionError, PermissionDeniedError, UnauthenticatedError)
@@ -122,7 +124,8 @@ class ObjectStore:
     ) -> StoredFile:
         """Puts a file there under a hidden name, reads it back, and only then gives it its name.
 
-        An upload that was cut off starts over; a lifecycle rule of the bucket removes what it left, which nobody sees.
+        An upload that was cut off starts over. What it left, which nobody sees, goes with an upload a day later; the
+        parts of an object that was never whole need a lifecycle rule of the bucket.
 
         Raises:
             ArchiveConflictError: Without `existing`, there is an object of that name; with it, it has changed.
@@ -133,6 +136,7 @@ class ObjectStore:
         self._check_unchanged(folder_id, name, existing)
         attributes = {key: quote(value, safe=" :") for key, value in app_properties.items()}
         attributes |= {"bytes_sha256": content.sha256, "Content-Type": "application/zip"}
+        self._sweep(folder_id, name)
         hidden = f"{folder_id}/.{name}.{content.sha256[:12]}" if content.size <= _COPY_BYTES else key
         for _ in range(_TRIES):
             with self._explained(f"upload {name}"):
@@ -185,6 +189,14 @@ class ObjectStore:
         """Deletes an object; a bucket with versions keeps the old one."""
         with self._explained(f"delete {file.name}"):
             self._store.delete(file.id)
+
+    def _sweep(self, folder_id: str, name: str) -> None:
+        """Removes what killed uploads of the file left under hidden names; the young may be another host's at work."""
+        with self._explained("list the bucket"):
+            for meta in self._store.list_with_delimiter(folder_id)["objects"]:
+                is_old = datetime.now(UTC) - meta["last_modified"] > _STALE
+                if is_old and meta["path"].startswith(f"{folder_id}/.{name}."):
+                    self._store.delete(meta["path"])
 
     def _check_unchanged(self, folder_id: str, name: str, existing: StoredFile | None) -> None:
         now = self.find_file(folder_id, name)

@@ -107,6 +107,11 @@ def _prove(destination: Destination, database: Database, paths: DayPaths, what: 
         raise _NotProvenError(f"its {what} are not here")
     _prove_here(paths)
     copy = _prove_copy(destination, paths)
+    if what == "zips" and copy_difference(copy, paths, without_zip=True):
+        why = (
+            f"{destination.place} does not say yet what the copy holds, and without the zip nothing could compare them"
+        )
+        raise _NotProvenError(f"{why}; upload it again: lse archive upload")
     rows = check_rows(_compare_rows(database, paths))
     if rows.verdict != "agrees":
         raise _NotProvenError(f"{rows.says} in Postgres; {rows.todo}")

@@ -218,6 +218,28 @@ def test_a_copy_that_rotted_is_found_by_reading_it(store: ObjectStore, tmp_path:
         archive.restore()
 
 
+def test_what_killed_uploads_left_goes_with_a_later_one(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = Archive(tmp_path, store)
+    paths = archive.write()
+    zip_day(paths)
+    folder = project_folder(PROJECT)
+    left, others = f"{folder}/.{paths.zip.name}.0123456789ab", f"{folder}/.another.zip.0123456789ab"
+    for name in (left, others):
+        store._store.put(name, b"PK")
+
+    def names() -> set[str]:
+        return {meta["path"] for meta in store._store.list_with_delimiter(folder)["objects"]}
+
+    upload_day(store, paths)
+    assert left in names()  # it may be another host's, at work
+    rezip(archive, 7)
+    monkeypatch.setattr("lse_resources.object_store._STALE", timedelta(seconds=-1))
+    upload_day(store, paths)
+    assert names() == {f"{folder}/{paths.zip.name}", others}
+
+
 def test_an_object_that_another_tool_put_there(store: ObjectStore, tmp_path: Path) -> None:
     archive = Archive(tmp_path, store)
     paths = archive.write()

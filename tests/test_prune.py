@@ -262,6 +262,9 @@ def test_a_copy_whose_label_was_never_written_gets_it_by_the_next_upload(
     with pytest.raises(DriveError):
         upload_day(archive.destination, paths)
     drive_server.faults.clear()
+    kept = prune("zips")
+    assert (kept.action, paths.zip.exists()) == ("kept", True)
+    assert "lse archive upload" in kept.why
     seen = len(drive_server.requests)
     assert upload_day(archive.destination, paths).action == "unchanged"
     assert not [request for request in drive_server.requests[seen:] if request.path.startswith("/upload/")]

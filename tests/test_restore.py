@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import time
@@ -15,6 +16,7 @@ from day_fixtures import DAY, fill, run, run_id
 
 from lse_archive.errors import (
     ArchiveConflictError,
+    ArchiveError,
     CorruptArchiveError,
     DriveError,
     RefusedArchiveError,
@@ -23,6 +25,7 @@ from lse_archive.errors import (
 )
 from lse_archive.manifest import read_summary
 from lse_archive.names import project_folder
+from lse_archive.state import now_text, read_state, update_state
 from lse_archive.zips import zip_day
 from lse_demo.drive_server import DriveServer
 from lse_demo.faults import Fault
@@ -95,6 +98,20 @@ def test_a_damaged_day_is_replaced_after_a_yes(archive: Archive) -> None:
     assert victim.read_bytes() == b"{"
     assert archive.restore().action == "replaced"
     assert snapshot(archive.directory / "data") == before
+
+
+def test_a_restore_that_ends_halfway_leaves_no_proof_behind(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = archive.add()
+    next(paths.folder.glob("0*.json")).write_bytes(b"{}")
+    update_state(paths, verified_at=now_text())
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("lse_archive.restore.publish_day", full)
+    with pytest.raises(ArchiveError, match="No space left"):
+        archive.restore()
+    assert read_state(paths).verified_at is None
 
 
 def test_runs_that_only_this_disk_has_are_not_lost(archive: Archive) -> None:

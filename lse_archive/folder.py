@@ -12,6 +12,10 @@ from pathlib import Path
 from lse_archive.days import compact_time, day_of, day_window
 from lse_archive.documents import NotARunError, RunFacts, unwrap
 from lse_archive.errors import ArchiveError, UsageError
+from lse_archive.manifest import SUMS
+
+NOT_AS_RECORDED = f"it is not as {SUMS} has it"
+"""The reason why a damaged file is unfit."""
 
 _READ_AT_ONCE = 1 << 16
 
@@ -80,13 +84,17 @@ class DayReader:
     Unfit are: broken JSON, JSON that is no run, a run that started on another day, and a run that an earlier file
     of the folder holds already. Plain system calls: pathlib alone would take as long as all the rest.
 
+    Args:
+        sums: Digests by file name, if damage matters: a file that differs from its own is unfit too.
+
     Raises:
         UsageError: There is no such folder.
     """
 
-    def __init__(self, folder: Path, day: date) -> None:
+    def __init__(self, folder: Path, day: date, sums: Mapping[str, bytes] | None = None) -> None:
         self._folder = folder
         self._day = day
+        self._sums = sums or {}
         try:
             self.names = _names(folder)
         except (FileNotFoundError, NotADirectoryError):
@@ -109,6 +117,9 @@ class DayReader:
             for name in self.names:
                 content = _read(name, directory)
                 digest = hashlib.sha256(content).digest()
+                if self._sums.get(name, digest) != digest:
+                    yield UnfitFile(name, digest, len(content), NOT_AS_RECORDED)
+                    continue
                 run_id = known.get(digest)
                 if run_id is not None and run_id not in seen:
                     seen[run_id] = name

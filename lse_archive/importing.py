@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
 from lse_archive.days import day_of, today
-from lse_archive.documents import NotARunError, RunFacts, unwrap
+from lse_archive.documents import NotARunError, unwrap
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, UsageError
 from lse_archive.folder import RunFile, UnfitFile, read_folder, run_file_name
 from lse_archive.layout import DayPaths, Layout
@@ -36,6 +37,8 @@ class Candidate:
     """An older file with a run. Of several for one run the finished, then the youngest counts."""
 
     path: Path
+    run_id: str
+    day: date
     name: str
     sha256: bytes
     rank: tuple[bool, int, str]
@@ -63,11 +66,12 @@ def survey(directory: Path, *, progress: Callable[[int], None] = lambda _: None)
 
     Raises:
         UsageError: There is no such directory.
-        ArchiveError: A file cannot be read.
+        ArchiveError: A file or a folder cannot be read.
     """
     if not directory.is_dir():
         raise UsageError(f"there is no directory {directory}")
     found = Survey()
+    best: dict[str, Candidate] = {}  # a run has one day, also where files disagree about its start
     for path in _json_files(directory):
         found.files += 1
         progress(found.files)
@@ -79,12 +83,20 @@ def survey(directory: Path, *, progress: Callable[[int], None] = lambda _: None)
             continue
         except OSError as error:
             raise ArchiveError(f"cannot read {path}", why=error.strerror or str(error)) from error
-        _note(found, path, content, facts, touched)
+        rank = (facts.end is not None, touched, str(path))
+        digest = hashlib.sha256(content).digest()
+        candidate = Candidate(path, facts.run_id, day_of(facts.start), run_file_name(facts), digest, rank)
+        if other := best.get(facts.run_id):
+            found.repeated += 1
+            candidate = max(candidate, other, key=lambda one: one.rank)
+        best[facts.run_id] = candidate
+    for candidate in best.values():
+        found.days.setdefault(candidate.day, {})[candidate.run_id] = candidate
     return found
 
 
 def _json_files(directory: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(directory):
+    for parent, folders, names in os.walk(directory, onerror=_cannot_be_read):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(parent, name)
@@ -92,14 +104,9 @@ def _json_files(directory: Path) -> Iterator[Path]:
                 yield path
 
 
-def _note(found: Survey, path: Path, content: bytes, facts: RunFacts, touched: int) -> None:
-    rank = (facts.end is not None, touched, str(path))
-    candidate = Candidate(path, run_file_name(facts), hashlib.sha256(content).digest(), rank)
-    runs = found.days.setdefault(day_of(facts.start), {})
-    if other := runs.get(facts.run_id):
-        found.repeated += 1
-        candidate = max(candidate, other, key=lambda one: one.rank)
-    runs[facts.run_id] = candidate
+def _cannot_be_read(error: OSError) -> NoReturn:
+    # Left out in silence, its runs would be lost with the originals.
+    raise ArchiveError(f"cannot read {error.filename}", why=error.strerror or str(error)) from error
 
 
 def import_day(

@@ -5,6 +5,7 @@ https://developers.google.com/workspace/drive/api/guides/handle-errors
 
 import http.client
 import json
+import logging
 import random
 import ssl
 from collections.abc import Callable
@@ -41,7 +42,10 @@ _TODO = {
     "dailyLimitExceeded": "Run the command again tomorrow",
     "notFound": "Check GOOGLE_DRIVE_FOLDER_URL, and that the folder is shared with this account",
 }
+_TOLD_AT = 3  # the failure in a row from which on people want to know
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 
 class DriveRefusalError(DriveError):
@@ -100,6 +104,8 @@ class Patience:
         self._failures += 1
         if not passes(error) or self._failures >= self._retries.attempts:
             raise explain(self._what, error, self._retries.sign_in) from error
+        if self._failures == _TOLD_AT:
+            _log.warning("  waiting for Drive: %s", explain(self._what, error, self._retries.sign_in).why)
         seconds = 2.0 ** (self._failures - 1) + self._retries.jitter()
         self._retries.sleep(min(max(seconds, retry_after(error)), 300.0))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError, DriveError, SettingsError
-from lse_archive.folder import run_file_paths
+from lse_archive.folder import NOT_AS_RECORDED, run_file_paths
 from lse_archive.layout import DayPaths
 from lse_archive.manifest import SUMMARY, content_sums, read_sums
 from lse_archive.pruned import day_content, is_pruned, pruned_sums, read_pruned
@@ -106,7 +106,12 @@ def check_files(paths: DayPaths) -> HopCheck:
     expected = dict(content_sums(recorded))
     differences = []
     for path in [*run_file_paths(paths.folder), *other_files(paths.folder)]:
-        digest, known = hashlib.sha256(path.read_bytes()).digest(), expected.pop(path.name, None)
+        known = expected.pop(path.name, None)
+        try:
+            digest = hashlib.sha256(path.read_bytes()).digest()
+        except OSError as error:
+            differences.append(Difference(path.name, "cannot be read", found=error.strerror or ""))
+            continue
         if known is None:
             differences.append(Difference(path.name, "not in the checksums", "", digest.hex()))
         elif known != digest:
@@ -170,6 +175,8 @@ def check_rows(result: VerificationResult) -> HopCheck:
     rows += [Difference(broken.partition(": ")[0], broken.partition(": ")[2]) for broken in result.broken_files]
     if not result.is_consistent:
         todo = "The files are the truth: lse archive verify --fix loads what is missing and replaces what differs"
+        if any(broken.endswith(NOT_AS_RECORDED) for broken in result.broken_files):
+            todo = "Restore the day from its zip or from Drive: files here are damaged"
         return _differing(name, "files and rows differ in {n} places", todo, rows)
     says = f"{result.total_runs_in_files} runs agree in files and rows"
     if result.broken_files:

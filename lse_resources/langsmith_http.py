@@ -27,6 +27,8 @@ _TRANSIENT = frozenset({408, 409, 413, 425, 429})
 # The answer was too large, or took too long to make: a smaller page may pass.
 _TOO_LARGE = frozenset({413, 502, 503, 504})
 _MAX_BACKOFF_SECONDS = 30.0
+_TOLD_AT = 3  # the failure in a row from which on people want to know
+_TOLD_EVERY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,14 @@ class Shared:
     Attributes:
         queries, counts, others: The limiters of run queries, of `/runs/stats` and of everything else.
         dialect: `v2` or `v1`, once it has been answered.
+        told: When it was last said that one waits for it, by the monotonic clock.
     """
 
     queries: AdaptiveLimiter
     counts: AdaptiveLimiter
     others: AdaptiveLimiter
     dialect: str | None = None
+    told: float = -math.inf
 
 
 @cache
@@ -189,6 +193,8 @@ class LangSmithHttp:
             attempt += 1
             if answer.status not in (413, 429):
                 _log.info("%s: %s; asking again", what, answer.why)
+                if attempt == _TOLD_AT:
+                    self._tell(answer.why)
                 backoff = self.settings.backoff * 2.0 ** min(attempt - 1, 8) * random.uniform(0.5, 1.0)
                 self._sleep(min(answer.retry_after or backoff, _MAX_BACKOFF_SECONDS), what, stop)
 
@@ -227,6 +233,14 @@ class LangSmithHttp:
         except ValueError as error:
             return _Failure(f"the answer is damaged: {error}")
         return body
+
+    def _tell(self, why: str) -> None:
+        """Says what a person before the screen waits for: once, though many threads do."""
+        with self._counters:
+            if time.monotonic() - self.shared.told < _TOLD_EVERY_SECONDS:
+                return
+            self.shared.told = time.monotonic()
+        _log.warning("  waiting for LangSmith: %s; asked again for %.0f s", why, self.settings.patience)
 
     def _wait_for_turn(self, limiter: AdaptiveLimiter, what: str, deadline: float, stop: threading.Event) -> int:
         while True:

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,7 @@ class ObjectStore:
 
     What the archive writes beside the content travels as the object's metadata, with the SHA-256 of its bytes. A store
     vouches for no such hash itself: every upload is read back before it takes its name, and `prove` reads the object.
+    What is too large for the store to copy takes its name at once; a note beside it says when it has been read back.
 
     Args:
         url: s3://…, gs://… or az://…
@@ -94,11 +96,8 @@ class ObjectStore:
 
     def find_file(self, folder_id: str, name: str) -> list[StoredFile]:
         """The object of that name, or none."""
-        try:
-            with self._explained(f"look at {name}"):
-                return [self._head(f"{folder_id}/{name}")]
-        except FileNotFoundError:
-            return []
+        with self._explained(f"look at {name}"):
+            return self._heads([f"{folder_id}/{name}"])
 
     def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
         """Nothing: an object is replaced in its place."""
@@ -106,10 +105,10 @@ class ObjectStore:
 
     def list_files(self, folder_id: str) -> list[StoredFile]:
         """All objects of a folder, oldest first."""
-        with self._explained("list the bucket"), ThreadPoolExecutor(8) as pool:
+        with self._explained("list the bucket"):
             found = self._store.list_with_delimiter(folder_id)["objects"]
-            names = [meta["path"] for meta in found if not meta["path"].rpartition("/")[2].startswith(".")]
-            return sorted(pool.map(self._head, names), key=lambda file: (file.created, file.name))
+            keys = [meta["path"] for meta in found if not meta["path"].rpartition("/")[2].startswith(".")]
+            return sorted(self._heads(keys), key=lambda file: (file.created, file.name))
 
     def upload(
         self,
@@ -137,14 +136,20 @@ class ObjectStore:
         attributes = {key: quote(value, safe=" :") for key, value in app_properties.items()}
         attributes |= {"bytes_sha256": content.sha256, "Content-Type": "application/zip"}
         self._sweep(folder_id, name)
-        hidden = f"{folder_id}/.{name}.{content.sha256[:12]}" if content.size <= _COPY_BYTES else key
+        is_copied = content.size <= _COPY_BYTES
+        hidden = f"{folder_id}/.{name}.{secrets.token_hex(6)}" if is_copied else key
         for _ in range(_TRIES):
             with self._explained(f"upload {name}"):
                 self._put(hidden, content, attributes, progress)
                 if self._read_hash(hidden) == content.sha256:
-                    if hidden != key:
-                        self._store.copy(hidden, key)
-                        self._store.delete(hidden)
+                    if is_copied:
+                        try:
+                            self._check_unchanged(folder_id, name, existing)  # another host may have been quicker
+                            self._store.copy(hidden, key)
+                        finally:
+                            self._store.delete(hidden)
+                    else:
+                        self._note_proof(key)
                     progress(content.size)
                     return self._head(key)
                 self._store.delete(hidden)
@@ -167,7 +172,9 @@ class ObjectStore:
         try:
             for _ in range(_TRIES):
                 self._fetch(file, part, progress)
-                if LocalFile.read(part).equals(file):
+                # Of an object that another tool put there in parts there is no checksum; the zip carries its own.
+                tells = file.sha256 is not None or file.md5 is not None
+                if not tells or LocalFile.read(part).equals(file):
                     part.replace(target)
                     return
                 part.unlink()
@@ -192,10 +199,11 @@ class ObjectStore:
 
     def _sweep(self, folder_id: str, name: str) -> None:
         """Removes what killed uploads of the file left under hidden names; the young may be another host's at work."""
+        hidden = re.compile(re.escape(f"{folder_id}/.{name}.") + "[0-9a-f]{12}")
         with self._explained("list the bucket"):
             for meta in self._store.list_with_delimiter(folder_id)["objects"]:
                 is_old = datetime.now(UTC) - meta["last_modified"] > _STALE
-                if is_old and meta["path"].startswith(f"{folder_id}/.{name}."):
+                if is_old and hidden.fullmatch(meta["path"]):
                     self._store.delete(meta["path"])
 
     def _check_unchanged(self, folder_id: str, name: str, existing: StoredFile | None) -> None:
@@ -207,12 +215,33 @@ class ObjectStore:
                 f"{name} changed on {self.place} since it was looked at", todo="Run the command again"
             )
 
+    def _heads(self, keys: list[str]) -> list[StoredFile]:
+        """The objects that are there."""
+
+        def head(key: str) -> StoredFile | None:
+            with contextlib.suppress(FileNotFoundError):
+                return self._head(key)
+            return None
+
+        with ThreadPoolExecutor(min(8, max(1, len(keys)))) as pool:
+            return [file for file in pool.map(head, keys) if file]
+
+    def _note_proof(self, key: str) -> None:
+        self._store.put(_note(key), (self._head(key).revision).encode(), use_multipart=False)
+
+    def _is_proven(self, key: str, revision: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return bytes(obstore.get(self._store, _note(key)).bytes()) == revision.encode()
+        return False
+
     def _head(self, key: str) -> StoredFile:
         answer = obstore.get(self._store, key, options={"head": True})
         meta, attributes = answer.meta, dict(answer.attributes)
         md5 = _MD5.fullmatch(meta["e_tag"] or "")
         properties = {name: unquote(value) for name, value in attributes.items() if name.islower()}
         sha256 = properties.pop("bytes_sha256", None)
+        if sha256 and meta["size"] > _COPY_BYTES and not self._is_proven(key, meta["e_tag"] or ""):
+            sha256 = None
         return StoredFile(
             id=key,
             name=key.rpartition("/")[2],
@@ -260,8 +289,6 @@ class ObjectStore:
                 try:
                     with self._explained(f"download {file.name}"):
                         data = self._range(file, at)
-                except FileNotFoundError:
-                    raise ArchiveConflictError(f"{file.name} is gone from {self.place}", todo="Look again") from None
                 except DriveError:
                     failures += 1
                     if failures == _ATTEMPTS:
@@ -286,11 +313,13 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Generator[None]:
-        """Turns the store's errors into one sentence; that there is no such object stays FileNotFoundError."""
+        """Turns the store's errors into one sentence."""
         try:
             yield
-        except FileNotFoundError:
-            raise
+        except FileNotFoundError as error:
+            raise ArchiveConflictError(
+                f"cannot {what}", why=f"it is gone from {self.place}", todo="Run the command again"
+            ) from error
         except _REFUSALS as error:
             raise DriveError(
                 f"cannot {what}", why=f"{self.place} refused: {_brief(error)}", todo="Check the credentials"
@@ -301,6 +330,12 @@ class ObjectStore:
                     f"cannot {what}", why="there is no such bucket", todo="Check LSE_ARCHIVE_URL"
                 ) from error
             raise DriveError(f"cannot {what}", why=_brief(error), todo="Run the command again later") from error
+
+
+def _note(key: str) -> str:
+    """Where it stands that a large object has been read back, and which."""
+    folder, _, name = key.rpartition("/")
+    return f"{folder}/.{name}.proven"
 
 
 def _split(url: str) -> SplitResult:
@@ -315,11 +350,11 @@ def _split(url: str) -> SplitResult:
         )
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
-        if parts.scheme in _SCHEMES and parts.netloc:
+        if parts.scheme in _SCHEMES and parts.netloc and not (parts.query or parts.fragment):
             return parts
     raise SettingsError(
         "LSE_ARCHIVE_URL is not an object store",
-        why="it is not s3://, gs:// or az:// with a bucket",
+        why="it is not s3://, gs:// or az:// with a bucket, or has a ? or #",
         todo="Set it as in s3://bucket/folder",
     )
 

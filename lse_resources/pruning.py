@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Literal
 
@@ -50,10 +51,11 @@ def prune_day(
     Raises:
         DriveError: The destination refused or cannot be reached.
         DatabaseError: Postgres cannot be reached or cannot go on.
+        ArchiveError: The disk refuses.
     """
     began = time.monotonic()
     result = PruneResult(project=paths.project, date=str(paths.day), what=what, action="kept")
-    with day_lock(paths, on_wait=on_wait):
+    with _disk_errors(paths), day_lock(paths, on_wait=on_wait):
         shutil.rmtree(paths.discarded, ignore_errors=True)  # of a prune that was killed
         try:
             copy = _prove(destination, database, paths, what)
@@ -81,10 +83,11 @@ def prune_copy(
 
     Raises:
         DriveError: The destination refused or cannot be reached.
+        ArchiveError: The disk refuses.
     """
     began = time.monotonic()
     result = PruneResult(project=paths.project, date=str(paths.day), what="copies", action="kept")
-    with day_lock(paths, on_wait=on_wait):
+    with _disk_errors(paths), day_lock(paths, on_wait=on_wait):
         try:
             if not paths.folder.is_dir() or not paths.zip.is_file():
                 raise _NotProvenError("it is the last copy: the run files and the zip are not both here")
@@ -96,10 +99,19 @@ def prune_copy(
             result.freed = copy.size
             result.action = "would prune" if dry_run else "pruned"
             if not dry_run:
-                update_state(paths, copy_pruned_at=now_text())
                 destination.trash(copy)
+                update_state(paths, copy_pruned_at=now_text())
     result.duration_seconds = round(time.monotonic() - began, 3)
     return result
+
+
+@contextlib.contextmanager
+def _disk_errors(paths: DayPaths) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        raise ArchiveError(f"cannot prune {paths.project} {paths.day}", why=why) from error
 
 
 def _prove(destination: Destination, database: Database, paths: DayPaths, what: What) -> StoredFile:

@@ -9,7 +9,9 @@ from datetime import date
 from pathlib import Path
 from queue import SimpleQueue
 
-from lse_archive.folder import DayReader, RunFile, UnfitFile
+from lse_archive.errors import CorruptArchiveError
+from lse_archive.folder import NOT_AS_RECORDED, DayReader, RunFile, UnfitFile
+from lse_archive.manifest import SUMS, read_sums
 from lse_archive.parallel import in_parallel
 from lse_archive.results import LoadResult
 from lse_resources.loads_table import Kind, begin_load, finish_load
@@ -54,10 +56,12 @@ def load_day(
 
     Raises:
         UsageError: There is no such folder.
+        CorruptArchiveError: Files are not as the day's checksums say: these are not loaded, all others are.
         DatabaseError: Postgres cannot be reached or cannot go on. What it says is loaded stays loaded.
     """
     started = time.monotonic()
-    reader = DayReader(folder, day)
+    reader = DayReader(folder, day, read_sums(folder))
+    damaged: list[str] = []
     result = LoadResult(project=project, date=str(day), dry_run=dry_run, total_files=len(reader.names))
     kind: Kind = "overwrite" if overwrite else "load"
     with (
@@ -68,7 +72,7 @@ def load_day(
         known = dict(connection.cursor(binary=True).execute(_KNOWN, (project, day)))
         load_id = result.load_id = None if dry_run else begin_load(connection, kind, project, day)
         existing: Existing = "replace" if overwrite else "keep"
-        files = _to_load(reader, known, result, progress)
+        files = _to_load(reader, known, result, damaged, progress)
         done = Outcome()
         for outcome in write_rows(database, project, day, files, existing, load_id, batch_size):
             done += outcome
@@ -79,18 +83,30 @@ def load_day(
             _complete_audit(database, load_id, result)
     if progress and result.total_files:
         progress(result.total_files, result.total_files)
+    if damaged:
+        raise CorruptArchiveError(
+            f"{len(damaged)} of {len(reader.names)} run files of {project} {day} are not loaded",
+            why=f"{damaged[0]} is not as {SUMS} has it" + (", and so are others" if len(damaged) > 1 else ""),
+            todo="Restore the day (lse archive restore) or fetch it again, then load it again",
+        )
     result.duration_seconds = time.monotonic() - started
     return result
 
 
 def _to_load(
-    reader: DayReader, known: dict[bytes, bytes], result: LoadResult, progress: Progress | None
+    reader: DayReader,
+    known: dict[bytes, bytes],
+    result: LoadResult,
+    damaged: list[str],
+    progress: Progress | None,
 ) -> Iterator[RunFile | None]:
     """The files that have no row of the same content; the others are counted, None stands for them."""
     for number, file in enumerate(reader.files(known), 1):
         if isinstance(file, UnfitFile):
             result.failed_inserts += 1
             result.errors.append(f"{file.name}: {file.reason}")
+            if file.reason == NOT_AS_RECORDED:
+                damaged.append(file.name)
             continue
         result.total_runs += 1
         if isinstance(file, RunFile):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lse_archive.errors import ArchiveError, CorruptArchiveError
+from lse_archive.errors import ArchiveError
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,12 @@ class LocalFile:
         return cls(path, *digest(path, "sha256"))
 
     def equals(self, file: StoredFile) -> bool:
-        """Whether the stored checksum and size are ours. Raises CorruptArchiveError if there is no checksum to ask."""
+        """Whether the stored checksum and size are ours. A file without a checksum equals nothing."""
         if file.size != self.size:
             return False
         if file.sha256 is not None:
             return file.sha256 == self.sha256
-        if file.md5 is None:
-            raise CorruptArchiveError(f"cannot prove {file.name}", why="its destination tells no checksum of it")
-        return file.md5 == digest(self.path, "md5")[1]
+        return file.md5 is not None and file.md5 == digest(self.path, "md5")[1]
 
 
 def digest(path: Path, algorithm: str) -> tuple[int, str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import psycopg
 
 from lse_archive.errors import CorruptArchiveError
-from lse_archive.folder import DayReader, RunFile, UnfitFile
-from lse_archive.manifest import read_summary
+from lse_archive.folder import NOT_AS_RECORDED, DayReader, RunFile, UnfitFile
+from lse_archive.manifest import read_summary, read_sums
 from lse_archive.results import Inconsistency, VerificationResult
 from lse_resources.content_check import Difference, compare_contents
 from lse_resources.hash_check import compare_hashes
@@ -50,10 +50,11 @@ def verify_day(
 
     Raises:
         UsageError: There is no such folder.
+        CorruptArchiveError: Its checksums cannot be read.
         DatabaseError: Postgres cannot be reached or cannot go on.
     """
     started = time.monotonic()
-    side = _Folder(folder, DayReader(folder, day))
+    side = _Folder(folder, DayReader(folder, day, read_sums(folder)))
     fixed: list[str] = []
     with _locked(database, project, day) as connection:
         result = _verify(connection, database, project, day, side, detailed=detailed, progress=progress)
@@ -116,6 +117,8 @@ class _Folder:
         try:
             summary = read_summary(self.folder)
         except CorruptArchiveError:
+            return True
+        if any(file.reason == NOT_AS_RECORDED for file in self.unfit):
             return True
         return summary is not None and not {file.name for file in self.unfit} <= set(summary.unfit_files)
 

@@ -4,8 +4,12 @@ import shutil
 import signal
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["archive_fixtures", "s3_fixtures", "database_fixtures", "house_fixtures"]
+
+settings.register_profile("lse", deadline=None)  # no test fails because the machine is busy
+settings.load_profile("lse")
 
 # Started in the background of a shell, this process ignores Ctrl-C, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -132,6 +132,14 @@ def test_an_answer_that_does_not_come_is_asked_for_again(cloud):
     assert cloud.published() == cloud.served()
 
 
+def test_what_a_fetch_waits_for_is_told_once(cloud, caplog):
+    cloud.server.faults.add(Fault("status", _V2, status=500, times=30, body=b"lsv2_pt_demo is down"))
+    cloud.settings = replace(cloud.settings, patience=7.0)
+    assert cloud.fetch(page_size=PAGE).proof == "equal"
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == ["  waiting for LangSmith: HTTP 500 … is down; asked again for 7 s"]
+
+
 # ---- what cannot be survived is said, and what was fetched is not asked for again ------------------------------------
 
 FATAL: dict[str, tuple[Fault, str]] = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from archive_fixtures import snapshot
@@ -14,7 +16,7 @@ from day_fixtures import DAY, END, START, run, run_id
 from house_fixtures import House
 
 from lse_archive.days import today
-from lse_archive.errors import CorruptArchiveError, PrunedDayError, UsageError
+from lse_archive.errors import ArchiveError, CorruptArchiveError, PrunedDayError, UsageError
 from lse_archive.folder import RunFile, read_folder
 from lse_archive.importing import import_day, survey
 from lse_archive.layout import Layout
@@ -74,6 +76,28 @@ def test_runs_come_into_the_days_on_which_they_started(layout: Layout, old: Path
     assert b"end_time" in ids(layout, NEXT)[run_id(3)]  # the finished one, though it is the older file
     assert snapshot(old) == before
     assert zip_day(layout.day("chat", DAY)).written
+
+
+def test_a_run_has_one_day_also_where_files_disagree(layout: Layout, old: Path) -> None:
+    (old / "2026-01-03" / "e.json").write_bytes(run(1, END + 9))
+    os.utime(old / "2026-01-03" / "e.json", (2_000_000, 2_000_000))
+    found = survey(old)
+    assert found.repeated == 2
+    assert run_id(1) not in found.days[DAY]
+    assert found.days[NEXT][run_id(1)].path.name == "e.json"
+
+
+def test_a_folder_that_cannot_be_read_is_not_left_out(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("deeper"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", refuse)  # root may read all
+    with pytest.raises(ArchiveError, match="deeper: Permission denied"):
+        survey(old)
 
 
 def test_progress_is_told(layout: Layout, old: Path) -> None:

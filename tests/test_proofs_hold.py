@@ -213,3 +213,20 @@ def test_a_number_that_became_a_string_is_a_change() -> None:
     assert _meaning(one) != _meaning(other)
     assert _meaning(one) == _meaning(b'{"outputs":{"n":1}}')
     assert _meaning(b'{"n": 1.0}') != _meaning(b'{"n": 1}')
+
+
+def test_a_damaged_run_file_replaces_no_row(house: House) -> None:
+    house.fill(5)
+    assert house.archive("full-sweep").code == 0
+    before = house.rows()
+    damaged = sorted(house.paths().folder.glob("0*.json"))[2]
+    content = damaged.read_bytes()
+    damaged.write_bytes(content.replace(b'"name"', b'"mane"'))
+    for options in (("verify", "--fix"), ("to-db", "--overwrite")):
+        ended = house.archive(*options)
+        assert ended.code != 0
+        assert damaged.name in ended.out + ended.err
+        assert house.rows() == before
+    assert "Restore the day" in house.archive("verify").out
+    damaged.write_bytes(content)
+    assert house.archive("verify").code == 0

@@ -14,6 +14,7 @@ from house_fixtures import House
 from lse_archive.errors import DriveError, PrunedDayError, ShrinkError
 from lse_archive.pruned import is_pruned, pruned_summary
 from lse_archive.results import PruneResult
+from lse_archive.state import read_state
 from lse_archive.zips import zip_day
 from lse_demo.drive_server import DriveServer
 from lse_demo.faults import Fault
@@ -231,12 +232,26 @@ def test_the_copy_is_given_up_only_while_the_day_is_here(
     assert "holds something else" in prune_copy(archive.destination, paths).why
     upload_day(archive.destination, paths)
     assert prune_copy(archive.destination, paths, dry_run=True).action == "would prune"
+    drive_server.faults.add(Fault("status", lambda request: request.method == "PATCH", status=403))
+    with pytest.raises(DriveError):
+        prune_copy(archive.destination, paths)
+    drive_server.faults.clear()
+    assert read_state(paths).copy_pruned_at is None  # what is lost later was not given up
     assert prune_copy(archive.destination, paths).action == "pruned"
     assert drive_server.store.named(paths.zip.name) == []
     assert check_drive(paths, archive.destination).verdict == "agrees"
     assert prune().action == "kept"  # now the day here is the last copy
     upload_day(archive.destination, paths)
     assert prune().action == "pruned"
+
+
+def test_a_file_that_cannot_be_read_keeps_the_day(archive: Archive, prune: Callable[..., PruneResult]) -> None:
+    paths = archive.paths()
+    (paths.folder / "dangling.json").symlink_to("nowhere")
+    for what in ("files", "zips"):
+        assert prune(what).action == "kept"
+    [found] = check_files(paths).differences
+    assert (found.item, found.what) == ("dangling.json", "cannot be read")
 
 
 def test_lse_drive_prune(house: House) -> None:

@@ -77,12 +77,17 @@ def test_a_fifth_of_all_requests_fail(
     assert server.faults.struck() >= 40
 
 
-def test_waiting_doubles_and_heeds_retry_after(server: DriveServer, drive: GoogleDrive, waits: Waits) -> None:
+def test_waiting_doubles_and_heeds_retry_after(
+    server: DriveServer, drive: GoogleDrive, waits: Waits, caplog: pytest.LogCaptureFixture
+) -> None:
     api = on("GET", "/drive/v3/files")
     server.faults.add(Fault("status", api, times=3))
     server.faults.add(rate_limit(429, match=api, times=1, headers={"Retry-After": "40"}))
     drive.find_project_folder("P")
     assert waits.seconds == [1.5, 2.5, 4.5, 40.0]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "  waiting for Drive: Drive answered 503"
+    ]
 
 
 def test_what_does_not_pass_ends_clearly(server: DriveServer, drive: GoogleDrive, waits: Waits) -> None:

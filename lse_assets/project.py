@@ -243,6 +243,12 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
             )
             rows = result.successful_inserts + result.replaced + result.left
             note_load(database, paths, rows)
+            if result.total_runs and not rows:
+                raise ArchiveError(
+                    f"none of the {result.total_runs} runs of {name} {day} could be loaded",
+                    why=result.errors[0] if result.errors else "",
+                    todo="Is the project's name right? lse archive verify names the runs",
+                )
         ui.report("runs_table", result)
         return dg.MaterializeResult(metadata=_metadata(result, **{"dagster/partition_row_count": rows}))
 

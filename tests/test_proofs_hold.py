@@ -230,3 +230,14 @@ def test_a_damaged_run_file_replaces_no_row(house: House) -> None:
     assert "Restore the day" in house.archive("verify").out
     damaged.write_bytes(content)
     assert house.archive("verify").code == 0
+
+
+def test_a_load_that_loads_nothing_is_no_success(house: House) -> None:
+    house.fill(3)
+    assert house.archive("full-sweep").code == 0
+    shutil.copytree(house.paths().folder, house.paths("misspelt").folder)
+    ended = house.archive("to-db", project="misspelt")
+    assert ended.code == 1
+    assert f"none of the 3 runs of misspelt {DAY} could be loaded" in ended.err
+    assert "is filed under" in ended.err
+    assert house.rows("misspelt") == {}

@@ -18,6 +18,7 @@ from lse_cli.console import Terminal
 from lse_cli.outcome import worst
 from lse_cli.texts import describe, size
 from lse_resources.destination import Destination
+from lse_resources.drive_retry import DriveRefusalError
 from lse_resources.house import open_house
 from lse_resources.pruning import What, prune_copy, prune_day
 from lse_resources.restoring import copies
@@ -92,7 +93,8 @@ class PruneWork:
                 entry["error"] = {"step": "prune", "what": error.what, "why": error.why, "todo": error.todo}
                 entries.append(entry)
                 code = 1
-                if isinstance(error, DriveError | DatabaseError):
+                of_this_file = isinstance(error, DriveRefusalError) and error.status in (403, 404)
+                if isinstance(error, DriveError | DatabaseError) and not of_this_file:
                     break
                 continue
             self._terminal.say(f"  {'!' if result.action == 'kept' else '✓'} {name}: {describe(result)}")

@@ -28,7 +28,7 @@ def archive(store: ObjectStore, tmp_path: Path) -> Archive:
     return Archive(tmp_path, store)
 
 
-def refill(archive: Archive, runs: int, **fields: str) -> None:
+def refill(archive: Archive, runs: int, **fields: Any) -> None:
     paths = archive.write(runs=runs, **fields)
     for name in (SUMMARY, SUMS):
         (paths.folder / name).unlink(missing_ok=True)

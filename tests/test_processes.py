@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from house_fixtures import House
 
 from lse_archive import processes
 from lse_archive.errors import ArchiveError
@@ -138,3 +139,12 @@ def test_a_zip_is_the_same_whoever_compresses(tmp_path: Path, monkeypatch: pytes
     with zipfile.ZipFile(tmp_path / "day.zip") as archive:
         assert digests == {name: hashlib.sha256(archive.read(name)).digest() for name in names}
     assert digests == {name: hashlib.sha256((folder / name).read_bytes()).digest() for name in names}
+
+
+def test_a_day_is_zipped_and_proven_by_them(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.fill(30)
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *given, **named: started.append(given) or popen(*given, **named))
+    assert house.archive("full-sweep").code == 0
+    assert len([command for command, *_ in started if "lse_archive.processes" in command]) == 2

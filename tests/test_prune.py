@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from archive_fixtures import PROJECT, Archive, left_over, snapshot
 from day_fixtures import DAY, run_id
+from house_fixtures import DAY as HOUSE_DAY
 from house_fixtures import PROJECT as HOUSE_PROJECT
 from house_fixtures import House
 
@@ -262,6 +264,20 @@ def test_lse_drive_prune(house: House) -> None:
     assert house.lse(*options).code == 1
     assert house.lse(*options, "--force", "--json").entry["action"] == "pruned"
     assert house.archive("verify").code == 0
+
+
+def test_a_copy_that_drive_does_not_let_go_stops_no_other_day(house: House) -> None:
+    days = [HOUSE_DAY - timedelta(days=1), HOUSE_DAY]
+    for day in days:
+        house.fill(2, day=day)
+        assert house.archive("full-sweep", day=day).code == 0
+    house.drive.faults.add(Fault("status", lambda request: request.method == "PATCH", status=403, times=1))
+    ended = house.lse(*("drive", "prune", "--older-than", "1d", "--project", HOUSE_PROJECT, "--force", "--json"))
+    assert ended.code == 1
+    assert [(entry["date"], entry.get("action", "failed")) for entry in ended.json] == [
+        (str(days[0]), "failed"),
+        (str(days[1]), "pruned"),
+    ]
 
 
 def test_a_copy_whose_label_was_never_written_gets_it_by_the_next_upload(

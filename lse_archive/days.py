@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 from lse_archive.errors import UsageError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DAY_PATTERN = re.compile(r"\d{4}-\d{2}-\d{2}")
+_DAY_PATTERN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ def parse_day(text: str) -> date:
         try:
             return date.fromisoformat(text)
         except ValueError:
-            pass
+            raise UsageError(f"'{text}' is not a day", why="there is no such day in the calendar") from None
     raise UsageError(f"'{text}' is not a day", why="days are written YYYY-MM-DD", todo="For example 2026-01-31")
 
 

@@ -17,6 +17,8 @@ from lse_archive.publish import publish_file
 DEFAULT_RETENTION_DAYS = 14
 DEFAULT_SCHEDULE = "02:00"
 _SHARED = ("retention_days", "schedule", "owner")
+_AT_THE_TOP = (*_SHARED, "add_new_projects", "project")
+_OF_A_PROJECT = ("name", "start", *_SHARED)
 # What Dagster takes for an owner.
 _OWNER = re.compile(r"[^@\s:]+@[^@\s]+\.[^@\s]+|team:[A-Za-z0-9_.-]+")
 _SCHEDULE = re.compile(r"([01]\d|2[0-3]):[0-5]\d|off")
@@ -54,6 +56,7 @@ def read_projects(path: Path) -> list[ProjectConfig]:
         SettingsError: The file is malformed.
     """
     document = _document(path)
+    _refuse_unknown(path, document, _AT_THE_TOP, "before the first [[project]]")
     defaults = {key: value for key in _SHARED if (value := document.get(key)) is not None}
     entries = document.get("project", [])
     if not isinstance(entries, list):
@@ -63,6 +66,11 @@ def read_projects(path: Path) -> list[ProjectConfig]:
     if twice := {name for name in names if names.count(name) > 1}:
         raise _malformed(path, f"'{min(twice)}' is listed twice")
     return projects
+
+
+def lists_none(path: Path) -> str:
+    """Why `read_projects` found none: for an error's text."""
+    return f"{path} lists none" if path.exists() else f"there is no file {path}"
 
 
 def adds_new_projects(path: Path) -> bool:
@@ -92,6 +100,7 @@ def _read(path: Path, entry: object) -> ProjectConfig:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"].strip():
         raise _malformed(path, "a project has no name")
     name, start = entry["name"], entry.get("start")
+    _refuse_unknown(path, entry, _OF_A_PROJECT, f"of '{name}'")
     try:
         day = start if type(start) is date else parse_day(str(start))
     except UsageError:
@@ -112,7 +121,7 @@ def add_project(path: Path, project: ProjectConfig) -> None:
 
     Raises:
         UsageError: It is listed already, or has no name.
-        SettingsError: The file is malformed.
+        SettingsError: The file is malformed, or cannot be written.
     """
     if not project.name.strip():
         raise UsageError("a project needs a name")
@@ -124,8 +133,19 @@ def add_project(path: Path, project: ProjectConfig) -> None:
     text += f"\n[[project]]\nname = {name}\nstart = {project.start}\n"
     if project.retention_days != DEFAULT_RETENTION_DAYS:
         text += f"retention_days = {project.retention_days}\n"
-    with publish_file(path) as file:
-        file.write(text.encode())
+    try:
+        with publish_file(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise SettingsError(
+            f"{path} cannot be written", why=error.strerror or str(error), todo="Change its rights, or edit it by hand"
+        ) from error
+
+
+def _refuse_unknown(path: Path, table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    """A name that nobody reads is a setting that somebody believes in."""
+    if unknown := [key for key in table if key not in known]:
+        raise _malformed(path, f"'{unknown[0]}' {where} is no setting; there are {', '.join(known)}")
 
 
 def _malformed(path: Path, why: str) -> SettingsError:

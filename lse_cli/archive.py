@@ -260,7 +260,8 @@ def rollback(
     """Take a load back: its rows go, and those that it had replaced stand again. The files stay."""
     import msgspec
 
-    from lse_cli.console import print_json
+    from lse_cli.output import print_json
+    from lse_cli.texts import counted
     from lse_resources.house import open_house
     from lse_resources.rollback import rollback_load
     from lse_resources.settings import Settings
@@ -269,4 +270,6 @@ def rollback(
     if json:
         print_json([msgspec.to_builtins(done)])
     else:
-        typer.echo(f"{done.project} {done.date}: {done.deleted:,} rows taken back, {done.restored:,} stand again")
+        typer.echo(
+            f"{done.project} {done.date}: {counted(done.deleted, 'row')} taken back, {done.restored:,} stand again"
+        )

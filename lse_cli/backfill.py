@@ -23,6 +23,7 @@ def backfill(
     from lse_archive.names import project_slug
     from lse_cli.platform import platform_url
     from lse_cli.selection import select
+    from lse_cli.texts import counted
     from lse_cli.webserver import launch_backfill
     from lse_resources.settings import Settings
 
@@ -41,4 +42,4 @@ def backfill(
         verb = "Verify" if verify_only else "Archive"
         title = f"{verb} {one.name}, {days[0]} to {days[-1]}"
         found = launch_backfill(url, [(project_slug(one.name), step) for step in steps], days, title)
-        typer.echo(f"{one.name}: {len(days)} days, {url}/runs/b/{found}")
+        typer.echo(f"{one.name}: {counted(len(days), 'day')}, {url}/runs/b/{found}")

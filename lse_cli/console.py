@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,9 +18,30 @@ from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, T
 from lse_archive.errors import ArchiveConflictError, ArchiveError
 from lse_assets.interaction import Advance
 from lse_cli.bars import DayBars
+from lse_cli.output import discard, print_json
 from lse_cli.texts import STEP_NAMES, describe
 
+__all__ = ["DayOutcome", "Terminal", "print_json"]
+
+_HEED_SECONDS = 0.5
 _R = TypeVar("_R")
+
+
+class _Console(Console):
+    """A console whose reader may go away: then nothing more is printed, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        discard(self.file)  # ty: ignore[invalid-argument-type]
+
+    def put(self, text: str) -> bool:
+        """Prints a line of plain text; False: the stream did not take it, and takes no other."""
+        try:
+            self.print(text, markup=False)
+        except OSError:
+            self.on_broken_pipe()
+            return False
+        return True
 
 
 @dataclass
@@ -42,6 +63,7 @@ class Terminal:
     Attributes:
         day: What became of the day so far.
         begun: The day's step, if it was begun before its turn.
+        interrupted: Whether Ctrl-C was pressed, though nobody heard it.
         live: What moves on the screen, and makes room for a question.
     """
 
@@ -50,15 +72,18 @@ class Terminal:
         self.force = force
         # Now: while progress is shown, Rich has a stream of its own in the place of stderr.
         self._asks = sys.stdin.isatty() and sys.stderr.isatty()
-        self._out = Console(highlight=False, soft_wrap=True)
-        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._out = _Console(highlight=False, soft_wrap=True)
+        self._err = _Console(stderr=True, highlight=False, soft_wrap=True)
+        self._title = ""
         self.day = DayOutcome()
         self.begun: Future[Any] | None = None
+        self.interrupted: Callable[[], bool] = lambda: False
         self.live: Progress | None = None
 
     def begin_day(self, title: str) -> None:
         """Starts a new day; what is reported from now on is its."""
         self.day = DayOutcome()
+        self._title = title
         self.say(title)
 
     def say(self, text: str = "") -> None:
@@ -67,11 +92,12 @@ class Terminal:
             return
         # Only who draws the bars can make room for a line above them; a pipe gets its line in any case.
         above_bars = self.live and self._out.is_terminal
-        (self._err if above_bars else self._out).print(text, markup=False)
+        if not (self._err if above_bars else self._out).put(text):
+            self.warn("  ! nothing more is printed: standard output cannot be written. The work goes on")
 
     def warn(self, text: str) -> None:
         """A line on stderr, with and without `--json`."""
-        self._err.print(text, markup=False)
+        self._err.put(text)
 
     @contextlib.contextmanager
     def progress(self, step: str, unit: str) -> Generator[Advance]:
@@ -111,6 +137,9 @@ class Terminal:
         if begun is None:
             return work()
         try:
+            while not wait([begun], timeout=_HEED_SECONDS).done:
+                if self.interrupted():
+                    raise KeyboardInterrupt
             return begun.result()
         except ArchiveConflictError:
             return work()  # once more, here, where it can be asked
@@ -150,7 +179,8 @@ class Terminal:
 
     def failed(self, step: str, error: ArchiveError) -> None:
         self.day.errors[step] = error
-        self.warn(f"  ✗ {STEP_NAMES.get(step, step):7} {error}")
+        where = f"{self._title}: " if self._json and self._title else ""  # where no line above it says so
+        self.warn(f"  ✗ {STEP_NAMES.get(step, step):7} {where}{error}")
 
     def not_done(self, steps: list[str]) -> None:
         """These steps were not reached."""
@@ -170,8 +200,3 @@ class Terminal:
 
     def _line(self, sign: str, step: str, text: str) -> None:
         self.say(f"  {sign} {STEP_NAMES[step]:7} {text}")
-
-
-def print_json(results: list[dict[str, Any]]) -> None:
-    """The one object of `--json`."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode({"results": results}), indent=2).decode() + "\n")

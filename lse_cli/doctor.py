@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _MIN_FREE_BYTES = 2_000_000_000
 _MAX_SKEW_SECONDS = 60.0
+_ANSWER_SECONDS = 5.0  # a person waits for it: what takes longer is told as it is
 _PACKAGES = ("lse", "dagster", "langsmith", "psycopg", "google-api-python-client")
 
 
@@ -40,20 +41,26 @@ def doctor(
     """Check settings, LangSmith, the destination, Postgres, disk, clock and versions. Ends with 1 if one is wrong."""
     from lse_resources.settings import Settings
 
-    findings = list(examine(Settings.load()))
+    findings = []
+    for finding in examine(Settings.load()):
+        findings.append(finding)
+        if not json:  # at once: the next look may take a while
+            _show(finding)
     if json:
         import msgspec
 
-        entries = [msgspec.to_builtins(finding) for finding in findings]
-        typer.echo(msgspec.json.format(msgspec.json.encode({"results": entries}), indent=2).decode())
-    else:
-        signs = {"ok": "✓", "note": "!", "wrong": "✗"}
-        for finding in findings:
-            typer.echo(f"{signs[finding.verdict]} {finding.name:11} {finding.says}")
-            if finding.todo:
-                typer.echo(f"  {'':11} → {finding.todo}")
+        from lse_cli.output import print_json
+
+        print_json([msgspec.to_builtins(finding) for finding in findings])
     if any(finding.verdict == "wrong" for finding in findings):
         raise typer.Exit(1)
+
+
+def _show(finding: Finding) -> None:
+    sign = {"ok": "✓", "note": "!", "wrong": "✗"}[finding.verdict]
+    typer.echo(f"{sign} {finding.name:11} {finding.says}")
+    if finding.todo:
+        typer.echo(f"  {'':11} → {finding.todo}")
 
 
 def examine(settings: Settings) -> Findings:
@@ -109,14 +116,14 @@ def _settings(settings: Settings) -> Findings:
 
 
 def _projects_file(settings: Settings) -> Findings:
-    from lse_archive.projects import read_projects
+    from lse_archive.projects import lists_none, read_projects
 
     projects = read_projects(settings.projects_file)
     if projects:
         yield Finding("projects", "ok", f"{len(projects)} in {settings.projects_file}")
     else:
         todo = "lse projects add NAME --start DAY, or lse projects sync"
-        yield Finding("projects", "note", f"{settings.projects_file} lists none", todo)
+        yield Finding("projects", "note", lists_none(settings.projects_file), todo)
 
 
 def _disk(settings: Settings) -> Findings:
@@ -145,7 +152,7 @@ def _clock(settings: Settings) -> Findings:
     import httpx
 
     try:
-        answer = httpx.get(f"{settings.langsmith_endpoint.rstrip('/')}/info", timeout=10)
+        answer = httpx.get(f"{settings.langsmith_endpoint.rstrip('/')}/info", timeout=_ANSWER_SECONDS)
         skew = (datetime.now(UTC) - parsedate_to_datetime(answer.headers["Date"])).total_seconds()
     except (httpx.HTTPError, httpx.InvalidURL, KeyError, ValueError, TypeError):
         yield Finding("clock", "note", "it could not be compared with LangSmith's")
@@ -157,18 +164,24 @@ def _clock(settings: Settings) -> Findings:
 
 def _langsmith(settings: Settings) -> Findings:
     from lse_archive.projects import read_projects
+    from lse_cli.texts import counted
     from lse_resources.langsmith import LangSmith
 
-    with contextlib.closing(LangSmith(settings.langsmith)) as client:
+    patience = min(settings.lse_langsmith_patience, 1.0)
+    asked = replace(settings.langsmith, timeout=_ANSWER_SECONDS, patience=patience)
+    with contextlib.closing(LangSmith(asked)) as client:
         version = client.info().get("version", "of unknown version")
         names = {project.name for project in client.projects()}
-    yield Finding("LangSmith", "ok", f"{settings.langsmith_endpoint} ({version}): the key sees {len(names)} projects")
+    sees = f"the key sees {counted(len(names), 'project')}"
+    yield Finding("LangSmith", "ok", f"{settings.langsmith_endpoint} ({version}): {sees}")
     listed = [project.name for project in read_projects(settings.projects_file)]
     if unknown := [name for name in listed if name not in names]:
         todo = f"Mend the names in {settings.projects_file}, or check LANGSMITH_WORKSPACE_ID"
         yield Finding("LangSmith", "wrong", f"it has no project {', '.join(map(repr, unknown))}", todo)
     if missing := len(names.difference(listed)):
-        yield Finding("LangSmith", "note", f"{missing} projects are not archived", "lse projects sync adds them")
+        yield Finding(
+            "LangSmith", "note", f"not archived: {counted(missing, 'project')}", "lse projects sync adds them"
+        )
 
 
 def _drive(settings: Settings) -> Findings:
@@ -259,14 +272,19 @@ def _encryption(settings: Settings) -> Findings:
 def _postgres(settings: Settings) -> Findings:
     from lse_resources.databases import application_url, dagster_url
     from lse_resources.postgres import Database
-    from lse_resources.schema import check_schema
+    from lse_resources.schema import UnpreparedError, check_schema
 
     database = Database(application_url(settings))
     with database.session("cannot ask Postgres for its version") as connection:
         version = connection.info.parameter_status("server_version")
     where = "of LSE_DATABASE_URL" if settings.lse_database_url else "embedded"
     yield Finding("Postgres", "ok", f"{version} ({where}) answers")
-    check_schema(database)
+    try:
+        check_schema(database)
+    except UnpreparedError as error:
+        todo = "lse archive and lse up prepare it by themselves; lse db migrate does it now"
+        yield Finding("Postgres", "note", f"{error.what}: {error.why}", todo)
+        return
     with Database(dagster_url(settings).replace("+psycopg2", "", 1)).connect():
         yield Finding("Postgres", "ok", "the schema is up to date, and Dagster's database answers")
 

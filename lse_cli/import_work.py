@@ -13,7 +13,7 @@ from lse_archive.layout import Layout
 from lse_archive.results import ImportResult
 from lse_cli.console import Terminal
 from lse_cli.outcome import worst
-from lse_cli.texts import describe
+from lse_cli.texts import counted, describe
 
 _SHOWN = 20
 
@@ -40,7 +40,7 @@ def import_directory(
     added = sum(plan.get("added", 0) for plan in plans)
     if dry_run or not added:
         return plans, code
-    if not terminal.confirm(f"Import {added:,} runs into {project}"):
+    if not terminal.confirm(f"Import {counted(added, 'run')} into {project}"):
         raise ArchiveConflictError("nothing was imported", why="nobody said yes", todo="--force answers by yes")
     return _days(layout, terminal, project, found, 3 if found.unfit else 0, dry_run=False)
 
@@ -67,7 +67,8 @@ def _days(
             entry["error"] = {"step": "import", "what": error.what, "why": error.why, "todo": error.todo}
             code = 1
         else:
-            terminal.say(f"  {'!' if result.action == 'refused' else '✓'} {project} {day}: {describe(result)}")
+            sign = "!" if result.action == "refused" else " " if dry_run else "✓"
+            terminal.say(f"  {sign} {project} {day}: {describe(result)}")
             entry |= msgspec.to_builtins(result)
             code = worst(code, 3 if result.action == "refused" else 0)
         entries.append(entry)
@@ -76,8 +77,8 @@ def _days(
 
 def _say(terminal: Terminal, found: Survey) -> None:
     terminal.say(
-        f"{found.files:,} run files: runs of {len(found.days):,} UTC days, {found.repeated:,} repeated, "
-        f"{len(found.unfit):,} hold no run"
+        f"{counted(found.files, 'run file')}: runs of {counted(len(found.days), 'UTC day')}, "
+        f"{found.repeated:,} repeated, {len(found.unfit):,} without a run"
     )
     for line in found.unfit[:_SHOWN]:
         terminal.warn(f"    {line}")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import sys
 
 import typer
 
 from lse_archive.errors import ArchiveError, UsageError
 from lse_cli import alerts, analysis, archive, backfill, database, doctor, drive, house, projects, status
+from lse_cli.output import discard
 
 app = typer.Typer(
     name="lse",
@@ -30,24 +34,55 @@ app.command()(analysis.export)
 house.register(app)
 
 _INTERRUPTED = 130  # Typer's exit code for Ctrl-C, and every shell's
+_WRITABLE = "Make it writable, or name another place in .env (LSE_HOME, LSE_DATA_DIR, LSE_ARCHIVE_DIR)"
+_TODO = {
+    errno.ENOSPC: "Free space, then start it again",
+    errno.EDQUOT: "Free space, then start it again",
+    errno.EROFS: _WRITABLE,
+    errno.EACCES: _WRITABLE,
+    errno.EPERM: _WRITABLE,
+}
 
 
 def main() -> None:
     """The console script."""
+    if sys.stdout is None:  # it was closed by who started this
+        sys.stdout = io.StringIO()
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="replace")  # a terminal of another encoding is no reason to fail
     try:
-        app()
+        try:
+            app()
+        finally:
+            _flush()
     except UsageError as error:
         _fail(error, 2)
     except ArchiveError as error:
         _fail(error, 1)
+    except OSError as error:
+        _fail(_explained(error), 1)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             typer.echo("lse: interrupted; nothing is half-written, start it again to go on", err=True)
         raise
 
 
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # who read it has read enough
+        discard(sys.stdout)
+
+
+def _explained(error: OSError) -> ArchiveError:
+    what = f"cannot use {error.filename}" if error.filename else "cannot write the output"
+    todo = _TODO.get(error.errno or 0, "See that it is there and can be read and written")
+    return ArchiveError(what, why=error.strerror or str(error), todo=todo)
+
+
 def _fail(error: ArchiveError, code: int) -> None:
-    typer.echo(f"lse: {error}", err=True)
+    with contextlib.suppress(OSError):
+        typer.echo(f"lse: {error}", err=True)
     sys.exit(code)
 
 

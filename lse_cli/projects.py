@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated
 
 import typer
@@ -25,12 +26,18 @@ def add(
     ] = 14,
 ) -> None:
     """Add a project; a running platform takes it up within a minute."""
-    from lse_archive.days import parse_day
+    from lse_archive.days import parse_day, today
+    from lse_archive.errors import UsageError
     from lse_archive.projects import ProjectConfig, add_project
     from lse_resources.settings import Settings
 
+    if any(unicodedata.category(char) == "Cc" for char in name):
+        raise UsageError("the name holds a line end or another control character", todo="Give it as LangSmith shows it")
+    first = parse_day(start)
+    if first > today():
+        raise UsageError(f"the start {first} is in the future", todo="Name the first day that is to be archived")
     path = Settings.load().projects_file
-    add_project(path, ProjectConfig(name, parse_day(start), retention_days))
+    add_project(path, ProjectConfig(name, first, retention_days))
     typer.echo(f"added '{name}' from {start} to {path}")
 
 
@@ -63,17 +70,19 @@ def list_(
 ) -> None:
     """List the projects with their first days."""
     from lse_archive.names import project_slug
-    from lse_archive.projects import read_projects
+    from lse_archive.projects import lists_none, read_projects
     from lse_resources.settings import Settings
 
-    settings = Settings.load()
-    projects = read_projects(settings.projects_file)
+    path = Settings.load().projects_file
+    projects = read_projects(path)
     if json:
         import msgspec
 
+        from lse_cli.output import print_object
+
         entries = [{**msgspec.to_builtins(project), "key": project_slug(project.name)} for project in projects]
-        typer.echo(msgspec.json.format(msgspec.json.encode({"projects": entries}), indent=2).decode())
+        print_object({"projects": entries})
     elif not projects:
-        typer.echo(f"{settings.projects_file} lists no project; add one: lse projects add NAME --start DAY", err=True)
+        typer.echo(f"lse: {lists_none(path)}; add one: lse projects add NAME --start DAY", err=True)
     for project in projects if not json else ():
         typer.echo(f"{project.name}\tfrom {project.start}\tkept by LangSmith for {project.retention_days} days")

@@ -8,16 +8,19 @@ from typing import Annotated
 
 import typer
 
-from lse_cli.selection import JsonOption, ProjectOption
+from lse_cli.selection import JsonOption, ProjectOption, given
 
 DayOption = Annotated[
-    str | None, typer.Option("--date", metavar="DAY", help="One UTC day, YYYY-MM-DD. Default: every day.")
+    str | None,
+    typer.Option("--date", metavar="DAY", callback=given, help="One UTC day, YYYY-MM-DD. Default: every day."),
 ]
 FirstOption = Annotated[
-    str | None, typer.Option("--start-date", metavar="DAY", help="First day. Default: the first that is there.")
+    str | None,
+    typer.Option("--start-date", metavar="DAY", callback=given, help="First day. Default: the first that is there."),
 ]
 LastOption = Annotated[
-    str | None, typer.Option("--end-date", metavar="DAY", help="Last day. Default: the last that is there.")
+    str | None,
+    typer.Option("--end-date", metavar="DAY", callback=given, help="Last day. Default: the last that is there."),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Answer every question by yes. Default: off.")]
 AllProjectsOption = Annotated[

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -83,7 +83,8 @@ class Runner:
         by_name = {asset.key.path[-1]: asset for asset in assets}
         self._make_room({pool for step in steps if (pool := by_name[step].op.pool)})
         ops = {by_name[step].op.name: {"config": dict(config[step])} for step in steps if step in config}
-        with _hearing_interrupts():
+        with _hearing_interrupts() as heard:
+            self._terminal.interrupted = heard
             result = dg.materialize(
                 assets,
                 selection=[by_name[step] for step in steps],
@@ -155,21 +156,26 @@ def _check_dagster(url: str) -> None:
 
 
 @contextlib.contextmanager
-def _hearing_interrupts() -> Generator[None]:
+def _hearing_interrupts() -> Generator[Callable[[], bool]]:
     """Raises KeyboardInterrupt also where Dagster swallowed it: it holds Ctrl-C back while it writes its records, and
-    forgets one that comes when a run is about to end."""
+    forgets one that comes when a run is about to begin or to end. Gives what tells whether one came."""
     reader, writer = socket.socketpair()
     with reader, writer:
         reader.setblocking(False)
         writer.setblocking(False)
         former = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+        def heard() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                return signal.SIGINT in reader.recv(4096, socket.MSG_PEEK)
+            return False
+
         try:
-            yield
+            yield heard
         finally:
             signal.set_wakeup_fd(former)
-        with contextlib.suppress(BlockingIOError):
-            if signal.SIGINT in reader.recv(4096):
-                raise KeyboardInterrupt
+        if heard():
+            raise KeyboardInterrupt
 
 
 def _cause(result: dg.ExecuteInProcessResult, failure: dg.DagsterEvent) -> tuple[str, str]:

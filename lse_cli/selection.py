@@ -10,25 +10,43 @@ import typer
 
 from lse_archive.days import days_between, parse_day, require_past, today
 from lse_archive.errors import UsageError
-from lse_archive.projects import ProjectConfig, read_projects
+from lse_archive.projects import ProjectConfig, lists_none, read_projects
 
 if TYPE_CHECKING:
     from lse_resources.settings import Settings
 
+
+def given(parameter: typer.CallbackParam, value: str | None) -> str | None:
+    """Refuses an option that is given and empty, as a shell's unset variable makes it: it would mean the default.
+
+    Raises:
+        UsageError: It is empty.
+    """
+    if value is not None and not value.strip():
+        name = parameter.opts[0]
+        raise UsageError(f"{name} is empty", todo=f"Name a {(parameter.metavar or 'value').lower()}, or leave it out")
+    return value
+
+
 ProjectOption = Annotated[
     str | None,
     typer.Option(
-        "--project", metavar="NAME", help="LangSmith project, by its name. Default: all projects of projects.toml."
+        "--project",
+        metavar="NAME",
+        callback=given,
+        help="LangSmith project, by its name. Default: all projects of projects.toml.",
     ),
 ]
 DateOption = Annotated[
-    str | None, typer.Option("--date", metavar="DAY", help="UTC day, YYYY-MM-DD. Default: yesterday.")
+    str | None, typer.Option("--date", metavar="DAY", callback=given, help="UTC day, YYYY-MM-DD. Default: yesterday.")
 ]
 StartOption = Annotated[
-    str | None, typer.Option("--start-date", metavar="DAY", help="First day of a range. Default: none.")
+    str | None,
+    typer.Option("--start-date", metavar="DAY", callback=given, help="First day of a range. Default: none."),
 ]
 EndOption = Annotated[
-    str | None, typer.Option("--end-date", metavar="DAY", help="Last day of the range. Default: yesterday.")
+    str | None,
+    typer.Option("--end-date", metavar="DAY", callback=given, help="Last day of the range. Default: yesterday."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object with the results. Default: off.")]
 
@@ -66,25 +84,23 @@ def _projects(settings: Settings, name: str | None) -> list[ProjectConfig]:
         if not known:
             raise UsageError(
                 "no project is named",
-                why=f"{settings.projects_file} lists none",
+                why=lists_none(settings.projects_file),
                 todo="Name one with --project, or add it: lse projects add NAME --start DAY",
             )
         return known
-    if not name.strip():
-        raise UsageError("--project is empty", todo="Name a LangSmith project")
     return [next((project for project in known if project.name == name), ProjectConfig(name, today()))]
 
 
 def _days(date_text: str | None, start_text: str | None, end_text: str | None) -> list[date]:
-    if date_text and (start_text or end_text):
+    if date_text is not None and (start_text is not None or end_text is not None):
         raise UsageError("--date does not go with --start-date or --end-date", todo="Use one or the other")
-    if end_text and not start_text:
+    if end_text is not None and start_text is None:
         raise UsageError("--end-date needs --start-date")
     yesterday = today() - timedelta(days=1)
-    if not start_text:
-        return [require_past(parse_day(date_text)) if date_text else yesterday]
+    if start_text is None:
+        return [yesterday if date_text is None else require_past(parse_day(date_text))]
     first = require_past(parse_day(start_text))
-    last = require_past(parse_day(end_text)) if end_text else yesterday
+    last = yesterday if end_text is None else require_past(parse_day(end_text))
     if last < first:
         raise UsageError(f"the range ends before it starts ({first} to {last})")
     return list(days_between(first, last))

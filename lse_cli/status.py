@@ -12,7 +12,9 @@ import typer
 from lse_cli.selection import EndOption, JsonOption, ProjectOption, StartOption
 
 if TYPE_CHECKING:
-    from lse_sensors.overview import DayView
+    from lse_archive.projects import ProjectConfig
+    from lse_resources.settings import Settings
+    from lse_sensors.overview import DayView, Rows
 
 _DAYS = 30
 _PLACES = ("files", "zip", "Drive", "Postgres", "verified")
@@ -30,8 +32,7 @@ def status(
 
     from lse_archive.days import parse_day, today
     from lse_archive.errors import UsageError
-    from lse_archive.projects import read_projects
-    from lse_cli.console import print_json
+    from lse_cli.output import print_json
     from lse_resources.settings import Settings
     from lse_sensors.overview import overview, read_rows
 
@@ -41,14 +42,10 @@ def status(
     first = parse_day(start_date) if start_date else Date.fromordinal(last.toordinal() - _DAYS + 1)
     if last < first:
         raise UsageError(f"the range ends before it starts ({first} to {last})")
-    known = read_projects(settings.projects_file)
-    chosen = [one for one in known if project in (None, one.name)]
-    if not chosen:
-        what = f"'{project}' is not in {settings.projects_file}" if project else "no project is archived yet"
-        raise UsageError(what, todo="Add it: lse projects add NAME --start DAY")
     rows, why = read_rows(settings, first, last)
-    now = datetime.now(UTC)
-    views = overview(settings.layout, chosen, first, min(last, yesterday), rows, now)
+    chosen, ends = _chosen(settings, project, rows)
+    views = overview(settings.layout, chosen, first, min(last, yesterday), rows, datetime.now(UTC))
+    views = [[day for day in days if day.date <= ends.get(day.project, last)] for days in views]
     if json:
         print_json([msgspec.to_builtins(day) | {"gap": day.is_gap} for days in views for day in days])
     else:
@@ -56,6 +53,27 @@ def status(
         typer.echo("\n".join([*lines, _LEGEND, *_summary([day for days in views for day in days])]))
     if why:
         typer.echo(f"lse: nothing is known of Postgres: {why}", err=True)
+
+
+def _chosen(settings: Settings, project: str | None, rows: Rows | None) -> tuple[list[ProjectConfig], dict[str, Date]]:
+    """The projects of the file, and those archived without being listed; of these also the last day: none is due."""
+    from lse_archive.errors import UsageError
+    from lse_archive.projects import ProjectConfig, lists_none, read_projects
+    from lse_sensors.overview import archived_days, unlisted
+
+    listed = read_projects(settings.projects_file)
+    others = unlisted(settings.layout, listed, rows)
+    if project and project not in others and not any(one.name == project for one in listed):
+        others[project] = sorted(
+            archived_days(settings.layout, project)
+        )  # a zip alone, or a name too long for a folder
+    known = [*listed, *(ProjectConfig(name, days[0]) for name, days in others.items() if days)]
+    chosen = [one for one in known if project in (None, one.name)]
+    if not chosen:
+        where = lists_none(settings.projects_file) if not listed else f"it is not in {settings.projects_file}"
+        what = f"nothing of '{project}' is archived" if project else "no project is archived yet"
+        raise UsageError(what, why=where, todo="Add it: lse projects add NAME --start DAY")
+    return chosen, {name: days[-1] for name, days in others.items() if days}
 
 
 _LEGEND = "✓ there   · not there   p given up to save space   ✗ differs   ? not known   ! about to expire in LangSmith"
@@ -91,12 +109,14 @@ def _mark(day: DayView, place: str) -> str:
 
 def _summary(days: list[DayView]) -> Iterator[str]:
     """One line for each kind of trouble."""
+    from lse_cli.texts import counted
     from lse_sensors.problems import day_ranges
 
     kinds = (
         ("differs", [day for day in days if day.differs]),
         ("about to expire", [day for day in days if day.expires]),
         ("gap", [day for day in days if day.is_gap and not day.expires]),
+        ("run files only, nowhere else", [day for day in days if day.is_fetched_only]),
     )
     for kind, found in kinds:
         for name in dict.fromkeys(day.project for day in found):
@@ -104,4 +124,4 @@ def _summary(days: list[DayView]) -> Iterator[str]:
             lost = "" if any(day.last_day for day in mine) or kind != "gap" else ", no longer in LangSmith"
             yield f"{kind}: {name}: {day_ranges(str(day.date) for day in mine)}{lost}"
     if not any(found for _, found in kinds):
-        yield f"{len(days):,} days, no gap"
+        yield f"{counted(len(days), 'day')}, no gap"

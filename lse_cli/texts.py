@@ -24,6 +24,11 @@ STEP_NAMES = {
 }
 
 
+def counted(count: int, noun: str) -> str:
+    """1 run, 2 runs, 1,000 runs."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def size(count: int) -> str:
     """Bytes for people: 4.4 MB."""
     value = float(count)
@@ -40,7 +45,7 @@ def describe(result: msgspec.Struct) -> str:
         return _fetch(result)
     if isinstance(result, ZipResult):
         what = "written" if result.written else "unchanged"
-        return f"{what}: {result.files:,} files, {size(result.bytes_in)} in {size(result.bytes)}"
+        return f"{what}: {counted(result.files, 'file')}, {size(result.bytes_in)} in {size(result.bytes)}"
     if isinstance(result, UploadResult):
         sent = "same content is on Drive already" if result.action == "unchanged" else result.action
         return f"{sent}: {result.name}, {size(result.bytes)}"
@@ -60,7 +65,8 @@ def describe(result: msgspec.Struct) -> str:
 def _import(result: ImportResult) -> str:
     if result.action == "refused":
         return f"refused: {result.why}"
-    text = f"{result.action}: {result.added:,} runs added, {result.present:,} are there already"
+    there = f"{result.present:,} {'is' if result.present == 1 else 'are'} there already"
+    text = f"{result.action}: {counted(result.added, 'run')} added, {there}"
     if result.differing:
         text += f" ({len(result.differing):,} of them with other content, which stays)"
     return text
@@ -69,7 +75,7 @@ def _import(result: ImportResult) -> str:
 def _restore(result: RestoreResult) -> str:
     if result.action == "unchanged":
         return "unchanged: it is here and equal"
-    text = f"{result.action}: {result.files or 0:,} files, {size(result.bytes)} from {result.source}"
+    text = f"{result.action}: {counted(result.files or 0, 'file')}, {size(result.bytes)} from {result.source}"
     if result.unfit_files:
         text += f"; {len(result.unfit_files):,} of them hold no run of the day"
     if result.older:
@@ -78,7 +84,7 @@ def _restore(result: RestoreResult) -> str:
 
 
 def _fetch(result: FetchResult) -> str:
-    text = f"{result.outcome}: {result.runs:,} runs in {result.traces:,} traces, {size(result.bytes)}"
+    text = f"{result.outcome}: {counted(result.runs, 'run')} in {counted(result.traces, 'trace')}, {size(result.bytes)}"
     if result.outcome != "created":
         counts = (
             ("added", result.added),
@@ -113,9 +119,11 @@ def _load(result: LoadResult) -> str:
 
 def _verification(result: VerificationResult) -> str:
     if result.is_consistent:
-        text = f"{result.total_runs_in_files:,} runs in {result.total_traces_in_files:,} traces agree in files and rows"
+        runs, traces = counted(result.total_runs_in_files, "run"), counted(result.total_traces_in_files, "trace")
+        text = f"{runs} in {traces}: files and rows agree"
         if result.broken_files:
-            text += f"; {len(result.broken_files)} files hold no run of the day"
+            holding = "file holds" if len(result.broken_files) == 1 else "files hold"
+            text += f"; {len(result.broken_files):,} {holding} no run of the day"
         return text
     counts = (
         ("missing in the database", len(result.missing_runs_in_db)),

@@ -15,6 +15,7 @@ from lse_cli.console import DayOutcome, Terminal
 from lse_cli.outcome import entry, exit_code, worst
 from lse_cli.runner import Runner
 from lse_cli.selection import Selection
+from lse_cli.texts import counted
 from lse_resources.destinations import open_destination
 from lse_resources.drive_archive import upload_day
 from lse_resources.settings import Settings
@@ -71,7 +72,7 @@ def work(
             entries.append(entry(project.name, day, steps, outcome, sweep=sweep))
             code = worst(code, exit_code(outcome))
     if not_started:
-        terminal.warn(f"not started: {not_started:,} days, for the same reason")
+        terminal.warn(f"not started: {counted(not_started, 'day')}, for the same reason")
     return entries, code
 
 

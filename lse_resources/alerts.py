@@ -157,7 +157,7 @@ def _smtp_reason(error: Exception) -> str:
 
 
 def _failed(target: str, why: str, variable: str) -> ArchiveError:
-    return ArchiveError(f"the alert did not go out by {target}", why=why, todo=f"Check {variable}; it is sent again")
+    return ArchiveError(f"the alert did not go out by {target}", why=why, todo=f"Check {variable}")
 
 
 def log(alert: Alert) -> None:

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, LiteralString
 from uuid import UUID
 
-from psycopg import sql
+import psycopg
+from psycopg import errors, pq, sql
+from psycopg.adapt import Loader
 
 from lse_archive.days import day_of
 from lse_archive.documents import NotARunError, unwrap
-from lse_archive.errors import CorruptArchiveError, UsageError
+from lse_archive.errors import CorruptArchiveError, DatabaseError, UsageError
 from lse_archive.folder import run_file_paths
 from lse_resources.facts import COLUMNS, RunFactsRow, facts_of
-from lse_resources.postgres import Database
+from lse_resources.postgres import Database, explain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,9 +29,32 @@ _RANGE = sql.SQL("project = %(project)s AND run_date BETWEEN %(first)s AND %(las
 _FACTS = sql.SQL("SELECT {} FROM run_facts WHERE {} ORDER BY run_date, start_time, run_id").format(
     sql.SQL(", ").join(map(sql.Identifier, COLUMNS)), _RANGE
 )
+_HAS_PROJECT = """
+SELECT EXISTS (SELECT FROM days WHERE project = %(project)s) OR EXISTS (SELECT FROM runs WHERE project = %(project)s)
+"""
+_STATEMENT = "cannot run the statement"
 _TIMES = ("start_time", "end_time")
 _COUNTS = ("depth", "prompt_tokens", "completion_tokens", "total_tokens")
 _COSTS = ("prompt_cost", "completion_cost", "total_cost")
+_NAMES_TODO = "docs/database.md describes tables and views; information_schema.columns lists them"
+# What a statement of the reader's own may meet: the database is prepared, and this is no load.
+_STATEMENT_TODO: dict[type[psycopg.Error], str] = {
+    errors.ReadOnlySqlTransaction: "Statements can only read here: use psql with the URL of `lse db url` to write",
+    errors.UndefinedTable: _NAMES_TODO,
+    errors.UndefinedColumn: _NAMES_TODO,
+    errors.UndefinedFunction: "Check the function's name, and the types of what it is given",
+}
+
+
+class JsonText(str):
+    """A value of the type json or jsonb, in the server's own text: parsing it would round its numbers."""
+
+    __slots__ = ()
+
+
+class _JsonTextLoader(Loader):
+    def load(self, data: bytes | bytearray | memoryview) -> JsonText:
+        return JsonText(bytes(data), "utf-8")
 
 
 @dataclass(slots=True)
@@ -82,15 +107,38 @@ class Runs:
             rows = connection.execute(_FACTS, {"project": project, "first": start, "last": end or start}).fetchall()
         return _frame(rows)
 
-    def query(self, statement: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Runs one SQL statement that may only read; returns the names of the columns, and the rows."""
-        with self._database.session("cannot run the statement") as connection, connection.transaction():
+    def query(self, statement: str, *, json_as_text: bool = False) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Runs one SQL statement that may only read; returns the names of the columns, and the rows.
+
+        Args:
+            json_as_text: Values of json and jsonb are `JsonText`. Default: they are parsed.
+
+        Raises:
+            UsageError: The statement is empty.
+        """
+        with self._database.session(_STATEMENT) as connection, connection.transaction():
             connection.execute("SET TRANSACTION READ ONLY")
-            # Prepared: the server takes one statement only, so that none can end the transaction and go on to write.
-            cursor = connection.cursor().execute(statement.encode(), prepare=True)
+            cursor = connection.cursor()
+            if json_as_text:
+                for name in ("json", "jsonb"):
+                    cursor.adapters.register_loader(name, _JsonTextLoader)
+            try:
+                # Prepared: the server takes one statement only, so that none can end the transaction and then write.
+                cursor.execute(statement.encode(), prepare=True)
+            except tuple(_STATEMENT_TODO) as error:
+                todo = next(todo for kind, todo in _STATEMENT_TODO.items() if isinstance(error, kind))
+                raise DatabaseError(_STATEMENT, why=explain(error, _STATEMENT).why, todo=todo) from error
+            if cursor.pgresult and cursor.pgresult.status == pq.ExecStatus.EMPTY_QUERY:
+                raise UsageError("the statement is empty", todo="Give one, as in: SELECT * FROM daily_facts")
             if cursor.description is None:
                 return [], []
             return [column.name for column in cursor.description], cursor.fetchall()
+
+    def has_project(self, project: str) -> bool:
+        """Whether there is a row of the project, or a day of it was loaded."""
+        with self._database.session("cannot read the runs") as connection:
+            [(found,)] = connection.execute(_HAS_PROJECT, {"project": project}).fetchall()
+        return found
 
     def _ids(self, statement: sql.SQL, project: str, start: date, end: date | None) -> list[str]:
         with self._database.session("cannot read the runs") as connection:

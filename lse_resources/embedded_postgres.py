@@ -8,6 +8,7 @@ be taken only when none of them lives.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -162,8 +163,9 @@ class EmbeddedServer:
         try:
             yield
         except (OSError, ValueError, KeyError, subprocess.SubprocessError, psycopg.Error) as error:
+            why = str(error).strip()
             raise EmbeddedServerError(
-                f"cannot {verb} the embedded PostgreSQL of {self.home}", why=str(error).strip(), todo=OWN_DATABASE
+                f"cannot {verb} the embedded PostgreSQL of {self.home}", why=why, todo=_todo(why, OWN_DATABASE)
             ) from error
 
 
@@ -305,6 +307,10 @@ def _failure(what: str, location: Location) -> EmbeddedServerError:
         logs += sorted(location.log.iterdir(), key=lambda file: file.stat().st_mtime)[-1:]
     lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()[-8:]]
     grave = [line for line in lines if any(word in line for word in ("FATAL:", "PANIC:", "ERROR:", "error:"))]
-    return EmbeddedServerError(
-        what, why=" | ".join(grave or lines) or "it said nothing", todo=f"Log: {logs[-1]}. Or: {OWN_DATABASE}"
-    )
+    why = " | ".join(grave or lines) or "it said nothing"
+    return EmbeddedServerError(what, why=why, todo=_todo(why, f"Log: {logs[-1]}. Or: {OWN_DATABASE}"))
+
+
+def _todo(why: str, otherwise: str) -> str:
+    """A disk that is full needs no other database."""
+    return "Free space on the disk of LSE_HOME, then start it again" if os.strerror(errno.ENOSPC) in why else otherwise

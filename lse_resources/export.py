@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import os
+import stat
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -27,15 +29,16 @@ Format = Literal["parquet", "csv", "jsonl"]
 _RANGE = " WHERE project = {} AND run_date BETWEEN {} AND {} ORDER BY run_date, start_time, run_id"
 _CONTENT = "(SELECT (data -> {})::text FROM runs WHERE runs.run_id = f.run_id AND runs.run_date = f.run_date) AS {}"
 _ROWS_AT_ONCE = 5000
+_STDOUT = 1  # its descriptor
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What was written: rows, and bytes of the file."""
+    """What was written: rows, and bytes of the file (None: it went into a stream)."""
 
     path: Path
     rows: int
-    bytes: int
+    bytes: int | None
 
 
 def export_runs(
@@ -51,20 +54,25 @@ def export_runs(
     """Writes the runs of a range of days (both ends included) to a file, streaming; it appears when it is complete.
 
     Args:
+        path: The file; a symlink stays, and what it points to is written. Into what is no regular file, such as a pipe,
+            it is written directly, and so into standard output (`-`).
         format: `csv` and `parquet` hold the columns of `run_facts`; `jsonl` holds the runs, one JSON a line.
         contents: Add the columns `inputs` and `outputs` (JSON text) to csv and parquet.
 
     Raises:
-        UsageError: The format is unknown.
+        UsageError: The format is unknown, or parquet was asked for in a stream.
         DatabaseError: Postgres cannot be reached or refuses.
         ArchiveError: The file cannot be written.
+        BrokenPipeError: Nobody reads the stream any more.
     """
     if format not in get_args(Format):
         raise UsageError(f"there is no format {format}", todo=f"Choose one of {', '.join(get_args(Format))}")
     values = [sql.Literal(value) for value in (project, start, end)]
-    partial = path.with_name(f".{path.name}.partial")
+    streams = is_stream(path)
+    if streams and format == "parquet":
+        raise UsageError(f"{path} takes no parquet", why="it is no file", todo="Name a file, or choose csv or jsonl")
     try:
-        with database.session("cannot export the runs") as connection, partial.open("wb") as file:
+        with database.session("cannot export the runs") as connection, _target(path) as file:
             if format == "parquet":
                 rows = _write_parquet(connection, _facts(values, contents), file)
             elif format == "csv":
@@ -72,13 +80,48 @@ def export_runs(
                 rows = _copy(connection, copy, file)
             else:
                 rows = _write_lines(connection, values, file)
-        partial.replace(path)
+        return Export(path, rows, None if streams else path.stat().st_size)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise ArchiveError(f"cannot write {path}", why=error.strerror or str(error), todo="Choose another") from error
+
+
+def is_stream(path: Path) -> bool:
+    """Whether an export goes into it as it is made: standard output, by whatever name, or what is no regular file."""
+    if _is_standard_output(path):
+        return True
+    with contextlib.suppress(OSError):
+        return not stat.S_ISREG(path.stat().st_mode)
+    return False
+
+
+def _is_standard_output(path: Path) -> bool:
+    if str(path) == "-":
+        return True
+    try:
+        return os.path.samestat(path.stat(), os.fstat(_STDOUT))
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _target(path: Path) -> Generator[IO[bytes]]:
+    """What is written to; a file takes its place when it is complete."""
+    if is_stream(path):
+        # Opened once more, a file behind standard output would be written from its beginning.
+        with open(_STDOUT, "wb", closefd=False) if _is_standard_output(path) else path.open("wb") as file:
+            yield file
+        return
+    target = path.resolve()
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+        partial.replace(target)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
-    return Export(path, rows, path.stat().st_size)
 
 
 def _facts(values: list[sql.Literal], contents: bool) -> sql.Composed:

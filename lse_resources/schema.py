@@ -18,6 +18,10 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _OLDEST_SERVER = 150000
 
 
+class UnpreparedError(DatabaseError):
+    """The schema is missing or older than this code: `migrate` brings it up to date."""
+
+
 def migrate(database: Database) -> None:
     """Brings the schema up to date; one that is so already is left alone.
 
@@ -62,13 +66,14 @@ def check_schema(database: Database) -> None:
     """Makes sure that the schema is the one that this code works with.
 
     Raises:
-        DatabaseError: Not reachable, or the schema is missing, older or newer.
+        UnpreparedError: The schema is missing or older.
+        DatabaseError: Not reachable, or the schema is newer.
     """
     with database.session("cannot read the database") as connection:
         found = _version(connection)
     if found is None or found < SCHEMA_VERSION:
         why = "it has no tables yet" if found is None else f"its schema is {found}, this version needs {SCHEMA_VERSION}"
-        raise DatabaseError("the database is not prepared", why=why, todo="Prepare it: lse up, or lse db migrate")
+        raise UnpreparedError("the database is not prepared", why=why, todo="Prepare it: lse up, or lse db migrate")
     if found > SCHEMA_VERSION:
         raise _newer(found)
 

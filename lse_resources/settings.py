@@ -9,8 +9,9 @@ import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lse_archive.errors import SettingsError
@@ -59,6 +60,14 @@ class Settings(BaseSettings):
     lse_langsmith_max_requests: int = Field(300, gt=0)
     lse_langsmith_stats_seconds: float = Field(10.0, ge=0)
 
+    @field_validator("langsmith_endpoint")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        parts = urlsplit(value)  # what it cannot split is a ValueError, too
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("it is no address that begins with https:// or http://")
+        return value
+
     @classmethod
     def load(cls, **overrides: Any) -> Settings:
         """Reads the settings.
@@ -72,7 +81,9 @@ class Settings(BaseSettings):
             first = error.errors(include_input=False, include_url=False)[0]
             name = "_".join(str(part) for part in first["loc"]).upper()
             raise SettingsError(
-                f"{name} is not set right", why=first["msg"], todo="Mend it in the environment or in .env"
+                f"{name} is not set right",
+                why=first["msg"].removeprefix("Value error, "),
+                todo="Mend it in the environment or in .env",
             ) from None
 
     @cached_property

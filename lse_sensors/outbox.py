@@ -55,7 +55,7 @@ class Outbox:
                 else:
                     path.unlink(missing_ok=True)
         for failure in failures.values():
-            _log.error("%s", failure)
+            _log.error("%s. It is sent again", failure)
         return list(failures.values())
 
     def waiting(self) -> Iterator[tuple[Path, _Letter]]:

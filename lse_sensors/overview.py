@@ -57,6 +57,11 @@ class DayView:
         """No copy of the day is known."""
         return self.files == "missing" and self.zip == "missing" and not self.drive
 
+    @property
+    def is_fetched_only(self) -> bool:
+        """Run files are its only copy, as far as is known."""
+        return self.files == "here" and self.zip != "here" and not self.drive and not self.postgres
+
 
 def read_rows(settings: Settings, first: date, last: date) -> tuple[Rows | None, str]:
     """What the database knows of the days; None, and why, if it cannot be asked. An embedded server is not started."""
@@ -73,6 +78,24 @@ def read_rows(settings: Settings, first: date, last: date) -> tuple[Rows | None,
     except ArchiveError as error:
         return None, str(error)
     return {(project, day): (rows, consistent) for project, day, rows, consistent in found}, ""
+
+
+def unlisted(layout: Layout, listed: list[ProjectConfig], rows: Rows | None) -> dict[str, list[date]]:
+    """The projects that are archived and not listed, by name, with their days; of Postgres only those of `rows`."""
+    found: dict[str, set[date]] = {}
+    for project, day in rows or ():
+        found.setdefault(project, set()).add(day)
+    known = {one.name for one in listed}
+    for name in layout.projects():
+        found.setdefault(name, set())
+    return {
+        name: sorted({*days, *archived_days(layout, name)}) for name, days in sorted(found.items()) if name not in known
+    }
+
+
+def archived_days(layout: Layout, project: str) -> set[date]:
+    """The days of a project that are here as files or zip, or were."""
+    return {*layout.days(project), *layout.pruned_days(project), *layout.zipped_days(project)}
 
 
 def overview(

@@ -327,6 +327,7 @@ def test_alerts_test_sends_a_sample_to_each_target(
     ended = house.lse("alerts", "test")
     assert (ended.code, len(post_office.texts)) == (1, 2)
     assert "HTTP 500" in ended.err
+    assert "sent again" not in ended.err
     assert "secret-part" not in ended.err
 
 

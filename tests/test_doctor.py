@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import socket
+import sys
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyrage
 import pytest
@@ -86,7 +89,28 @@ def test_a_project_that_langsmith_does_not_have(healthy: House) -> None:
 
 def test_a_database_without_tables(healthy: House) -> None:
     healthy.sql("DROP TABLE alembic_version")
-    assert "lse db migrate" in wrong(healthy)["Postgres"]
+    assert wrong(healthy) == {}
+    assert "! Postgres    the database is not prepared" in (shown := healthy.lse("doctor").out)
+    assert "lse archive and lse up prepare it by themselves" in shown
+
+
+def test_a_langsmith_that_never_answers_is_not_waited_for(healthy: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lse_cli.doctor._ANSWER_SECONDS", 0.2)
+    monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "300")
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        monkeypatch.setenv("LANGSMITH_ENDPOINT", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        assert "no answer in time" in wrong(healthy)["LangSmith"]
+
+
+def test_a_line_is_printed_as_soon_as_its_look_has_ended(healthy: House) -> None:
+    printed: list[str] = []
+    look = Fault(
+        "call", on("GET", "/sessions"), action=lambda: printed.append(cast(io.StringIO, sys.stdout).getvalue())
+    )
+    healthy.langsmith.faults.add(look)
+    assert healthy.lse("doctor").code == 0
+    assert " clock " in printed[0]
+    assert "LangSmith  " not in printed[0]
 
 
 def test_a_clock_that_is_wrong(healthy: House, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import os
@@ -397,3 +398,9 @@ def test_users_who_cannot_have_a_server_are_told_why(base: Path, fresh: Embedded
     for name in ("lock", "location"):
         (fresh.home / name).chmod(0o666)
     assert "belongs to another user" in spawn(fresh.home, user=user).communicate(timeout=60)[1]
+
+
+def test_a_full_disk_is_no_reason_for_another_database(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path / "home")
+    with pytest.raises(EmbeddedServerError, match="Free space on the disk of LSE_HOME"), server._errors("start"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

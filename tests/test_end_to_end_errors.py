@@ -30,7 +30,7 @@ def one_line(ended: Ended, code: int, *parts: str) -> None:
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        (["--date", "2026-02-30"], ["'2026-02-30' is not a day", "YYYY-MM-DD"]),
+        (["--date", "2026-02-30"], ["'2026-02-30' is not a day", "there is no such day"]),
         (["--date", "31/01/2026"], ["'31/01/2026' is not a day"]),
         (["--date", str(today())], ["cannot be archived yet", "in UTC"]),
         (["--date", str(today() + timedelta(days=400))], ["cannot be archived yet"]),
@@ -38,6 +38,9 @@ def one_line(ended: Ended, code: int, *parts: str) -> None:
         (["--end-date", "2026-01-01"], ["--end-date needs --start-date"]),
         (["--start-date", "2026-01-02", "--end-date", "2026-01-01"], ["the range ends before it starts"]),
         (["--project", " "], ["--project is empty"]),
+        (["--date", ""], ["--date is empty"]),
+        (["--start-date", " "], ["--start-date is empty"]),
+        (["--start-date", "2026-01-01", "--end-date", ""], ["--end-date is empty"]),
         ([], ["no project is named", "lse projects add NAME --start DAY"]),
     ],
 )
@@ -72,13 +75,31 @@ def test_a_projects_file_that_cannot_be_read(bare_house: House) -> None:
     one_line(bare_house.archive("fetch"), 1, "projects.toml cannot be read")
 
 
+@pytest.mark.parametrize(
+    "words", [["archive", "zip", "--project", "p"], ["sql", "SELECT 1"], ["db", "migrate"], ["up"]]
+)
+def test_a_home_that_cannot_be_written(bare_house: House, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    (bare_house.directory / "file").touch()
+    monkeypatch.setenv("LSE_HOME", str(bare_house.directory / "file" / "home"))
+    one_line(bare_house.lse(*words), 1, str(bare_house.directory / "file"), "Not a directory")
+
+
+def test_a_projects_file_that_cannot_be_written(bare_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not even root may make files there.
+    monkeypatch.setenv("LSE_PROJECTS_FILE", "/proc/projects.toml")
+    one_line(
+        bare_house.lse("projects", "add", "x", "--start", "2026-01-01"), 1, "/proc/projects.toml cannot be written"
+    )
+
+
 def test_what_langsmith_refuses(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     house.fill(3)
     two_days = "--start-date", str(DAY - timedelta(days=1)), "--end-date", str(DAY)
 
     missing = house.lse("archive", "fetch", "--project", "no such", *two_days, "--json")
-    one_line(missing, 1, "LangSmith has no project 'no such'", "Check the spelling")
-    assert "not started: 1 days" in missing.err
+    first = f"no such {DAY - timedelta(days=1)}: "  # with --json no line above it says which
+    one_line(missing, 1, first, "LangSmith has no project 'no such'", "Check the spelling")
+    assert "not started: 1 day," in missing.err
     assert [entry["error"]["step"] for entry in missing.json] == ["fetch", "fetch"]
 
     monkeypatch.setenv("LANGSMITH_API_KEY", "lsv2_pt_wrong")

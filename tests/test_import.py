@@ -174,7 +174,7 @@ def test_lse_archive_import(bare_house: House, old: Path) -> None:
         return ended.code, ended.out, ended.err
 
     code, out, _ = lse("--project", "chat", "--dry-run")
-    assert (code, "would create: 2 runs added" in out) == (3, True)
+    assert (code, "would create: 2 runs added" in out, "✓" in out) == (3, True, False)
     code, _, err = lse("--project", "chat")
     assert (code, "--force" in err) == (1, True)
     ended = bare_house.lse("archive", "import", str(old), "--project", "chat", "--force", "--json")

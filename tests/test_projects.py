@@ -57,6 +57,8 @@ def test_a_project_is_listed_once(tmp_path: Path) -> None:
         ("[[project]]\nname = 'a'\nstart = 'soon'\n", "start of 'a' is not a day"),
         ("[[project]]\nname = 'a'\nstart = 2026-01-01\nretention_days = 0\n", "retention_days of 'a'"),
         ("[[project]]\nname = 'a'\nstart = 2026-01-01\n" * 2, "'a' is listed twice"),
+        ("retention = 3\n", "'retention' before the first .* there are retention_days, schedule, owner"),
+        ("[[project]]\nname = 'a'\nstart = 2026-01-01\nretention = 3\n", "'retention' of 'a' is no setting"),
         ("project = 3\n", "projects.toml cannot be read"),
         ("project = [3]\n", "projects.toml cannot be read"),
     ],
@@ -82,7 +84,7 @@ def test_a_directory_in_its_place_is_explained(bare_house: House) -> None:
 def test_the_commands(bare_house: House) -> None:
     nothing = bare_house.lse("projects", "list")
     assert (nothing.code, nothing.out) == (0, "")
-    assert "lists no project; add one: lse projects add NAME --start DAY" in nothing.err
+    assert "projects.toml; add one: lse projects add NAME --start DAY" in nothing.err
 
     assert bare_house.lse("projects", "add", "shop / EMEA", "--start", "2026-01-31").code == 0
     assert bare_house.lse("projects", "add", "café", "--start", "2026-02-01", "--retention-days", "400").code == 0
@@ -95,6 +97,9 @@ def test_the_commands(bare_house: House) -> None:
 
     again = bare_house.lse("projects", "add", "café", "--start", "2026-02-01")
     assert (again.code, "already" in again.err) == (2, True)
+    for name, start, why in (("a\nb", "2026-01-01", "a line end"), ("x", "9998-01-01", "in the future")):
+        refused = bare_house.lse("projects", "add", name, "--start", start)
+        assert (refused.code, why in refused.err) == (2, True)
     malformed = bare_house.lse("projects", "add", "x", "--start", "1.2.2026")
     assert (malformed.code, "is not a day" in malformed.err) == (2, True)
     assert bare_house.lse("projects", "add", "x").code == 2

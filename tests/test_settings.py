@@ -57,6 +57,8 @@ def test_no_secret_is_shown(bare_house: House, monkeypatch: pytest.MonkeyPatch) 
     ("name", "value"),
     [
         ("GOOGLE_DRIVE_AUTH_TYPE", "password"),
+        ("LANGSMITH_ENDPOINT", "hunter2.example.com"),
+        ("LANGSMITH_ENDPOINT", "https://"),
         ("LSE_LANGSMITH_MAX_REQUESTS", "0"),
         ("LSE_LANGSMITH_STATS_SECONDS", "hunter2"),
     ],

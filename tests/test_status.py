@@ -61,9 +61,34 @@ def test_without_a_database_the_rest_is_known(bare_house: House) -> None:
 
 
 def test_without_projects_it_says_how_to_add_one(bare_house: House) -> None:
-    ended = bare_house.lse("status")
-    assert ended.code == 2
-    assert "lse projects add" in ended.err
+    for options in ([], ["--project", "typo"]):
+        ended = bare_house.lse("status", *options)
+        assert ended.code == 2
+        assert f"there is no file {bare_house.directory / 'projects.toml'}" in ended.err
+        assert "lse projects add" in ended.err
+
+
+def test_what_was_archived_without_being_listed_is_shown(bare_house: House) -> None:
+    bare_house.paths().folder.mkdir(parents=True)
+    update_state(bare_house.paths(day=DAY - timedelta(days=2)), verified_at="2026-01-01T00:00:00Z")
+    bare_house.paths("zip alone").zip.parent.mkdir(parents=True)
+    bare_house.paths("zip alone").zip.touch()
+    every = bare_house.lse("status", "--json")
+    assert [(entry["project"], entry["date"]) for entry in every.json] == [(PROJECT, str(DAY))]
+    alone = bare_house.lse("status", "--json", "--project", "zip alone")
+    assert [(entry["date"], entry["zip"]) for entry in alone.json] == [(str(DAY), "here")]
+    list_project(bare_house, 3, "listed")
+    assert {entry["project"] for entry in bare_house.lse("status", "--json").json} == {"listed", PROJECT}
+
+
+def test_days_of_which_only_run_files_exist_are_named(bare_house: House) -> None:
+    list_project(bare_house, 3)
+    for back in (1, 2, 3):
+        bare_house.paths(day=today() - timedelta(days=back)).folder.mkdir(parents=True)
+    bare_house.paths().zip.parent.mkdir(parents=True)
+    bare_house.paths().zip.touch()
+    alone = f"{today() - timedelta(days=2)} to {today() - timedelta(days=1)} (2 days)"
+    assert f"run files only, nowhere else: {PROJECT}: {alone}" in bare_house.lse("status").out
 
 
 @pytest.mark.parametrize("options", [["--start-date", "2026-02-01", "--end-date", "2026-01-01"], ["--end-date", "x"]])

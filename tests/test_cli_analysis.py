@@ -1,0 +1,136 @@
+"""`lse sql` and `lse export` as they are typed: what is printed, asked and refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from house_fixtures import DAY, PROJECT, House
+from test_cli_prompts import terminal
+
+_LSE = Path(sys.executable).with_name("lse")
+_RANGE = ("--start-date", str(DAY), "--end-date", str(DAY))
+
+
+@pytest.fixture
+def loaded(house: House) -> House:
+    house.fill(3)
+    for step in ("fetch", "to-db"):
+        assert house.archive(step).code == 0
+    return house
+
+
+def test_lines_can_be_read_back_by_copy(loaded: House) -> None:
+    values = r"E'a\tb\nc\\d\x1b[31m' AS text, NULL AS nothing, '\x00ff'::bytea AS bytes, '{1,2}'::int[] AS list"
+    ended = loaded.lse("sql", f"SELECT {values}, '{{\"n\": 1.00000000000000000001}}'::jsonb AS json")
+    assert ended.out.splitlines() == [
+        "text\tnothing\tbytes\tlist\tjson",
+        r"a\tb\nc\\d\x1b[31m" + "\t" + r"\N" + "\t" + r"\\x00ff" + '\t[1,2]\t{"n": 1.00000000000000000001}',
+    ]
+
+
+def test_json_loses_nothing(loaded: House) -> None:
+    numbers = "'NaN'::float8 AS nan, '{-Infinity,1}'::float8[] AS list, 'NaN'::numeric AS numeric"
+    ended = loaded.lse(
+        "sql", "--json", f"SELECT {numbers}, '\\x00ff'::bytea AS bytes, '{{\"n\": 1.10}}'::jsonb AS json"
+    )
+    assert ended.entry == {
+        "nan": "NaN",
+        "list": ["-Infinity", 1.0],
+        "numeric": "NaN",
+        "bytes": "\\x00ff",
+        "json": {"n": 1.1},
+    }
+    assert "1.10" in ended.out  # the digits of the server
+    twice = loaded.lse("sql", "--json", "SELECT 1 AS n, 2 AS n")
+    assert (twice.code, twice.out, "two columns are named n" in twice.err) == (2, "", True)
+
+
+@pytest.mark.parametrize(
+    ("statement", "code", "todo"),
+    [
+        ("SELECT * FROM nope", 1, "docs/database.md"),
+        ("SELECT nope FROM runs", 1, "docs/database.md"),
+        ("SELECT nope(1)", 1, "the function's name"),
+        ("DELETE FROM runs", 1, "only read"),
+        ("", 2, "the statement is empty"),
+        (" -- nothing\n", 2, "the statement is empty"),
+    ],
+)
+def test_a_statement_that_cannot_run_is_explained(house: House, statement: str, code: int, todo: str) -> None:
+    ended = house.lse("sql", statement)
+    assert (ended.code, ended.out) == (code, "")
+    assert todo in ended.err
+    assert "db migrate" not in ended.err
+    assert "primary" not in ended.err
+
+
+def test_a_terminal_is_shown_short_cells_and_no_control_characters(loaded: House) -> None:
+    wide = "SELECT repeat('x', 10000000) || E'\\x1b[31m' AS long, E'\\x1b[31mred' AS odd FROM generate_series(1, 3)"
+    with terminal(loaded, "sql", wide) as shown:
+        assert shown.end() == 0
+    assert r"\x1b[31mred" in shown.screen
+    assert "\x1b[31m" not in shown.screen
+    assert shown.screen.count("x…") == 3
+    with terminal(loaded, "sql", "SELECT * FROM runs CROSS JOIN run_facts f ORDER BY 1, f.run_id") as shown:
+        assert shown.end() == 0
+    assert "row 9" in shown.screen
+    assert max(map(len, shown.screen.splitlines())) <= 200
+
+
+def test_a_typo_is_no_export_of_nothing(loaded: House) -> None:
+    target = loaded.directory / "out"
+    ended = loaded.lse("export", "--project", "nonesuch", "--output", str(target), *_RANGE)
+    assert (ended.code, "there is no project 'nonesuch'" in ended.err) == (2, True)
+    assert loaded.lse("projects", "add", "new", "--start", str(DAY)).code == 0
+    assert loaded.lse("export", "--project", "new", "--output", str(target), *_RANGE).out.startswith("0 runs in")
+
+
+def test_an_export_replaces_nothing_unasked_and_keeps_a_symlink(loaded: House) -> None:
+    target, link = loaded.directory / "elsewhere" / "target.csv", loaded.directory / "link.csv"
+    target.parent.mkdir()
+    target.write_text("mine")
+    link.symlink_to(target)
+    words = "export", "--project", PROJECT, "--format", "csv", "--output", str(link), *_RANGE
+    refused = loaded.lse(*words)
+    assert (refused.code, "--force replaces it" in refused.err, target.read_text()) == (1, True, "mine")
+    assert loaded.lse(*words, "--force").code == 0
+    assert link.is_symlink()
+    assert len(list(csv.DictReader(io.StringIO(target.read_text())))) == 3
+    assert [path.name for path in target.parent.iterdir()] == ["target.csv"]
+
+
+def test_an_export_goes_into_a_pipe_as_it_is(loaded: House) -> None:
+    fifo = loaded.directory / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)  # three runs fit into the pipe
+    words = "export", "--project", PROJECT, *_RANGE
+    ended = loaded.lse(*words, "--format", "jsonl", "--output", str(fifo))
+    read = os.read(reader, 60_000)
+    assert (ended.code, ended.out, ended.err) == (0, "", "3 runs\n")
+    assert fifo.is_fifo()
+    assert {json.loads(line)["id"] for line in read.splitlines()} == set(loaded.rows())
+    refused = loaded.lse(*words, "--output", str(fifo))
+    os.close(reader)
+    assert (refused.code, "takes no parquet" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["-", "out"])
+def test_an_export_goes_to_standard_output(loaded: House, name: str) -> None:
+    """Also where the name of the file is that of the one behind it, as /dev/stdout is."""
+    out = loaded.directory / "out"
+    with out.open("wb") as file:
+        file.write(b"before\n")
+        file.flush()
+        words = "export", "--project", PROJECT, "--format", "jsonl", "--output", name, *_RANGE
+        ended = subprocess.run([_LSE, *words], cwd=loaded.directory, stdout=file, stderr=subprocess.PIPE, timeout=60)
+        file.write(b"behind\n")
+    assert (ended.returncode, ended.stderr) == (0, b"3 runs\n")
+    lines = out.read_bytes().splitlines()
+    assert (lines[0], len(lines), lines[-1]) == (b"before", 5, b"behind")

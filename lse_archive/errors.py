@@ -55,6 +55,10 @@ class CorruptArchiveError(ArchiveError):
     """Files, a zip or a transfer do not have the content that their checksums promise."""
 
 
+class NoKeyError(ArchiveError):
+    """An encrypted copy does not open with the keys that are set here, or none is set."""
+
+
 class RefusedArchiveError(CorruptArchiveError):
     """A zip holds what no day archive holds: names that lead elsewhere, links, sizes that are lies."""
 

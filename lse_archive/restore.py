@@ -5,21 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lse_archive.documents import NotARunError, unwrap
 from lse_archive.errors import CorruptArchiveError, RefusedArchiveError, ShrinkError
 from lse_archive.folder import run_file_paths
+from lse_archive.held import Held, held_by_folder, held_by_zip, shrinking
 from lse_archive.layout import DayPaths
 from lse_archive.manifest import SUMMARY, Summary, content_hash, content_sums, read_summary, read_sums
 from lse_archive.pruned import day_content, forget_pruned, is_pruned, pruned_runs
 from lse_archive.seal import sealed_summary
 from lse_archive.state import forget_proof, publish_day
-from lse_archive.union import is_as_recorded
+from lse_archive.union import is_as_recorded, other_files
 from lse_archive.unzip import extract
-from lse_archive.zips import missing_runs
+from lse_archive.zips import set_aside
 
 _GIVE_UP = "lse archive restore --allow-shrink gives the runs up"
 
@@ -88,17 +88,15 @@ def check_superset(paths: DayPaths, laid: LaidOut, source: Path) -> None:
     Raises:
         ShrinkError: One of them holds runs that the restored day does not, or what was pruned cannot be told.
     """
-    restored = set(_run_ids(laid.paths.folder))
-    if paths.folder.is_dir() and (lost := set(_run_ids(paths.folder)) - restored):
+    restored = _held(laid.paths.folder)
+    if paths.folder.is_dir() and (lost := _held(paths.folder).lost_by(restored)):
         raise _shrink(str(paths.folder), lost, "Archive and upload what is here: lse archive zip, lse archive upload")
     if paths.zip.is_file() and not paths.zip.samefile(source):
-        try:
-            lost = missing_runs(paths.zip, source)
-        except CorruptArchiveError:
-            lost = set()  # it is set aside, not lost
-        if lost:
+        archived = held_by_zip(paths.zip)
+        # A damaged one is set aside, not lost.
+        if not archived.damaged and (lost := archived.lost_by(restored)):
             raise _shrink(str(paths.zip), lost, "Upload it: lse archive upload")
-    if is_pruned(paths) and (lost := _given_up(paths, laid) - restored):
+    if is_pruned(paths) and (lost := _given_up(paths, laid).lost_by(restored)):
         todo = "Look for the former copy in the trash and among the versions at its place"
         raise _shrink(f"{paths.project} {paths.day}, whose files were pruned,", lost, todo)
 
@@ -108,8 +106,8 @@ def publish(paths: DayPaths, laid: LaidOut, source: Path) -> None:
 
     The zip goes first: if the process dies between the two, the folder is still the old one and is restored again.
     """
-    if paths.zip.is_file() and not paths.zip.samefile(source):
-        _set_aside_if_damaged(paths, source)
+    if paths.zip.is_file() and not paths.zip.samefile(source) and held_by_zip(paths.zip).damaged:
+        set_aside(paths.zip)
     forget_proof(paths)
     source.replace(paths.zip)
     publish_day(paths, laid.paths.folder)
@@ -123,35 +121,20 @@ def clear(paths: DayPaths) -> None:
     shutil.rmtree(paths.discarded, ignore_errors=True)
 
 
-def _set_aside_if_damaged(paths: DayPaths, source: Path) -> None:
-    try:
-        missing_runs(paths.zip, source)
-    except CorruptArchiveError:
-        paths.zip.rename(paths.zip.with_name(f"{paths.zip.name}.damaged"))
-
-
-def _given_up(paths: DayPaths, laid: LaidOut) -> set[str]:
-    """The ids of a pruned day's runs; none to look for if the copy has the very content that was pruned."""
+def _given_up(paths: DayPaths, laid: LaidOut) -> Held:
+    """The runs of a pruned day; none to look for if the copy has the very content that was pruned."""
     with contextlib.suppress(CorruptArchiveError):
         if day_content(paths) == laid.content:
-            return set()
+            return Held()
     try:
-        return {run_id for run_id, _, _ in pruned_runs(paths)}
+        return Held(named={run_id for run_id, _, _ in pruned_runs(paths)})
     except CorruptArchiveError as error:
         raise ShrinkError(error.what, why="the copy has other content than was pruned", todo=_GIVE_UP) from error
 
 
-def _shrink(what: str, lost: set[str], todo: str) -> ShrinkError:
-    return ShrinkError(
-        f"{what} holds {len(lost)} runs that the copy does not",
-        why=f"for example {min(lost)}",
-        todo=f"{todo}; {_GIVE_UP}",
-    )
+def _shrink(what: str, lost: dict[str, str], todo: str) -> ShrinkError:
+    return shrinking(what, "the copy", lost, f"{todo}; {_GIVE_UP}")
 
 
-def _run_ids(folder: Path) -> Iterator[str]:
-    for path in run_file_paths(folder):
-        try:
-            yield unwrap(path.read_bytes())[1].run_id
-        except NotARunError:
-            continue
+def _held(folder: Path) -> Held:
+    return held_by_folder([*run_file_paths(folder), *other_files(folder)])

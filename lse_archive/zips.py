@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import time
 import zipfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from lse_archive.documents import NotARunError, unwrap
-from lse_archive.errors import ArchiveError, CorruptArchiveError, ShrinkError
+from lse_archive.errors import ArchiveError, CorruptArchiveError
+from lse_archive.held import held_by_folder, held_by_zip, shrinking
 from lse_archive.layout import DayPaths
 from lse_archive.locks import day_lock
 from lse_archive.manifest import (
@@ -49,7 +50,7 @@ def zip_day(
 
     Raises:
         CorruptArchiveError: The folder is not as its checksums say; nothing was written.
-        ShrinkError: The archive that is there holds runs that the folder does not.
+        ShrinkError: The archive that is there holds runs that the folder does not, or that have not ended there.
         ArchiveError: There is no folder, or it cannot be written.
     """
     began = time.monotonic()
@@ -162,13 +163,14 @@ def _readable(path: Path) -> Generator[zipfile.ZipFile]:
         ) from error
 
 
-def missing_runs(old: Path, new: Path) -> set[str]:
-    """Ids of the runs that an archive holds and another one does not.
-
-    Raises:
-        CorruptArchiveError: One of them cannot be read.
-    """
-    return set(_run_ids_in_zip(old)) - set(_run_ids_in_zip(new))
+def set_aside(path: Path) -> Path:
+    """Gives a damaged archive a name under which it is no archive, and which none has yet; returns that."""
+    target, number = path.with_name(f"{path.name}.damaged"), 1
+    while os.path.lexists(target):
+        number += 1
+        target = path.with_name(f"{path.name}.damaged.{number}")
+    path.rename(target)
+    return target
 
 
 def _holds(target: Path, sums: dict[str, bytes]) -> bool:
@@ -185,38 +187,15 @@ def _check_superset(paths: DayPaths, target: Path, sums: dict[str, bytes]) -> No
     """Law 1 for the archive: what it holds must be in the folder; one that cannot be read is set aside, not lost."""
     if not target.exists():
         return
-    try:
-        archived = set(_run_ids_in_zip(target))
-    except CorruptArchiveError:
-        target.rename(target.with_name(f"{target.name}.damaged"))
+    archived = held_by_zip(target)
+    if archived.damaged:
+        set_aside(target)
         return
-    missing = archived - set(_run_ids_in_folder(paths.folder, sums))
-    if missing:
-        raise ShrinkError(
-            f"{target} holds {len(missing)} runs that {paths.folder} does not",
-            why=f"for example {min(missing)}",
-            todo="Restore the day from the archive and fetch it again; --allow-shrink gives the runs up",
-        )
-
-
-def _run_ids_in_zip(path: Path) -> Iterator[str]:
-    with _readable(path) as archive:
-        for info in archive.infolist():
-            yield from _run_id(info.filename.rpartition("/")[2], archive.read(info))
-
-
-def _run_ids_in_folder(folder: Path, sums: dict[str, bytes]) -> Iterator[str]:
-    for name in sums:
-        if (folder / name).exists():
-            yield from _run_id(name, (folder / name).read_bytes())
-
-
-def _run_id(name: str, content: bytes) -> Iterator[str]:
-    if name.endswith(".json") and name != SUMMARY:
-        try:
-            yield unwrap(content)[1].run_id
-        except NotARunError:
-            return
+    # A file that is gone is told of when it is to be archived.
+    here = held_by_folder(paths.folder / name for name in sums if (paths.folder / name).exists())
+    if lost := archived.lost_by(here):
+        todo = "Restore the day from the archive and fetch it again; --allow-shrink gives the runs up"
+        raise shrinking(str(target), str(paths.folder), lost, todo)
 
 
 def file_sha256(path: Path) -> str:

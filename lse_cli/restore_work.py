@@ -14,6 +14,7 @@ import msgspec
 from lse_archive.days import parse_day
 from lse_archive.errors import ArchiveConflictError, ArchiveError, UsageError
 from lse_archive.layout import DayPaths
+from lse_archive.names import project_folder
 from lse_archive.projects import read_projects
 from lse_archive.results import LoadResult, RestoreResult
 from lse_cli.bars import DayBars
@@ -22,7 +23,15 @@ from lse_cli.texts import describe, size
 from lse_resources.destination import Destination
 from lse_resources.house import open_house
 from lse_resources.postgres import Database
-from lse_resources.restoring import Copy, RestoreOptions, archived_projects, copies, plan, restore_day
+from lse_resources.restoring import (
+    Copy,
+    RestoreOptions,
+    archived_projects,
+    copies,
+    plan,
+    repeated_folders,
+    restore_day,
+)
 from lse_resources.runs_table import load_day
 from lse_resources.settings import Settings
 
@@ -41,6 +50,7 @@ class RestoreSelection:
 class _Day:
     paths: DayPaths
     copy: Copy
+    may_replace: bool = False
     result: RestoreResult | None = None
     error: ArchiveError | None = None
 
@@ -96,15 +106,16 @@ class RestoreWork:
         self._destination = destination
         self._allow_shrink = allow_shrink
         self._verify_only = verify_only
+        self._not_all: list[dict[str, Any]] = []
 
     def run(self, selection: RestoreSelection, *, dry_run: bool, to_db: bool) -> tuple[list[dict[str, Any]], int]:
-        """Returns one entry per project and day, and the exit code.
+        """Returns one entry per project and day, and per project that is not restored in full, and the exit code.
 
         Raises:
             ArchiveError: Nothing is at the destination, or it cannot be asked.
         """
         days = list(self._days(selection))
-        if not days:
+        if not days and not self._not_all:
             raise ArchiveError(
                 f"there is nothing to restore on {self._destination.place}",
                 why="it holds no archive of these projects and days",
@@ -114,22 +125,30 @@ class RestoreWork:
         if not dry_run:
             chosen = [day for day in days if self._is_wanted(day)]
             self._restore(chosen, to_db=to_db)
-        entries = [_entry(day) for day in days]
-        return entries, 1 if any(day.error for day in days) else 0
+        entries = [*self._not_all, *(_entry(day) for day in days)]
+        return entries, 1 if any("error" in entry for entry in entries) else 0
 
     def _days(self, selection: RestoreSelection) -> Iterator[_Day]:
         projects = selection.projects
         if projects is None:
-            projects = list(archived_projects(self._destination, selection.known))
+            found = archived_projects(self._destination, selection.known, on_unknown=self._not_in_full)
+            projects = list(found)
+        repeated = repeated_folders(self._destination)
         for project in projects:
+            if why := repeated.get(project_folder(project)):
+                self._not_in_full(project, why)
             for copy in copies(self._destination, project, selection.first, selection.last):
                 yield _Day(self._settings.layout.day(project, copy.day), copy)
+
+    def _not_in_full(self, project: str, error: ArchiveError) -> None:
+        self._terminal.warn(f"  ✗ {project}: {error}")
+        self._not_all.append({"project": project, "error": _error(error)})
 
     def _plan(self, days: list[_Day]) -> None:
         for day in days:
             name = f"{day.paths.project} {day.paths.day}"
             try:
-                day.result = plan(self._destination, day.paths, day.copy)
+                day.result = plan(self._destination, day.paths, day.copy, verify_only=self._verify_only)
             except ArchiveError as error:
                 self._fail(day, error)
             else:
@@ -148,6 +167,7 @@ class RestoreWork:
         differs = "differs" if day.result.action == "would replace" else "may differ"
         question = f"{day.paths.folder} {differs} from the copy on {self._destination.place}. Replace it by the copy"
         if self._terminal.confirm(question):
+            day.may_replace = True
             return True
         why = "it was not to be replaced"
         self._fail(day, ArchiveConflictError(f"{day.paths.folder} {differs}", why=why, todo="--force replaces it"))
@@ -164,6 +184,7 @@ class RestoreWork:
     def _one(self, day: _Day, bars: DayBars) -> RestoreResult:
         with bars.day(f"{day.paths.project} {day.paths.day}") as bar:
             options = RestoreOptions(
+                may_replace=lambda _: day.may_replace or self._terminal.force,
                 allow_shrink=self._allow_shrink,
                 verify_only=self._verify_only,
                 downloading=bar("download", "bytes"),
@@ -209,5 +230,9 @@ def _entry(day: _Day) -> dict[str, Any]:
     if day.result:
         found |= msgspec.to_builtins(day.result)
     if day.error:
-        found["error"] = {"step": "restore", "what": day.error.what, "why": day.error.why, "todo": day.error.todo}
+        found["error"] = _error(day.error)
     return found
+
+
+def _error(error: ArchiveError) -> dict[str, str]:
+    return {"step": "restore", "what": error.what, "why": error.why, "todo": error.todo}

@@ -225,6 +225,7 @@ class DriveStore:
         role = self._role(access.email, doc)
         may_write = role in _ROLES[1:]
         seen = {key: value for key, value in doc.items() if not key.startswith("_")}
+        seen["trashed"] = self._is_trashed(doc)
         seen["capabilities"] = {
             "canAddChildren": may_write and doc["mimeType"] == FOLDER,
             "canEdit": may_write,
@@ -265,6 +266,11 @@ class DriveStore:
             above = self._things.get("file", parent)
             roles.append(self._role(email, above) if above else None)
         return max(filter(None, roles), key=_ROLES.index, default=None)
+
+    def _is_trashed(self, doc: Mapping[str, Any]) -> bool:
+        """Whether it is in the trash by itself, or with a folder above it."""
+        above = (self._things.get("file", parent) for parent in doc.get("parents", ()))
+        return doc["trashed"] or any(self._is_trashed(parent) for parent in above if parent)
 
     def _visible(self, access: Access, doc: Mapping[str, Any]) -> bool:
         # drive.file: only what the same app made.

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lse_archive.errors import CorruptArchiveError
+from lse_archive.errors import ArchiveConflictError, ArchiveError
+from lse_archive.held import Held, held_by_zip
+from lse_archive.layout import DayPaths
+from lse_archive.locks import day_lock
+from lse_archive.names import project_folder
 from lse_archive.publish import SCRATCH
-from lse_archive.zips import missing_runs
 from lse_resources.destination import Destination
+from lse_resources.encryption import is_encrypted
 from lse_resources.restoring import Copy, copies
 from lse_resources.stored_files import StoredFile
 
@@ -20,7 +24,7 @@ class Decision:
     """What is to become of the files of one day.
 
     Attributes:
-        keep: The file that holds every run of all; None where none does, and nothing may be removed.
+        keep: The file that holds all that the others hold; None where none does, and nothing may be removed.
         trash: The others.
         why: In plain words.
     """
@@ -37,42 +41,81 @@ def duplicates(destination: Destination, project: str) -> list[Copy]:
 
 
 def decide(destination: Destination, copy: Copy, scratch: Path) -> Decision:
-    """Compares the files of a day by checksum, and where that differs by the runs that they hold.
+    """Compares the files of a day by checksum, and where that differs by what they hold.
+
+    Where they have different names, or one of them cannot be read, nothing is to be removed.
 
     Args:
-        scratch: A directory in which files may be downloaded for a moment.
+        scratch: A directory in which a file may be downloaded for a moment.
+    """
+    if len({(file.name, is_encrypted(file)) for file in copy.files}) > 1:
+        return Decision(copy, None, (), "their names differ: move away by hand what is no archive of the day")
+    if all(_same_bytes(file, copy.files[0]) for file in copy.files):
+        return Decision(copy, copy.files[0], copy.files[1:], "all have the same bytes")
+    files = sorted(copy.files, key=lambda file: file.modified, reverse=True)
+    held: dict[str, Held] = {}
+    for file in files:
+        try:
+            held[file.id] = _download(destination, file, scratch)
+        except ArchiveError as error:
+            return Decision(copy, None, (), f"{file.id} cannot be read: {error}")
+        if held[file.id].damaged:
+            return Decision(copy, None, (), f"{file.id} cannot be read as a whole: look at it, and trash it by hand")
+    for file in files:
+        if all(_is_in(held[other.id], held[file.id]) for other in files):
+            others = tuple(other for other in files if other is not file)
+            return Decision(copy, file, others, "it holds every run of the others")
+    why = "each holds what another one does not: restore them one by one by hand, and upload the union"
+    return Decision(copy, None, (), why)
+
+
+def remove(
+    destination: Destination,
+    paths: DayPaths,
+    file: StoredFile,
+    *,
+    keep: StoredFile,
+    on_wait: Callable[[str], None] | None = None,
+) -> None:
+    """Moves a file to the trash, if both it and `keep`, which holds all of it, are still as they were.
 
     Raises:
-        DriveError: The destination refused or cannot be reached.
+        ArchiveConflictError: One of them is gone or has changed.
+        ArchiveError: The destination refused or cannot be reached, or `keep` cannot be proven.
+        DayLockedError: The day is being written for too long.
     """
-    files = sorted(copy.files, key=lambda file: file.modified, reverse=True)
-    if len({(file.sha256, file.md5, file.size) for file in files}) == 1:
-        oldest = copy.files[0]
-        return Decision(copy, oldest, tuple(file for file in files if file is not oldest), "all have the same bytes")
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=scratch) as directory:
-        whole = dict(_downloaded(destination, files, Path(directory)))
-        for file in files:
-            if file.id in whole and not any(missing_runs(other, whole[file.id]) for other in whole.values()):
-                broken = len(files) - len(whole)
-                why = f"it holds every run of the others{f'; {broken} cannot be read' if broken else ''}"
-                return Decision(copy, file, tuple(other for other in files if other is not file), why)
-    why = "each holds runs that another one does not" if whole else "none of them is an archive"
-    return Decision(copy, None, (), f"{why}: restore them one by one by hand, and upload the union")
-
-
-def apply(destination: Destination, decision: Decision) -> None:
-    """Moves the other files to the trash. Raises DriveError."""
-    for file in decision.trash:
+    with day_lock(paths, on_wait=on_wait):
+        folder = destination.find_project_folder(project_folder(paths.project))
+        here = {one.id: one for one in destination.find_file(folder, file.name)} if folder else {}
+        for one in (keep, file):
+            now = here.get(one.id)
+            if now is not None and one is keep:
+                now = destination.prove(now)
+            if now is None or _state(now) != _state(one):
+                raise ArchiveConflictError(
+                    f"{one.name} ({one.id}) changed on {destination.place} since it was looked at",
+                    todo="Run the command again",
+                )
         destination.trash(file)
 
 
-def _downloaded(destination: Destination, files: Sequence[StoredFile], directory: Path) -> Iterator[tuple[str, Path]]:
-    for number, file in enumerate(files):
-        target = directory / f"{number}.zip"
-        try:
-            destination.download(file, target)
-            missing_runs(target, target)  # reads all of it
-        except CorruptArchiveError:
-            continue
-        yield file.id, target
+def _download(destination: Destination, file: StoredFile, scratch: Path) -> Held:
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=scratch) as directory:
+        target = Path(directory) / "copy.zip"
+        destination.download(file, target)
+        return held_by_zip(target)
+
+
+def _is_in(one: Held, other: Held) -> bool:
+    """Whether all that one file holds is in the other; what is no run to the byte."""
+    return not one.lost_by(other) and one.others.items() <= other.others.items()
+
+
+def _same_bytes(file: StoredFile, other: StoredFile) -> bool:
+    known = (file.sha256 or file.md5) is not None
+    return known and (file.sha256, file.md5, file.size) == (other.sha256, other.md5, other.size)
+
+
+def _state(file: StoredFile) -> tuple[object, ...]:
+    return file.revision, file.size, file.sha256, file.md5, file.trashed

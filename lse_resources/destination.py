@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lse_resources.stored_files import StoredFile
 
@@ -82,4 +82,13 @@ class Destination(Protocol):
 
     def close(self) -> None:
         """Closes all connections."""
+        ...
+
+
+@runtime_checkable
+class RepeatsNames(Protocol):
+    """A place on which two folders may have one name, as on Drive."""
+
+    def duplicate_folders(self) -> list[str]:
+        """The names that several projects' folders share; only the oldest of them is used. Raises DriveError."""
         ...

@@ -30,8 +30,7 @@ def open_destination(settings: Settings) -> Generator[Destination]:
 
         destination = GoogleDrive(settings.drive)
     with contextlib.closing(destination):
-        keys = encryption_keys(settings)
-        yield EncryptedDestination(destination, keys, settings.layout.archive_dir) if keys else destination
+        yield EncryptedDestination(destination, encryption_keys(settings), settings.layout.archive_dir)
 
 
 def encryption_keys(settings: Settings) -> Keys | None:

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, ShrinkError
+from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, RefusedArchiveError
+from lse_archive.held import held_by_zip, shrinking
 from lse_archive.layout import DayPaths
 from lse_archive.locks import day_lock
 from lse_archive.manifest import Summary, content_hash, content_sums, read_sums
@@ -16,7 +17,7 @@ from lse_archive.pruned import read_pruned
 from lse_archive.publish import SCRATCH
 from lse_archive.results import UploadResult
 from lse_archive.state import now_text, update_state
-from lse_archive.zips import check_zip, missing_runs, zip_summary, zip_sums
+from lse_archive.zips import check_zip, zip_summary, zip_sums
 from lse_resources.destination import Destination
 from lse_resources.stored_files import LocalFile, StoredFile
 
@@ -51,6 +52,7 @@ def upload_day(
         ArchiveConflictError: Two files of that name, or `may_replace` said no.
         ShrinkError: The file on Drive holds runs that the zip does not.
         DriveError: Drive refused or cannot be reached.
+        RefusedArchiveError: The zip is of another project or day.
         CorruptArchiveError: The zip is damaged, or Drive kept other bytes than were sent.
     """
     began = time.monotonic()
@@ -62,6 +64,12 @@ def upload_day(
                 todo="Make it first: lse archive zip",
             )
         summary, sums = zip_summary(paths.zip), zip_sums(paths.zip)
+        if (summary.project, summary.date) != (paths.project, str(paths.day)):
+            raise RefusedArchiveError(
+                f"{paths.zip.name} is not uploaded",
+                why=f"it holds {summary.project} {summary.date}, not {paths.project} {paths.day}",
+                todo="Move it away, and make it again (lse archive zip), or restore the day",
+            )
         content, local = content_hash(content_sums(sums)), LocalFile.read(paths.zip)
         folder = drive.find_project_folder(project_folder(paths.project))
         found = drive.find_file(folder, paths.zip.name) if folder else []
@@ -150,21 +158,18 @@ def _check_replacement(
 
 
 def _check_superset(drive: Destination, paths: DayPaths, existing: StoredFile) -> None:
-    """Law 1 for the copy: what it holds must be in the zip, which was proven."""
+    """Law 1 for the copy: what it holds must be in the zip, which was proven.
+
+    Of a damaged copy all must be there that its files and their names tell, and what cannot be told counts as lost.
+    Only what was never a zip holds nothing.
+    """
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=paths.zip.parent) as scratch:
         copy = Path(scratch) / existing.name
         drive.download(existing, copy)
-        try:
-            missing = missing_runs(copy, paths.zip)
-        except CorruptArchiveError:
-            # Not an archive at all: nothing of it can be lost, and Drive keeps the revision.
-            return
-    if missing:
-        raise ShrinkError(
-            f"{existing.name} on {drive.place} holds {len(missing)} runs that {paths.zip} does not",
-            why=f"for example {min(missing)}",
-            todo="Restore the day (lse archive restore) and fetch it again; --allow-shrink gives the runs up",
-        )
+        lost = held_by_zip(copy).lost_by(held_by_zip(paths.zip))
+    if lost:
+        todo = "Restore the day (lse archive restore) and fetch it again; --allow-shrink gives the runs up"
+        raise shrinking(f"{existing.name} on {drive.place}", str(paths.zip), lost, todo)
 
 
 def _properties(paths: DayPaths, summary: Summary, content: str, sha256: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ class UploadSession(msgspec.Struct, frozen=True):
     size: int
     sha256: str
     update: bool  # of a file that was there before
+    folder_id: str
 
 
 class SessionKeeper:

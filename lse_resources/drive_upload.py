@@ -27,10 +27,14 @@ _TRIES = 3
 
 
 class FileChunks(MediaUpload):
-    """The file as chunks of bytes; the chunk grows while the line is quick and shrinks when it breaks."""
+    """The file as chunks of bytes; the chunk grows while the line is quick and shrinks when it breaks.
 
-    def __init__(self, content: LocalFile) -> None:
+    `before_last` is called right before the last of them leaves.
+    """
+
+    def __init__(self, content: LocalFile, before_last: Callable[[], None]) -> None:
         self._content = content
+        self._before_last = before_last
         self._chunk = 4 * UNIT
 
     def quick(self, seconds: float) -> None:
@@ -56,6 +60,8 @@ class FileChunks(MediaUpload):
 
     def getbytes(self, begin: int, end: int) -> bytes:
         """`end` is the length, whatever Google calls it. Raises ArchiveError."""
+        if begin + end >= self._content.size:
+            self._before_last()
         try:
             with self._content.path.open("rb") as stream:
                 stream.seek(begin)
@@ -110,18 +116,29 @@ class Upload:
 
         Raises:
             DriveError: Drive refused, or could not be reached for too long. The session is kept.
-            ArchiveConflictError: The existing file is not what the caller saw.
+            ArchiveConflictError: The existing file is not what the caller saw, or what was sent is not in its folder.
             CorruptArchiveError: Drive kept something else, three times.
         """
         if self._existing:
             self._check_unchanged(self._existing)
             if self._content.equals(self._existing):
                 return self._done(self._existing)
+        resumed = self._session is not None
         for _ in range(_TRIES):
             file = self._send()
-            if self._content.equals(file):
+            if not self._content.equals(file):
+                self._undo(file)
+            elif self._is_in_place(file):
                 return self._done(file)
-            self._undo(file)
+            else:
+                self._forget()
+                if not resumed or self._existing:
+                    raise ArchiveConflictError(
+                        f"{self._name} is not in its folder on Drive",
+                        why="the file or the folder was moved, or put into the trash, while it was uploaded",
+                        todo="Run the command again",
+                    )
+            resumed = False
         raise CorruptArchiveError(
             f"cannot {self._what}",
             why=f"Drive kept other bytes than were sent, {_TRIES} times",
@@ -130,9 +147,9 @@ class Upload:
 
     def _kept(self) -> UploadSession | None:
         session = self._keeper.load(self._content, self._service.root_url)
-        if session and session.update != bool(self._existing):
+        if session is None or (session.folder_id, session.update) != (self._folder_id, bool(self._existing)):
             return None
-        return session if not session or not self._existing or session.file_id == self._existing.id else None
+        return session if not self._existing or session.file_id == self._existing.id else None
 
     def _done(self, file: StoredFile) -> StoredFile:
         stale = dict.fromkeys(file.app_properties)
@@ -144,9 +161,27 @@ class Upload:
         self._progress(file.size)
         return file
 
-    def _check_unchanged(self, existing: StoredFile) -> None:
+    def _is_in_place(self, file: StoredFile) -> bool:
+        """Whether the file is where it will be looked for; it may have been there already, and been taken away."""
+        request = self._service.api.files().get(fileId=file.id, fields="parents,trashed", **DRIVES)
+        now = self._service.run(f"look at {self._name} on Drive", request)
+        return not now.get("trashed") and self._folder_id in now.get("parents", ())
+
+    def _look_again(self) -> None:
+        # The last bytes put the content into the place of what may have become more meanwhile.
+        if self._existing:
+            self._check_unchanged(self._existing, may_be_ours=True)
+
+    def _check_unchanged(self, existing: StoredFile, *, may_be_ours: bool = False) -> None:
+        """Raises ArchiveConflictError if somebody else changed the file.
+
+        Args:
+            may_be_ours: The last part of the content may have arrived, and the answer was lost.
+        """
         now = self._get(existing.id)
-        if (now.revision, now.trashed) != (existing.revision, False):
+        ours = may_be_ours and self._content.equals(now)
+        if now.trashed or (now.revision != existing.revision and not ours):
+            self._forget()
             raise ArchiveConflictError(
                 f"{self._name} changed on Drive since it was looked at", todo="Run the command again"
             )
@@ -171,7 +206,8 @@ class Upload:
         else:
             request = self._service.api.files().generateIds(count=1, space="drive", fields="ids")
             identity = self._service.run(self._what, request)["ids"][0]
-        self._session = UploadSession("", identity, self._content.size, self._content.sha256, bool(self._existing))
+        content = self._content
+        self._session = UploadSession("", identity, content.size, content.sha256, bool(self._existing), self._folder_id)
         self._keeper.save(self._session)
         return self._session
 
@@ -184,7 +220,7 @@ class Upload:
         return files.create(body=body, media_body=media, fields=FIELDS, **DRIVES)
 
     def _stream(self, session: UploadSession) -> DriveFile:
-        media = FileChunks(self._content)
+        media = FileChunks(self._content, self._look_again)
         request = self._request(session, media)
         patience = self._service.retries.patience(self._what)
         if session.uri:
@@ -248,9 +284,12 @@ class Upload:
             raise _SessionLostError from error
         return None
 
-    def _undo(self, file: StoredFile) -> None:
+    def _forget(self) -> None:
         self._session = None
         self._keeper.forget()
+
+    def _undo(self, file: StoredFile) -> None:
+        self._forget()
         if self._existing is None:
             body = {"trashed": True}
             self._service.run(

@@ -221,7 +221,7 @@ class GoogleDrive:
         Args:
             path: The file; it must not change meanwhile.
             name: Its name on Drive.
-            folder_id: The folder for a new file.
+            folder_id: The folder for a new file, or that of `existing`.
             app_properties: Kept with the file and changed only after the content is proven; Drive allows 30, each of at
                 most 124 bytes of key and value together.
             existing: The file to replace: it keeps its id, and its old content as a revision.
@@ -229,7 +229,8 @@ class GoogleDrive:
             session_file: Where an interrupted upload is remembered, and continued from by the next call.
 
         Raises:
-            ArchiveConflictError: Without `existing`, a file of that name is there; with it, it has changed.
+            ArchiveConflictError: Without `existing`, a file of that name is there; with it, it has changed, even while
+                this was on its way. Or what was uploaded is not in the folder any more.
             CorruptArchiveError: Drive kept other bytes, three times; nothing of it is left under the name.
             DriveError: Drive refused or could not be reached.
         """

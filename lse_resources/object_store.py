@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -137,7 +136,7 @@ class ObjectStore:
         attributes |= {"bytes_sha256": content.sha256, "Content-Type": "application/zip"}
         self._sweep(folder_id, name)
         is_copied = content.size <= _COPY_BYTES
-        hidden = f"{folder_id}/.{name}.{secrets.token_hex(6)}" if is_copied else key
+        hidden = f"{folder_id}/.{name}.{content.sha256[:12]}" if is_copied else key
         for _ in range(_TRIES):
             with self._explained(f"upload {name}"):
                 self._put(hidden, content, attributes, progress)

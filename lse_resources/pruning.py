@@ -92,7 +92,8 @@ def prune_copy(
             if not paths.folder.is_dir() or not paths.zip.is_file():
                 raise _NotProvenError("it is the last copy: the run files and the zip are not both here")
             _prove_here(paths)
-            copy = _prove_copy(destination, paths)
+            copy = _the_copy(destination, paths)
+            _compare_copy(destination, copy, paths)  # as it is labelled: it goes, whether it can still be read or not
         except _NotProvenError as reason:
             result.why = str(reason)
         else:
@@ -118,7 +119,8 @@ def _prove(destination: Destination, database: Database, paths: DayPaths, what: 
     if not (paths.folder.is_dir() if what == "files" else paths.zip.is_file()):
         raise _NotProvenError(f"its {what} are not here")
     _prove_here(paths)
-    copy = _prove_copy(destination, paths)
+    copy = destination.prove(_the_copy(destination, paths))
+    _compare_copy(destination, copy, paths)
     if what == "zips" and copy_difference(copy, paths, without_zip=True):
         why = (
             f"{destination.place} does not say yet what the copy holds, and without the zip nothing could compare them"
@@ -136,16 +138,18 @@ def _prove_here(paths: DayPaths) -> None:
             raise _NotProvenError(f"{check.says}; {check.todo}" if check.todo else check.says)
 
 
-def _prove_copy(destination: Destination, paths: DayPaths) -> StoredFile:
+def _the_copy(destination: Destination, paths: DayPaths) -> StoredFile:
     found = find_on_drive(destination, paths)
     if len(found) != 1:
         raise _NotProvenError(f"{destination.place} has {len(found) or 'no'} files of it")
-    copy = destination.prove(found[0])
+    return found[0]
+
+
+def _compare_copy(destination: Destination, copy: StoredFile, paths: DayPaths) -> None:
     difference = ("the archive", "a file in the trash") if copy.trashed else copy_difference(copy, paths)
     if difference:
         expected, there = difference
         raise _NotProvenError(f"{destination.place} holds something else: expected {expected}, found {there}")
-    return copy
 
 
 def _compare_rows(database: Database, paths: DayPaths) -> VerificationResult:

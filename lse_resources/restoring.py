@@ -21,7 +21,8 @@ from lse_archive.pruned import is_pruned
 from lse_archive.restore import LaidOut, check_superset, clear, holds, lay_out, publish
 from lse_archive.results import RestoreResult
 from lse_archive.state import update_state
-from lse_resources.destination import Destination
+from lse_resources.destination import Destination, RepeatsNames
+from lse_resources.encryption import check_opens, is_encrypted
 from lse_resources.stored_files import LocalFile, StoredFile
 
 _DATED = re.compile(r"(\d{4}-\d{2}-\d{2})\.zip")
@@ -42,6 +43,13 @@ class Copy:
         Raises:
             ArchiveConflictError: There are several.
         """
+        if len({is_encrypted(file) for file in self.files}) > 1:
+            raise ArchiveConflictError(
+                f"{self.project} {self.day} is there encrypted and unencrypted, and the two differ",
+                why="only one can be the archive",
+                todo="Upload the day, if its runs are here (lse archive upload); else move one of the two elsewhere,"
+                " restore the other, and look which holds more",
+            )
         if len(self.files) > 1:
             raise ArchiveConflictError(
                 f"there are {len(self.files)} files for {self.project} {self.day}: {self.files[0].name}",
@@ -53,9 +61,7 @@ class Copy:
     @property
     def content(self) -> str | None:
         """The identity of the day by what was written beside the file; None if that does not belong to its bytes."""
-        properties = self.files[0].app_properties
-        vouched = self.files[0].sha256 is not None and properties.get("sha256") == self.files[0].sha256
-        return properties.get("content") if vouched else None
+        return _content(self.files[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +85,18 @@ class RestoreOptions:
     on_wait: Callable[[str], None] | None = None
 
 
-def archived_projects(destination: Destination, known: list[str]) -> Iterator[str]:
+def _refuse(_: str, error: UsageError) -> None:
+    raise error
+
+
+def archived_projects(
+    destination: Destination, known: list[str], *, on_unknown: Callable[[str, UsageError], None] = _refuse
+) -> Iterator[str]:
     """The projects that have a folder at the destination.
 
-    A name that was too long for a folder is found among `known`, or beside the files.
+    Args:
+        known: Names of projects: one that was too long for its folder is found among them.
+        on_unknown: Told the folder of which that is not so, and why it is left out. Default: raises that.
 
     Raises:
         DriveError: The destination refused or cannot be reached.
@@ -92,16 +106,26 @@ def archived_projects(destination: Destination, known: list[str]) -> Iterator[st
     for folder in destination.project_folders():
         name = by_folder.get(folder) or project_name(folder)
         if name is None:
-            raise UsageError(
-                f"the project of the folder '{folder}' is not known", todo="Restore it by its name: --project NAME"
-            )
-        yield name
+            what, todo = f"the project of the folder '{folder}' is not known", "Restore it by its name: --project NAME"
+            on_unknown(folder, UsageError(what, why="it was too long to be kept in the folder's", todo=todo))
+        else:
+            yield name
+
+
+def repeated_folders(destination: Destination) -> dict[str, ArchiveConflictError]:
+    """Names that several projects' folders share, and why a restore of such a project is not all. Raises DriveError."""
+    names = destination.duplicate_folders() if isinstance(destination, RepeatsNames) else []
+    why, todo = "only the oldest of them is read", "Move the others' files into the oldest by hand, and restore again"
+    return {
+        name: ArchiveConflictError(f"there are several folders named '{name}'", why=why, todo=todo) for name in names
+    }
 
 
 def copies(destination: Destination, project: str, first: date | None = None, last: date | None = None) -> list[Copy]:
     """The days of a project at the destination, oldest first.
 
-    Older tools named their zips otherwise: any that ends in a day counts, where no zip of our name does.
+    Older tools named their zips otherwise: any that ends in a day counts, where no zip of our name does. An unencrypted
+    zip beside the encrypted one of the same content does not count: a killed upload left it.
 
     Raises:
         DriveError: The destination refused or cannot be reached.
@@ -119,30 +143,54 @@ def copies(destination: Destination, project: str, first: date | None = None, la
     result = []
     for day, files in sorted(by_day.items()):
         named = [file for file in files if file.name == zip_name(project, day)]
-        result.append(Copy(project, day, tuple(named or files)))
+        result.append(Copy(project, day, tuple(_without_leftovers(named or files))))
     return result
 
 
-def plan(destination: Destination, paths: DayPaths, copy: Copy) -> RestoreResult:
+def _without_leftovers(files: list[StoredFile]) -> Iterator[StoredFile]:
+    encrypted = [file for file in files if is_encrypted(file)]
+    for file in files:
+        if is_encrypted(file) or not any(_is_same(file, other) for other in encrypted):
+            yield file
+
+
+def _is_same(file: StoredFile, other: StoredFile) -> bool:
+    bytes_agree = file.sha256 is not None and file.sha256 == other.sha256
+    return bytes_agree or (_content(file) is not None and _content(file) == _content(other))
+
+
+def _content(file: StoredFile) -> str | None:
+    vouched = file.sha256 is not None and file.app_properties.get("sha256") == file.sha256
+    return file.app_properties.get("content") if vouched else None
+
+
+def plan(destination: Destination, paths: DayPaths, copy: Copy, *, verify_only: bool = False) -> RestoreResult:
     """What a restore of the day would do, by what the destination tells. Nothing is downloaded or written.
 
     Raises:
         ArchiveConflictError: The day has two files there.
+        NoKeyError: It would have to be decrypted, and nothing is set for that.
+        ArchiveError: What is here cannot be read.
     """
     file, content = copy.file, copy.content
-    if content and holds(paths, content):
+    with _disk_errors(paths):
+        unchanged = not verify_only and content is not None and holds(paths, content)
+        local = not verify_only and _is_local(paths, file)
+    if unchanged:
         action = "unchanged"
     elif not paths.folder.exists():
         action = "would restore"
     else:
         action = "would replace" if content else "would compare"
+    if not unchanged and not local:
+        check_opens(file)
     runs = file.app_properties.get("runs", "")
     return RestoreResult(
         project=paths.project,
         date=str(paths.day),
         action=action,
         name=file.name,
-        source="local zip" if _is_local(paths, file) else destination.place,
+        source="local zip" if local else destination.place,
         bytes=file.size,
         runs=int(runs) if runs.isdecimal() else None,
         content_sha256=content,
@@ -154,10 +202,11 @@ def restore_day(
 ) -> RestoreResult:
     """Brings one day back: its run files and its zip, as they are at the destination, or nothing.
 
-    A zip that is here already with the checksum of the copy is not downloaded. A broken download is continued by the
-    next restore.
+    A zip that is here already with the checksum of the copy is not downloaded, but to prove the copy. A broken download
+    is continued by the next restore.
 
     Raises:
+        NoKeyError: The copy is encrypted, and does not open with what is set.
         ArchiveConflictError: The day has two files there, or `may_replace` said no.
         ShrinkError: What is here holds runs that the copy does not.
         RefusedArchiveError, CorruptArchiveError: The copy is no archive of this day, or damaged.
@@ -204,7 +253,9 @@ def _restore(
     asked = False
     if copy.content and not options.verify_only:
         asked = _ask(destination, paths, file, options)
-    local = _is_local(paths, file)
+    local = not options.verify_only and _is_local(paths, file)
+    if options.verify_only:
+        paths.incoming.unlink(missing_ok=True)  # what an earlier download left proves nothing of the copy now
     source = paths.zip if local else paths.incoming
     if not local and not _is_copy(source, file):
         paths.archive_dir.mkdir(parents=True, exist_ok=True)
@@ -288,6 +339,6 @@ def _disk_errors(paths: DayPaths) -> Generator[None]:
     except OSError as error:
         raise ArchiveError(
             f"{paths.project} {paths.day} cannot be restored under {paths.data_dir}",
-            why=error.strerror or str(error),
+            why=f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error),
             todo="Free space or mend the rights; nothing was published in part",
         ) from error

@@ -14,7 +14,9 @@ import pyrage
 import pytest
 from archive_fixtures import PROJECT, Archive, left_over, snapshot
 from day_fixtures import DAY
-from house_fixtures import House
+from house_fixtures import DAY as HOUSE_DAY
+from house_fixtures import PROJECT as HOUSE_PROJECT
+from house_fixtures import House, midnight
 from s3_fixtures import Door
 
 from lse_archive.errors import (
@@ -22,6 +24,7 @@ from lse_archive.errors import (
     ArchiveError,
     CorruptArchiveError,
     DriveError,
+    NoKeyError,
     SettingsError,
     ShrinkError,
 )
@@ -34,8 +37,8 @@ from lse_resources.drive_archive import drive_difference, find_on_drive, upload_
 from lse_resources.encryption import EncryptedDestination, read_keys
 from lse_resources.object_store import ObjectStore
 from lse_resources.postgres import Database
-from lse_resources.pruning import prune_day
-from lse_resources.restoring import archived_projects, bring_back, copies
+from lse_resources.pruning import prune_copy, prune_day
+from lse_resources.restoring import archived_projects, bring_back, copies, plan
 from lse_resources.runs_table import load_day
 
 KINDS = ["drive", "s3", "drive, encrypted", "s3, encrypted"]
@@ -56,12 +59,10 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path, key_file: Path) -> A
         destination: Destination = request.getfixturevalue("drive_archive").destination
     else:
         destination = request.getfixturevalue("store")
-    if encrypted:
-        keys = read_keys(None, key_file, None)
-        assert keys is not None
-        (tmp_path / "archives").mkdir()
-        destination = EncryptedDestination(destination, keys, tmp_path / "archives")
-    return Archive(tmp_path, destination)
+    keys = read_keys(None, key_file, None) if encrypted else None
+    assert bool(keys) == bool(encrypted)
+    (tmp_path / "archives").mkdir()
+    return Archive(tmp_path, EncryptedDestination(destination, keys, tmp_path / "archives"))
 
 
 @pytest.fixture
@@ -331,6 +332,21 @@ def test_a_damaged_encrypted_zip_is_called_damaged(store: ObjectStore, tmp_path:
     assert not (tmp_path / "back.zip").exists()
 
 
+def test_a_day_that_this_host_cannot_compare_stops_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSE_AGE_RECIPIENT", str(age.x25519.Identity.generate().to_public()))
+    first = HOUSE_DAY - timedelta(days=1)
+    house.fill(2, day=first)
+    assert house.archive("full-sweep", "--skip-db", day=first).code == 0
+    house.put(77, midnight(first) + 1)
+    house.fill(2)
+    days = ["--project", HOUSE_PROJECT, "--start-date", str(first), "--end-date", str(HOUSE_DAY)]
+    ended = house.lse("archive", "full-sweep", "--skip-db", "--force", "--json", *days)
+    assert ended.code == 1
+    [changed, other] = ended.json
+    assert "LSE_AGE_RECIPIENT alone does not open it. Run this where the key is" in changed["problems"][0]
+    assert (other["problems"], other["upload_result"]["action"]) == ([], "created")
+
+
 @pytest.fixture
 def open_age(key_file: Path) -> Callable[[bytes], bytes]:
     identity = age.x25519.Identity.from_str(key_file.read_text().split("\n")[1])
@@ -346,11 +362,112 @@ def test_without_the_key_there_is_no_way_back(store: ObjectStore, tmp_path: Path
     archive.add()
     archive.lose()
     archive.layout.archive_dir.mkdir()
-    with pytest.raises(SettingsError, match="does not open it"):
+    with pytest.raises(NoKeyError, match="RECIPIENT alone does not open it"):
         archive.restore()
     assert left_over(archive) == []
-    plain = Archive(tmp_path, store)
-    assert copies(plain.destination, PROJECT) == []  # said by its name: it is no zip
+
+
+@pytest.fixture
+def keyless(archive: Archive) -> Archive:
+    """The same archive on a host where no key is set."""
+    inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
+    return Archive(archive.directory, EncryptedDestination(inner, None, archive.layout.archive_dir))
+
+
+ENCRYPTED = pytest.mark.parametrize("archive", ["drive, encrypted", "s3, encrypted"], indirect=True)
+
+
+@ENCRYPTED
+def test_without_a_key_set_encrypted_days_are_seen_and_refused(archive: Archive, keyless: Archive) -> None:
+    paths = archive.add(runs=3)
+    assert drive_difference(keyless.destination, paths) is None
+    assert upload_day(keyless.destination, paths).action == "unchanged"
+    archive.lose()
+    archive.layout.archive_dir.mkdir()
+    [copy] = copies(keyless.destination, PROJECT)
+    for attempt in (
+        lambda: plan(keyless.destination, paths, copy),
+        lambda: keyless.restore(),
+        lambda: keyless.restore(verify_only=True),
+    ):
+        with pytest.raises(NoKeyError, match=r"age is encrypted: no key is set\. Set LSE_AGE_IDENTITY_FILE"):
+            attempt()
+    assert left_over(archive) == []
+
+
+@ENCRYPTED
+def test_without_a_key_set_nothing_unencrypted_comes_beside(archive: Archive, keyless: Archive) -> None:
+    inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
+    paths = archive.add(runs=3)
+    [before] = find_on_drive(archive.destination, paths)
+    rezip(archive, 5)
+    for allow_shrink in (False, True):
+        with pytest.raises(NoKeyError, match="no key is set"):
+            upload_day(keyless.destination, paths, allow_shrink=allow_shrink)
+    assert find_on_drive(inner, paths) == []
+    assert find_on_drive(archive.destination, paths) == [before]
+    assert upload_day(archive.destination, paths).action == "replaced"
+
+
+@ENCRYPTED
+def test_an_encrypted_and_another_unencrypted_zip_are_a_conflict(archive: Archive) -> None:
+    inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
+    paths = archive.add(runs=3)
+    rezip(archive, 5)
+    upload_day(inner, paths)
+    whole = paths.zip.read_bytes()
+    for verify_only in (False, True):
+        with pytest.raises(ArchiveConflictError, match=r"encrypted and unencrypted.*archive upload"):
+            archive.restore(verify_only=verify_only)
+    assert upload_day(archive.destination, paths).action == "replaced"
+    archive.lose()
+    archive.layout.archive_dir.mkdir()
+    assert archive.restore().runs == 5
+    # Of the same content it is a leftover, and no conflict.
+    upload_day(inner, paths)
+    archive.lose()
+    archive.layout.archive_dir.mkdir()
+    assert archive.restore().runs == 5
+    assert paths.zip.read_bytes() == whole
+
+
+@ENCRYPTED
+@pytest.mark.parametrize("setting", ["another key", "a public key", "no key"])
+def test_a_copy_that_this_host_cannot_open_proves_nothing(
+    archive: Archive, database: Database, tmp_path: Path, setting: str
+) -> None:
+    paths = archive.add()
+    load_day(database, PROJECT, DAY, paths.folder)
+    other = age.x25519.Identity.generate()
+    (tmp_path / "other.txt").write_text(str(other))
+    keys = {
+        "another key": read_keys(None, tmp_path / "other.txt", None),
+        "a public key": read_keys(str(other.to_public()), None, None),
+        "no key": None,
+    }
+    inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
+    elsewhere = EncryptedDestination(inner, keys[setting], archive.layout.archive_dir)
+    before = snapshot(tmp_path)
+    with pytest.raises(NoKeyError, match="LSE_AGE"):
+        prune_day(elsewhere, database, paths, "files")
+    with pytest.raises(NoKeyError, match="LSE_AGE"):
+        Archive(tmp_path, elsewhere).restore(verify_only=True)
+    assert snapshot(tmp_path) == before
+    assert left_over(archive) == []
+    assert prune_day(archive.destination, database, paths, "files").action == "pruned"
+
+
+@ENCRYPTED
+def test_a_host_that_only_writes_says_where_a_changed_day_is_uploaded(archive: Archive, key_file: Path) -> None:
+    paths = archive.add(runs=3)
+    rezip(archive, 5)
+    public = str(age.x25519.Identity.from_str(key_file.read_text().split("\n")[1]).to_public())
+    inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
+    writer = EncryptedDestination(inner, read_keys(public, None, None), archive.layout.archive_dir)
+    with pytest.raises(NoKeyError, match=r"where the key is .*--allow-shrink"):
+        upload_day(writer, paths)
+    assert upload_day(writer, paths, allow_shrink=True).action == "replaced"
+    assert archive.restore(verify_only=True).runs == 5
 
 
 def test_a_passphrase(store: ObjectStore, tmp_path: Path) -> None:
@@ -417,6 +534,20 @@ def spoil(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[info.header_offset + 30 + len(info.filename.encode()) + info.compress_size // 2] ^= 0xFF
     path.write_bytes(content)
+
+
+def test_who_cannot_decrypt_may_give_up_a_copy_of_what_is_here_and_no_more(
+    store: ObjectStore, tmp_path: Path, database: Database
+) -> None:
+    (tmp_path / "archives").mkdir()
+    keys = read_keys(str(age.x25519.Identity.generate().to_public()), None, None)
+    archive = Archive(tmp_path, EncryptedDestination(store, keys, tmp_path / "archives"))
+    paths = archive.add()
+    load_day(database, PROJECT, DAY, paths.folder)
+    with pytest.raises(NoKeyError, match="alone does not open it"):
+        prune_day(archive.destination, database, paths, "files")
+    assert prune_copy(archive.destination, paths).action == "pruned"
+    assert find_on_drive(archive.destination, paths) == []
 
 
 def test_a_damaged_zip_takes_no_copy_s_place(archive: Archive) -> None:

@@ -166,6 +166,19 @@ def test_verify_only_keeps_nothing(archive: Archive, drive_server: DriveServer) 
     assert left_over(archive) == []
 
 
+def test_verify_only_reads_the_copy_whatever_is_here(archive: Archive, drive_server: DriveServer) -> None:
+    paths = archive.add()
+    paths.incoming.write_bytes(paths.zip.read_bytes())
+    [copy] = copies(archive.destination, PROJECT)
+    for_proof = plan(archive.destination, paths, copy, verify_only=True)
+    assert (for_proof.action, for_proof.source) == ("would replace", "Drive")
+    assert (archive.restore(verify_only=True).source, paths.zip.is_file()) == ("Drive", True)
+    paths.incoming.write_bytes(paths.zip.read_bytes())
+    drive_server.faults.add(Fault("status", no_downloads, status=403))
+    with pytest.raises(DriveError):
+        archive.restore(verify_only=True)
+
+
 def test_a_zip_of_another_project_is_refused(archive: Archive, tmp_path: Path) -> None:
     other = archive.add(project="other")
     put(archive, other.zip, archive.paths().zip.name)

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from datetime import date, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,8 +15,12 @@ from archive_fixtures import Archive, snapshot
 from house_fixtures import House
 from test_cli_prompts import terminal
 
+from lse_archive.names import project_folder
+from lse_archive.results import RestoreResult
+from lse_demo.drive_server import USER
 from lse_demo.faults import Fault, Matchable
 from lse_resources.destinations import open_destination
+from lse_resources.restoring import restore_day
 from lse_resources.runs_table import load_day
 from lse_resources.settings import Settings
 from lse_resources.verification import verify_day
@@ -71,6 +76,86 @@ def test_a_day_that_differs_is_not_replaced_without_a_yes(house: House, archive:
     assert (forced.code, [entry["action"] for entry in forced.json]) == (0, ["unchanged", "replaced"])
     assert victim.read_bytes() != b"{"
     assert same.folder.is_dir()
+
+
+@pytest.mark.parametrize("planned", ["unchanged", "would restore"])
+def test_a_day_that_changes_after_the_look_is_not_replaced_unasked(
+    house: House, archive: Archive, monkeypatch: pytest.MonkeyPatch, planned: str
+) -> None:
+    paths = archive.add(FIRST, "other")
+    if planned == "would restore":
+        shutil.rmtree(paths.folder)
+
+    def after_another(*arguments: Any) -> RestoreResult:
+        archive.write(FIRST, "other", outputs={"answer": "of another process"})
+        return restore_day(*arguments)
+
+    monkeypatch.setattr("lse_cli.restore_work.restore_day", after_another)
+    ended = house.lse("archive", "restore", "--project", "other", "--json")
+    assert (ended.code, ended.entry["action"]) == (1, planned)
+    assert "--force replaces it" in ended.entry["error"]["todo"]
+    written = next(paths.folder.glob("0*.json"))
+    assert b"of another process" in written.read_bytes()
+    forced = house.lse("archive", "restore", "--project", "other", "--force", "--json")
+    assert (forced.code, forced.entry["action"]) == (0, "replaced")
+    assert b"of another process" not in written.read_bytes()
+
+
+def test_a_yes_is_for_one_day(house: House, archive: Archive) -> None:
+    days = [FIRST, FIRST + timedelta(days=1)]
+    victims = [next(archive.add(day, "other").folder.glob("0*.json")) for day in days]
+    for victim in victims:
+        victim.write_bytes(b"{")
+    with terminal(house, "archive", "restore", "--project", "other") as shown:
+        for day, answer in zip(days, "yn", strict=True):
+            shown.until(f"{day} differs from the copy on Drive")
+            shown.until("[y/N]: ")
+            shown.type(f"{answer}\n")
+        assert shown.end() == 1
+    assert [victim.read_bytes() == b"{" for victim in victims] == [False, True]
+
+
+def test_what_cannot_be_read_here_fails_its_own_day(house: House, archive: Archive) -> None:
+    bad, good = archive.add(FIRST, "other"), archive.add(FIRST + timedelta(days=1), "other")
+    (bad.folder / "zz.json").symlink_to(house.directory / "nowhere")
+    shutil.rmtree(good.folder)
+    ended = house.lse("archive", "restore", "--project", "other", "--json")
+    assert ended.code == 1
+    [first, second] = ended.json
+    assert "zz.json: No such file" in first["error"]["why"]
+    assert second["action"] == "restored"
+    assert good.folder.is_dir()
+
+
+def test_a_project_that_cannot_be_named_does_not_stop_the_others(house: House, archive: Archive) -> None:
+    long = "x" * 230
+    archive.add(FIRST, long)
+    alone = house.lse("archive", "restore", "--all-projects", "--json")
+    assert (alone.code, [entry["error"]["step"] for entry in alone.json]) == (1, ["restore"])
+    paths = archive.add(FIRST, "other")
+    archive.lose()
+    ended = house.lse("archive", "restore", "--all-projects", "--json")
+    assert ended.code == 1
+    [left_out, restored] = ended.json
+    assert left_out["project"] == project_folder(long)
+    assert "--project NAME" in left_out["error"]["todo"]
+    assert restored["action"] == "restored"
+    assert paths.folder.is_dir()
+
+
+@pytest.mark.parametrize("selection", [["--all-projects"], ["--project", "other"]])
+def test_of_two_folders_of_one_name_it_is_said_that_one_is_read(
+    house: House, archive: Archive, selection: list[str]
+) -> None:
+    paths = archive.add(FIRST, "other")
+    house.drive.store.add_folder("other", USER, parent=Settings.load().drive.folder)
+    archive.lose()
+    ended = house.lse("archive", "restore", *selection, "--json")
+    assert ended.code == 1
+    [warning, restored] = ended.json
+    assert (warning["project"], warning["error"]["what"]) == ("other", "there are several folders named 'other'")
+    assert restored["action"] == "restored"
+    assert paths.folder.is_dir()
 
 
 def test_restore_of_a_range(house: House, archive: Archive) -> None:

@@ -12,7 +12,7 @@ import pytest
 from drive_rig import CONTENT, UNIT, UPLOAD, back, media, proven
 
 from lse_archive.errors import ArchiveConflictError, CorruptArchiveError, DriveError
-from lse_demo.drive_server import DriveServer
+from lse_demo.drive_server import USER, DriveServer
 from lse_demo.faults import Fault, on
 from lse_resources.google_drive import DriveFile, DriveSettings, GoogleDrive
 
@@ -22,6 +22,17 @@ def interrupt(server: DriveServer, send: Callable[..., DriveFile], **changes: An
     with pytest.raises(DriveError):
         send(**changes)
     server.faults.clear()
+
+
+def lose_last_answer(server: DriveServer, send: Callable[..., DriveFile], path: Path) -> DriveFile:
+    """The file is there, whole, and its upload does not know."""
+    path.write_bytes(CONTENT[:UNIT])
+    server.faults.add(Fault("lose_answer", UPLOAD, times=1))
+    server.faults.add(Fault("status", UPLOAD))
+    with pytest.raises(DriveError):
+        send()
+    server.faults.clear()
+    return proven(server, CONTENT[:UNIT])
 
 
 def test_the_next_call_goes_on_where_the_last_one_ended(
@@ -59,13 +70,7 @@ def test_a_session_file_of_no_use_is_no_harm(
 def test_an_answer_lost_at_the_very_end_makes_no_second_file(
     server: DriveServer, send: Callable[..., DriveFile], path: Path
 ) -> None:
-    path.write_bytes(CONTENT[:UNIT])
-    server.faults.add(Fault("lose_answer", UPLOAD, times=1))
-    server.faults.add(Fault("status", UPLOAD))
-    with pytest.raises(DriveError):
-        send()
-    server.faults.clear()
-    created = proven(server, CONTENT[:UNIT])
+    created = lose_last_answer(server, send, path)
     server.uploads.expire()
     assert send().id == created.id
     proven(server, CONTENT[:UNIT])
@@ -79,6 +84,98 @@ def test_another_s_file_of_the_name_is_a_conflict_for_the_interrupted_too(
     with pytest.raises(ArchiveConflictError):
         send()
     proven(server)
+
+
+def change(drive: GoogleDrive, file_id: str, body: dict[str, Any], **moves: str) -> None:
+    """Somebody does it in the browser."""
+    drive._service.api.files().update(fileId=file_id, body=body, **moves).execute()
+
+
+def test_a_session_of_another_folder_is_not_gone_on_with(
+    server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
+) -> None:
+    interrupt(server, send)
+    elsewhere = server.store.add_folder("Elsewhere", USER)
+    drive.upload(path, "day.zip", elsewhere, {}, session_file=path.with_name("day.zip.upload"))
+    [doc] = server.store.named("day.zip")
+    assert doc["parents"] == [elsewhere]
+    assert not path.with_name("day.zip.upload").exists()
+
+
+@pytest.mark.parametrize("gone", ["trashed", "moved"])
+@pytest.mark.parametrize("expired", [False, True])
+def test_a_finished_file_that_was_taken_away_is_sent_again(
+    server: DriveServer,
+    drive: GoogleDrive,
+    send: Callable[..., DriveFile],
+    settings: DriveSettings,
+    path: Path,
+    gone: str,
+    expired: bool,
+) -> None:
+    created = lose_last_answer(server, send, path)
+    if gone == "trashed":
+        change(drive, created.id, {"trashed": True})
+    else:
+        elsewhere = server.store.add_folder("Elsewhere", USER)
+        change(drive, created.id, {}, addParents=elsewhere, removeParents=settings.folder)
+    if expired:
+        server.uploads.expire()
+    sent = send()
+    assert sent.id != created.id
+    assert [file.id for file in drive.find_file(settings.folder, "day.zip")] == [sent.id]
+
+
+def test_a_folder_that_goes_to_the_trash_meanwhile_is_told(server: DriveServer, drive: GoogleDrive, path: Path) -> None:
+    folder = drive.ensure_project_folder("P")
+    with pytest.raises(ArchiveConflictError, match="is not in its folder on Drive"):
+        drive.upload(path, "day.zip", folder, {}, progress=lambda _: change(drive, folder, {"trashed": True}))
+    folder = drive.ensure_project_folder("P")
+    drive.upload(path, "day.zip", folder, {})
+    assert len(drive.find_file(folder, "day.zip")) == 1
+
+
+@pytest.mark.parametrize("size", [UNIT, len(CONTENT)])
+def test_what_another_host_uploads_meanwhile_is_not_replaced(
+    server: DriveServer,
+    drive: GoogleDrive,
+    send: Callable[..., DriveFile],
+    settings: DriveSettings,
+    path: Path,
+    size: int,
+) -> None:
+    content = CONTENT[:size]
+    path.write_bytes(content)
+    other = path.with_name("other.zip")
+    other.write_bytes(b"more runs")
+    first = drive.upload(other, "day.zip", settings.folder, {})
+    other.write_bytes(b"still more runs")
+
+    def meanwhile() -> None:
+        if drive.prove(first).revision == first.revision:
+            drive.upload(other, "day.zip", settings.folder, {}, existing=first)
+
+    # When the upload is announced: of a short file all is sent after that at once.
+    server.faults.add(Fault("call", on("PATCH", "/upload/"), times=1, action=meanwhile))
+    with pytest.raises(ArchiveConflictError, match="changed on Drive"):
+        send(existing=first)
+    proven(server, b"still more runs")
+    assert len(server.store.revisions(first.id)) == 2
+    assert not path.with_name("day.zip.upload").exists()
+    send(existing=drive.prove(first))
+    proven(server, content)
+
+
+def test_a_replacement_whose_last_answer_was_lost_is_one_s_own(
+    server: DriveServer, send: Callable[..., DriveFile], path: Path
+) -> None:
+    path.write_bytes(b"old")
+    first = send()
+    path.write_bytes(CONTENT[:UNIT])
+    server.faults.add(Fault("lose_answer", UPLOAD, times=1))
+    assert send(existing=first).id == first.id
+    proven(server, CONTENT[:UNIT])
+    assert len(server.store.revisions(first.id)) == 2
 
 
 KILLED = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -55,8 +55,27 @@ def run_file_name(facts: RunFacts) -> str:
 
 
 def run_file_paths(folder: Path) -> list[Path]:
-    """The files that may hold a run, sorted by name: `*.json` that does not start with `_` or a dot."""
+    """The files that may hold a run, sorted by name; see `may_hold_run`."""
     return [folder / name for name in _names(folder)]
+
+
+def may_hold_run(name: str) -> bool:
+    """Whether a file of this name is taken for a run file: `*.json` that does not start with `_` or a dot."""
+    return name.endswith(".json") and name[0] not in "_."
+
+
+def file_digests(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """The sha256 of files as they are now, with their names.
+
+    Raises:
+        ArchiveError: A file cannot be read.
+    """
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        for name in names:
+            yield name, hashlib.sha256(_read(name, directory)).digest()
+    finally:
+        os.close(directory)
 
 
 def read_folder(folder: Path, day: date) -> Iterator[RunFile | UnfitFile]:
@@ -146,7 +165,7 @@ class DayReader:
 
 def _names(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(name for entry in entries if (name := entry.name).endswith(".json") and name[0] not in "_.")
+        return sorted(entry.name for entry in entries if may_hold_run(entry.name))
 
 
 def _read(name: str, directory: int) -> bytes:

@@ -88,6 +88,8 @@ def check_superset(paths: DayPaths, laid: LaidOut, source: Path) -> None:
     Raises:
         ShrinkError: One of them holds runs that the restored day does not, or what was pruned cannot be told.
     """
+    if not (paths.folder.is_dir() or paths.zip.is_file() or is_pruned(paths)):
+        return
     restored = _held(laid.paths.folder)
     if paths.folder.is_dir() and (lost := _held(paths.folder).lost_by(restored)):
         raise _shrink(str(paths.folder), lost, "Archive and upload what is here: lse archive zip, lse archive upload")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from lse_archive.documents import unwrap
 from lse_archive.errors import ArchiveConflictError, CorruptArchiveError
-from lse_archive.folder import RunFile, UnfitFile, read_folder, run_file_paths
+from lse_archive.folder import RunFile, UnfitFile, file_digests, may_hold_run, read_folder, run_file_paths
 from lse_archive.layout import DayPaths
 from lse_archive.manifest import SUMMARY, SUMS, content_sums, read_sums
 from lse_archive.staging import Staging
@@ -77,16 +78,16 @@ def other_files(folder: Path) -> list[Path]:
         ArchiveConflictError: The folder holds another folder.
     """
     others = []
-    runs = set(run_file_paths(folder))
-    for path in sorted(folder.iterdir()):
-        if path in runs or path.name in (SUMMARY, SUMS) or path.name.startswith("."):
-            continue
-        if not path.is_file():
-            raise ArchiveConflictError(
-                f"{folder} cannot be replaced", why=f"it holds the folder '{path.name}'", todo="Move that away"
-            )
-        others.append(path)
-    return others
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if may_hold_run(entry.name) or entry.name in (SUMMARY, SUMS) or entry.name.startswith("."):
+                continue
+            if not entry.is_file():
+                raise ArchiveConflictError(
+                    f"{folder} cannot be replaced", why=f"it holds the folder '{entry.name}'", todo="Move that away"
+                )
+            others.append(entry.name)
+    return [folder / name for name in sorted(others)]
 
 
 def is_as_recorded(paths: DayPaths) -> bool:
@@ -95,10 +96,10 @@ def is_as_recorded(paths: DayPaths) -> bool:
     recorded = dict(content_sums(sums))
     if SUMMARY in sums and sums[SUMMARY] != hashlib.sha256((paths.folder / SUMMARY).read_bytes()).digest():
         return False
-    for path in [*run_file_paths(paths.folder), *other_files(paths.folder)]:
-        if recorded.pop(path.name, None) != hashlib.sha256(path.read_bytes()).digest():
-            return False
-    return not recorded
+    names = {path.name for path in (*run_file_paths(paths.folder), *other_files(paths.folder))}
+    return names == recorded.keys() and all(
+        recorded[name] == digest for name, digest in file_digests(paths.folder, recorded)
+    )
 
 
 def _same_run(published: bytes, staged: Path) -> bool:

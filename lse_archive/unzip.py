@@ -14,9 +14,8 @@ from pathlib import Path
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError, RefusedArchiveError
 from lse_archive.manifest import SUMMARY, SUMS, Summary, parse_summary, parse_sums
-from lse_archive.zip_reader import BROKEN
+from lse_archive.zip_reader import BROKEN, contents
 
-_CHUNK = 1 << 20
 _LOCAL_HEADER_BYTES = 30
 _NAME_BYTES = 255
 # The end record with the longest comment, and the two of zip64 before it.
@@ -66,16 +65,20 @@ def extract(source: Path, target: Path, *, progress: Callable[[int, int], None] 
         ArchiveError: It does not fit on the disk.
     """
     with _opened(source) as archive:
-        entries, contents = _inspect(archive, source)
-        if contents.bytes > shutil.disk_usage(_existing_parent(target)).free:
-            raise ArchiveError(f"{source.name} does not fit on the disk", why=f"it holds {contents.bytes:,} bytes")
+        entries, held = _inspect(archive, source)
+        if held.bytes > shutil.disk_usage(_existing_parent(target)).free:
+            raise ArchiveError(f"{source.name} does not fit on the disk", why=f"it holds {held.bytes:,} bytes")
         target.mkdir(parents=True)
-        for done, (info, name) in enumerate(entries, 1):
-            if contents.sums is None and name == SUMMARY:
-                name = f"{Path(SUMMARY).stem}.original.json"
-            _write(archive, info, target / name, source)
-            progress(done, len(entries))
-    return contents
+        directory = os.open(target, os.O_RDONLY)
+        try:
+            for done, (info, name) in enumerate(entries, 1):
+                if held.sums is None and name == SUMMARY:
+                    name = f"{Path(SUMMARY).stem}.original.json"
+                _write(archive, info, name, directory, source)
+                progress(done, len(entries))
+        finally:
+            os.close(directory)
+    return held
 
 
 def inspect(source: Path) -> Contents:
@@ -227,19 +230,19 @@ def _manifest(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> 
         return entry.read(_MANIFEST_BYTES)
 
 
-def _write(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, source: Path) -> None:
+def _write(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, directory: int, source: Path) -> None:
     written = 0
     # O_EXCL: neither a file system that folds names nor anything else may make two entries one file.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, 0o666, dir_fd=directory)
     try:
-        with archive.open(info) as entry:
-            while chunk := entry.read(_CHUNK):
-                written += len(chunk)
-                if written > info.file_size:
-                    break
-                view = memoryview(chunk)
-                while view:
-                    view = view[os.write(descriptor, view) :]
+        for piece in contents(archive, info):
+            written += len(piece)
+            if written > info.file_size:
+                break
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(descriptor, view) :]
     finally:
         os.close(descriptor)
     if written != info.file_size:

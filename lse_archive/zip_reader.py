@@ -33,6 +33,8 @@ def opened(file: Path | IO[bytes]) -> Generator[zipfile.ZipFile]:
     Raises:
         BROKEN: It is no zip, or damaged.
     """
+    if not isinstance(file, Path):
+        file.flush()  # short files are read past its buffer
     with zipfile.ZipFile(file) as archive:
         if any(info.header_offset < 0 for info in archive.infolist()):
             raise zipfile.BadZipFile("its beginning is missing")
@@ -46,25 +48,32 @@ def digests(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
         BROKEN: A file is damaged.
         OSError: The zip cannot be read.
     """
-    assert archive.fp is not None
-    archive.fp.flush()
-    descriptor = archive.fp.fileno()
     for info in archive.infolist():
-        yield info.filename, _digest(archive, descriptor, info)
+        digest = hashlib.sha256()
+        for piece in contents(archive, info):
+            digest.update(piece)
+        yield info.filename, digest.digest()
 
 
-def _digest(archive: zipfile.ZipFile, descriptor: int, info: zipfile.ZipInfo) -> bytes:
+def contents(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes | bytearray]:
+    """A file's content in pieces, and not a byte more than its directory says; a short one is one piece.
+
+    Raises:
+        BROKEN: The file is damaged.
+        OSError: The zip cannot be read.
+    """
     is_short = max(info.file_size, info.compress_size) <= _LONG_BYTES
     if is_short and info.compress_type == zipfile.ZIP_DEFLATED and not info.flag_bits & ~_PLAIN_FLAGS:
-        return hashlib.sha256(_short(descriptor, info)).digest()
-    digest = hashlib.sha256()
+        yield _short(archive, info)
+        return
     with archive.open(info) as entry:
         while chunk := entry.read(_CHUNK):
-            digest.update(chunk)
-    return digest.digest()
+            yield chunk
 
 
-def _short(descriptor: int, info: zipfile.ZipInfo) -> bytearray:
+def _short(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytearray:
+    assert archive.fp is not None
+    descriptor = archive.fp.fileno()
     header = os.pread(descriptor, _LOCAL_HEADER.size, info.header_offset)
     if len(header) < _LOCAL_HEADER.size:
         raise zipfile.BadZipFile(f"it ends within {info.filename!r}")

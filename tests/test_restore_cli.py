@@ -119,7 +119,7 @@ def test_what_cannot_be_read_here_fails_its_own_day(house: House, archive: Archi
     bad, good = archive.add(FIRST, "other"), archive.add(FIRST + timedelta(days=1), "other")
     (bad.folder / "zz.json").symlink_to(house.directory / "nowhere")
     shutil.rmtree(good.folder)
-    ended = house.lse("archive", "restore", "--project", "other", "--json")
+    ended = house.lse("archive", "restore", "--project", "other", "--force", "--json")
     assert ended.code == 1
     [first, second] = ended.json
     assert "zz.json: No such file" in first["error"]["why"]

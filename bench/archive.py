@@ -169,17 +169,16 @@ def bench_drive(figures: Figures, paths: DayPaths, scratch: Path, rounds: int, l
             uploaded = best(rounds, lambda: upload_day(drive, paths), forget)
             show(figures, f"upload{note}", uploaded, size, "read and send", plain)
             [copy] = copies(drive, "bench")
-            other = Layout(scratch / "back", scratch / "back-zips").day("bench", DAY)
+            # Each into a folder of its own: after many files were deleted, ext4 makes new ones many times more slowly.
+            places = (scratch / f"back-{latency}-{number}" for number in itertools.count())
 
-            def lose() -> None:
-                shutil.rmtree(scratch / "back", ignore_errors=True)
-                shutil.rmtree(scratch / "back-zips", ignore_errors=True)
+            def restore() -> None:
+                back = next(places)
+                restore_day(drive, Layout(back / "data", back / "zips").day("bench", DAY), copy)
 
-            seconds = best(rounds, lambda: restore_day(drive, other, copy), lose)
-            target = scratch / "unzipped"
-            unzip = best(rounds, lambda: extract(paths.zip, target), lambda: shutil.rmtree(target, ignore_errors=True))
+            seconds = in_turn(rounds, restore=restore, unzip=lambda: extract(paths.zip, next(places)))
             peer = "unzip" if shutil.which("unzip") else "zipfile.extractall"
-            show(figures, f"restore{note}", seconds, size, peer, unzip)
+            show(figures, f"restore{note}", seconds["restore"], size, peer, seconds["unzip"])
 
 
 def extract(archive: Path, target: Path) -> None:

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lse_archive.errors import CorruptArchiveError, RefusedArchiveError, ShrinkError
-from lse_archive.folder import run_file_paths
 from lse_archive.held import Held, held_by_folder, held_by_zip, shrinking
 from lse_archive.layout import DayPaths
 from lse_archive.manifest import SUMMARY, Summary, content_hash, content_sums, read_summary, read_sums
 from lse_archive.pruned import day_content, forget_pruned, is_pruned, pruned_runs
 from lse_archive.seal import sealed_summary
 from lse_archive.state import forget_proof, publish_day
-from lse_archive.union import is_as_recorded, other_files
+from lse_archive.union import content_files, is_as_recorded
 from lse_archive.unzip import extract
 from lse_archive.zips import set_aside
 
@@ -82,33 +81,22 @@ def lay_out(
     return LaidOut(laid, summary, content, contents.sums is None, contents.hidden)
 
 
-def check_superset(paths: DayPaths, laid: LaidOut, source: Path) -> None:
-    """Law 1 for a restore: neither the folder nor the zip here may lose a run by it, nor a day whose files were pruned.
-
-    Raises:
-        ShrinkError: One of them holds runs that the restored day does not, or what was pruned cannot be told.
-    """
-    if not (paths.folder.is_dir() or paths.zip.is_file() or is_pruned(paths)):
-        return
-    restored = _held(laid.paths.folder)
-    if paths.folder.is_dir() and (lost := _held(paths.folder).lost_by(restored)):
-        raise _shrink(str(paths.folder), lost, "Archive and upload what is here: lse archive zip, lse archive upload")
-    if paths.zip.is_file() and not paths.zip.samefile(source):
-        archived = held_by_zip(paths.zip)
-        # A damaged one is set aside, not lost.
-        if not archived.damaged and (lost := archived.lost_by(restored)):
-            raise _shrink(str(paths.zip), lost, "Upload it: lse archive upload")
-    if is_pruned(paths) and (lost := _given_up(paths, laid).lost_by(restored)):
-        todo = "Look for the former copy in the trash and among the versions at its place"
-        raise _shrink(f"{paths.project} {paths.day}, whose files were pruned,", lost, todo)
-
-
-def publish(paths: DayPaths, laid: LaidOut, source: Path) -> None:
+def publish(paths: DayPaths, laid: LaidOut, source: Path, *, allow_shrink: bool = False) -> None:
     """Makes the laid-out day the day, and the zip its archive. The caller holds the day's lock.
 
     The zip goes first: if the process dies between the two, the folder is still the old one and is restored again.
+    A damaged zip that is here is set aside.
+
+    Raises:
+        ShrinkError: The folder or the zip here, or a day whose files were pruned, would lose something by it (law 1),
+            or what was pruned cannot be told. Not with `allow_shrink`.
     """
-    if paths.zip.is_file() and not paths.zip.samefile(source) and held_by_zip(paths.zip).damaged:
+    archived = None
+    if paths.zip.is_file() and not paths.zip.samefile(source):
+        archived = held_by_zip(paths.zip)
+    if not allow_shrink:
+        _check_superset(paths, laid, archived)
+    if archived and archived.damaged:
         set_aside(paths.zip)
     forget_proof(paths)
     source.replace(paths.zip)
@@ -121,6 +109,20 @@ def clear(paths: DayPaths) -> None:
     """Removes what an earlier restore or prune, killed in its work, left behind. The caller holds the day's lock."""
     shutil.rmtree(paths.restoring, ignore_errors=True)
     shutil.rmtree(paths.discarded, ignore_errors=True)
+
+
+def _check_superset(paths: DayPaths, laid: LaidOut, archived: Held | None) -> None:
+    if not (paths.folder.is_dir() or archived or is_pruned(paths)):
+        return
+    restored = _held(laid.paths.folder)
+    if paths.folder.is_dir() and (lost := _held(paths.folder).lost_by(restored)):
+        raise _shrink(str(paths.folder), lost, "Archive and upload what is here: lse archive zip, lse archive upload")
+    # A damaged one is set aside, not lost.
+    if archived and not archived.damaged and (lost := archived.lost_by(restored)):
+        raise _shrink(str(paths.zip), lost, "Upload it: lse archive upload")
+    if is_pruned(paths) and (lost := _given_up(paths, laid).lost_by(restored)):
+        todo = "Look for the former copy in the trash and among the versions at its place"
+        raise _shrink(f"{paths.project} {paths.day}, whose files were pruned,", lost, todo)
 
 
 def _given_up(paths: DayPaths, laid: LaidOut) -> Held:
@@ -139,4 +141,4 @@ def _shrink(what: str, lost: dict[str, str], todo: str) -> ShrinkError:
 
 
 def _held(folder: Path) -> Held:
-    return held_by_folder([*run_file_paths(folder), *other_files(folder)])
+    return held_by_folder(content_files(folder))

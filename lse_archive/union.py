@@ -90,13 +90,18 @@ def other_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(others)]
 
 
+def content_files(folder: Path) -> list[Path]:
+    """All files of a day's folder but its manifest and hidden ones. Raises ArchiveConflictError as `other_files`."""
+    return [*run_file_paths(folder), *other_files(folder)]
+
+
 def is_as_recorded(paths: DayPaths) -> bool:
     """Whether the published folder has just the files, by name and content, that its checksums list."""
     sums = read_sums(paths.folder) or {}
     recorded = dict(content_sums(sums))
     if SUMMARY in sums and sums[SUMMARY] != hashlib.sha256((paths.folder / SUMMARY).read_bytes()).digest():
         return False
-    names = {path.name for path in (*run_file_paths(paths.folder), *other_files(paths.folder))}
+    names = {path.name for path in content_files(paths.folder)}
     return names == recorded.keys() and all(
         recorded[name] == digest for name, digest in file_digests(paths.folder, recorded)
     )

@@ -206,7 +206,8 @@ def _run(
     settings = Settings.load()
     selection = select(settings, project, date_text, start_text, end_text)
     # Here, because the options were right: Dagster takes a second to import.
-    from lse_cli.console import Terminal, print_json
+    from lse_cli.console import Terminal
+    from lse_cli.output import print_json
     from lse_cli.work import work
 
     entries, code = work(settings, Terminal(json=json, force=force), selection, steps, config, sweep=sweep)
@@ -224,8 +225,9 @@ def _dry_load(
     *,
     json: bool,
 ) -> None:
-    from lse_cli.console import Terminal, print_json
+    from lse_cli.console import Terminal
     from lse_cli.outcome import entry, exit_code, worst
+    from lse_cli.output import print_json
     from lse_cli.selection import select
     from lse_resources.house import open_house
     from lse_resources.runs_table import load_day

@@ -18,10 +18,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, T
 from lse_archive.errors import ArchiveConflictError, ArchiveError
 from lse_assets.interaction import Advance
 from lse_cli.bars import DayBars
-from lse_cli.output import discard, print_json
+from lse_cli.output import discard
 from lse_cli.texts import STEP_NAMES, describe
-
-__all__ = ["DayOutcome", "Terminal", "print_json"]
 
 _HEED_SECONDS = 0.5
 _R = TypeVar("_R")

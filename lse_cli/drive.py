@@ -46,8 +46,9 @@ def dedupe(
 
     First it is shown what would be done. Without --project: all projects on Drive. Ends with 3 where something is left.
     """
-    from lse_cli.console import Terminal, print_json
+    from lse_cli.console import Terminal
     from lse_cli.dedupe_work import dedupe_projects
+    from lse_cli.output import print_json
     from lse_resources.settings import Settings
 
     entries, code = dedupe_projects(Settings.load(), Terminal(json=json, force=force), project, dry_run=dry_run)
@@ -72,7 +73,8 @@ def prune(
 
     Nothing does this by itself. Ends with 3 where a copy was kept.
     """
-    from lse_cli.console import Terminal, print_json
+    from lse_cli.console import Terminal
+    from lse_cli.output import print_json
     from lse_cli.prune_work import PruneWork
     from lse_resources.destinations import open_destination
     from lse_resources.settings import Settings

@@ -69,7 +69,8 @@ def restore(
 
     A day that is here and equal is skipped; one that differs is replaced only after a yes.
     """
-    from lse_cli.console import Terminal, print_json
+    from lse_cli.console import Terminal
+    from lse_cli.output import print_json
     from lse_cli.restore_work import RestoreWork, selected
 
     if verify_only and (dry_run or to_db):
@@ -107,7 +108,8 @@ def prune(
     Summary and checksums stay, so that `verify` still knows the day; `lse archive restore` brings it back. Ends with 3
     where a day could not be proven and was kept.
     """
-    from lse_cli.console import Terminal, print_json
+    from lse_cli.console import Terminal
+    from lse_cli.output import print_json
     from lse_cli.prune_work import PruneWork
     from lse_resources.destinations import open_destination
     from lse_resources.settings import Settings
@@ -133,8 +135,9 @@ def import_(
     The originals stay untouched; a run that the archive has already stays as it is there. First it is shown what would
     be done.
     """
-    from lse_cli.console import Terminal, print_json
+    from lse_cli.console import Terminal
     from lse_cli.import_work import import_directory
+    from lse_cli.output import print_json
     from lse_resources.settings import Settings
 
     terminal = Terminal(json=json, force=force)

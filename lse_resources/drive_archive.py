@@ -80,7 +80,7 @@ def upload_day(
                 todo="Look at them: lse drive dedupe --dry-run",
             )
         existing = found[0] if found else None
-        if existing and _has_content(existing, content):
+        if existing and existing.content == content:
             action, file = "unchanged", existing
             paths.upload_session.unlink(missing_ok=True)  # of an upload whose last answer was never seen
         else:
@@ -139,7 +139,7 @@ def _prove_zip(paths: DayPaths, sums: dict[str, bytes]) -> None:
 
 def _is_same(file: StoredFile, local: LocalFile, content: str) -> bool:
     """Whether Drive holds this content: these bytes, or another zip of the same files that is as it was uploaded."""
-    return local.equals(file) or _has_content(file, content)
+    return local.equals(file) or file.content == content
 
 
 def _check_replacement(
@@ -220,12 +220,6 @@ def copy_difference(file: StoredFile, paths: DayPaths, *, without_zip: bool = Fa
     if not pruned and sums is None:
         return "a zip, or run files with checksums, here", "neither"
     content = pruned.content_sha256 if pruned else content_hash(content_sums(sums or {}))
-    if _has_content(file, content):
+    if file.content == content:
         return None
     return f"content {content}", f"content {file.app_properties.get('content', 'not known')}, sha256 {file.sha256}"
-
-
-def _has_content(file: StoredFile, content: str) -> bool:
-    """Whether the file is as it was uploaded, and was a zip of this content."""
-    properties = file.app_properties
-    return properties.get("content") == content and file.sha256 is not None and properties.get("sha256") == file.sha256

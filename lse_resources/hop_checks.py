@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError, DriveError, SettingsError
-from lse_archive.folder import NOT_AS_RECORDED, run_file_paths
+from lse_archive.folder import NOT_AS_RECORDED
 from lse_archive.layout import DayPaths
 from lse_archive.manifest import SUMMARY, content_sums, read_sums
 from lse_archive.pruned import day_content, is_pruned, pruned_sums, read_pruned
 from lse_archive.results import VerificationResult
 from lse_archive.seal import require_folder
 from lse_archive.state import read_state
-from lse_archive.union import other_files
+from lse_archive.union import content_files
 from lse_archive.zips import check_zip
 from lse_resources.destination import Destination
 from lse_resources.drive_archive import NO_FILE, drive_difference
@@ -105,7 +105,7 @@ def check_files(paths: DayPaths) -> HopCheck:
         return HopCheck(name, "unproven", "the folder has no checksums", "lse archive zip makes them")
     expected = dict(content_sums(recorded))
     differences = []
-    for path in [*run_file_paths(paths.folder), *other_files(paths.folder)]:
+    for path in content_files(paths.folder):
         known = expected.pop(path.name, None)
         try:
             digest = hashlib.sha256(path.read_bytes()).digest()

@@ -18,7 +18,7 @@ from lse_archive.layout import DayPaths
 from lse_archive.locks import day_lock
 from lse_archive.names import project_folder, project_name, zip_name
 from lse_archive.pruned import is_pruned
-from lse_archive.restore import LaidOut, check_superset, clear, holds, lay_out, publish
+from lse_archive.restore import LaidOut, clear, holds, lay_out, publish
 from lse_archive.results import RestoreResult
 from lse_archive.state import update_state
 from lse_resources.destination import Destination, RepeatsNames
@@ -60,8 +60,8 @@ class Copy:
 
     @property
     def content(self) -> str | None:
-        """The identity of the day by what was written beside the file; None if that does not belong to its bytes."""
-        return _content(self.files[0])
+        """See `StoredFile.content`."""
+        return self.files[0].content
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +156,7 @@ def _without_leftovers(files: list[StoredFile]) -> Iterator[StoredFile]:
 
 def _is_same(file: StoredFile, other: StoredFile) -> bool:
     bytes_agree = file.sha256 is not None and file.sha256 == other.sha256
-    return bytes_agree or (_content(file) is not None and _content(file) == _content(other))
-
-
-def _content(file: StoredFile) -> str | None:
-    vouched = file.sha256 is not None and file.app_properties.get("sha256") == file.sha256
-    return file.app_properties.get("content") if vouched else None
+    return bytes_agree or (file.content is not None and file.content == other.content)
 
 
 def plan(destination: Destination, paths: DayPaths, copy: Copy, *, verify_only: bool = False) -> RestoreResult:
@@ -299,9 +294,7 @@ def _publish(
         return "unchanged"
     if not asked:
         _ask(destination, paths, file, options)
-    if not options.allow_shrink:
-        check_superset(paths, laid, source)
-    publish(paths, laid, source)
+    publish(paths, laid, source, allow_shrink=options.allow_shrink)
     update_state(paths, drive_file_id=file.id, drive_sha256=file.sha256, drive_content=laid.content, zip_pruned_at=None)
     return "replaced" if existed else "restored"
 

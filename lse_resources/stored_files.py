@@ -27,6 +27,12 @@ class StoredFile:
     revision: str
     trashed: bool = False
 
+    @property
+    def content(self) -> str | None:
+        """The identity of the day in it, as was written beside it; None if that does not belong to its bytes."""
+        vouched = self.sha256 is not None and self.app_properties.get("sha256") == self.sha256
+        return self.app_properties.get("content") if vouched else None
+
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:

@@ -40,6 +40,8 @@ class Runner:
 
     def __enter__(self) -> Runner:
         warnings.filterwarnings("ignore")
+        # From the first moment on: an interrupt may be swallowed by an import, too.
+        self._terminal.interrupted = self._exit.enter_context(_hearing_interrupts())
         self._instance = self._exit.enter_context(self._open_instance())
         return self
 
@@ -83,20 +85,20 @@ class Runner:
         by_name = {asset.key.path[-1]: asset for asset in assets}
         self._make_room({pool for step in steps if (pool := by_name[step].op.pool)})
         ops = {by_name[step].op.name: {"config": dict(config[step])} for step in steps if step in config}
-        with _hearing_interrupts() as heard:
-            self._terminal.interrupted = heard
-            result = dg.materialize(
-                assets,
-                selection=[by_name[step] for step in steps],
-                partition_key=str(day),
-                resources=resources(self._terminal),
-                instance=self._instance,
-                run_config={
-                    "ops": ops,
-                    "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-                },
-                raise_on_error=False,
-            )
+        result = dg.materialize(
+            assets,
+            selection=[by_name[step] for step in steps],
+            partition_key=str(day),
+            resources=resources(self._terminal),
+            instance=self._instance,
+            run_config={
+                "ops": ops,
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+            raise_on_error=False,
+        )
+        if self._terminal.interrupted():
+            raise KeyboardInterrupt
         if not result.success:
             self._explain(result)
         return self._terminal.day
@@ -157,8 +159,8 @@ def _check_dagster(url: str) -> None:
 
 @contextlib.contextmanager
 def _hearing_interrupts() -> Generator[Callable[[], bool]]:
-    """Raises KeyboardInterrupt also where Dagster swallowed it: it holds Ctrl-C back while it writes its records, and
-    forgets one that comes when a run is about to begin or to end. Gives what tells whether one came."""
+    """Gives what tells whether Ctrl-C came, also where Dagster swallowed it: it holds it back while it writes its
+    records, and forgets one that comes when a run is about to begin or to end."""
     reader, writer = socket.socketpair()
     with reader, writer:
         reader.setblocking(False)
@@ -174,8 +176,6 @@ def _hearing_interrupts() -> Generator[Callable[[], bool]]:
             yield heard
         finally:
             signal.set_wakeup_fd(former)
-        if heard():
-            raise KeyboardInterrupt
 
 
 def _cause(result: dg.ExecuteInProcessResult, failure: dg.DagsterEvent) -> tuple[str, str]:

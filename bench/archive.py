@@ -31,18 +31,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lse_archive.days import day_window, format_time
+from lse_archive.folder.contents import is_as_recorded
+from lse_archive.folder.manifest import read_sums
 from lse_archive.layout import DayPaths, Layout
-from lse_archive.manifest import read_sums
-from lse_archive.union import is_as_recorded
-from lse_archive.zip_writer import write_zip
-from lse_archive.zips import zip_day
-from lse_demo.drive_server import USER, DriveServer
+from lse_archive.zips.day import zip_day
+from lse_archive.zips.writer import write_zip
+from lse_demo.google_drive.server import USER, DriveServer
 from lse_demo.http import Answer, LocalServer, Request
-from lse_demo.langsmith_store import LangSmithStore
-from lse_resources.drive_archive import upload_day
-from lse_resources.drive_settings import DriveSettings
-from lse_resources.google_drive import GoogleDrive
-from lse_resources.restoring import copies, restore_day
+from lse_demo.langsmith.store import LangSmithStore
+from lse_operations.restore.restore import copies, restore_day
+from lse_operations.upload import upload_day
+from lse_resources.destinations.google_drive.client import GoogleDrive
+from lse_resources.destinations.google_drive.settings import DriveSettings
 
 DAY = date(2026, 1, 2)
 RESULTS = Path(__file__).parent / "results" / "archive.json"
@@ -198,7 +198,7 @@ def big(kind: str, scratch: Path) -> dict[str, float]:
     apart(make_big, data, kind)
     with DriveServer(scratch / "drive") as drive:
         folder = drive.store.add_folder("Archive", USER)
-    command = [sys.executable, "-m", "lse_demo.drive_server", "--store", str(scratch / "drive")]
+    command = [sys.executable, "-m", "lse_demo.google_drive", "--store", str(scratch / "drive")]
     command += ["--credentials", str(scratch / "user.json")]
     with subprocess.Popen(command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None

@@ -29,15 +29,15 @@ from database_peers import copy_file, copy_twice, dlt_load, naive_load, staged_l
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from lse_archive.folder import DayReader, RunFile
-from lse_resources._postgres_place import find_location
-from lse_resources.embedded_postgres import EmbeddedServer
-from lse_resources.jsonb import render
-from lse_resources.loads_table import begin_load
-from lse_resources.postgres import Database
-from lse_resources.runs_table import load_day, write_rows
-from lse_resources.schema import migrate
-from lse_resources.verification import verify_day
+from lse_archive.folder.reader import DayReader, RunFile
+from lse_resources.embedded_postgres.place import find_location
+from lse_resources.embedded_postgres.server import EmbeddedServer
+from lse_resources.postgres.database import Database
+from lse_resources.postgres.jsonb import render
+from lse_resources.postgres.load.day import load_day, write_rows
+from lse_resources.postgres.loads_table import begin_load
+from lse_resources.postgres.schema import migrate
+from lse_resources.postgres.verify.day import verify_day
 
 RESULTS = Path(__file__).parent / "results" / "database.json"
 NAME = "lse_bench"

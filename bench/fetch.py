@@ -79,11 +79,11 @@ class Bound:
 
 
 def lse(url: str, directory: Path) -> dict[str, int]:
-    from lse_archive.fetch import FetchOptions, fetch_day
+    from lse_archive.fetch.day import FetchOptions, fetch_day
     from lse_archive.layout import Layout
-    from lse_demo.langsmith_server import DEMO_KEY
-    from lse_resources.langsmith import LangSmith
-    from lse_resources.langsmith_http import LangSmithSettings
+    from lse_demo.langsmith.server import DEMO_KEY
+    from lse_resources.langsmith.client import LangSmith
+    from lse_resources.langsmith.http import LangSmithSettings
 
     paths = Layout(directory / "data", directory / "archives").day(PROJECT, DAY)
     client = LangSmith(LangSmithSettings(DEMO_KEY, url))
@@ -98,7 +98,7 @@ def sdk_v2(url: str, directory: Path) -> dict[str, int]:
     from langsmith import Langsmith
     from langsmith.types.run_select_field import RunSelectField
 
-    from lse_demo.langsmith_server import DEMO_KEY
+    from lse_demo.langsmith.server import DEMO_KEY
 
     selects = [name for name in RunSelectField.__args__ if name not in ("SHARE_URL", "ATTACHMENTS")]
     runs = 0
@@ -115,7 +115,7 @@ def sdk_v2(url: str, directory: Path) -> dict[str, int]:
 def list_runs(url: str, directory: Path) -> dict[str, int]:
     from langsmith import Client
 
-    from lse_demo.langsmith_server import DEMO_KEY
+    from lse_demo.langsmith.server import DEMO_KEY
 
     warnings.simplefilter("ignore", DeprecationWarning)
     client = Client(url, api_key=DEMO_KEY, auto_batch_tracing=False)
@@ -131,7 +131,7 @@ def list_runs(url: str, directory: Path) -> dict[str, int]:
 def _project_id(url: str) -> str:
     import httpx
 
-    from lse_demo.langsmith_server import DEMO_KEY
+    from lse_demo.langsmith.server import DEMO_KEY
 
     return httpx.get(f"{url}/sessions", params={"name": PROJECT}, headers={"X-API-Key": DEMO_KEY}).json()[0]["id"]
 
@@ -171,7 +171,7 @@ class Bench:
     @contextlib.contextmanager
     def server(self, runs: int, *options: str) -> Generator[str]:
         store = self._directory / f"store-{runs}.sqlite"
-        command = [sys.executable, "-m", "lse_demo.langsmith_server", "--store", str(store), "--watch-stdin"]
+        command = [sys.executable, "-m", "lse_demo.langsmith", "--store", str(store), "--watch-stdin"]
         command += ["--seed-runs", str(runs), "--seed-project", PROJECT, "--seed-day", str(DAY), *options]
         with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None

@@ -22,12 +22,12 @@ from pathlib import Path
 import msgspec
 
 from lse_archive.days import today
-from lse_archive.projects import ProjectConfig, add_project
-from lse_archive.state import DayState, now_text, read_state
-from lse_demo.drive_server import USER, DriveServer
-from lse_demo.langsmith_server import DEMO_KEY, LangSmithServer
-from lse_demo.langsmith_store import LangSmithStore
-from lse_resources.embedded_postgres import EmbeddedServer
+from lse_archive.folder.state import DayState, now_text, read_state
+from lse_demo.google_drive.server import USER, DriveServer
+from lse_demo.langsmith.server import DEMO_KEY, LangSmithServer
+from lse_demo.langsmith.store import LangSmithStore
+from lse_resources.embedded_postgres.server import EmbeddedServer
+from lse_resources.projects import ProjectConfig, add_project
 from lse_resources.settings import Settings
 
 RESULTS = Path(__file__).parent / "results" / "orchestration.json"
@@ -151,7 +151,7 @@ def code_location(environment: dict[str, str]) -> float:
     from dagster._grpc.client import DagsterGrpcClient
 
     port = free_port()
-    command = [sys.executable, "-m", "dagster", "api", "grpc", "-m", "lse_assets.definitions", "-p", port]
+    command = [sys.executable, "-m", "dagster", "api", "grpc", "-m", "lse_location.definitions", "-p", port]
     began = time.monotonic()
     server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -65,7 +65,7 @@ class DayPaths:
 
     @property
     def pruned(self) -> Path:
-        """What stays of a day whose run files were given up to save space, see `lse_archive.pruned`."""
+        """What stays of a day whose run files were given up to save space, see `lse_archive.folder.pruned`."""
         return self._work / f"{self.day}.pruned"
 
     @property

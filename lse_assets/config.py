@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from lse_resources.pipeline import BATCH_SIZE
+from lse_resources.postgres.load.batches import BATCH_SIZE
 
 
 class FetchConfig(dg.Config):

@@ -10,8 +10,9 @@ import sys
 import typer
 
 from lse_archive.errors import ArchiveError, UsageError
-from lse_cli import alerts, analysis, archive, backfill, database, doctor, drive, house, projects, status
-from lse_cli.output import discard
+from lse_cli.commands import alerts, analysis, archive, backfill, database, doctor, drive, projects, status
+from lse_cli.commands import platform as house
+from lse_cli.terminal.output import discard
 
 app = typer.Typer(
     name="lse",

@@ -10,7 +10,7 @@ import typer
 
 from lse_archive.days import days_between, parse_day, require_past, today
 from lse_archive.errors import UsageError
-from lse_archive.projects import ProjectConfig, lists_none, read_projects
+from lse_resources.projects import ProjectConfig, lists_none, read_projects
 
 if TYPE_CHECKING:
     from lse_resources.settings import Settings

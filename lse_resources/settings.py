@@ -16,8 +16,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lse_archive.errors import SettingsError
 from lse_archive.layout import Layout
-from lse_resources.drive_settings import AuthType, DriveSettings
-from lse_resources.langsmith_http import LangSmithSettings
+from lse_resources.destinations.google_drive.settings import AuthType, DriveSettings
+from lse_resources.langsmith.http import LangSmithSettings
 
 
 class Settings(BaseSettings):

@@ -17,7 +17,7 @@ from dagster import (
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 
 from lse_archive.names import project_slug
-from lse_archive.projects import ProjectConfig
+from lse_resources.projects import ProjectConfig
 from lse_sensors.problems import RUN, Event, Ledger
 
 _LIMIT = 500

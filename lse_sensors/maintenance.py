@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from lse_resources.databases import dagster_url
-from lse_resources.postgres import Database
+from lse_resources.postgres.database import Database
+from lse_resources.postgres.urls import dagster_url
 from lse_resources.settings import Settings
 
 EVENT_DAYS = 30

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from lse_archive.errors import ArchiveError
-from lse_archive.publish import publish_file
+from lse_archive.files import publish_file
 from lse_resources.alerts import Alert, Send, log
 
 _log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 
 from lse_archive.names import project_slug
-from lse_archive.projects import ProjectConfig
-from lse_assets.project import asset_key, job_name
+from lse_operations.day_selection import days_to_archive, days_to_verify
+from lse_platform.asset_keys import asset_key, job_name
+from lse_resources.projects import ProjectConfig
 from lse_resources.settings import Settings
-from lse_sensors.due import days_to_archive, days_to_verify
 
 
 def project_schedules(project: ProjectConfig) -> list[dg.ScheduleDefinition]:

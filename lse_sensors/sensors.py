@@ -11,15 +11,15 @@ import dagster as dg
 import msgspec
 
 from lse_archive.errors import ArchiveError
-from lse_archive.projects import adds_new_projects
-from lse_assets.dead_runs import fail_dead_runs
+from lse_operations.day_selection import expiring
+from lse_operations.new_projects import add_new, missing_projects
+from lse_platform.exited_runs import fail_dead_runs
+from lse_platform.home import known_projects
 from lse_resources.alerts import Alert, Send, targets
-from lse_resources.house import known_projects
-from lse_resources.langsmith import LangSmith
+from lse_resources.langsmith.client import LangSmith
+from lse_resources.projects import adds_new_projects
 from lse_resources.settings import Settings
-from lse_sensors.due import expiring
 from lse_sensors.events import is_running, new_ledger, read_events
-from lse_sensors.new_projects import add_new, missing_projects
 from lse_sensors.outbox import Outbox
 from lse_sensors.problems import Ledger, day_ranges, enter, release
 

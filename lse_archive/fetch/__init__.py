@@ -1,0 +1,1 @@
+"""Fetching a day: the source protocol, pagination, staging, completeness and the union with what is published."""

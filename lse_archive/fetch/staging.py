@@ -1,0 +1,349 @@
+"""An unfinished fetch: the run files so far, and a journal of what is known to be complete.
+
+The journal is an SQLite file beside the staged folder, so that memory does not grow with the day. A page's files are
+written before its rows, and its rows before the window that they complete: a process may die at any moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lse_archive.days import Window, day_window
+from lse_archive.errors import ArchiveConflictError, SourceError
+from lse_archive.fetch.paginate import PageReport
+from lse_archive.folder.reader import RunFile, run_file_name
+from lse_archive.layout import DayPaths
+from lse_archive.runs.documents import NotARunError, RunFacts, read_facts
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS run (
+  id BLOB NOT NULL UNIQUE, name BLOB NOT NULL, sha256 BLOB NOT NULL, size INTEGER NOT NULL, origin TEXT NOT NULL,
+  trace_id BLOB NOT NULL, start INTEGER NOT NULL, end INTEGER, trace_start INTEGER,
+  is_root INTEGER NOT NULL, failed INTEGER NOT NULL, tokens INTEGER NOT NULL, cost REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS extra (name BLOB PRIMARY KEY, sha256 BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS covered (low INTEGER NOT NULL, high INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS mark (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+_RUN_COLUMNS = "id, name, sha256, size, origin, trace_id, start, end, trace_start, is_root, failed, tokens, cost"
+_INSERT_RUN = f"INSERT OR REPLACE INTO run ({_RUN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+# An interrupted fetch is continued for this long; after that its runs may have changed and are asked for again.
+_FRESH_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class StagedRun:
+    """A run as it lies in staging.
+
+    Attributes:
+        served: Whether LangSmith served it in this fetch; otherwise in an earlier one that was given up.
+    """
+
+    name: str
+    sha256: bytes
+    served: bool
+
+
+class Staging:
+    """The staging folder of one project's day. Safe to use from several threads; the caller holds the day's lock."""
+
+    def __init__(self, paths: DayPaths, progress: Callable[[int], None] | None = None) -> None:
+        self._progress = progress
+        self.root = paths.staging
+        self.runs_folder = paths.staging / "runs"
+        self._window: Window = day_window(paths.day)
+        self._lock = threading.RLock()
+        self._project_id: str | None = None
+        self.misplaced: set[str] = set()
+        self.runs_folder.mkdir(parents=True, exist_ok=True)
+        self._db = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        path = self.root / "journal.sqlite"
+        try:
+            return self._connect(path)
+        except sqlite3.OperationalError:
+            raise  # the disk's fault, not the journal's
+        except sqlite3.DatabaseError:
+            for damaged in self.root.glob("journal.sqlite*"):
+                damaged.unlink()
+            return self._connect(path)
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        try:
+            # A write-ahead log keeps whole transactions in their order, also through a power failure. The exclusive
+            # mode lets it work without shared memory, on network volumes too.
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute("PRAGMA wal_autocheckpoint = 10000")  # 40 MB: each one waits for the disk
+            db.executescript(_SCHEMA)
+            if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("damaged")
+        except sqlite3.DatabaseError:
+            db.close()
+            raise
+        return db
+
+    def close(self) -> None:
+        self._db.close()
+
+    def discard(self) -> None:
+        """Removes the staging folder."""
+        self._db.execute("PRAGMA synchronous = OFF")  # closing need not wait for the disk
+        self.close()
+        shutil.rmtree(self.root)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Generator[sqlite3.Connection]:
+        """Makes what happens within it one step; not nested."""
+        with self._lock:
+            self._db.execute("BEGIN")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    # ---- what an earlier, interrupted fetch left ---------------------------------------------------------------
+
+    def resume(self, *, dialect: str, project_id: str, now: float | None = None) -> None:
+        """Takes up what an interrupted fetch left.
+
+        Files that are not as the journal has them are asked for again. Runs that came in another dialect, of another
+        project of this name, or too long ago, stay until LangSmith serves them again; all is asked for again then.
+
+        Args:
+            now: Seconds since the epoch.
+        """
+        now = time.time() if now is None else now
+        self._project_id = project_id
+        wanted = {"dialect": dialect, "project_id": project_id}
+        with self.transaction() as db:
+            db.execute("DELETE FROM run WHERE origin = 'kept'")
+            db.execute("DELETE FROM extra")
+            damaged = []
+            journal = dict(db.execute("SELECT name, sha256 FROM run"))
+            for path in self.runs_folder.iterdir():
+                name = os.fsencode(path.name)
+                digest = journal.pop(name, None)
+                if digest is None or hashlib.sha256(path.read_bytes()).digest() != digest:
+                    path.unlink()
+                    damaged.append(name)
+            damaged += journal
+            forgotten = db.executemany("DELETE FROM run WHERE name = ?", [(name,) for name in damaged]).rowcount > 0
+            former = dict(db.execute("SELECT key, value FROM mark"))
+            age = now - float(former.pop("began", "-inf"))
+            if former != wanted or not 0 <= age <= _FRESH_SECONDS:
+                db.execute("UPDATE run SET origin = 'stale'")
+                forgotten = True
+                marks = [*wanted.items(), ("began", str(now))]
+                db.executemany("INSERT OR REPLACE INTO mark VALUES (?, ?)", marks)
+            if forgotten:
+                db.execute("DELETE FROM covered")
+
+    def gaps(self) -> list[Window]:
+        """The parts of the day that are not known to be complete, oldest first."""
+        with self._lock:
+            covered = self._db.execute("SELECT low, high FROM covered ORDER BY low").fetchall()
+        gaps, position = [], self._window.start
+        for low, high in covered:
+            if low > position:
+                gaps.append(Window(position, low))
+            position = max(position, high)
+        if position < self._window.end:
+            gaps.append(Window(position, self._window.end))
+        return gaps
+
+    # ---- the sink of a walk --------------------------------------------------------------------------------------
+
+    def add(self, runs: list[bytes]) -> PageReport:
+        """Writes the runs that are not here yet.
+
+        Raises:
+            SourceError: A run has no id or start time.
+        """
+        starts, rows = [], {}
+        for run in runs:
+            try:
+                facts = read_facts(run)
+            except NotARunError as error:
+                raise SourceError(
+                    "LangSmith sent a run that cannot be filed", why=str(error), todo="Report it to LangSmith"
+                ) from error
+            starts.append(facts.start)
+            if facts.start in self._window and facts.project_id in (None, self._project_id):
+                rows.setdefault(facts.run_id, (facts, run))
+            else:
+                self.misplaced.add(facts.run_id)
+        new = self._write(rows)
+        if self._progress:
+            self._progress(len(new))
+        ordered = all(earlier >= later for earlier, later in itertools.pairwise(starts))
+        return PageReport(len(new), max(new, default=None), min(starts, default=None), ordered)
+
+    def _write(self, runs: dict[str, tuple[RunFacts, bytes]]) -> list[int]:
+        """Writes those runs that have not been served yet; returns their start times."""
+        named = {run_id: (run_file_name(facts), hashlib.sha256(run).digest()) for run_id, (facts, run) in runs.items()}
+        folder = os.fspath(self.runs_folder)
+        with self.transaction() as db:
+            here = self._find(list(named))
+            rows, starts = [], []
+            for run_id, (name, digest) in named.items():
+                staged = here.get(run_id)
+                if staged and staged.served:
+                    continue
+                facts, run = runs[run_id]
+                if staged:
+                    (self.runs_folder / staged.name).unlink(missing_ok=True)
+                _write_file(f"{folder}/{name}", run)
+                rows.append(_row(facts, name, digest, len(run), "served"))
+                starts.append(facts.start)
+            db.executemany(_INSERT_RUN, rows)
+        return starts
+
+    def cover(self, window: Window) -> None:
+        with self.transaction() as db:
+            db.execute("INSERT INTO covered VALUES (?, ?)", (window.start, window.end))
+
+    def unknown(self, ids: list[str]) -> list[str]:
+        """Those of the ids that have not been served yet."""
+        with self._lock:
+            here = self._find(ids)
+        return [run_id for run_id in ids if run_id not in here or not here[run_id].served]
+
+    # ---- the union with what is published ----------------------------------------------------------------------------
+
+    def find(self, run_id: str) -> StagedRun | None:
+        """A staged run, None if it is not here."""
+        return self._find([run_id]).get(run_id)
+
+    def _find(self, ids: Sequence[str]) -> dict[str, StagedRun]:
+        query = f"SELECT id, name, sha256, origin FROM run WHERE id IN ({','.join('?' * len(ids))})"
+        return {
+            _text(run_id): StagedRun(os.fsdecode(name), digest, origin == "served")
+            for run_id, name, digest, origin in self._db.execute(query, [_key(run_id) for run_id in ids])
+        }
+
+    def forget_stale(self) -> None:
+        """Gives up the runs of an earlier fetch that LangSmith has not served again."""
+        for (name,) in self._db.execute("SELECT name FROM run WHERE origin = 'stale'").fetchall():
+            (self.runs_folder / os.fsdecode(name)).unlink(missing_ok=True)
+        self._db.execute("DELETE FROM run WHERE origin = 'stale'")
+
+    def keep(self, folder: Path, file: RunFile, *, served: bool) -> None:
+        """Takes a published run file over as it is, in the place of a staged one if there is one.
+
+        Called within a transaction, as are `keep_other` and `forget_stale`.
+
+        Args:
+            served: Whether LangSmith still serves the run (then the file says the same in other bytes).
+        """
+        # Never written in place: the staged file may be a hard link to a published one.
+        if staged := self.find(file.facts.run_id):
+            (self.runs_folder / staged.name).unlink(missing_ok=True)
+        _link(folder / file.name, self.runs_folder / file.name)
+        row = _row(file.facts, file.name, file.sha256, file.size, "served" if served else "kept")
+        self._db.execute(_INSERT_RUN, row)
+
+    def keep_other(self, path: Path, digest: bytes) -> None:
+        """Takes over a file that is no run of the day."""
+        _link(path, self.runs_folder / path.name)
+        self._db.execute("INSERT OR REPLACE INTO extra VALUES (?, ?)", (os.fsencode(path.name), digest))
+
+    # ---- what will be published --------------------------------------------------------------------------------------
+
+    def served_runs(self) -> int:
+        """Runs that LangSmith served."""
+        return self._db.execute("SELECT count(*) FROM run WHERE origin = 'served'").fetchone()[0]
+
+    def kept_ids(self) -> list[str]:
+        """Runs that LangSmith no longer serves, sorted."""
+        rows = self._db.execute("SELECT id FROM run WHERE origin <> 'served' ORDER BY id")
+        return [_text(run_id) for (run_id,) in rows]
+
+    def has_run(self, name: str) -> bool:
+        """Whether a run file of this name will be published."""
+        query = "SELECT 1 FROM run WHERE name = ?"
+        return self._db.execute(query, (os.fsencode(name),)).fetchone() is not None
+
+    def others(self) -> list[str]:
+        """Names of the files that are no run of the day."""
+        return [os.fsdecode(name) for (name,) in self._db.execute("SELECT name FROM extra ORDER BY name")]
+
+    def facts(self) -> Iterator[tuple[RunFacts, int]]:
+        """Facts and size of each run, in the order of file names."""
+        for row in self._db.execute(f"SELECT {_RUN_COLUMNS} FROM run ORDER BY name"):
+            run_id, _, _, size, _, trace_id, start, end, trace_start, is_root, failed, tokens, cost = row
+            ids = _text(run_id), _text(trace_id)
+            yield RunFacts(*ids, start, end, trace_start, bool(is_root), bool(failed), tokens, cost), size
+
+    def sums(self) -> Iterator[tuple[str, bytes]]:
+        """Names and checksums of all files, in the order of their names."""
+        query = "SELECT name, sha256 FROM run UNION ALL SELECT name, sha256 FROM extra ORDER BY name"
+        for name, digest in self._db.execute(query):
+            yield os.fsdecode(name), digest
+
+
+def _key(run_id: str) -> bytes:
+    return bytes.fromhex(run_id.replace("-", ""))
+
+
+def _text(key: bytes) -> str:
+    digits = key.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def _row(facts: RunFacts, name: str, digest: bytes, size: int, origin: str) -> tuple[object, ...]:
+    return (
+        _key(facts.run_id),
+        os.fsencode(name),
+        digest,
+        size,
+        origin,
+        _key(facts.trace_id),
+        facts.start,
+        facts.end,
+        facts.trace_start,
+        facts.is_root,
+        facts.failed,
+        facts.tokens,
+        facts.cost,
+    )
+
+
+def _write_file(path: str, content: bytes) -> None:
+    # Plain system calls: thousands of small files.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        written = os.write(descriptor, content)
+        while written < len(content):  # a nearly full disk takes a part first, and refuses the next write
+            written += os.write(descriptor, content[written:])
+    finally:
+        os.close(descriptor)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise ArchiveConflictError(
+            f"{source} cannot be kept",
+            why="a run that was fetched now has the same file name",
+            todo="Move the file away, and fetch again",
+        ) from None
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)

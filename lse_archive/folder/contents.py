@@ -1,0 +1,125 @@
+"""Gives a folder that has no manifest (an older tool's) its summary and checksums; run files stay untouched."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError
+from lse_archive.files import publish_file
+from lse_archive.folder.manifest import (
+    SUMMARY,
+    SUMS,
+    Summary,
+    Tally,
+    content_hash,
+    content_sums,
+    encode_summary,
+    read_summary,
+    read_sums,
+    sums_lines,
+)
+from lse_archive.folder.pruned import require_restored
+from lse_archive.folder.reader import RunFile, file_digests, may_hold_run, read_folder, run_file_paths
+from lse_archive.layout import DayPaths
+
+
+def require_folder(paths: DayPaths) -> None:
+    """Returns if the day's run files are there.
+
+    Raises:
+        PrunedDayError: They were given up to save space.
+        ArchiveError: They are not.
+    """
+    require_restored(paths)
+    if not paths.folder.is_dir():
+        raise ArchiveError(
+            f"{paths.project} {paths.day} has no run files",
+            why=f"there is no folder {paths.folder}",
+            todo="Fetch the day first: lse archive fetch",
+        )
+
+
+def sealed_summary(paths: DayPaths) -> Summary:
+    """The day's summary; a folder without a manifest gets one first.
+
+    The caller holds the day's lock.
+
+    Raises:
+        ArchiveError: There is no folder.
+        CorruptArchiveError: The manifest is there and cannot be read, or not all of it is there and the files differ.
+    """
+    require_folder(paths)
+    summary, sums = read_summary(paths.folder), read_sums(paths.folder)
+    if summary is not None and sums is not None:
+        return summary
+    found: dict[str, bytes] = {}
+    unfit = []
+    tally = Tally(paths.day)
+    for file in read_folder(paths.folder, paths.day):
+        found[file.name] = file.sha256
+        if isinstance(file, RunFile):
+            tally.add(file.facts, file.size)
+        else:
+            unfit.append(file.name)
+    for path in other_files(paths.folder):
+        found[path.name] = hashlib.sha256(path.read_bytes()).digest()
+        unfit.append(path.name)
+    ordered = content_sums(found)
+    content = content_hash(ordered)
+    if sums is not None and content_sums(sums) != ordered:
+        raise _changed(paths, says=SUMS, lost=SUMMARY)
+    if summary is not None and summary.content_sha256 != content:
+        raise _changed(paths, says=SUMMARY, lost=SUMS)
+    summary = tally.summary(paths.project, content, unfit)
+    encoded = encode_summary(summary)
+    with publish_file(paths.folder / SUMMARY) as file:
+        file.write(encoded)
+    with publish_file(paths.folder / SUMS) as file:
+        file.writelines(sums_lines(encoded, ordered))
+    return summary
+
+
+def _changed(paths: DayPaths, *, says: str, lost: str) -> CorruptArchiveError:
+    return CorruptArchiveError(
+        f"{paths.folder} is not as its {says} says",
+        why=f"it has lost its {lost}, and other files were lost or changed with it",
+        todo="Restore the day from its zip or from Drive",
+    )
+
+
+def other_files(folder: Path) -> list[Path]:
+    """The folder's files that hold no run and are not the manifest, sorted; hidden ones do not count.
+
+    Raises:
+        ArchiveConflictError: The folder holds another folder.
+    """
+    others = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if may_hold_run(entry.name) or entry.name in (SUMMARY, SUMS) or entry.name.startswith("."):
+                continue
+            if not entry.is_file():
+                raise ArchiveConflictError(
+                    f"{folder} cannot be replaced", why=f"it holds the folder '{entry.name}'", todo="Move that away"
+                )
+            others.append(entry.name)
+    return [folder / name for name in sorted(others)]
+
+
+def content_files(folder: Path) -> list[Path]:
+    """All files of a day's folder but its manifest and hidden ones. Raises ArchiveConflictError as `other_files`."""
+    return [*run_file_paths(folder), *other_files(folder)]
+
+
+def is_as_recorded(paths: DayPaths) -> bool:
+    """Whether the published folder has just the files, by name and content, that its checksums list."""
+    sums = read_sums(paths.folder) or {}
+    recorded = dict(content_sums(sums))
+    if SUMMARY in sums and sums[SUMMARY] != hashlib.sha256((paths.folder / SUMMARY).read_bytes()).digest():
+        return False
+    names = {path.name for path in content_files(paths.folder)}
+    return names == recorded.keys() and all(
+        recorded[name] == digest for name, digest in file_digests(paths.folder, recorded)
+    )

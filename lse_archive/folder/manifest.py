@@ -1,0 +1,255 @@
+"""The manifest of a day: `_summary.json` says what the day holds, `_sha256sums.txt` proves it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from lse_archive.days import Window, day_window
+from lse_archive.errors import ArchiveError, CorruptArchiveError
+from lse_archive.runs.documents import RunFacts
+
+SUMMARY = "_summary.json"
+SUMS = "_sha256sums.txt"
+TOOL = f"lse {version('lse')}"
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What `_summary.json` holds: facts of the day's content, not of when it was looked at.
+
+    Attributes:
+        bytes: Total size of the run files.
+        pending: Runs without an end time.
+        cost: USD.
+        unfit_files: Files of the folder that hold no run of this day.
+        continued_from_previous_day: Traces whose root started before the day.
+        continued_into_next_day: Traces with a run that ended after the day.
+        langsmith_count: Runs of the day by LangSmith's own count; None where it was not asked.
+        api: Dialect of the API that served the runs, `v1` or `v2`; None for folders of other origin.
+        changed_at: When the fetch ran that last changed the day, ISO 8601 UTC.
+        content_sha256: Identity of the day, see `content_hash`.
+    """
+
+    project: str
+    date: str
+    runs: int
+    traces: int
+    root_runs: int
+    errors: int
+    pending: int
+    tokens: int
+    cost: float
+    bytes: int
+    unfit_files: list[str]
+    continued_from_previous_day: list[str]
+    continued_into_next_day: list[str]
+    content_sha256: str
+    langsmith_project_id: str | None = None
+    langsmith_count: int | None = None
+    api: str | None = None
+    changed_at: str | None = None
+    tool: str = TOOL
+    format: int = 1
+
+
+class Tally:
+    """Adds up the facts of a day's runs, in any order, to the numbers of its summary."""
+
+    def __init__(self, day: date) -> None:
+        self._window: Window = day_window(day)
+        self._day = day
+        self.runs = self.root_runs = self.errors = self.pending = self.tokens = self.bytes = 0
+        self._cost_units = 0
+        self._traces: set[str] = set()
+        self._from_previous: set[str] = set()
+        self._into_next: set[str] = set()
+
+    def add(self, facts: RunFacts, size: int) -> None:
+        self.runs += 1
+        self.root_runs += facts.is_root
+        self.errors += facts.failed
+        self.pending += facts.end is None
+        self.tokens += facts.tokens
+        self.bytes += size
+        # Whole picodollars: a sum of floats would depend on the order.
+        self._cost_units += round(facts.cost * 1e12)
+        self._traces.add(facts.trace_id)
+        if facts.trace_start is not None and facts.trace_start < self._window.start:
+            self._from_previous.add(facts.trace_id)
+        if facts.end is not None and facts.end >= self._window.end:
+            self._into_next.add(facts.trace_id)
+
+    @property
+    def traces(self) -> int:
+        return len(self._traces)
+
+    def summary(
+        self,
+        project: str,
+        content_sha256: str,
+        unfit: Iterable[str] = (),
+        *,
+        langsmith_project_id: str | None = None,
+        langsmith_count: int | None = None,
+        api: str | None = None,
+        changed_at: str | None = None,
+    ) -> Summary:
+        return Summary(
+            project=project,
+            date=str(self._day),
+            runs=self.runs,
+            traces=self.traces,
+            root_runs=self.root_runs,
+            errors=self.errors,
+            pending=self.pending,
+            tokens=self.tokens,
+            cost=self._cost_units / 1e12,
+            bytes=self.bytes,
+            unfit_files=sorted(unfit),
+            continued_from_previous_day=sorted(self._from_previous),
+            continued_into_next_day=sorted(self._into_next),
+            content_sha256=content_sha256,
+            langsmith_project_id=langsmith_project_id,
+            langsmith_count=langsmith_count,
+            api=api,
+            changed_at=changed_at,
+        )
+
+
+def content_hash(sums: Iterable[tuple[str, bytes]]) -> str:
+    """The identity of a day: sha256 over its checksum lines in the order of `sort_key`, without the manifest's own.
+
+    Compressed bytes differ between versions of zlib; this does not.
+
+    Args:
+        sums: (file name, sha256 digest) in that order.
+    """
+    digest = hashlib.sha256()
+    for name, value in sums:
+        digest.update(_line(name, value))
+    return digest.hexdigest()
+
+
+def sort_key(name: str) -> bytes:
+    """File names are sorted by their bytes, as `LC_ALL=C sort` does."""
+    return os.fsencode(name)
+
+
+def content_sums(sums: Mapping[str, bytes]) -> list[tuple[str, bytes]]:
+    """The checksums that make up the identity of a day, in order: all but those of the manifest itself."""
+    names = sorted((name for name in sums if name not in (SUMMARY, SUMS)), key=sort_key)
+    return [(name, sums[name]) for name in names]
+
+
+def write_manifest(folder: Path, summary: Summary, sums: Iterable[tuple[str, bytes]]) -> None:
+    """Writes both files of the manifest. `sums` holds the folder's other files, in the order of `sort_key`."""
+    encoded = encode_summary(summary)
+    (folder / SUMMARY).write_bytes(encoded)
+    with (folder / SUMS).open("wb") as file:
+        file.writelines(sums_lines(encoded, sums))
+
+
+def encode_summary(summary: Summary) -> bytes:
+    """The bytes of `_summary.json`.
+
+    Raises:
+        ArchiveError: One of its names is not UTF-8.
+    """
+    try:
+        return msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
+    except UnicodeEncodeError as error:
+        raise ArchiveError(
+            f"the folder of {summary.project} {summary.date} cannot be listed",
+            why=f"the name of a file in it is not UTF-8: {error.object!r}",
+            todo="Move that file away, and run the command again",
+        ) from error
+
+
+def sums_lines(encoded_summary: bytes, sums: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
+    """The lines of `_sha256sums.txt`."""
+    for name, digest in itertools.chain([(SUMMARY, hashlib.sha256(encoded_summary).digest())], sums):
+        yield _line(name, digest)
+
+
+def read_summary(folder: Path) -> Summary | None:
+    """The summary of a folder, None where an older tool left none.
+
+    Raises:
+        CorruptArchiveError: It is there but cannot be read.
+    """
+    return parse_summary(content, folder) if (content := _read(folder / SUMMARY)) is not None else None
+
+
+def parse_summary(content: bytes, origin: Path) -> Summary:
+    """Reads the bytes of a `_summary.json`; `origin` is named in the error.
+
+    Raises:
+        CorruptArchiveError: They are no such summary.
+    """
+    try:
+        return msgspec.json.decode(content, type=Summary)
+    except msgspec.DecodeError as error:
+        raise CorruptArchiveError(f"{origin} has a damaged {SUMMARY}", why=str(error), todo=_RESTORE) from error
+
+
+def read_sums(folder: Path) -> dict[str, bytes] | None:
+    """The checksums of a folder by file name, None where an older tool left none.
+
+    Raises:
+        CorruptArchiveError: They are there but cannot be read.
+    """
+    return parse_sums(content, folder) if (content := _read(folder / SUMS)) is not None else None
+
+
+def parse_sums(content: bytes, origin: Path) -> dict[str, bytes]:
+    """Reads the bytes of a `_sha256sums.txt`; `origin` is named in the error.
+
+    Raises:
+        CorruptArchiveError: A line is not in the format of `sha256sum`.
+    """
+    sums = {}
+    for line in content.decode("utf-8", "surrogateescape").split("\n"):
+        if not line:
+            continue
+        escaped = line.startswith("\\")
+        digest, separator, name = line.removeprefix("\\").partition("  ")
+        try:
+            if not separator:
+                raise ValueError("no name")
+            value = bytes.fromhex(digest)
+        except ValueError as error:
+            raise CorruptArchiveError(
+                f"{origin} has a damaged {SUMS}", why=f"'{line[:100]}' is no checksum line", todo=_RESTORE
+            ) from error
+        sums[_unescape(name) if escaped else name] = value
+    return sums
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _line(name: str, digest: bytes) -> bytes:
+    # sha256sum marks a line whose name needs escapes by a backslash in front (GNU coreutils manual, md5sum).
+    escaped = name
+    if "\\" in name or "\n" in name or "\r" in name:
+        escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    mark = "" if escaped == name else "\\"
+    return f"{mark}{digest.hex()}  {escaped}\n".encode("utf-8", "surrogateescape")
+
+
+def _unescape(name: str) -> str:
+    return name.replace("\\\\", "\0").replace("\\n", "\n").replace("\\r", "\r").replace("\0", "\\")
+
+
+_RESTORE = "Restore the day from its zip or from Drive, or fetch it again"

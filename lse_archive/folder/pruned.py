@@ -1,0 +1,138 @@
+"""Days whose run files were given up to save space: what is kept of them, so that nobody takes them for missing.
+
+The record lies beside the data, as `.lse/<day>.pruned/`: the day's `_summary.json` and `_sha256sums.txt`, and a list
+of its runs for the comparison with the database.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from lse_archive.errors import CorruptArchiveError, PrunedDayError
+from lse_archive.folder.manifest import SUMMARY, SUMS, Summary, content_hash, content_sums, read_summary, read_sums
+from lse_archive.layout import DayPaths
+
+_FACTS = "pruned.json"
+_RUNS = "runs.csv"
+
+RunLine = tuple[str, str | None, bytes]
+"""Run id, trace id and the sha256 of the run file."""
+
+
+class PrunedDay(msgspec.Struct, frozen=True, kw_only=True):
+    """What was proven when a day's files were given up.
+
+    Attributes:
+        pruned_at: ISO 8601 UTC.
+        content_sha256: Identity of the day, see `content_hash`.
+        place: Where the copy is.
+        remote_sha256: Checksum of the copy as its place had it then.
+        remote_bytes: Its size.
+    """
+
+    pruned_at: str
+    content_sha256: str
+    place: str
+    remote_sha256: str
+    remote_bytes: int
+
+
+def write_pruned(paths: DayPaths, facts: PrunedDay, runs: Iterable[RunLine]) -> None:
+    """Keeps what must stay of a day, all of it or nothing, before its files go. The caller holds the day's lock."""
+    draft = paths.pruned.with_suffix(".draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    for name in (SUMMARY, SUMS):
+        shutil.copyfile(paths.folder / name, draft / name)
+    (draft / _FACTS).write_bytes(msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
+    with (draft / _RUNS).open("w", encoding="ascii") as file:
+        file.writelines(f"{run},{trace or ''},{digest.hex()}\n" for run, trace, digest in runs)
+    os.sync()
+    shutil.rmtree(paths.pruned, ignore_errors=True)
+    draft.rename(paths.pruned)
+
+
+def is_pruned(paths: DayPaths) -> bool:
+    """Whether the day's files are not here because they were given up."""
+    return paths.pruned.is_dir() and not paths.folder.exists()
+
+
+def read_pruned(paths: DayPaths) -> PrunedDay | None:
+    """What was proven then; None if the day is not pruned.
+
+    Raises:
+        CorruptArchiveError: It cannot be read.
+    """
+    if not is_pruned(paths):
+        return None
+    try:
+        return msgspec.json.decode((paths.pruned / _FACTS).read_bytes(), type=PrunedDay)
+    except (OSError, msgspec.DecodeError) as error:
+        raise CorruptArchiveError(
+            f"what is kept of {paths.project} {paths.day} is damaged", why=str(error), todo="lse archive restore"
+        ) from error
+
+
+def day_content(paths: DayPaths) -> str | None:
+    """The identity of the run files that are here, or that were given up; None if there are none.
+
+    By their checksums: the files themselves are not read.
+
+    Raises:
+        CorruptArchiveError: The checksums cannot be read.
+    """
+    if pruned := read_pruned(paths):
+        return pruned.content_sha256
+    sums = read_sums(paths.folder)
+    return None if sums is None else content_hash(content_sums(sums))
+
+
+def pruned_summary(paths: DayPaths) -> Summary | None:
+    """The summary of a pruned day. Raises CorruptArchiveError."""
+    return read_summary(paths.pruned)
+
+
+def pruned_sums(paths: DayPaths) -> dict[str, bytes]:
+    """The checksums of a pruned day. Raises CorruptArchiveError."""
+    return read_sums(paths.pruned) or {}
+
+
+def pruned_runs(paths: DayPaths) -> Iterator[RunLine]:
+    """The runs of a pruned day.
+
+    Raises:
+        CorruptArchiveError: The list cannot be read.
+    """
+    try:
+        with (paths.pruned / _RUNS).open(encoding="ascii") as file:
+            for line in file:
+                run, trace, digest = line.rstrip("\n").split(",")
+                yield run, trace or None, bytes.fromhex(digest)
+    except (OSError, ValueError) as error:
+        raise CorruptArchiveError(
+            f"the list of runs of {paths.project} {paths.day} is damaged", why=str(error), todo="lse archive restore"
+        ) from error
+
+
+def require_restored(paths: DayPaths) -> None:
+    """Law 1: what a pruned day held is not here to be united with; it comes back first.
+
+    Raises:
+        PrunedDayError: The day is pruned.
+    """
+    if is_pruned(paths):
+        raise PrunedDayError(
+            f"the run files of {paths.project} {paths.day} were pruned",
+            why="a new folder would hold fewer runs than the archive",
+            todo=f"Restore the day first: lse archive restore --project '{paths.project}' --start-date {paths.day} "
+            f"--end-date {paths.day}",
+        )
+
+
+def forget_pruned(paths: DayPaths) -> None:
+    """The day is back. The caller holds the day's lock."""
+    shutil.rmtree(paths.pruned, ignore_errors=True)

@@ -1,0 +1,183 @@
+"""A day's folder of run files: what is in it, read one file at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from lse_archive.days import compact_time, day_of, day_window
+from lse_archive.errors import ArchiveError, UsageError
+from lse_archive.folder.manifest import SUMS
+from lse_archive.runs.documents import NotARunError, RunFacts, unwrap
+
+NOT_AS_RECORDED = f"it is not as {SUMS} has it"
+"""The reason why a damaged file is unfit."""
+
+_READ_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class RunFile:
+    """One run of the day.
+
+    Attributes:
+        name: File name within the folder.
+        sha256: Digest of the file's bytes.
+        size: Bytes of the file.
+        facts: What the archive knows of the run.
+        document: The JSON of the run itself, exact; for a file of an older tool without its wrapper.
+    """
+
+    name: str
+    sha256: bytes
+    size: int
+    facts: RunFacts
+    document: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UnfitFile:
+    """A file that stays where it is but counts as no run of this day; `reason` says why."""
+
+    name: str
+    sha256: bytes
+    size: int
+    reason: str
+
+
+def run_file_name(facts: RunFacts) -> str:
+    """`<run id>_<start time>.json`"""
+    return f"{facts.run_id}_{compact_time(facts.start)}.json"
+
+
+def run_file_paths(folder: Path) -> list[Path]:
+    """The files that may hold a run, sorted by name; see `may_hold_run`."""
+    return [folder / name for name in _names(folder)]
+
+
+def may_hold_run(name: str) -> bool:
+    """Whether a file of this name is taken for a run file: `*.json` that does not start with `_` or a dot."""
+    return name.endswith(".json") and name[0] not in "_."
+
+
+def file_digests(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """The sha256 of files as they are now, with their names.
+
+    Raises:
+        ArchiveError: A file cannot be read.
+    """
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        for name in names:
+            yield name, hashlib.sha256(_read(name, directory)).digest()
+    finally:
+        os.close(directory)
+
+
+def read_folder(folder: Path, day: date) -> Iterator[RunFile | UnfitFile]:
+    """Reads a day's folder; see `DayReader`.
+
+    Raises:
+        UsageError: There is no such folder.
+        ArchiveError: A file cannot be read.
+    """
+    for file in DayReader(folder, day).files():
+        if not isinstance(file, KnownFile):
+            yield file
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """A run file whose digest the database knows: it was not parsed again."""
+
+    name: str
+
+
+class DayReader:
+    """The files of a day's folder, in the order of their names; `names` lists them.
+
+    Unfit are: broken JSON, JSON that is no run, a run that started on another day, and a run that an earlier file
+    of the folder holds already. Plain system calls: pathlib alone would take as long as all the rest.
+
+    Args:
+        sums: Digests by file name, if damage matters: a file that differs from its own is unfit too.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+
+    def __init__(self, folder: Path, day: date, sums: Mapping[str, bytes] | None = None) -> None:
+        self._folder = folder
+        self._day = day
+        self._sums = sums or {}
+        try:
+            self.names = _names(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(f"there are no run files in {folder}", todo="Fetch or restore the day first") from None
+
+    def files(self, known: Mapping[bytes, bytes] | None = None) -> Iterator[RunFile | UnfitFile | KnownFile]:
+        """Reads the files one after the other.
+
+        Args:
+            known: Run ids (16 bytes) of this day by the digests of their files, which need no parsing.
+
+        Raises:
+            ArchiveError: A file cannot be read.
+        """
+        known = known or {}
+        window = day_window(self._day)
+        seen: dict[bytes, str] = {}
+        directory = os.open(self._folder, os.O_RDONLY)
+        try:
+            for name in self.names:
+                content = _read(name, directory)
+                digest = hashlib.sha256(content).digest()
+                if self._sums.get(name, digest) != digest:
+                    yield UnfitFile(name, digest, len(content), NOT_AS_RECORDED)
+                    continue
+                run_id = known.get(digest)
+                if run_id is not None and run_id not in seen:
+                    seen[run_id] = name
+                    yield KnownFile(name)
+                    continue
+                try:
+                    document, facts = unwrap(content)
+                except NotARunError as error:
+                    yield UnfitFile(name, digest, len(content), str(error))
+                    continue
+                run_id = bytes.fromhex(facts.run_id.replace("-", ""))
+                if facts.start not in window:
+                    reason = f"run {facts.run_id} started on {day_of(facts.start)}"
+                elif first := seen.get(run_id):
+                    reason = f"run {facts.run_id} is already in {first}"
+                else:
+                    seen[run_id] = name
+                    yield RunFile(name, digest, len(content), facts, document)
+                    continue
+                yield UnfitFile(name, digest, len(content), reason)
+        finally:
+            os.close(directory)
+
+
+def _names(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if may_hold_run(entry.name))
+
+
+def _read(name: str, directory: int) -> bytes:
+    try:
+        descriptor = os.open(name, os.O_RDONLY, dir_fd=directory)
+        try:
+            # To the end, and not to the first short read: network file systems give what they have.
+            parts = [os.read(descriptor, _READ_AT_ONCE)]
+            while parts[-1]:
+                parts.append(os.read(descriptor, _READ_AT_ONCE << 6))
+            return b"".join(parts)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ArchiveError(f"cannot read {name}", why=error.strerror or str(error)) from error

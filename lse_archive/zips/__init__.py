@@ -1,0 +1,1 @@
+"""Day archives: the deterministic writer, the reader, and the extraction of untrusted zips."""

@@ -1,0 +1,204 @@
+"""The day archive: a zip that is the same to the byte for the same files, and is read back before it counts."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+import zipfile
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from lse_archive.errors import ArchiveError, CorruptArchiveError
+from lse_archive.files import publish_file
+from lse_archive.folder.contents import sealed_summary
+from lse_archive.folder.locks import day_lock
+from lse_archive.folder.manifest import (
+    SUMMARY,
+    SUMS,
+    Summary,
+    content_hash,
+    content_sums,
+    parse_summary,
+    parse_sums,
+    read_sums,
+    sort_key,
+)
+from lse_archive.folder.state import read_state, update_state
+from lse_archive.layout import DayPaths
+from lse_archive.results import ZipResult
+from lse_archive.zips.inventory import held_by_folder, held_by_zip, shrinking
+from lse_archive.zips.reader import BROKEN, digests, opened
+from lse_archive.zips.writer import write_zip
+
+
+def zip_day(
+    paths: DayPaths,
+    *,
+    target: Path | None = None,
+    allow_shrink: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> ZipResult:
+    """Archives the day's folder; an archive of the same content stays as it is.
+
+    Args:
+        target: Where to write, if not in the archive directory.
+        progress: Told (files done, files in all).
+
+    Raises:
+        CorruptArchiveError: The folder is not as its checksums say; nothing was written.
+        ShrinkError: The archive that is there holds runs that the folder does not, or that have not ended there.
+        ArchiveError: There is no folder, or it cannot be written.
+    """
+    began = time.monotonic()
+    target = target or paths.zip
+    with day_lock(paths, on_wait=on_wait):
+        summary = sealed_summary(paths)
+        sums = read_sums(paths.folder) or {}
+        written = not _holds(target, sums)
+        if written:
+            if not allow_shrink:
+                _check_superset(paths, target, sums)
+            try:
+                with publish_file(target) as file:
+                    _write(paths, sums, file, progress)
+                    check_zip(file, target, sums)
+                if target == paths.zip and read_state(paths).zip_pruned_at:
+                    update_state(paths, zip_pruned_at=None)
+            except OSError as error:
+                raise ArchiveError(
+                    f"cannot write {target}", why=error.strerror or str(error), todo="Free space or mend the rights"
+                ) from error
+        return ZipResult(
+            project=paths.project,
+            date=str(paths.day),
+            path=str(target),
+            written=written,
+            files=len(sums) + 1,
+            bytes_in=summary.bytes,
+            bytes=target.stat().st_size,
+            sha256=file_sha256(target),
+            content_sha256=content_hash(content_sums(sums)),
+            duration_seconds=round(time.monotonic() - began, 3),
+        )
+
+
+def _write(
+    paths: DayPaths, sums: dict[str, bytes], file: BinaryIO, progress: Callable[[int, int], None] | None
+) -> None:
+    folder, changed = paths.folder, None
+    names = sorted([*sums, SUMS], key=sort_key)
+    try:
+        for done, (name, digest) in enumerate(write_zip(file, folder, names), 1):
+            if name in sums and digest != sums[name]:
+                changed = name
+                break
+            if progress:
+                progress(done, len(names))
+    except FileNotFoundError as error:
+        changed = error.filename
+    if changed:
+        raise CorruptArchiveError(
+            f"{paths.project} {paths.day} cannot be archived",
+            why=f"{folder / changed} is not as {SUMS} has it",
+            todo="Fetch the day again, or restore it from its zip or from Drive",
+        )
+
+
+def check_zip(file: Path | IO[bytes], name: Path, sums: dict[str, bytes]) -> None:
+    """Reads a whole archive back and compares every file with its checksum.
+
+    Raises:
+        CorruptArchiveError: It does not hold just these files; `name` is named.
+    """
+    try:
+        with opened(file) as archive:
+            names = [info.filename for info in archive.infolist()]
+            if len(set(names)) != len(names) or set(names) != {*sums, SUMS}:
+                differing = sorted(set(names) ^ {*sums, SUMS}) or ["a name occurs twice"]
+                raise CorruptArchiveError(f"{name} is damaged", why=f"other files than expected: {differing[0]}")
+            if parse_sums(archive.read(SUMS), name) != sums:
+                raise CorruptArchiveError(f"{name} is damaged", why=f"its {SUMS} is another")
+            for entry, digest in digests(archive):
+                if entry in sums and sums[entry] != digest:
+                    raise CorruptArchiveError(f"{name} is damaged", why=f"{entry} differs from its checksum")
+    except BROKEN as error:
+        raise CorruptArchiveError(f"{name} is damaged", why=str(error)) from error
+
+
+def zip_sums(path: Path) -> dict[str, bytes]:
+    """The checksums that an archive carries.
+
+    Raises:
+        CorruptArchiveError: It is no zip, or carries none.
+    """
+    return parse_sums(_member(path, SUMS), path)
+
+
+def zip_summary(path: Path) -> Summary:
+    """The summary that an archive carries.
+
+    Raises:
+        CorruptArchiveError: It is no zip, or carries none.
+    """
+    return parse_summary(_member(path, SUMMARY), path)
+
+
+def _member(path: Path, name: str) -> bytes:
+    with _readable(path) as archive:
+        return archive.read(name)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Generator[zipfile.ZipFile]:
+    try:
+        with opened(path) as archive:
+            yield archive
+    except (*BROKEN, KeyError) as error:
+        raise CorruptArchiveError(
+            f"{path} is damaged", why=str(error), todo="Make it again: lse archive zip"
+        ) from error
+
+
+def set_aside(path: Path) -> Path:
+    """Gives a damaged archive a name under which it is no archive, and which none has yet; returns that."""
+    target, number = path.with_name(f"{path.name}.damaged"), 1
+    while os.path.lexists(target):
+        number += 1
+        target = path.with_name(f"{path.name}.damaged.{number}")
+    path.rename(target)
+    return target
+
+
+def _holds(target: Path, sums: dict[str, bytes]) -> bool:
+    if not target.exists():
+        return False
+    try:
+        check_zip(target, target, sums)
+    except CorruptArchiveError:
+        return False
+    return True
+
+
+def _check_superset(paths: DayPaths, target: Path, sums: dict[str, bytes]) -> None:
+    """Law 1 for the archive: what it holds must be in the folder; one that cannot be read is set aside, not lost."""
+    if not target.exists():
+        return
+    archived = held_by_zip(target)
+    if archived.damaged:
+        set_aside(target)
+        return
+    # A file that is gone is told of when it is to be archived.
+    here = held_by_folder(paths.folder / name for name in sums if (paths.folder / name).exists())
+    if lost := archived.lost_by(here):
+        todo = "Restore the day from the archive and fetch it again; --allow-shrink gives the runs up"
+        raise shrinking(str(target), str(paths.folder), lost, todo)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

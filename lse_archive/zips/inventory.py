@@ -1,0 +1,141 @@
+"""What a folder or a zip holds, told as far as it can be read, so that nothing takes its place that holds less."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import mmap
+import os
+import re
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lse_archive.errors import ShrinkError
+from lse_archive.folder.manifest import SUMMARY, SUMS
+from lse_archive.runs.documents import NotARunError, unwrap
+from lse_archive.zips.reader import BROKEN
+
+_RUN_NAME = re.compile(rb"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:_[0-9A-Za-z.]*)?\.json")
+_HEADER = b"PK\x03\x04"  # before each file of a zip: PKWARE's APPNOTE.TXT, 4.3.7
+
+
+@dataclass(slots=True)
+class Held:
+    """What there is at one place. Manifests and hidden files of desktops do not count.
+
+    Attributes:
+        runs: The ids of the runs that can be read, and whether they have ended.
+        named: The ids that stand in the names of files which hold no run, or cannot be read.
+        others: The sha256 of files that hold no run, by name.
+        unread: Files that cannot be read and whose names tell no run, or a zip whose list of them is gone.
+        names: All files by name, without their folder.
+        damaged: Whether something cannot be read.
+    """
+
+    runs: dict[str, bool] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
+    others: dict[str, bytes] = field(default_factory=dict)
+    unread: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    damaged: bool = False
+
+    def lost_by(self, new: Held) -> dict[str, str]:
+        """What would be lost if `new` took this one's place: run ids or file names, each with what becomes of it."""
+        lost = dict.fromkeys(self.unread, "cannot be read")
+        lost |= dict.fromkeys(self.others.keys() - new.names, "is no run, and is not there")
+        lost |= dict.fromkeys(self.named - new.runs.keys() - new.named, "is not there")
+        for run, ended in self.runs.items():
+            if run not in new.runs:
+                lost[run] = "is not there"
+            elif ended and not new.runs[run]:
+                lost[run] = "has not ended there"
+        return lost
+
+    def _add(self, name: str, content: bytes) -> None:
+        if name.endswith(".json"):
+            with contextlib.suppress(NotARunError):
+                facts = unwrap(content)[1]
+                self.runs[facts.run_id] = self.runs.get(facts.run_id, False) or facts.end is not None
+                return
+        if not name.startswith("."):
+            self.named |= _run_ids(os.fsencode(name))
+            self.others[name] = hashlib.sha256(content).digest()
+
+    def _miss(self, name: str) -> None:
+        ids = _run_ids(os.fsencode(name))
+        self.named |= ids
+        if not ids:
+            self.unread.add(name)
+
+
+def held_by_folder(paths: Iterable[Path]) -> Held:
+    """What these files hold.
+
+    Raises:
+        OSError: One of them cannot be read.
+    """
+    held = Held()
+    for path in paths:
+        if path.name not in (SUMMARY, SUMS):
+            held.names.add(path.name)
+            held._add(path.name, path.read_bytes())
+    return held
+
+
+def held_by_zip(path: Path) -> Held:
+    """What a zip holds. In a damaged one each file that can be read counts, and each name that tells of a run.
+
+    Raises:
+        OSError: The disk cannot be read.
+    """
+    held = Held()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                name = info.filename.rpartition("/")[2]
+                if not info.is_dir():
+                    _take(held, archive, info, name)
+    except BROKEN:
+        held.damaged = True
+        content = _whole(path)
+        held.named |= _run_ids(content)
+        if content.find(_HEADER) >= 0:
+            held.unread.add("the list of its files")
+    return held
+
+
+def _take(held: Held, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> None:
+    content = None
+    if info.header_offset >= 0:  # else its beginning is missing
+        with contextlib.suppress(*BROKEN):
+            content = archive.read(info)
+    held.damaged |= content is None
+    if name in (SUMMARY, SUMS):
+        return
+    held.names.add(name)
+    if content is None:
+        held._miss(name)
+    else:
+        held._add(name, content)
+
+
+def _whole(path: Path) -> bytes | mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+
+
+def _run_ids(content: bytes | mmap.mmap) -> set[str]:
+    return {found[1].decode() for found in _RUN_NAME.finditer(content)}
+
+
+def shrinking(what: str, than: str, lost: dict[str, str], todo: str) -> ShrinkError:
+    """The error that says what would be lost, see `Held.lost_by`."""
+    runs = "runs" if all(_RUN_NAME.fullmatch(os.fsencode(f"{name}.json")) for name in lost) else "files"
+    example = min(lost)
+    return ShrinkError(
+        f"{what} holds {len(lost)} {runs} that {than} does not",
+        why=f"for example {example}, which {lost[example]}",
+        todo=todo,
+    )

@@ -1,0 +1,259 @@
+"""Takes a day archive apart without trusting it: whatever a zip can lie about is refused, with the reason."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+import zipfile
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lse_archive.errors import ArchiveError, CorruptArchiveError, RefusedArchiveError
+from lse_archive.folder.manifest import SUMMARY, SUMS, Summary, parse_summary, parse_sums
+from lse_archive.zips.reader import BROKEN, contents
+
+_LOCAL_HEADER_BYTES = 30
+_NAME_BYTES = 255
+# The end record with the longest comment, and the two of zip64 before it.
+_TAIL_BYTES = 22 + 0xFFFF + 20 + 56
+# What a manifest may take, whatever the archive says of it: a million runs make 120 MB of checksums.
+_MANIFEST_BYTES = 512 << 20
+# Of archives without a manifest; deflate makes JSON 5 to 30 times smaller, and at most 1,032 times.
+_PLAIN_RATIO = 200
+_PLAIN_BYTES = 64 << 20
+_ENCRYPTED = 0x1
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_DRIVE = re.compile(r"[A-Za-z]:")
+_DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"com{n}" for n in range(10)), *(f"lpt{n}" for n in range(10))])
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What an archive holds, by its own account.
+
+    Attributes:
+        sums: The checksums that it carries; None for one of an older tool.
+        summary: The summary that it carries; None for one of an older tool.
+        files: Files in it.
+        bytes: Their size.
+        hidden: Files of desktops (`.DS_Store`, `__MACOSX/…`) that are not taken out.
+    """
+
+    sums: dict[str, bytes] | None
+    summary: Summary | None
+    files: int
+    bytes: int
+    hidden: tuple[str, ...]
+
+
+def extract(source: Path, target: Path, *, progress: Callable[[int, int], None] = lambda _done, _all: None) -> Contents:
+    """Writes an archive's files into a new folder, flat.
+
+    Sizes are held while reading, whatever the directory of the zip says. A `_summary.json` that came without
+    checksums is not ours: it is kept as `_summary.original.json`.
+
+    Args:
+        progress: Told (files done, files in all).
+
+    Raises:
+        RefusedArchiveError: It holds what no day archive holds. Nothing was written outside `target`.
+        CorruptArchiveError: It cannot be read.
+        ArchiveError: It does not fit on the disk.
+    """
+    with _opened(source) as archive:
+        entries, held = _inspect(archive, source)
+        if held.bytes > shutil.disk_usage(_existing_parent(target)).free:
+            raise ArchiveError(f"{source.name} does not fit on the disk", why=f"it holds {held.bytes:,} bytes")
+        target.mkdir(parents=True)
+        directory = os.open(target, os.O_RDONLY)
+        try:
+            for done, (info, name) in enumerate(entries, 1):
+                if held.sums is None and name == SUMMARY:
+                    name = f"{Path(SUMMARY).stem}.original.json"
+                _write(archive, info, name, directory, source)
+                progress(done, len(entries))
+        finally:
+            os.close(directory)
+    return held
+
+
+def inspect(source: Path) -> Contents:
+    """What an archive holds, by its own account; its names and sizes are checked, its files are not read.
+
+    Raises:
+        RefusedArchiveError, CorruptArchiveError: As `extract`.
+    """
+    with _opened(source) as archive:
+        return _inspect(archive, source)[1]
+
+
+@contextlib.contextmanager
+def _opened(source: Path) -> Generator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(source) as archive:
+            yield archive
+    except BROKEN as error:
+        raise CorruptArchiveError(
+            f"{source.name} is damaged", why=str(error) or type(error).__name__, todo="Nothing of it was taken over"
+        ) from error
+
+
+def _inspect(archive: zipfile.ZipFile, source: Path) -> tuple[list[tuple[zipfile.ZipInfo, str]], Contents]:
+    size = source.stat().st_size
+    if len(archive.infolist()) != (announced := _announced(source)):
+        raise CorruptArchiveError(
+            f"{source.name} is damaged", why=f"its directory has {len(archive.infolist())} of {announced} entries"
+        )
+    entries, hidden = [], []
+    for info in archive.infolist():
+        _check_entry(info, source)
+        if info.is_dir():
+            continue
+        if info.filename.startswith("__MACOSX/") or info.filename.rpartition("/")[2].startswith("."):
+            hidden.append(info.filename)
+        else:
+            entries.append(info)
+    _check_overlaps(entries, size, source)
+    named = _flat(entries, source)
+    by_name = {name: info for info, name in named}
+    sums = summary = None
+    if SUMS in by_name:
+        sums = parse_sums(_manifest(archive, by_name[SUMS], source), source)
+        if SUMMARY not in by_name or set(by_name) != {*sums, SUMS}:
+            differing = sorted(set(by_name) ^ {*sums, SUMS, SUMMARY})
+            raise RefusedArchiveError(
+                f"{source.name} is refused", why=f"its files are not those of its {SUMS}: {_shown(differing[0])}"
+            )
+        summary = parse_summary(_manifest(archive, by_name[SUMMARY], source), source)
+    total = sum(info.file_size for info in entries)
+    _check_total(total, by_name, summary, size, source)
+    return named, Contents(sums, summary, len(named), total, tuple(hidden))
+
+
+def _announced(source: Path) -> int:
+    """How many entries the end of the zip announces; `zipfile` reads as many as the directory's size allows.
+
+    PKWARE's APPNOTE.TXT, 4.3.14 and 4.3.16.
+    """
+    with source.open("rb") as file:
+        file.seek(max(0, source.stat().st_size - _TAIL_BYTES))
+        tail = file.read()
+    end = tail.rfind(b"PK\x05\x06")
+    count = int.from_bytes(tail[end + 10 : end + 12], "little")
+    if count < 0xFFFF:
+        return count
+    wide = tail.rfind(b"PK\x06\x06", 0, end)
+    return count if wide < 0 else int.from_bytes(tail[wide + 32 : wide + 40], "little")
+
+
+def _check_entry(info: zipfile.ZipInfo, source: Path) -> None:
+    parts = re.split(r"[/\\]", info.filename.removesuffix("/"))
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    wanted = stat.S_IFDIR if info.is_dir() else stat.S_IFREG
+    if info.filename != info.orig_filename or not info.filename:
+        why = "holds a name that is cut short"
+    elif info.filename.startswith(("/", "\\")) or _DRIVE.match(info.filename):
+        why = "holds an absolute name"
+    elif ".." in parts or "." in parts:
+        why = "holds a name that leads out of its folder"
+    elif any(part.partition(".")[0].rstrip(" ").lower() in _DEVICES for part in parts):
+        why = "holds the name of a device"
+    elif any(len(os.fsencode(part)) > _NAME_BYTES for part in parts):
+        why = "holds a name that is too long"
+    elif stat.S_ISLNK(kind):
+        why = "holds a link"
+    elif kind not in (0, wanted):
+        why = "holds something that is no file"
+    elif info.flag_bits & _ENCRYPTED:
+        why = "holds an encrypted file"
+    elif info.compress_type not in _METHODS:
+        why = f"holds a file in a compression that day archives do not use ({info.compress_type})"
+    else:
+        return
+    raise RefusedArchiveError(f"{source.name} is refused", why=f"it {why}: {_shown(info.filename)}")
+
+
+def _check_overlaps(entries: Sequence[zipfile.ZipInfo], size: int, source: Path) -> None:
+    """Files that share their bytes are how a small zip unpacks to anything."""
+    after = 0
+    for info in sorted(entries, key=lambda entry: entry.header_offset):
+        if info.header_offset < after or info.header_offset + info.compress_size > size:
+            raise RefusedArchiveError(
+                f"{source.name} is refused", why=f"its directory lies about {_shown(info.filename)}: files overlap"
+            )
+        after = info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size
+
+
+def _flat(entries: Sequence[zipfile.ZipInfo], source: Path) -> list[tuple[zipfile.ZipInfo, str]]:
+    """The entries with their names in the one folder that holds them all; older tools put it into the zip."""
+    folders = {info.filename.rpartition("/")[0] for info in entries}
+    if len(folders) > 1:
+        first, second = sorted(folders)[:2]
+        raise RefusedArchiveError(
+            f"{source.name} is refused", why=f"it holds several folders: {_shown(first)}, {_shown(second)}"
+        )
+    named = [(info, info.filename.rpartition("/")[2]) for info in entries]
+    names = set()
+    for _, name in named:
+        if name in names:
+            raise RefusedArchiveError(f"{source.name} is refused", why=f"it holds {_shown(name)} twice")
+        names.add(name)
+    return named
+
+
+def _check_total(
+    total: int, by_name: dict[str, zipfile.ZipInfo], summary: Summary | None, size: int, source: Path
+) -> None:
+    if summary is None:
+        if total > max(_PLAIN_BYTES, _PLAIN_RATIO * size):
+            raise RefusedArchiveError(
+                f"{source.name} is refused", why=f"{size:,} bytes that unpack to {total:,} are no day archive"
+            )
+        return
+    others = {SUMMARY, SUMS, *summary.unfit_files}
+    runs = sum(info.file_size for name, info in by_name.items() if name not in others)
+    rest = sum(by_name[name].file_size for name in summary.unfit_files if name in by_name)
+    if runs != summary.bytes or rest > max(_PLAIN_BYTES, _PLAIN_RATIO * size):
+        raise RefusedArchiveError(
+            f"{source.name} is refused", why=f"its files are {runs + rest:,} bytes, its summary says {summary.bytes:,}"
+        )
+
+
+def _manifest(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> bytes:
+    if info.file_size > _MANIFEST_BYTES:
+        raise RefusedArchiveError(f"{source.name} is refused", why=f"its {info.filename} is {info.file_size:,} bytes")
+    with archive.open(info) as entry:
+        return entry.read(_MANIFEST_BYTES)
+
+
+def _write(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, directory: int, source: Path) -> None:
+    written = 0
+    # O_EXCL: neither a file system that folds names nor anything else may make two entries one file.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(name, flags, 0o666, dir_fd=directory)
+    try:
+        for piece in contents(archive, info):
+            written += len(piece)
+            if written > info.file_size:
+                break
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(descriptor, view) :]
+    finally:
+        os.close(descriptor)
+    if written != info.file_size:
+        raise CorruptArchiveError(
+            f"{source.name} is damaged", why=f"{_shown(info.filename)} is not as long as its directory says"
+        )
+
+
+def _existing_parent(path: Path) -> Path:
+    return next(parent for parent in path.absolute().parents if parent.exists())
+
+
+def _shown(name: str) -> str:
+    return repr(name[:80])

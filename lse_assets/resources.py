@@ -1,0 +1,59 @@
+"""The outside systems as Dagster resources: each reads the settings when it is used, so that no secret is in a run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+
+import dagster as dg
+
+from lse_archive.layout import Layout
+from lse_resources.destinations.protocol import Destination
+from lse_resources.langsmith.client import LangSmith
+from lse_resources.open_destination import open_destination
+from lse_resources.postgres.database import Database
+from lse_resources.postgres.schema import check_schema
+from lse_resources.postgres.urls import application_url
+from lse_resources.settings import Settings
+
+
+class ArchiveResource(dg.ConfigurableResource):
+    """The data and archive directories."""
+
+    def layout(self) -> Layout:
+        """Where everything of a day lies."""
+        return Settings.load().layout
+
+
+class LangSmithResource(dg.ConfigurableResource):
+    """LangSmith, as `LANGSMITH_API_KEY`, `LANGSMITH_ENDPOINT` and `LANGSMITH_WORKSPACE_ID` name it."""
+
+    @contextlib.contextmanager
+    def client(self) -> Generator[LangSmith]:
+        """A client, closed at the end."""
+        with contextlib.closing(LangSmith(Settings.load().langsmith)) as client:
+            yield client
+
+
+class GoogleDriveResource(dg.ConfigurableResource):
+    """The archive's destination: the Drive folder of `GOOGLE_DRIVE_FOLDER_URL`, or `LSE_ARCHIVE_URL` instead."""
+
+    @contextlib.contextmanager
+    def client(self) -> Generator[Destination]:
+        """A client, closed at the end. Raises SettingsError where none is set up."""
+        with open_destination(Settings.load()) as client:
+            yield client
+
+
+class PostgresResource(dg.ConfigurableResource):
+    """The database of `LSE_DATABASE_URL`, or the embedded server's."""
+
+    def database(self) -> Database:
+        """A database whose schema is the one this version needs.
+
+        Raises:
+            DatabaseError: It cannot be reached, or its schema is another.
+        """
+        database = Database(application_url(Settings.load()))
+        check_schema(database)
+        return database

@@ -1,0 +1,45 @@
+"""`lse backfill`: a range of days, given to the running platform."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lse_cli.selection import DateOption, EndOption, ProjectOption, StartOption
+
+
+def backfill(
+    project: ProjectOption = None,
+    date: DateOption = None,
+    start_date: StartOption = None,
+    end_date: EndOption = None,
+    verify_only: Annotated[
+        bool, typer.Option("--verify-only", help="Verify the days again and fetch nothing. Default: off.")
+    ] = False,
+) -> None:
+    """Let the running platform archive a range of days, one run a day; `lse archive full-sweep` does it right here."""
+    from lse_archive.errors import UsageError
+    from lse_archive.names import project_slug
+    from lse_cli.selection import select
+    from lse_cli.terminal.texts import counted
+    from lse_platform.platform import platform_url
+    from lse_platform.webserver import launch_backfill
+    from lse_resources.settings import Settings
+
+    settings = Settings.load()
+    selection = select(settings, project, date, start_date, end_date)
+    url = platform_url(settings)
+    steps = ["verification"] if verify_only else ["run_files", "day_zip", "drive_file", "runs_table", "verification"]
+    for one in selection.projects:
+        days = [day for day in selection.days if day >= one.start]
+        if not days:
+            raise UsageError(
+                f"'{one.name}' has no such day in the platform",
+                why=f"it begins on {one.start}",
+                todo="Set an earlier start in projects.toml, or use lse archive full-sweep",
+            )
+        verb = "Verify" if verify_only else "Archive"
+        title = f"{verb} {one.name}, {days[0]} to {days[-1]}"
+        found = launch_backfill(url, [(project_slug(one.name), step) for step in steps], days, title)
+        typer.echo(f"{one.name}: {counted(len(days), 'day')}, {url}/runs/b/{found}")

@@ -1,0 +1,54 @@
+"""`lse db`: the database."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="The database: its URL, its schema, and who may use it.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.command()
+def url() -> None:
+    """Print the libpq URL of the application's database and nothing else; starts the embedded server if needed."""
+    from lse_resources.postgres.urls import application_url
+    from lse_resources.settings import Settings
+
+    typer.echo(application_url(Settings.load()))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the schema up to date; `lse up` and `lse archive` do it by themselves."""
+    from lse_resources.postgres.database import Database
+    from lse_resources.postgres.schema import migrate as migrate_schema
+    from lse_resources.postgres.urls import application_url
+    from lse_resources.settings import Settings
+
+    migrate_schema(Database(application_url(Settings.load())))
+    typer.echo("the schema is up to date")
+
+
+@app.command()
+def grant(
+    role: Annotated[str, typer.Argument(help="Name of the role; it is made if there is none.")],
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="For analysts: select, and nothing else. Default: off.")
+    ] = False,
+    password: Annotated[
+        bool, typer.Option("--password", help="Ask for a password of the role. Default: it stays as it is.")
+    ] = False,
+) -> None:
+    """Give a role what the application needs and no more; run it as the owner of the tables."""
+    from lse_resources.postgres.database import Database
+    from lse_resources.postgres.grants import grant as grant_rights
+    from lse_resources.postgres.urls import application_url
+    from lse_resources.settings import Settings
+
+    secret = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True) if password else None
+    database = Database(application_url(Settings.load()))
+    made = grant_rights(database, role, "reader" if read_only else "application", password=secret)
+    typer.echo(f"{'made' if made else 'found'} {role}: it may {'read' if read_only else 'load, verify and read'}")

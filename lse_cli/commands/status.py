@@ -1,0 +1,127 @@
+"""`lse status`: where each day stands, as a grid of days and places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from datetime import date as Date
+from typing import TYPE_CHECKING
+
+import typer
+
+from lse_cli.selection import EndOption, JsonOption, ProjectOption, StartOption
+
+if TYPE_CHECKING:
+    from lse_operations.overview import DayView, Rows
+    from lse_resources.projects import ProjectConfig
+    from lse_resources.settings import Settings
+
+_DAYS = 30
+_PLACES = ("files", "zip", "Drive", "Postgres", "verified")
+_BLOCK = 31
+
+
+def status(
+    project: ProjectOption = None,
+    start_date: StartOption = None,
+    end_date: EndOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show where each day stands: files, zip, Drive, Postgres, verified. Without a range: the last 30 days."""
+    import msgspec
+
+    from lse_archive.days import parse_day, today
+    from lse_archive.errors import UsageError
+    from lse_cli.terminal.output import print_json
+    from lse_operations.overview import overview, read_rows
+    from lse_resources.settings import Settings
+
+    settings = Settings.load()
+    yesterday = Date.fromordinal(today().toordinal() - 1)
+    last = parse_day(end_date) if end_date else yesterday
+    first = parse_day(start_date) if start_date else Date.fromordinal(last.toordinal() - _DAYS + 1)
+    if last < first:
+        raise UsageError(f"the range ends before it starts ({first} to {last})")
+    rows, why = read_rows(settings, first, last)
+    chosen, ends = _chosen(settings, project, rows)
+    views = overview(settings.layout, chosen, first, min(last, yesterday), rows, datetime.now(UTC))
+    views = [[day for day in days if day.date <= ends.get(day.project, last)] for days in views]
+    if json:
+        print_json([msgspec.to_builtins(day) | {"gap": day.is_gap} for days in views for day in days])
+    else:
+        lines = [line for one, days in zip(chosen, views, strict=True) for line in _grid(one.name, days)]
+        typer.echo("\n".join([*lines, _LEGEND, *_summary([day for days in views for day in days])]))
+    if why:
+        typer.echo(f"lse: nothing is known of Postgres: {why}", err=True)
+
+
+def _chosen(settings: Settings, project: str | None, rows: Rows | None) -> tuple[list[ProjectConfig], dict[str, Date]]:
+    """The projects of the file, and those archived without being listed; of these also the last day: none is due."""
+    from lse_archive.errors import UsageError
+    from lse_operations.overview import archived_days, unlisted
+    from lse_resources.projects import ProjectConfig, lists_none, read_projects
+
+    listed = read_projects(settings.projects_file)
+    others = unlisted(settings.layout, listed, rows)
+    if project and project not in others and not any(one.name == project for one in listed):
+        others[project] = sorted(
+            archived_days(settings.layout, project)
+        )  # a zip alone, or a name too long for a folder
+    known = [*listed, *(ProjectConfig(name, days[0]) for name, days in others.items() if days)]
+    chosen = [one for one in known if project in (None, one.name)]
+    if not chosen:
+        where = lists_none(settings.projects_file) if not listed else f"it is not in {settings.projects_file}"
+        what = f"nothing of '{project}' is archived" if project else "no project is archived yet"
+        raise UsageError(what, why=where, todo="Add it: lse projects add NAME --start DAY")
+    return chosen, {name: days[-1] for name, days in others.items() if days}
+
+
+_LEGEND = "✓ there   · not there   p given up to save space   ✗ differs   ? not known   ! about to expire in LangSmith"
+
+
+def _grid(name: str, days: list[DayView]) -> Iterator[str]:
+    yield name
+    if not days:
+        yield "  no days in this range"
+    for start in range(0, len(days), _BLOCK):
+        block = days[start : start + _BLOCK]
+        yield f"  {block[0].date:%Y-%m}   " + "".join(_day_name(day, first=day is block[0]) for day in block)
+        for place in _PLACES:
+            yield f"  {place:9} " + "".join(f" {_mark(day, place)} " for day in block)
+        if any(day.expires for day in block):
+            yield f"  {'expires':9} " + "".join(" ! " if day.expires else "   " for day in block)
+    yield ""
+
+
+def _day_name(day: DayView, *, first: bool) -> str:
+    # Where a month begins in the middle of a block, its number takes the place of the day's.
+    return f"{day.date:%b}" if day.date.day == 1 and not first else f" {day.date:%d}"
+
+
+def _mark(day: DayView, place: str) -> str:
+    if place == "verified":
+        return "✗" if day.differs else "✓" if day.verified else "·"
+    if place == "Postgres" and day.postgres is None:
+        return "?"
+    value = {"files": day.files, "zip": day.zip, "Drive": day.drive, "Postgres": day.postgres}[place]
+    return {"here": "✓", True: "✓", "pruned": "p"}.get(value or "", "·")
+
+
+def _summary(days: list[DayView]) -> Iterator[str]:
+    """One line for each kind of trouble."""
+    from lse_cli.terminal.texts import counted
+    from lse_sensors.problems import day_ranges
+
+    kinds = (
+        ("differs", [day for day in days if day.differs]),
+        ("about to expire", [day for day in days if day.expires]),
+        ("gap", [day for day in days if day.is_gap and not day.expires]),
+        ("run files only, nowhere else", [day for day in days if day.is_fetched_only]),
+    )
+    for kind, found in kinds:
+        for name in dict.fromkeys(day.project for day in found):
+            mine = [day for day in found if day.project == name]
+            lost = "" if any(day.last_day for day in mine) or kind != "gap" else ", no longer in LangSmith"
+            yield f"{kind}: {name}: {day_ranges(str(day.date) for day in mine)}{lost}"
+    if not any(found for _, found in kinds):
+        yield f"{counted(len(days), 'day')}, no gap"

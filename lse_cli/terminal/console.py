@@ -1,0 +1,200 @@
+"""What a person sees: progress and questions on stderr, results on stdout, where `--json` allows but the object."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+
+from lse_archive.errors import ArchiveConflictError, ArchiveError
+from lse_cli.terminal.bars import DayBars
+from lse_cli.terminal.output import discard
+from lse_cli.terminal.texts import STEP_NAMES, describe
+from lse_operations.reporter import Advance
+
+_HEED_SECONDS = 0.5
+_R = TypeVar("_R")
+
+
+class _Console(Console):
+    """A console whose reader may go away: then nothing more is printed, and the work goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        discard(self.file)  # ty: ignore[invalid-argument-type]
+
+    def put(self, text: str) -> bool:
+        """Prints a line of plain text; False: the stream did not take it, and takes no other."""
+        try:
+            self.print(text, markup=False)
+        except OSError:
+            self.on_broken_pipe()
+            return False
+        return True
+
+
+@dataclass
+class DayOutcome:
+    """What became of one project's day."""
+
+    results: dict[str, msgspec.Struct] = field(default_factory=dict)
+    errors: dict[str, ArchiveError] = field(default_factory=dict)
+    checks: list[Any] = field(default_factory=list)
+
+
+class Terminal:
+    """The `Interaction` of the command line. One day is worked on at a time.
+
+    Args:
+        json: Only progress and errors are shown, on stderr.
+        force: Every question is answered by yes.
+
+    Attributes:
+        day: What became of the day so far.
+        begun: The day's step, if it was begun before its turn.
+        interrupted: Whether Ctrl-C was pressed, though nobody heard it.
+        live: What moves on the screen, and makes room for a question.
+    """
+
+    def __init__(self, *, json: bool, force: bool) -> None:
+        self._json = json
+        self.force = force
+        # Now: while progress is shown, Rich has a stream of its own in the place of stderr.
+        self._asks = sys.stdin.isatty() and sys.stderr.isatty()
+        self._out = _Console(highlight=False, soft_wrap=True)
+        self._err = _Console(stderr=True, highlight=False, soft_wrap=True)
+        self._title = ""
+        self.day = DayOutcome()
+        self.begun: Future[Any] | None = None
+        self.interrupted: Callable[[], bool] = lambda: False
+        self.live: Progress | None = None
+
+    def begin_day(self, title: str) -> None:
+        """Starts a new day; what is reported from now on is its."""
+        self.day = DayOutcome()
+        self._title = title
+        self.say(title)
+
+    def say(self, text: str = "") -> None:
+        """A line for people."""
+        if self._json:
+            return
+        # Only who draws the bars can make room for a line above them; a pipe gets its line in any case.
+        above_bars = self.live and self._out.is_terminal
+        if not (self._err if above_bars else self._out).put(text):
+            self.warn("  ! nothing more is printed: standard output cannot be written. The work goes on")
+
+    def warn(self, text: str) -> None:
+        """A line on stderr, with and without `--json`."""
+        self._err.put(text)
+
+    @contextlib.contextmanager
+    def progress(self, step: str, unit: str) -> Generator[Advance]:
+        if self.begun:  # it has a bar of its own
+            yield lambda _done, _total: None
+            return
+        count: ProgressColumn = (
+            DownloadColumn()
+            if unit == "bytes"
+            else TextColumn("{task.completed:,.0f}{task.fields[of]} {task.fields[unit]}")
+        )
+        columns = (TextColumn("  {task.description:8}"), BarColumn(30), count, TimeElapsedColumn())
+        with Progress(*columns, console=self._err, transient=True, disable=not self._err.is_terminal) as live:
+            self.live = live
+            task = live.add_task(STEP_NAMES[step], total=None, unit=unit, of="")
+
+            def advance(done: int, total: int | None) -> None:
+                live.update(task, completed=done, total=total, of=f" of {total:,}" if total else "")
+
+            try:
+                yield advance
+            finally:
+                self.live = None
+
+    @contextlib.contextmanager
+    def bars(self) -> Generator[DayBars]:
+        """Bars for several days at once; lines that are said meanwhile stand above them."""
+        with DayBars(self._err) as bars:
+            self.live = bars.live
+            try:
+                yield bars
+            finally:
+                self.live = None
+
+    def perform(self, work: Callable[[], _R]) -> _R:
+        begun, self.begun = self.begun, None
+        if begun is None:
+            return work()
+        try:
+            while not wait([begun], timeout=_HEED_SECONDS).done:
+                if self.interrupted():
+                    raise KeyboardInterrupt
+            return begun.result()
+        except ArchiveConflictError:
+            return work()  # once more, here, where it can be asked
+
+    def waiting(self, holder: str) -> None:
+        self.warn(f"  waiting: {holder} writes this day")
+
+    def confirm(self, question: str) -> bool:
+        if self.force:
+            return True
+        if not self._asks:
+            return False
+        with self._paused(), contextlib.suppress(typer.Abort):
+            return typer.confirm(f"  {question}?", err=True)
+        return False
+
+    @contextlib.contextmanager
+    def _paused(self) -> Generator[None]:
+        if self.live:
+            self.live.stop()
+        yield
+        if self.live:
+            # A new display: the old one would erase the question's lines where its bars had been.
+            self.live.live = Live(
+                console=self._err, get_renderable=self.live.get_renderable, refresh_per_second=10, transient=True
+            )
+            self.live.start()
+
+    def report(self, step: str, result: msgspec.Struct) -> None:
+        self.day.results[step] = result
+        if not getattr(result, "is_consistent", True):
+            return  # the check says it, run by run
+        seconds = getattr(result, "duration_seconds", 0.0)
+        self._line("✓", step, f"{describe(result)}  ({seconds:.1f} s)")
+        for line in getattr(result, "errors", []) or []:
+            self.warn(f"      {line}")
+
+    def failed(self, step: str, error: ArchiveError) -> None:
+        self.day.errors[step] = error
+        where = f"{self._title}: " if self._json and self._title else ""  # where no line above it says so
+        self.warn(f"  ✗ {STEP_NAMES.get(step, step):7} {where}{error}")
+
+    def not_done(self, steps: list[str]) -> None:
+        """These steps were not reached."""
+        self.warn(f"    not done: {', '.join(STEP_NAMES[step] for step in steps)}")
+
+    def checked(self, check: Any) -> None:
+        self.day.checks.append(check)
+        if check.verdict == "agrees":
+            return
+        sign = "!" if check.verdict == "unproven" else "✗"
+        self._line(sign, "verification", f"{check.name}: {check.says}{'. ' + check.todo if check.todo else ''}")
+        for row in check.differences:
+            values = f": expected {row.expected}, found {row.found}" if row.expected or row.found else ""
+            self.say(f"      {row.item}  {row.what}{values}")
+        if check.total > len(check.differences):
+            self.say(f"      … and {check.total - len(check.differences):,} more")
+
+    def _line(self, sign: str, step: str, text: str) -> None:
+        self.say(f"  {sign} {STEP_NAMES[step]:7} {text}")

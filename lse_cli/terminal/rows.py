@@ -1,0 +1,109 @@
+"""The rows of a statement: a table for people, lines and objects for programs."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from lse_archive.errors import UsageError
+from lse_cli.terminal.output import print_json
+from lse_resources.postgres.analysis.frames import JsonText
+
+_WIDEST = 60
+_NARROWEST = 8  # characters of a cell
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\\]")
+_COPY_NAMES = {"\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
+
+Rows = Iterable[Sequence[Any]]
+
+
+def print_objects(columns: list[str], rows: Rows) -> None:
+    """One object a row. Dates, times, numerics and ids are strings, bytea is hex, NaN and infinities are strings.
+
+    Raises:
+        UsageError: Two columns have one name: an object would hold the last one alone.
+    """
+    if twice := [name for index, name in enumerate(columns) if name in columns[:index]]:
+        raise UsageError(
+            f"two columns are named {twice[0]}",
+            why="an object holds each name once",
+            todo="Give each its own name: SELECT … AS name",
+        )
+    print_json([dict(zip(columns, map(_plain, row), strict=True)) for row in rows])
+
+
+def print_lines(columns: list[str], rows: Rows) -> None:
+    """COPY's text format with a header: backslash escapes, control characters as \\x1b, NULL is \\N."""
+    for line in [columns, *rows]:
+        sys.stdout.write("\t".join("\\N" if value is None else _escaped(_text(value)) for value in line) + "\n")
+
+
+def print_table(columns: list[str], rows: Rows) -> None:
+    """A table whose long values are cut; a column a line where they do not all fit beside each other."""
+    from rich import box
+    from rich.cells import cell_len, set_cell_size
+    from rich.console import Console
+    from rich.table import Table
+
+    def cut(value: object, room: int) -> str:
+        text = "" if value is None else _shown(_text(value)[: 2 * room])
+        return text if cell_len(text) <= room else f"{set_cell_size(text, room - 1)}…"
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if len(columns) * (_NARROWEST + 2) <= console.width:
+        table = Table(box=box.SIMPLE_HEAD)
+        for column in columns:
+            table.add_column(_shown(column), no_wrap=True, overflow="ellipsis")
+        for row in rows:
+            table.add_row(*(cut(value, _WIDEST) for value in row))
+        console.print(table)
+        return
+    names = [_shown(column) for column in columns]
+    wide = max(map(cell_len, names))
+    width = shutil.get_terminal_size().columns
+    for number, row in enumerate(rows, start=1):
+        lines = [
+            f"{name:{wide}}  {cut(value, max(_NARROWEST, width - wide - 2))}"
+            for name, value in zip(names, row, strict=True)
+        ]
+        sys.stdout.write("\n".join([f"row {number:,}", *lines, "", ""]))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a value, and nothing of it lost."""
+    if isinstance(value, JsonText):
+        return msgspec.Raw(value.encode())
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"\\x{bytes(value).hex()}"
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _text(value: Any) -> str:
+    plain = _plain(value)
+    if isinstance(plain, msgspec.Raw):
+        return str(value)
+    return msgspec.json.encode(plain).decode() if isinstance(plain, list | bool) else str(plain)
+
+
+def _escaped(text: str) -> str:
+    return _CONTROLS.sub(lambda found: _escape(found[0]), text)
+
+
+def _shown(text: str) -> str:
+    """For a terminal, which would obey control characters."""
+    return _CONTROLS.sub(lambda found: found[0] if found[0] == "\\" else _escape(found[0]), text)
+
+
+def _escape(character: str) -> str:
+    # COPY reads bytes: an escape is one of each byte of the character's UTF-8.
+    return _COPY_NAMES.get(character) or "".join(f"\\x{byte:02x}" for byte in character.encode())

@@ -1,0 +1,104 @@
+"""Works through duplicates on Drive: looks, shows, asks, and moves to the trash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lse_archive.errors import ArchiveConflictError, ArchiveError
+from lse_archive.layout import Layout
+from lse_cli.terminal.console import Terminal
+from lse_cli.terminal.texts import counted, size
+from lse_operations.dedupe import Decision, decide, duplicates, remove
+from lse_operations.restore.restore import archived_projects
+from lse_resources.destinations.encryption import EncryptedDestination
+from lse_resources.destinations.files import StoredFile
+from lse_resources.destinations.google_drive.client import GoogleDrive
+from lse_resources.destinations.protocol import Destination
+from lse_resources.open_destination import encryption_keys
+from lse_resources.projects import read_projects
+from lse_resources.settings import Settings
+
+
+@dataclass
+class _Day:
+    decision: Decision
+    trashed: list[StoredFile] = field(default_factory=list)
+    error: ArchiveError | None = None
+
+
+def dedupe_projects(
+    settings: Settings, terminal: Terminal, project: str | None, *, dry_run: bool
+) -> tuple[list[dict[str, Any]], int]:
+    """Returns one entry per day that has several files, and the exit code: 3 where some are left.
+
+    A day that cannot be resolved does not keep the others from it.
+
+    Raises:
+        SettingsError, DriveError: Drive is not set up, or refuses.
+        ArchiveConflictError: The question was answered by no.
+    """
+    with GoogleDrive(settings.drive) as drive:
+        destination = EncryptedDestination(drive, encryption_keys(settings), settings.layout.archive_dir)
+        known = [config.name for config in read_projects(settings.projects_file)]
+        projects = [project] if project is not None else list(archived_projects(destination, known))
+        found = [copy for name in projects for copy in duplicates(destination, name)]
+        days = [_Day(decide(destination, copy, settings.layout.archive_dir)) for copy in found]
+        for day in days:
+            _say(terminal, day.decision)
+        folders = drive.duplicate_folders()
+        for name in folders:
+            terminal.warn(f"  ! there are several folders named '{name}': move their files into the oldest by hand")
+        removable = [day for day in days if day.decision.keep]
+        if removable and not dry_run:
+            count = sum(len(day.decision.trash) for day in removable)
+            if not terminal.confirm(f"Move {count} files to the trash, where Drive keeps them for 30 days"):
+                raise ArchiveConflictError("nothing was moved", why="nobody said yes", todo="--force answers by yes")
+            for day in removable:
+                _resolve(destination, settings.layout, terminal, day)
+        if not days and not folders:
+            terminal.say("no day has two files")
+        entries = [_entry(day, dry_run=dry_run) for day in days]
+        return entries, 3 if folders or any(entry["action"] != "resolved" for entry in entries) else 0
+
+
+def _resolve(destination: Destination, layout: Layout, terminal: Terminal, day: _Day) -> None:
+    copy, keep = day.decision.copy, day.decision.keep
+    paths = layout.day(copy.project, copy.day)
+    if keep is None:
+        return
+    try:
+        for file in day.decision.trash:
+            remove(destination, paths, file, keep=keep, on_wait=terminal.waiting)
+            day.trashed.append(file)
+    except ArchiveError as error:
+        day.error = error
+        terminal.warn(f"  ✗ {copy.project} {copy.day}: {error}")
+
+
+def _say(terminal: Terminal, decision: Decision) -> None:
+    terminal.say(f"{decision.copy.project} {decision.copy.day}: {counted(len(decision.copy.files), 'file')}")
+    if decision.keep:
+        terminal.say(f"  keep   {_shown(decision.keep)}: {decision.why}")
+        for file in decision.trash:
+            terminal.say(f"  trash  {_shown(file)}")
+    else:
+        terminal.warn(f"  ✗ {decision.why}")
+
+
+def _shown(file: StoredFile) -> str:
+    runs = file.app_properties.get("runs")
+    return f"{file.name}, {size(file.size)}, {file.modified[:19]}{f', {runs} runs' if runs else ''} ({file.id})"
+
+
+def _entry(day: _Day, *, dry_run: bool) -> dict[str, Any]:
+    decision = day.decision
+    unresolved = decision.keep is None or day.error is not None
+    return {
+        "project": decision.copy.project,
+        "date": str(decision.copy.day),
+        "action": "unresolved" if unresolved else "would resolve" if dry_run else "resolved",
+        "kept": decision.keep.id if decision.keep else None,
+        "trashed": [file.id for file in (decision.trash if dry_run else day.trashed)],
+        "why": str(day.error) if day.error else decision.why,
+    }

@@ -1,0 +1,71 @@
+"""What a command's day comes to: its entry in `--json`, and its exit code."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+import msgspec
+
+from lse_archive.errors import ArchiveError
+from lse_archive.results import FetchResult, FullSweepResult
+from lse_cli.terminal.console import DayOutcome
+from lse_cli.terminal.texts import STEP_NAMES
+
+_SWEEP_FIELDS = {
+    "run_files": "fetch_result",
+    "day_zip": "zip_result",
+    "drive_file": "upload_result",
+    "runs_table": "db_result",
+    "verification": "verification_result",
+}
+
+
+def entry(project: str, day: date, steps: list[str], outcome: DayOutcome, *, sweep: bool) -> dict[str, Any]:
+    """The result of one project and day: a step's own model, or of several steps the `FullSweepResult`."""
+    checks = [msgspec.to_builtins(check) for check in outcome.checks]
+    if sweep or len(steps) > 1:
+        results = {_SWEEP_FIELDS[step]: result for step, result in outcome.results.items()}
+        total = sum(getattr(result, "duration_seconds", 0.0) for result in outcome.results.values())
+        problems = [f"{STEP_NAMES.get(step, step)}: {error}" for step, error in outcome.errors.items()]
+        model = FullSweepResult(
+            project=project,
+            date=str(day),
+            problems=problems,
+            total_duration=round(total, 3),
+            **results,  # ty: ignore[invalid-argument-type]
+        )
+        found: dict[str, Any] = msgspec.to_builtins(model)
+    else:
+        found = {"project": project, "date": str(day)}
+        for result in outcome.results.values():
+            found |= msgspec.to_builtins(result)
+    if checks:
+        found["checks"] = checks
+    if outcome.errors:
+        step, error = next(iter(outcome.errors.items()))
+        found["error"] = _error(step, error)
+    return found
+
+
+def _error(step: str, error: ArchiveError) -> dict[str, str]:
+    return {"step": STEP_NAMES.get(step, step), "what": error.what, "why": error.why, "todo": error.todo}
+
+
+# A failure is worse news than a difference.
+_SEVERITY = [0, 3, 1]
+
+
+def worst(*codes: int) -> int:
+    """The exit code of several days."""
+    return max(codes, key=_SEVERITY.index)
+
+
+def exit_code(outcome: DayOutcome) -> int:
+    """0 done; 1 a step failed; 3 places differ, or the day's count does not agree with LangSmith's."""
+    if outcome.errors or any(check.verdict == "unknown" for check in outcome.checks):
+        return 1
+    fetched = outcome.results.get("run_files")
+    if isinstance(fetched, FetchResult) and fetched.proof == "fewer":
+        return 3
+    return 3 if any(check.verdict == "differs" for check in outcome.checks) else 0

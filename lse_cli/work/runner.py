@@ -1,0 +1,194 @@
+"""Runs the assets of a project's day in this process, on the user's Dagster instance, so that the UI shows it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from datetime import date
+from typing import TYPE_CHECKING
+
+from lse_archive.errors import ArchiveError, DatabaseError
+from lse_cli.terminal.console import DayOutcome, Terminal
+from lse_resources.projects import ProjectConfig
+from lse_resources.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+_POLL_SECONDS = 1.0
+
+
+class Runner:
+    """Materializes days, one after the other. Use it as a context manager.
+
+    Attributes:
+        refusal: Why Postgres cannot be used, if so. The file hops go on all the same, and no record of it is kept.
+    """
+
+    def __init__(self, settings: Settings, terminal: Terminal) -> None:
+        self.refusal: DatabaseError | None = None
+        self._settings = settings
+        self._terminal = terminal
+        self._exit = contextlib.ExitStack()
+        self._assets: dict[ProjectConfig, list[dg.AssetsDefinition]] = {}
+
+    def __enter__(self) -> Runner:
+        warnings.filterwarnings("ignore")
+        # From the first moment on: an interrupt may be swallowed by an import, too.
+        self._terminal.interrupted = self._exit.enter_context(_hearing_interrupts())
+        self._instance = self._exit.enter_context(self._open_instance())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+
+    def _open_instance(self) -> dg.DagsterInstance:
+        import dagster as dg
+
+        from lse_platform.home import open_house
+
+        # Dagster's own logger prints every event to stderr; the instance records them all the same.
+        logging.getLogger("dagster").setLevel(logging.CRITICAL)
+        try:
+            house = open_house(self._settings)
+            _check_dagster(house.dagster_url)
+            os.environ.update(house.environment())
+            return dg.DagsterInstance.from_config(str(house.dagster_home))
+        except DatabaseError as error:
+            self.refusal = error
+            return dg.DagsterInstance.ephemeral()
+
+    def run(
+        self, project: ProjectConfig, day: date, steps: list[str], config: Mapping[str, Mapping[str, object]]
+    ) -> DayOutcome:
+        """Materializes the steps of a day.
+
+        Args:
+            steps: Names of assets, as in `lse_platform.asset_keys.STEPS`.
+            config: Their run config, by name.
+
+        Raises:
+            KeyboardInterrupt: It was interrupted.
+        """
+        import dagster as dg
+
+        from lse_assets.assets import project_assets
+        from lse_location.definitions import resources
+
+        assets = self._assets.setdefault(project, project_assets(project))
+        by_name = {asset.key.path[-1]: asset for asset in assets}
+        self._make_room({pool for step in steps if (pool := by_name[step].op.pool)})
+        ops = {by_name[step].op.name: {"config": dict(config[step])} for step in steps if step in config}
+        result = dg.materialize(
+            assets,
+            selection=[by_name[step] for step in steps],
+            partition_key=str(day),
+            resources=resources(self._terminal),
+            instance=self._instance,
+            run_config={
+                "ops": ops,
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+            raise_on_error=False,
+        )
+        if self._terminal.interrupted():
+            raise KeyboardInterrupt
+        if not result.success:
+            self._explain(result)
+        return self._terminal.day
+
+    def _make_room(self, pools: set[str]) -> None:
+        """Takes from the dead what they hold of full pools, and waits for the living.
+
+        Dagster would wait too, but without a word, and deaf to Ctrl-C.
+        """
+        from lse_platform.exited_runs import fail_dead_runs, free_places
+
+        told: set[str] = set()
+        while self._full(pools):
+            fail_dead_runs(self._instance)
+            free_places(self._instance)
+            full = self._full(pools)
+            for pool in full.keys() - told:
+                self._terminal.warn(f"  waiting: the pool {pool} is full, {full[pool]} other steps are at work")
+            told |= full.keys()
+            if full:
+                time.sleep(_POLL_SECONDS)
+
+    def _full(self, pools: set[str]) -> dict[str, int]:
+        storage = self._instance.event_log_storage
+        if not storage.supports_global_concurrency_limits:  # an ephemeral instance
+            return {}
+        infos = map(storage.get_concurrency_info, sorted(pools))
+        return {
+            info.concurrency_key: info.limit
+            for info in infos
+            if info.limit is not None and info.assigned_step_count >= info.limit
+        }
+
+    def _explain(self, result: dg.ExecuteInProcessResult) -> None:
+        """Raises KeyboardInterrupt, or tells of a failure that no step has told of: a mistake in this program."""
+        [failure] = result.filter_events(lambda event: event.is_job_failure)
+        reason = failure.job_failure_data.failure_reason
+        # Dagster records an interrupt as a failure, and goes on.
+        if reason and reason.value == "UNEXPECTED_TERMINATION":
+            raise KeyboardInterrupt
+        if not self._terminal.day.errors:
+            step, cause = _cause(result, failure)
+            todo = f"Please report it; the run {result.run_id} in the UI has the details"
+            self._terminal.failed(step, ArchiveError("something unforeseen happened", why=cause, todo=todo))
+
+
+def _check_dagster(url: str) -> None:
+    """Raises DatabaseError if Dagster's database cannot be reached: Dagster itself would try for long, and say much."""
+    from lse_resources.postgres.database import Database
+
+    try:
+        Database(url.replace("+psycopg2", "", 1)).connect().close()
+    except DatabaseError as error:
+        raise DatabaseError(
+            "cannot connect to Dagster's database", why=error.why, todo="Check LSE_DAGSTER_DATABASE_URL"
+        ) from None
+
+
+@contextlib.contextmanager
+def _hearing_interrupts() -> Generator[Callable[[], bool]]:
+    """Gives what tells whether Ctrl-C came, also where Dagster swallowed it: it holds it back while it writes its
+    records, and forgets one that comes when a run is about to begin or to end."""
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        former = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+
+        def heard() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                return signal.SIGINT in reader.recv(4096, socket.MSG_PEEK)
+            return False
+
+        try:
+            yield heard
+        finally:
+            signal.set_wakeup_fd(former)
+
+
+def _cause(result: dg.ExecuteInProcessResult, failure: dg.DagsterEvent) -> tuple[str, str]:
+    """The step that failed first, and what it said last."""
+    for event in result.filter_events(lambda event: event.is_step_failure):
+        error = event.step_failure_data.error
+        while error and error.cause:
+            error = error.cause
+        if error:
+            return (event.step_key or "").rpartition("__")[2], _one_line(error.message)
+    data = failure.job_failure_data
+    return "", _one_line(data.error.message if data.error else "no cause was recorded")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:300]

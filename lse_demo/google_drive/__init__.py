@@ -1,0 +1,1 @@
+"""A local Google Drive: files, uploads, queries, accounts and the API's errors."""

@@ -1,0 +1,352 @@
+"""A local Google Drive v3 with its token endpoint: what the real Google client needs, on 127.0.0.1.
+
+It refuses what Drive would refuse. Besides the faults of every server (`lse_demo.faults`) it commits `corrupt_stored`:
+one bit of the bytes that a request uploads is flipped before they are kept.
+"""
+
+import base64
+import binascii
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from lse_demo.faults import Fault, Faults
+from lse_demo.google_drive import discovery as discovery
+from lse_demo.google_drive.accounts import Access, GrantError
+from lse_demo.google_drive.discovery import Call, Unacceptable
+from lse_demo.google_drive.query import BadQueryError, compile_query
+from lse_demo.google_drive.store import Doc, DriveStore, RefusedError
+from lse_demo.google_drive.uploads import Uploads
+from lse_demo.http import Answer, LocalServer, Refusal, Request
+
+USER = "ada@example.com"
+_DEFAULT_FIELDS = {
+    "File": "kind,id,name,mimeType",
+    "FileList": "kind,nextPageToken,incompleteSearch,files(kind,id,name,mimeType)",
+    "RevisionList": "kind,nextPageToken,revisions(kind,id,mimeType,modifiedTime)",
+    "Revision": "kind,id,mimeType,modifiedTime",
+}
+_ORDERS: dict[str, Callable[[Doc], Any]] = {
+    "createdTime": lambda doc: doc["createdTime"],
+    "modifiedTime": lambda doc: doc["modifiedTime"],
+    "name": lambda doc: doc["name"].casefold(),
+    "quotaBytesUsed": lambda doc: int(doc.get("quotaBytesUsed", 0)),
+    "folder": lambda doc: "folder" not in doc["mimeType"],
+}
+
+
+def google_error(status: int, reason: str, message: str, location: str = "") -> bytes:
+    """The body of Drive's error answers."""
+    error = {"domain": "usageLimits" if "imit" in reason else "global", "reason": reason, "message": message}
+    errors = [{**error, "locationType": "parameter", "location": location} if location else error]
+    return json.dumps({"error": {"code": status, "message": message, "errors": errors}}).encode()
+
+
+def rate_limit(status: int = 403, reason: str = "userRateLimitExceeded", **facts: Any) -> Fault:
+    """A fault in Drive's words; `facts` are those of `Fault` (times, rate, match, headers, …)."""
+    return Fault("status", status=status, body=google_error(status, reason, "User Rate Limit Exceeded."), **facts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    request: Request
+    access: Access
+    call: Call
+
+
+class DriveServer(LocalServer):
+    """Serves the files under `directory`; one user, `USER`, is there from the start."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int = 0,
+        latency: float = 0.0,
+        faults: Faults | None = None,
+        now: Callable[[], float] = time.time,
+        token_seconds: int = 3600,
+    ) -> None:
+        super().__init__(port=port, latency=latency, faults=faults)
+        self.page_cap: int | None = None  # the most entries on a page of files.list; Drive may send fewer than asked
+        self.store = DriveStore(directory, now=now, token_seconds=token_seconds)
+        self.accounts = self.store.accounts
+        self.uploads = Uploads(self.store.incoming)
+        if not self.accounts.get(USER):
+            self.accounts.add_user(USER)
+        self._routes: dict[str, Callable[[_Ask], Answer]] = {
+            "drive.about.get": self._about,
+            "drive.drives.get": self._drive,
+            "drive.drives.list": self._drives,
+            "drive.files.create": self._create,
+            "drive.files.delete": self._delete,
+            "drive.files.generateIds": self._generate_ids,
+            "drive.files.get": self._get,
+            "drive.files.list": self._list,
+            "drive.files.update": self._update,
+            "drive.revisions.delete": self._delete_revision,
+            "drive.revisions.get": self._revision,
+            "drive.revisions.list": self._revisions,
+        }
+
+    def stop(self) -> None:
+        """Ends all connections and closes the store."""
+        super().stop()
+        self.store.close()
+
+    def handle(self, request: Request) -> Answer:
+        """Answers one request as Drive, or as Google's token endpoint and consent page."""
+        request.facts["bytes"] = len(request.body)
+        if request.path == "/token" and request.method == "POST":
+            return self._token(request)
+        if request.path == "/o/oauth2/auth":
+            code = self.accounts.code(request.query, request.query.get("login_hint", USER))
+            back = urlencode({"code": code, "state": request.query.get("state", ""), "scope": request.query["scope"]})
+            return Answer(302, headers={"Location": f"{request.query['redirect_uri']}?{back}"})
+        try:
+            return self._api(request)
+        except RefusedError as refused:
+            body = google_error(refused.status, refused.reason, str(refused), refused.location)
+            return Answer.json(body, refused.status)
+        except Unacceptable as bad:
+            self.violations.append(f"{request.method} {request.path}: {bad}")
+            return Answer.json(google_error(400, "invalidParameter", str(bad), bad.location), 400)
+
+    def partial(self, request: Request) -> None:
+        """Keeps what came of a broken upload."""
+        if "upload_id" in request.query:
+            self.uploads.partial(request.query["upload_id"], request)
+
+    def _api(self, request: Request) -> Answer:
+        header = request.headers.get("Authorization")
+        access = self.accounts.authenticate(header)
+        session = request.query.get("upload_id") if request.method == "PUT" else None
+        if access is None and (header or not session):
+            raise RefusedError(401, "authError", "Request had invalid authentication credentials.", "Authorization")
+        if session:
+            request.facts["call"] = "upload"
+            if request.fault("corrupt_stored") and request.body:
+                at = len(request.body) // 2
+                request.body = request.body[:at] + bytes([request.body[at] ^ 1]) + request.body[at + 1 :]
+            return self.uploads.put(session, request)
+        call = discovery.match(request.method, request.path, request.query)
+        if call is None:
+            raise RefusedError(404, "notFound", "Not Found")
+        request.facts["call"] = call.id
+        if call.id not in self._routes or access is None:
+            raise RefusedError(501, "notImplemented", f"{call.id} is not served here.")
+        if request.method != "GET" and not any("readonly" not in scope for scope in access.scopes):
+            message = "Request had insufficient authentication scopes."
+            raise RefusedError(403, "insufficientPermissions", message)
+        return self._routes[call.id](_Ask(request, access, call))
+
+    def _answer(self, call: Call, value: Doc) -> Answer:
+        self.violations += [f"answer to {call.id}: {wrong}" for wrong in discovery.problems(call.response or "", value)]
+        fields = call.params.get("fields") or _DEFAULT_FIELDS.get(call.response or "", "*")
+        return Answer.json(discovery.select(call.response or "", value, fields))
+
+    def _token(self, request: Request) -> Answer:
+        form = dict(parse_qsl(request.body.decode()))
+        scheme, _, secret = (request.headers.get("Authorization") or "").partition(" ")
+        if scheme == "Basic":
+            form["client_id"], _, form["client_secret"] = base64.b64decode(secret).decode().partition(":")
+        request.facts["call"] = f"token {form.get('grant_type', '')}"
+        try:
+            return Answer.json(self.accounts.grant(form))
+        except GrantError as error:
+            return Answer.json({"error": error.code, "error_description": str(error)}, 400)
+
+    def _about(self, ask: _Ask) -> Answer:
+        if "fields" not in ask.call.params:
+            raise Unacceptable("The 'fields' parameter is required for this method.", "fields")
+        usage, limit = str(self.store.usage(ask.access.email)), self.accounts.get(ask.access.email)["limit"]
+        quota = {"usage": usage, "usageInDrive": usage, "usageInDriveTrash": "0"}
+        if limit is not None:
+            quota["limit"] = str(limit)
+        user = self.store.user(ask.access.email, ask.access.email)
+        return self._answer(ask.call, {"kind": "drive#about", "user": user, "storageQuota": quota})
+
+    def _drives(self, ask: _Ask) -> Answer:
+        drives = [_drive(doc) for doc in self.store.drives(ask.access.email)]
+        return self._answer(ask.call, {"kind": "drive#driveList", "drives": drives})
+
+    def _drive(self, ask: _Ask) -> Answer:
+        found = [doc for doc in self.store.drives(ask.access.email) if doc["id"] == ask.call.params["driveId"]]
+        if not found:
+            raise RefusedError(404, "notFound", f"Shared drive not found: {ask.call.params['driveId']}")
+        return self._answer(ask.call, _drive(found[0]))
+
+    def _generate_ids(self, ask: _Ask) -> Answer:
+        ids = [self.store.new_id() for _ in range(int(ask.call.params.get("count", 10)))]
+        return self._answer(ask.call, {"kind": "drive#generatedIds", "space": "drive", "ids": ids})
+
+    def _list(self, ask: _Ask) -> Answer:
+        params, all_drives = ask.call.params, ask.call.flag("includeItemsFromAllDrives")
+        if all_drives and not ask.call.flag("supportsAllDrives"):
+            raise Unacceptable("includeItemsFromAllDrives needs supportsAllDrives.", "includeItemsFromAllDrives")
+        if (params.get("corpora") == "drive") != ("driveId" in params):
+            raise Unacceptable("driveId and corpora=drive belong together.", "driveId")
+        try:
+            matches = compile_query(params.get("q") or "trashed = true or trashed = false")
+        except BadQueryError as error:
+            raise Unacceptable("Invalid Value", "q") from error
+        found = list(self.store.search(ask.access, matches, all_drives=all_drives))
+        found = [doc for doc in found if params.get("driveId") in (None, doc.get("driveId"))]
+        for order in reversed(params.get("orderBy", "modifiedTime desc").split(",")):
+            key, _, direction = order.strip().partition(" ")
+            if key not in _ORDERS or direction not in ("", "desc"):
+                raise Unacceptable(f"Invalid sort: {order}", "orderBy")
+            found.sort(key=_ORDERS[key], reverse=bool(direction))
+        size = min(int(params.get("pageSize", 100)), self.page_cap or 1000)
+        start = _start(params["pageToken"]) if "pageToken" in params else 0
+        answer: Doc = {"kind": "drive#fileList", "incompleteSearch": False, "files": found[start : start + size]}
+        if start + size < len(found):
+            answer["nextPageToken"] = base64.urlsafe_b64encode(f"page:{start + size}".encode()).decode()
+        return self._answer(ask.call, answer)
+
+    def _get(self, ask: _Ask) -> Answer:
+        doc = self.store.find(ask.access, ask.call.params["fileId"], all_drives=ask.call.flag("supportsAllDrives"))
+        if ask.call.params.get("alt") == "media":
+            if "headRevisionId" not in doc:
+                raise RefusedError(403, "fileNotDownloadable", "Only files with binary content can be downloaded.")
+            return _media(ask.request, self.store.content(doc), doc["mimeType"])
+        return self._answer(ask.call, self.store.view(ask.access, doc))
+
+    def _create(self, ask: _Ask) -> Answer:
+        drives = ask.call.flag("supportsAllDrives")
+
+        def finish(body: Doc, content: Path | None, mime: str) -> Answer:
+            doc = self.store.create(ask.access, body, content, mime, all_drives=drives)
+            return self._answer(ask.call, self.store.view(ask.access, doc))
+
+        def check(body: Doc, size: int) -> None:
+            self.store.check_new(ask.access, body, size, all_drives=drives)
+
+        return self._write(ask.request, ask.call, check, finish)
+
+    def _update(self, ask: _Ask) -> Answer:
+        drives, identity = ask.call.flag("supportsAllDrives"), ask.call.params["fileId"]
+
+        def finish(body: Doc, content: Path | None, mime: str) -> Answer:  # noqa: ARG001 - the file keeps its type
+            doc = self.store.update(ask.access, identity, body, content, ask.call.params, all_drives=drives)
+            return self._answer(ask.call, self.store.view(ask.access, doc))
+
+        def check(body: Doc, size: int) -> None:
+            self.store.check_update(ask.access, identity, body, size, all_drives=drives)
+
+        return self._write(ask.request, ask.call, check, finish)
+
+    def _write(
+        self,
+        request: Request,
+        call: Call,
+        check: Callable[[Doc, int], None],
+        finish: Callable[[Doc, Path | None, str], Answer],
+    ) -> Answer:
+        kind = call.params.get("uploadType") if call.upload else None
+        mime = request.headers.get("Content-Type", "")
+        if "fields" in call.params:  # refused before anything is written
+            discovery.select("File", {}, call.params["fields"])
+        if kind == "resumable":
+            body = _body(call, request.body)
+            announced = request.headers.get("X-Upload-Content-Length")
+            check(body, int(announced or 0))
+            media = request.headers.get("X-Upload-Content-Type", "application/octet-stream")
+            identity = self.uploads.open(
+                int(announced) if announced else None, lambda content: finish(body, content, media)
+            )
+            location = f"{self.url}{request.path}?{urlencode({'uploadType': 'resumable', 'upload_id': identity})}"
+            return Answer(200, headers={"Location": location, "X-GUploader-UploadID": identity})
+        if kind in ("media", "multipart"):
+            parts = [(mime, request.body)] if kind == "media" else _parts(mime, request.body)
+            body = _body(call, parts[0][1]) if len(parts) == 2 else {}
+            content = self.uploads.new_path()
+            content.write_bytes(parts[-1][1])
+            return finish(body, content, parts[-1][0])
+        if call.upload:
+            raise Unacceptable(f"Invalid uploadType: {kind}", "uploadType")
+        return finish(_body(call, request.body), None, "")
+
+    def _delete(self, ask: _Ask) -> Answer:
+        self.store.delete(ask.access, ask.call.params["fileId"], all_drives=ask.call.flag("supportsAllDrives"))
+        return Answer(204)
+
+    def _revisions(self, ask: _Ask) -> Answer:
+        doc = self.store.find(ask.access, ask.call.params["fileId"])
+        entries = [_public(entry) for entry in self.store.revisions(doc["id"])]
+        return self._answer(ask.call, {"kind": "drive#revisionList", "revisions": entries})
+
+    def _revision(self, ask: _Ask) -> Answer:
+        doc = self.store.find(ask.access, ask.call.params["fileId"])
+        for entry in self.store.revisions(doc["id"]):
+            if entry["id"] == ask.call.params["revisionId"]:
+                if ask.call.params.get("alt") == "media":
+                    return _media(ask.request, self.store.content(doc, entry["id"]), entry["mimeType"])
+                return self._answer(ask.call, _public(entry))
+        raise RefusedError(404, "notFound", f"Revision not found: {ask.call.params['revisionId']}.")
+
+    def _delete_revision(self, ask: _Ask) -> Answer:
+        self.store.delete_revision(ask.access, ask.call.params["fileId"], ask.call.params["revisionId"])
+        return Answer(204)
+
+
+def _public(doc: Doc) -> Doc:
+    return {key: value for key, value in doc.items() if not key.startswith("_")}
+
+
+def _drive(doc: Doc) -> Doc:
+    return {"kind": "drive#drive", "id": doc["id"], "name": doc["name"], "createdTime": doc["createdTime"]}
+
+
+def _start(token: str) -> int:
+    try:
+        return int(base64.urlsafe_b64decode(token).removeprefix(b"page:"))
+    except (binascii.Error, ValueError) as error:
+        raise Unacceptable("Invalid Value", "pageToken") from error
+
+
+def _body(call: Call, raw: bytes) -> Doc:
+    try:
+        body = json.loads(raw or b"{}")
+    except ValueError as error:
+        raise Unacceptable("Parse Error") from error
+    if wrong := discovery.problems(call.request or "", _without_nulls(body)):
+        raise Unacceptable("; ".join(wrong))
+    return body
+
+
+def _without_nulls(value: Any) -> Any:
+    # A null clears a property, whatever type the schema gives it.
+    return {k: _without_nulls(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
+def _parts(mime: str, body: bytes) -> list[tuple[str, bytes]]:
+    found = re.search(r'boundary="?([^";]+)', mime)
+    if not found:
+        raise Unacceptable("Missing multipart boundary")
+    parts = []
+    for part in body.split(b"--" + found[1].encode())[1:-1]:
+        head, _, content = re.sub(rb"\r?\n\r?\n", b"\0", part, count=1).partition(b"\0")
+        kind = re.search(rb"content-type:\s*([^\r\n]+)", head, re.IGNORECASE)
+        parts.append((kind[1].decode() if kind else "", re.sub(rb"\r?\n\Z", b"", content)))
+    if len(parts) != 2:
+        raise Unacceptable("A multipart upload has two parts")
+    return parts
+
+
+def _media(request: Request, path: Path, mime: str) -> Answer:
+    size = path.stat().st_size
+    found = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range") or "")
+    first, last = (int(found[1]), min(int(found[2] or size), size - 1)) if found else (0, size - 1)
+    if found and first >= size:
+        raise Refusal(Answer(416, headers={"Content-Range": f"bytes */{size}"}))
+    with path.open("rb") as stream:
+        stream.seek(first)
+        body = stream.read(last + 1 - first)
+    extra = {"Content-Range": f"bytes {first}-{last}/{size}"} if found else {}
+    return Answer(206 if found else 200, body, {"Content-Type": mime, "Accept-Ranges": "bytes", **extra})

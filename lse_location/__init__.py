@@ -1,0 +1,1 @@
+"""The Dagster code location: joins assets, checks, schedules and sensors."""

@@ -1,0 +1,45 @@
+"""The code location: all projects of `projects.toml`. Nothing here touches the network."""
+
+from __future__ import annotations
+
+import gc
+
+import dagster as dg
+
+from lse_assets.assets import project_definitions
+from lse_assets.resources import ArchiveResource, GoogleDriveResource, LangSmithResource, PostgresResource
+from lse_operations.reporter import Interaction, LogOnly
+from lse_platform.home import known_projects
+from lse_resources.settings import Settings
+from lse_sensors.maintenance import maintenance, maintenance_schedule
+from lse_sensors.schedules import project_schedules
+from lse_sensors.sensors import SENSORS
+
+
+def resources(ui: Interaction) -> dict[str, object]:
+    """The resources of the assets; `ui` is told how the work goes."""
+    return {
+        "archive": ArchiveResource(),
+        "langsmith": LangSmithResource(),
+        "google_drive": GoogleDriveResource(),
+        "postgres": PostgresResource(),
+        "ui": ui,
+    }
+
+
+@dg.definitions
+def definitions() -> dg.Definitions:
+    """Reads `projects.toml` and defines each project's assets and schedules, and what watches over all of them."""
+    # A hundred projects are 260,000 objects that all stay: looking for garbage among them again and again takes long.
+    gc.set_threshold(100_000)
+    projects = known_projects(Settings.load())
+    return dg.Definitions.merge(
+        dg.Definitions(
+            resources=resources(LogOnly()),
+            executor=dg.in_process_executor,
+            jobs=[maintenance],
+            schedules=[maintenance_schedule, *(one for project in projects for one in project_schedules(project))],
+            sensors=SENSORS,
+        ),
+        *[project_definitions(project) for project in projects],
+    )

@@ -1,0 +1,102 @@
+"""Which days have to be archived, looked at again or verified again, as files and states on disk tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+from lse_archive.days import days_between
+from lse_archive.folder.state import DayState, read_state
+from lse_archive.layout import Layout
+from lse_resources.projects import ProjectConfig
+
+SETTLED_AFTER_DAYS = 3
+"""Runs of a day arrive late, and end late: this many days later it is looked at once more."""
+
+CATCH_UP_DAYS = 31
+"""Days in one tick at most, however long LangSmith keeps runs."""
+
+VERIFIED_WEEKLY_DAYS = 30
+ROTATION_WEEKS = 26
+"""Of the older days each comes up once in so many weeks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expiring:
+    """A day that is not archived and verified, and its last day in LangSmith."""
+
+    project: str
+    day: date
+    last: date
+
+
+def servable(project: ProjectConfig, now: datetime) -> list[date]:
+    """The days, newest first, that are over and that LangSmith still serves as a whole."""
+    today = now.astimezone(UTC).date()
+    first = max(project.start, today - timedelta(days=project.retention_days - 1))
+    return sorted(days_between(first, today - timedelta(days=1)), reverse=True)
+
+
+def days_to_archive(layout: Layout, project: ProjectConfig, now: datetime) -> list[date]:
+    """The days to fetch at `now`, newest first: those that were never looked at, and those that had not settled.
+
+    That is yesterday and the day three days back, and after an absence whatever it left out; never more than
+    `CATCH_UP_DAYS`, and none that LangSmith no longer serves.
+    """
+    due = [day for day in servable(project, now) if _is_due(read_state(layout.day(project.name, day)), day, now)]
+    return due[:CATCH_UP_DAYS]
+
+
+def _is_due(state: DayState, day: date, now: datetime) -> bool:
+    looked_at = moment(state.looked_at)
+    if looked_at is None or state.proof == "fewer":
+        return True
+    settled = datetime.combine(day + timedelta(days=SETTLED_AFTER_DAYS), time(), UTC)
+    return looked_at < settled <= now
+
+
+def days_to_verify(layout: Layout, project: ProjectConfig, now: datetime) -> list[date]:
+    """The archived days to verify again in the week of `now`, newest first: all recent ones, and a share of the rest.
+
+    Bits rot, rows are changed by hand, files are deleted on Drive: in half a year every day comes up.
+    """
+    today = now.astimezone(UTC).date()
+    week = today.toordinal() // 7
+    known = {*layout.days(project.name), *layout.pruned_days(project.name)}
+    archived = [day for day in known if project.start <= day < today]
+    return sorted(
+        (
+            day
+            for day in archived
+            if (today - day).days <= VERIFIED_WEEKLY_DAYS or day.toordinal() % ROTATION_WEEKS == week % ROTATION_WEEKS
+        ),
+        reverse=True,
+    )
+
+
+def expiring(layout: Layout, project: ProjectConfig, now: datetime) -> Iterator[Expiring]:
+    """The days, oldest first, that are not archived and verified and soon cannot be fetched any more.
+
+    Soon: in the last third of the retention. Before that the daily schedule has had its chances, and has them still.
+    """
+    today = now.astimezone(UTC).date()
+    for day in reversed(servable(project, now)):
+        last = last_day(project, day)
+        if (last - today).days < max(2, project.retention_days // 3):
+            state = read_state(layout.day(project.name, day))
+            if state.verified_at is None or state.proof == "fewer":
+                yield Expiring(project.name, day, last)
+
+
+def last_day(project: ProjectConfig, day: date) -> date:
+    """The last day on which LangSmith serves the whole of a day."""
+    return day + timedelta(days=project.retention_days - 1)
+
+
+def moment(text: str | None) -> datetime | None:
+    """A time as states hold it; None also if it cannot be read."""
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None

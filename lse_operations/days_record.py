@@ -1,0 +1,54 @@
+"""Writes what is known of a day into the table `days`, as files and state say it, for whoever asks with SQL."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from lse_archive.folder.manifest import read_summary
+from lse_archive.folder.pruned import read_pruned
+from lse_archive.folder.state import read_state
+from lse_archive.layout import DayPaths
+from lse_resources.postgres.database import Database
+from lse_resources.postgres.days_table import DaysTable
+
+
+def note_load(database: Database, paths: DayPaths, rows: int) -> None:
+    """Notes that the day's rows were just written, and how many it has now.
+
+    Raises:
+        DatabaseError: Postgres cannot be reached or refuses.
+    """
+    _update(database, paths, {"rows": rows, "loaded_at": datetime.now(UTC)})
+
+
+def note_verification(database: Database, paths: DayPaths, *, consistent: bool) -> None:
+    """Notes that all places of the day were just compared, and whether nothing was found wrong.
+
+    Raises:
+        DatabaseError: Postgres cannot be reached or refuses.
+    """
+    _update(database, paths, {"consistent": consistent, "verified_at": datetime.now(UTC)})
+
+
+def _update(database: Database, paths: DayPaths, facts: dict[str, object]) -> None:
+    state, pruned = read_state(paths), read_pruned(paths)
+    summary = read_summary(paths.pruned if pruned else paths.folder)
+    if summary:
+        facts |= {
+            "content_sha256": summary.content_sha256,
+            "runs": summary.runs,
+            "traces": summary.traces,
+            "bytes": summary.bytes,
+            "pending": summary.pending,
+        }
+    facts |= {
+        "langsmith_count": state.langsmith_count,
+        "proof": state.proof,
+        "zip_bytes": paths.zip.stat().st_size if paths.zip.exists() else None,
+        "drive_file_id": state.drive_file_id,
+        "drive_sha256": state.drive_sha256,
+        "looked_at": datetime.fromisoformat(state.looked_at) if state.looked_at else None,
+        "files_pruned_at": datetime.fromisoformat(pruned.pruned_at) if pruned else None,
+        "zip_pruned_at": datetime.fromisoformat(state.zip_pruned_at) if state.zip_pruned_at else None,
+    }
+    DaysTable(database).update(paths.project, paths.day, facts)

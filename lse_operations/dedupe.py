@@ -1,0 +1,121 @@
+"""Two files of one name: which of them is the archive, and what becomes of the others."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lse_archive.errors import ArchiveConflictError, ArchiveError
+from lse_archive.folder.locks import day_lock
+from lse_archive.folder.publish import SCRATCH
+from lse_archive.layout import DayPaths
+from lse_archive.names import project_folder
+from lse_archive.zips.inventory import Held, held_by_zip
+from lse_operations.restore.restore import Copy, copies
+from lse_resources.destinations.encryption import is_encrypted
+from lse_resources.destinations.files import StoredFile
+from lse_resources.destinations.protocol import Destination
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is to become of the files of one day.
+
+    Attributes:
+        keep: The file that holds all that the others hold; None where none does, and nothing may be removed.
+        trash: The others.
+        why: In plain words.
+    """
+
+    copy: Copy
+    keep: StoredFile | None
+    trash: tuple[StoredFile, ...]
+    why: str
+
+
+def duplicates(destination: Destination, project: str) -> list[Copy]:
+    """The days of a project that have several files. Raises DriveError."""
+    return [copy for copy in copies(destination, project) if len(copy.files) > 1]
+
+
+def decide(destination: Destination, copy: Copy, scratch: Path) -> Decision:
+    """Compares the files of a day by checksum, and where that differs by what they hold.
+
+    Where they have different names, or one of them cannot be read, nothing is to be removed.
+
+    Args:
+        scratch: A directory in which a file may be downloaded for a moment.
+    """
+    if len({(file.name, is_encrypted(file)) for file in copy.files}) > 1:
+        return Decision(copy, None, (), "their names differ: move away by hand what is no archive of the day")
+    if all(_same_bytes(file, copy.files[0]) for file in copy.files):
+        return Decision(copy, copy.files[0], copy.files[1:], "all have the same bytes")
+    files = sorted(copy.files, key=lambda file: file.modified, reverse=True)
+    held: dict[str, Held] = {}
+    for file in files:
+        try:
+            held[file.id] = _download(destination, file, scratch)
+        except ArchiveError as error:
+            return Decision(copy, None, (), f"{file.id} cannot be read: {error}")
+        if held[file.id].damaged:
+            return Decision(copy, None, (), f"{file.id} cannot be read as a whole: look at it, and trash it by hand")
+    for file in files:
+        if all(_is_in(held[other.id], held[file.id]) for other in files):
+            others = tuple(other for other in files if other is not file)
+            return Decision(copy, file, others, "it holds every run of the others")
+    why = "each holds what another one does not: restore them one by one by hand, and upload the union"
+    return Decision(copy, None, (), why)
+
+
+def remove(
+    destination: Destination,
+    paths: DayPaths,
+    file: StoredFile,
+    *,
+    keep: StoredFile,
+    on_wait: Callable[[str], None] | None = None,
+) -> None:
+    """Moves a file to the trash, if both it and `keep`, which holds all of it, are still as they were.
+
+    Raises:
+        ArchiveConflictError: One of them is gone or has changed.
+        ArchiveError: The destination refused or cannot be reached, or `keep` cannot be proven.
+        DayLockedError: The day is being written for too long.
+    """
+    with day_lock(paths, on_wait=on_wait):
+        folder = destination.find_project_folder(project_folder(paths.project))
+        here = {one.id: one for one in destination.find_file(folder, file.name)} if folder else {}
+        for one in (keep, file):
+            now = here.get(one.id)
+            if now is not None and one is keep:
+                now = destination.prove(now)
+            if now is None or _state(now) != _state(one):
+                raise ArchiveConflictError(
+                    f"{one.name} ({one.id}) changed on {destination.place} since it was looked at",
+                    todo="Run the command again",
+                )
+        destination.trash(file)
+
+
+def _download(destination: Destination, file: StoredFile, scratch: Path) -> Held:
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=scratch) as directory:
+        target = Path(directory) / "copy.zip"
+        destination.download(file, target)
+        return held_by_zip(target)
+
+
+def _is_in(one: Held, other: Held) -> bool:
+    """Whether all that one file holds is in the other; what is no run to the byte."""
+    return not one.lost_by(other) and one.others.items() <= other.others.items()
+
+
+def _same_bytes(file: StoredFile, other: StoredFile) -> bool:
+    known = (file.sha256 or file.md5) is not None
+    return known and (file.sha256, file.md5, file.size) == (other.sha256, other.md5, other.size)
+
+
+def _state(file: StoredFile) -> tuple[object, ...]:
+    return file.revision, file.size, file.sha256, file.md5, file.trashed

@@ -1,0 +1,216 @@
+"""Takes older run files over, kept under the day on which they were fetched, into the UTC days of their runs.
+
+The originals stay untouched, and nothing that the archive has is replaced by them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from lse_archive.days import day_of, today
+from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, UsageError
+from lse_archive.folder.contents import is_as_recorded, sealed_summary
+from lse_archive.folder.locks import day_lock
+from lse_archive.folder.manifest import SUMMARY, SUMS, content_sums, read_summary, read_sums, write_manifest
+from lse_archive.folder.pruned import is_pruned, require_restored
+from lse_archive.folder.reader import RunFile, UnfitFile, read_folder, run_file_name
+from lse_archive.folder.state import now_text, publish_day
+from lse_archive.layout import DayPaths, Layout
+from lse_archive.results import ImportResult
+from lse_archive.runs.documents import NotARunError, unwrap
+from lse_operations.restore.unpack import clear
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An older file with a run. Of several for one run the finished, then the youngest counts."""
+
+    path: Path
+    run_id: str
+    day: date
+    name: str
+    sha256: bytes
+    rank: tuple[bool, int, str]
+
+
+@dataclass
+class Survey:
+    """What a directory holds.
+
+    Attributes:
+        days: The files to take over, by UTC day and run id.
+        files: Run files seen.
+        repeated: Files whose run another file holds in a newer state, or just so.
+        unfit: `path: reason` of files that hold no run.
+    """
+
+    days: dict[date, dict[str, Candidate]] = field(default_factory=dict)
+    files: int = 0
+    repeated: int = 0
+    unfit: list[str] = field(default_factory=list)
+
+
+def survey(directory: Path, *, progress: Callable[[int], None] = lambda _: None) -> Survey:
+    """Reads every `*.json` below a directory, whatever its folders are called; links are not followed.
+
+    Raises:
+        UsageError: There is no such directory.
+        ArchiveError: A file or a folder cannot be read.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"there is no directory {directory}")
+    found = Survey()
+    best: dict[str, Candidate] = {}  # a run has one day, also where files disagree about its start
+    for path in _json_files(directory):
+        found.files += 1
+        progress(found.files)
+        try:
+            content, touched = path.read_bytes(), path.stat().st_mtime_ns
+            facts = unwrap(content)[1]
+        except NotARunError as reason:
+            found.unfit.append(f"{path.relative_to(directory)}: {reason}")
+            continue
+        except OSError as error:
+            raise ArchiveError(f"cannot read {path}", why=error.strerror or str(error)) from error
+        rank = (facts.end is not None, touched, str(path))
+        digest = hashlib.sha256(content).digest()
+        candidate = Candidate(path, facts.run_id, day_of(facts.start), run_file_name(facts), digest, rank)
+        if other := best.get(facts.run_id):
+            found.repeated += 1
+            candidate = max(candidate, other, key=lambda one: one.rank)
+        best[facts.run_id] = candidate
+    for candidate in best.values():
+        found.days.setdefault(candidate.day, {})[candidate.run_id] = candidate
+    return found
+
+
+def _json_files(directory: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(directory, onerror=_cannot_be_read):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(parent, name)
+            if name.endswith(".json") and name[0] not in "_." and not path.is_symlink():
+                yield path
+
+
+def _cannot_be_read(error: OSError) -> NoReturn:
+    # Left out in silence, its runs would be lost with the originals.
+    raise ArchiveError(f"cannot read {error.filename}", why=error.strerror or str(error)) from error
+
+
+def import_day(
+    layout: Layout,
+    project: str,
+    day: date,
+    runs: dict[str, Candidate],
+    *,
+    dry_run: bool = False,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+    on_wait: Callable[[str], None] | None = None,
+) -> ImportResult:
+    """Publishes the union of a day's folder with older files; a run that the folder has stays as it is there.
+
+    Args:
+        runs: The older files by run id, see `survey`.
+        dry_run: Only say what would be done.
+        progress: Told (new files copied, of all new files).
+
+    Raises:
+        CorruptArchiveError: The day's folder is not as its checksums say.
+        PrunedDayError: The day must be restored first.
+        ArchiveConflictError: A file of the folder has the name of another run.
+        ArchiveError: It cannot be written.
+    """
+    began = time.monotonic()
+    paths = layout.day(project, day)
+    result = ImportResult(project=project, date=str(day), action="refused")
+    if day >= today():
+        result.why = "the day is not over, in UTC"
+        return result
+    if dry_run:
+        _compare(paths, runs, result)
+    else:
+        try:
+            with day_lock(paths, on_wait=on_wait):
+                clear(paths)
+                require_restored(paths)
+                new = _compare(paths, runs, result)
+                if new:
+                    _publish(paths, new, progress)
+                    result.action = "updated" if result.action == "would update" else "created"
+                clear(paths)
+        except OSError as error:
+            raise ArchiveError(
+                f"{project} {day} cannot be written under {paths.data_dir}",
+                why=error.strerror or str(error),
+                todo="Free space or mend the rights; nothing was published in part",
+            ) from error
+    result.duration_seconds = round(time.monotonic() - began, 3)
+    return result
+
+
+def _compare(paths: DayPaths, runs: dict[str, Candidate], result: ImportResult) -> dict[str, Candidate]:
+    """Fills in the counts; returns the runs that the day does not have."""
+    if is_pruned(paths):
+        result.why = "the day was pruned: restore it first"
+        return {}
+    if not paths.folder.is_dir():
+        result.action, result.added, result.runs = "would create", len(runs), len(runs)
+        return runs
+    if read_sums(paths.folder) is not None and not is_as_recorded(paths):
+        raise CorruptArchiveError(
+            f"{paths.folder} is not as its checksums say", todo="Restore the day, then import again"
+        )
+    here = {
+        file.facts.run_id: file.sha256 for file in read_folder(paths.folder, paths.day) if isinstance(file, RunFile)
+    }
+    new = {run: candidate for run, candidate in runs.items() if run not in here}
+    result.present = len(runs) - len(new)
+    result.differing = sorted(run for run, one in runs.items() if run in here and here[run] != one.sha256)
+    result.added, result.runs = len(new), len(here) + len(new)
+    result.action = "would update" if new else "unchanged"
+    return new
+
+
+def _publish(paths: DayPaths, new: dict[str, Candidate], progress: Callable[[int, int], None]) -> None:
+    laid = replace(paths, data_dir=paths.restoring)
+    laid.folder.mkdir(parents=True)
+    before = read_summary(paths.folder) if paths.folder.is_dir() else None
+    if paths.folder.is_dir():
+        for path in paths.folder.iterdir():
+            if path.name not in (SUMMARY, SUMS):
+                shutil.copy2(path, laid.folder / path.name)
+    for number, candidate in enumerate(new.values(), 1):
+        content = candidate.path.read_bytes()
+        if hashlib.sha256(content).digest() != candidate.sha256:
+            raise ArchiveConflictError(f"{candidate.path} changed while it was imported", todo="Import again")
+        try:
+            with (laid.folder / candidate.name).open("xb") as file:
+                file.write(content)
+        except FileExistsError:
+            raise ArchiveConflictError(
+                f"{paths.folder / candidate.name} holds something else than its name says",
+                todo="Move it away, and import again",
+            ) from None
+        progress(number, len(new))
+    unfit = [file.name for file in read_folder(laid.folder, paths.day) if isinstance(file, UnfitFile)]
+    if lost := {one.name for one in new.values()} & set(unfit):
+        raise CorruptArchiveError(f"{min(lost)} of {paths.project} {paths.day} cannot be imported", why="it is unfit")
+    summary = sealed_summary(laid)
+    if before is not None:
+        summary = msgspec.structs.replace(
+            summary, langsmith_project_id=before.langsmith_project_id, api=before.api, tool=before.tool
+        )
+    summary = msgspec.structs.replace(summary, changed_at=now_text())
+    write_manifest(laid.folder, summary, content_sums(read_sums(laid.folder) or {}))
+    publish_day(paths, laid.folder)

@@ -1,0 +1,32 @@
+"""LangSmith projects that nobody archives."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from pathlib import Path
+
+from lse_resources.langsmith.client import LangSmith
+from lse_resources.projects import DEFAULT_RETENTION_DAYS, ProjectConfig, add_project, read_projects
+
+
+def missing_projects(client: LangSmith, projects_file: Path) -> list[str]:
+    """The names of the workspace's tracing projects that the file does not list, sorted.
+
+    Raises:
+        SourceError: LangSmith cannot be asked.
+        SettingsError: The file is malformed.
+    """
+    known = {project.name for project in read_projects(projects_file)}
+    return sorted({project.name for project in client.projects()} - known)
+
+
+def add_new(projects_file: Path, names: list[str], today: date) -> date:
+    """Lists the projects in the file, from the oldest day that LangSmith still serves; returns that day.
+
+    Raises:
+        SettingsError: The file is malformed.
+    """
+    start = today - timedelta(days=DEFAULT_RETENTION_DAYS - 1)
+    for name in names:
+        add_project(projects_file, ProjectConfig(name, start))
+    return start

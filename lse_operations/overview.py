@@ -1,0 +1,150 @@
+"""Where each day stands, read from disk as it is and from the table `days`: for `lse status`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from lse_archive.days import days_between
+from lse_archive.errors import ArchiveError
+from lse_archive.folder.state import DayState, read_state
+from lse_archive.layout import WORK_DIR, Layout
+from lse_archive.names import project_folder, zip_name
+from lse_operations.day_selection import last_day
+from lse_resources.postgres.database import Database
+from lse_resources.postgres.urls import embedded_server
+from lse_resources.projects import ProjectConfig
+from lse_resources.settings import Settings
+
+Rows = Mapping[tuple[str, date], tuple[int | None, bool | None]]
+"""By project and day: rows after the last load, and whether the last verification found nothing wrong."""
+
+_NOTHING = DayState()
+_ROWS = "SELECT project, run_date, rows, consistent FROM days WHERE run_date BETWEEN %s AND %s"
+
+
+@dataclass(frozen=True, slots=True)
+class DayView:
+    """Where one day stands.
+
+    Attributes:
+        files: `here`, `pruned` (given up to save space), or `missing`.
+        zip: The same.
+        drive: Whether an upload was confirmed, and the copy not given up since.
+        postgres: Whether rows were loaded; None: the database cannot be asked.
+        verified: Whether all places agreed when they were last compared.
+        differs: Whether they did not.
+        last_day: The last day on which LangSmith serves the whole of it, if that is not past.
+        expires: It is not archived and verified, and about to expire.
+    """
+
+    project: str
+    date: date
+    files: str
+    zip: str
+    drive: bool
+    postgres: bool | None
+    verified: bool
+    differs: bool
+    last_day: date | None
+    expires: bool
+
+    @property
+    def is_gap(self) -> bool:
+        """No copy of the day is known."""
+        return self.files == "missing" and self.zip == "missing" and not self.drive
+
+    @property
+    def is_fetched_only(self) -> bool:
+        """Run files are its only copy, as far as is known."""
+        return self.files == "here" and self.zip != "here" and not self.drive and not self.postgres
+
+
+def read_rows(settings: Settings, first: date, last: date) -> tuple[Rows | None, str]:
+    """What the database knows of the days; None, and why, if it cannot be asked. An embedded server is not started."""
+    try:
+        if settings.lse_database_url:
+            url = settings.lse_database_url.get_secret_value()
+        else:
+            server = embedded_server(settings)
+            if not server.is_running():
+                return None, "the embedded database is not running (lse up starts it)"
+            url = server.url("lse")
+        with Database(url).session("cannot read the states of days") as connection:
+            found = connection.execute(_ROWS, (first, last)).fetchall()
+    except ArchiveError as error:
+        return None, str(error)
+    return {(project, day): (rows, consistent) for project, day, rows, consistent in found}, ""
+
+
+def unlisted(layout: Layout, listed: list[ProjectConfig], rows: Rows | None) -> dict[str, list[date]]:
+    """The projects that are archived and not listed, by name, with their days; of Postgres only those of `rows`."""
+    found: dict[str, set[date]] = {}
+    for project, day in rows or ():
+        found.setdefault(project, set()).add(day)
+    known = {one.name for one in listed}
+    for name in layout.projects():
+        found.setdefault(name, set())
+    return {
+        name: sorted({*days, *archived_days(layout, name)}) for name, days in sorted(found.items()) if name not in known
+    }
+
+
+def archived_days(layout: Layout, project: str) -> set[date]:
+    """The days of a project that are here as files or zip, or were."""
+    return {*layout.days(project), *layout.pruned_days(project), *layout.zipped_days(project)}
+
+
+def overview(
+    layout: Layout, projects: list[ProjectConfig], first: date, last: date, rows: Rows | None, now: datetime
+) -> list[list[DayView]]:
+    """Each project's days from `first` to `last`, oldest first; none before its own first day."""
+    zips = _names(layout.archive_dir)
+    return [list(_days(layout, project, first, last, rows, now, zips)) for project in projects]
+
+
+def _days(
+    layout: Layout,
+    project: ProjectConfig,
+    first: date,
+    last: date,
+    rows: Rows | None,
+    now: datetime,
+    zips: frozenset[str],
+) -> Iterator[DayView]:
+    if last < (first := max(first, project.start)):
+        return
+    today = now.astimezone(UTC).date()
+    folder = layout.data_dir / project_folder(project.name)
+    here, work = _names(folder), _names(folder / WORK_DIR)
+    for day in days_between(first, last):
+        state = read_state(layout.day(project.name, day)) if f"{day}.state.json" in work else _NOTHING
+        files = "here" if str(day) in here else "pruned" if f"{day}.pruned" in work else "missing"
+        zipped = zip_name(project.name, day) in zips
+        loaded, consistent = rows.get((project.name, day), (None, None)) if rows is not None else (None, None)
+        verified = state.verified_at is not None and consistent is not False
+        served_until = last_day(project, day)
+        soon = 0 <= (served_until - today).days < max(2, project.retention_days // 3)
+        yield DayView(
+            project=project.name,
+            date=day,
+            files=files,
+            zip="here" if zipped else "pruned" if state.zip_pruned_at else "missing",
+            drive=state.drive_sha256 is not None and state.copy_pruned_at is None,
+            postgres=loaded is not None if rows is not None else None,
+            verified=verified,
+            differs=consistent is False,
+            last_day=served_until if served_until >= today else None,
+            expires=soon and not verified,
+        )
+
+
+def _names(directory: Path) -> frozenset[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return frozenset(entry.name for entry in entries)
+    except FileNotFoundError:
+        return frozenset()

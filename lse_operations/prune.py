@@ -1,0 +1,186 @@
+"""Frees local space, day by day, after the day was proven a moment ago at its destination and in Postgres."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Literal
+
+from lse_archive.errors import ArchiveError
+from lse_archive.folder.locks import day_lock
+from lse_archive.folder.manifest import content_hash, content_sums, read_sums
+from lse_archive.folder.pruned import PrunedDay, is_pruned, pruned_runs, write_pruned
+from lse_archive.folder.reader import RunFile, read_folder
+from lse_archive.folder.state import now_text, update_state
+from lse_archive.layout import DayPaths
+from lse_archive.results import PruneResult, VerificationResult
+from lse_operations.checks import check_archive, check_files, check_rows
+from lse_operations.upload import copy_difference, find_on_drive
+from lse_resources.destinations.files import StoredFile
+from lse_resources.destinations.protocol import Destination
+from lse_resources.postgres.database import Database
+from lse_resources.postgres.verify.day import verify_against, verify_day
+
+What = Literal["files", "zips"]
+
+
+class _NotProvenError(Exception):
+    """The day must stay; the text says why."""
+
+
+def prune_day(
+    destination: Destination,
+    database: Database,
+    paths: DayPaths,
+    what: What,
+    *,
+    dry_run: bool = False,
+    on_wait: Callable[[str], None] | None = None,
+) -> PruneResult:
+    """Gives up the day's run files or its zip, if the day is proven now elsewhere; else it stays, and why is said.
+
+    Proven means: what is here is as its checksums say, the destination's own checksum is that of this content, and
+    the rows in Postgres agree with the files. Summary and checksums stay (`lse_archive.folder.pruned`).
+
+    Args:
+        dry_run: Prove, and give nothing up.
+
+    Raises:
+        DriveError: The destination refused or cannot be reached.
+        DatabaseError: Postgres cannot be reached or cannot go on.
+        ArchiveError: The disk refuses.
+    """
+    began = time.monotonic()
+    result = PruneResult(project=paths.project, date=str(paths.day), what=what, action="kept")
+    with _disk_errors(paths), day_lock(paths, on_wait=on_wait):
+        shutil.rmtree(paths.discarded, ignore_errors=True)  # of a prune that was killed
+        try:
+            copy = _prove(destination, database, paths, what)
+        except _NotProvenError as reason:
+            result.why = str(reason)
+        else:
+            result.freed = _size(paths.folder if what == "files" else paths.zip)
+            result.action = "would prune" if dry_run else "pruned"
+            if not dry_run:
+                _give_up(destination, paths, what, copy)
+    result.duration_seconds = round(time.monotonic() - began, 3)
+    return result
+
+
+def prune_copy(
+    destination: Destination,
+    paths: DayPaths,
+    *,
+    dry_run: bool = False,
+    on_wait: Callable[[str], None] | None = None,
+) -> PruneResult:
+    """Gives up the copy at the destination, if the run files and the zip are here, intact, and hold its content.
+
+    Never the last copy: a day whose files or zip were pruned here keeps it.
+
+    Raises:
+        DriveError: The destination refused or cannot be reached.
+        ArchiveError: The disk refuses.
+    """
+    began = time.monotonic()
+    result = PruneResult(project=paths.project, date=str(paths.day), what="copies", action="kept")
+    with _disk_errors(paths), day_lock(paths, on_wait=on_wait):
+        try:
+            if not paths.folder.is_dir() or not paths.zip.is_file():
+                raise _NotProvenError("it is the last copy: the run files and the zip are not both here")
+            _prove_here(paths)
+            copy = _the_copy(destination, paths)
+            _compare_copy(destination, copy, paths)  # as it is labelled: it goes, whether it can still be read or not
+        except _NotProvenError as reason:
+            result.why = str(reason)
+        else:
+            result.freed = copy.size
+            result.action = "would prune" if dry_run else "pruned"
+            if not dry_run:
+                destination.trash(copy)
+                update_state(paths, copy_pruned_at=now_text())
+    result.duration_seconds = round(time.monotonic() - began, 3)
+    return result
+
+
+@contextlib.contextmanager
+def _disk_errors(paths: DayPaths) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        raise ArchiveError(f"cannot prune {paths.project} {paths.day}", why=why) from error
+
+
+def _prove(destination: Destination, database: Database, paths: DayPaths, what: What) -> StoredFile:
+    if not (paths.folder.is_dir() if what == "files" else paths.zip.is_file()):
+        raise _NotProvenError(f"its {what} are not here")
+    _prove_here(paths)
+    copy = destination.prove(_the_copy(destination, paths))
+    _compare_copy(destination, copy, paths)
+    if what == "zips" and copy_difference(copy, paths, without_zip=True):
+        why = (
+            f"{destination.place} does not say yet what the copy holds, and without the zip nothing could compare them"
+        )
+        raise _NotProvenError(f"{why}; upload it again: lse archive upload")
+    rows = check_rows(_compare_rows(database, paths))
+    if rows.verdict != "agrees":
+        raise _NotProvenError(f"{rows.says} in Postgres; {rows.todo}")
+    return copy
+
+
+def _prove_here(paths: DayPaths) -> None:
+    for check in (check_files(paths), check_archive(paths)):
+        if check.verdict != "agrees":
+            raise _NotProvenError(f"{check.says}; {check.todo}" if check.todo else check.says)
+
+
+def _the_copy(destination: Destination, paths: DayPaths) -> StoredFile:
+    found = find_on_drive(destination, paths)
+    if len(found) != 1:
+        raise _NotProvenError(f"{destination.place} has {len(found) or 'no'} files of it")
+    return found[0]
+
+
+def _compare_copy(destination: Destination, copy: StoredFile, paths: DayPaths) -> None:
+    difference = ("the archive", "a file in the trash") if copy.trashed else copy_difference(copy, paths)
+    if difference:
+        expected, there = difference
+        raise _NotProvenError(f"{destination.place} holds something else: expected {expected}, found {there}")
+
+
+def _compare_rows(database: Database, paths: DayPaths) -> VerificationResult:
+    if is_pruned(paths):
+        return verify_against(database, paths.project, paths.day, pruned_runs(paths))
+    return verify_day(database, paths.project, paths.day, paths.folder)
+
+
+def _give_up(destination: Destination, paths: DayPaths, what: What, copy: StoredFile) -> None:
+    if what == "zips":
+        update_state(paths, zip_pruned_at=now_text())
+        paths.zip.unlink()
+        return
+    facts = PrunedDay(
+        pruned_at=now_text(),
+        content_sha256=content_hash(content_sums(read_sums(paths.folder) or {})),
+        place=destination.place,
+        remote_sha256=copy.sha256 or "",
+        remote_bytes=copy.size,
+    )
+    files = read_folder(paths.folder, paths.day)
+    runs = ((f.facts.run_id, f.facts.trace_id, f.sha256) for f in files if isinstance(f, RunFile))
+    write_pruned(paths, facts, runs)
+    # In one move, so that no reader sees a part of the day.
+    paths.folder.rename(paths.discarded)
+    shutil.rmtree(paths.discarded, ignore_errors=True)
+
+
+def _size(path: Path) -> int:
+    try:
+        files = path.iterdir() if path.is_dir() else [path]
+        return sum(file.stat().st_size for file in files)
+    except OSError as error:
+        raise ArchiveError(f"cannot read {path}", why=error.strerror or str(error)) from error

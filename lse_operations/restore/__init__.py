@@ -1,0 +1,1 @@
+"""Restoring days from the destination."""

@@ -1,0 +1,65 @@
+"""Law 8, the dead do not block the living: runs of a process that is gone are failed, or they would fill the queue."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+
+import dagster as dg
+
+from lse_platform.processes import ProcessRecord, describe, is_alive
+
+_RUN, _HOST, _PID, _STARTED, _BOOT = "lse/run", "lse/host", "lse/process", "lse/started", "lse/boot"
+_UNDER_WAY = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
+
+
+def claim_run(context: dg.AssetExecutionContext) -> None:
+    """Tags the run with the process that works on it, whoever launched it.
+
+    The tags name the run too: one that is executed again gets a copy of them, and of the process that died.
+    """
+    record = describe(os.getpid())
+    tags = {
+        _RUN: context.run.run_id,
+        _HOST: record.host,
+        _PID: str(record.pid),
+        _STARTED: record.started,
+        _BOOT: record.boot,
+    }
+    if any(context.run.tags.get(name) != value for name, value in tags.items()):
+        context.instance.add_run_tags(context.run.run_id, tags)
+
+
+def fail_dead_runs(instance: dg.DagsterInstance, *, platform_starts: bool = False) -> list[str]:
+    """Fails the runs under way whose process is gone; returns their ids.
+
+    The daemon repeats those that it can, from the step that was not done (`run_retries` in dagster.yaml).
+
+    Args:
+        platform_starts: No webserver or daemon of this home runs yet: what they had launched and what had not come to
+            its first step is dead, too.
+    """
+    failed = []
+    for run in instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY)):
+        if run.tags.get(_RUN) == run.run_id:
+            dead = run.tags[_HOST] == socket.gethostname() and not is_alive(_record(run.tags))
+        else:
+            dead = platform_starts
+        if dead:
+            instance.report_run_failed(run, "The process that worked on this run is gone. Materialize the day again.")
+            failed.append(run.run_id)
+    return failed
+
+
+def free_places(instance: dg.DagsterInstance) -> None:
+    """Frees what ended runs still hold of the pools. The daemon does that too, where it runs."""
+    storage = instance.event_log_storage
+    for run_id in storage.get_concurrency_run_ids():
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
+
+
+def _record(tags: Mapping[str, str]) -> ProcessRecord:
+    return ProcessRecord(pid=int(tags[_PID]), started=tags[_STARTED], host=tags[_HOST], boot=tags[_BOOT])

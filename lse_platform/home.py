@@ -1,0 +1,115 @@
+"""What runs and lies under LSE_HOME: the database with its schema, and Dagster's home."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from lse_archive.errors import ArchiveError, DatabaseError, SettingsError
+from lse_archive.files import publish_file
+from lse_resources.postgres.database import Database
+from lse_resources.postgres.schema import check_schema, migrate
+from lse_resources.postgres.urls import application_url, dagster_url
+from lse_resources.projects import ProjectConfig, read_projects
+from lse_resources.settings import Settings
+
+DAGSTER_URL_VARIABLE = "LSE_DAGSTER_POSTGRES_URL"
+_ROOT = Path(__file__).resolve().parent.parent
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class House:
+    """A home that is ready to be used.
+
+    Attributes:
+        database: The application's database, its schema up to date.
+        dagster_home: Directory with `dagster.yaml`.
+        dagster_url: SQLAlchemy URL of Dagster's database.
+    """
+
+    database: Database
+    dagster_home: Path
+    dagster_url: str
+
+    def environment(self) -> dict[str, str]:
+        """What Dagster's processes need beside the settings."""
+        return {"DAGSTER_HOME": str(self.dagster_home), DAGSTER_URL_VARIABLE: self.dagster_url}
+
+
+def open_house(settings: Settings) -> House:
+    """Starts the embedded server if it is the one, brings the schema up to date, and lays out Dagster's home.
+
+    Raises:
+        DatabaseError: Postgres cannot be reached, or its schema is newer than this version.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = Database(application_url(settings))
+    try:
+        check_schema(database)
+    except DatabaseError:
+        migrate(database)
+    home = settings.home / "dagster"
+    wanted = given_file("dagster.yaml").read_bytes()
+    if not (home / "dagster.yaml").exists() or (home / "dagster.yaml").read_bytes() != wanted:
+        with publish_file(home / "dagster.yaml") as file:
+            file.write(wanted)
+    return House(database, home, dagster_url(settings))
+
+
+def keep_projects(settings: Settings) -> None:
+    """Keeps a copy of `projects.toml` under the home, for the time when it is malformed.
+
+    Raises:
+        SettingsError: It is malformed now; the copy stays as it was.
+    """
+    path = settings.projects_file
+    content = path.read_bytes() if path.is_file() else b""
+    read_projects(path)
+    with publish_file(_kept_projects(settings)) as file:
+        file.write(content)
+
+
+def known_projects(settings: Settings) -> list[ProjectConfig]:
+    """The projects of `projects.toml`; while it is malformed, those of its kept copy: the work goes on meanwhile.
+
+    Raises:
+        SettingsError: It is malformed, and there is no copy.
+    """
+    try:
+        return read_projects(settings.projects_file)
+    except SettingsError as error:
+        kept = _kept_projects(settings)
+        if not kept.exists():
+            raise
+        _log.warning("%s. Until then the projects stay as they were", error)
+        return read_projects(kept)
+
+
+def _kept_projects(settings: Settings) -> Path:
+    return settings.home / "run" / "projects.toml"
+
+
+def given_file(name: str) -> Path:
+    """`dagster.yaml` or `workspace.yaml`: at the top of a checkout, beside the packages of an installed wheel."""
+    for path in (_ROOT / name, _ROOT / "lse_assets" / name):
+        if path.exists():
+            return path
+    raise ArchiveError(f"{name} is missing", why="the installation is not complete", todo="Install LSE again")
+
+
+def program(name: str) -> str:
+    """Path of a console script of this environment.
+
+    Raises:
+        ArchiveError: It is not installed.
+    """
+
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    if not found:
+        raise ArchiveError(f"{name} is not installed", todo="Install LSE with its dependencies: make install")
+    return found

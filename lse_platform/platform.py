@@ -1,0 +1,193 @@
+"""The platform: Dagster's webserver and daemon over the house of LSE_HOME, watched and started again if they die."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Generator
+
+from lse_archive.errors import ArchiveError, SettingsError
+from lse_platform.home import given_file, keep_projects, open_house, program
+from lse_platform.processes import Registry, terminate
+from lse_platform.services import Service, tail
+from lse_platform.webserver import reload_code
+from lse_resources.postgres.urls import embedded_server
+from lse_resources.settings import Settings
+
+LOOPBACK = "127.0.0.1"
+_NAMES = ("webserver", "daemon")
+_START_SECONDS = 120.0
+_STOP_SECONDS = 20.0
+
+Say = Callable[[str], object]
+
+
+def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBACK) -> None:
+    """Runs until Ctrl-C or SIGTERM, then stops all that it started.
+
+    Args:
+        host: Address to bind. The UI has no login of its own: whoever reaches it may do everything.
+
+    Raises:
+        ArchiveError: It runs already, the port is taken, or one of its processes dies again and again.
+    """
+    registry = Registry(settings.home / "run")
+    alive = registry.alive()
+    if up := alive.pop("up", None):
+        raise ArchiveError(
+            f"the platform of {settings.home} is running already",
+            why=f"process {up.pid}",
+            todo="Use that one, or stop it: lse down",
+        )
+    for name in [name for name in _NAMES if name in alive]:
+        say(f"stopping the {name} that a killed `lse up` left behind …")
+        terminate(alive[name], _STOP_SECONDS)
+    if not _is_loopback(host):
+        say(
+            f"WARNING: the UI is open to everybody who reaches {host}:{port}, and has no login. Put a proxy with"
+            " authentication in front of it (docs/operations.md)."
+        )
+    _check_port(host, port)
+    keep_projects(settings)
+    say("starting the database …")
+    house = open_house(settings)
+    _fail_dead_runs(house.environment())
+    url = f"http://{LOOPBACK if host in ('0.0.0.0', '::') else host}:{port}"
+    environment = settings.as_environment() | house.environment()
+    if "lse_ui_url" not in settings.model_fields_set:
+        environment["LSE_UI_URL"] = url
+    stop = threading.Event()
+    with _stop_on_signals(stop), contextlib.ExitStack() as exits:
+        if not settings.lse_database_url:
+            exits.callback(embedded_server(settings).stop)
+        registry.add("up", os.getpid())
+        exits.callback(registry.remove, "up")
+        workspace = ["-w", str(given_file("workspace.yaml"))]
+        commands = {
+            "webserver": [program("dagster-webserver"), "-h", host, "-p", str(port), *workspace],
+            "daemon": [sys.executable, "-m", "lse_platform.daemon", "run", *workspace],
+        }
+        logs = settings.home / "logs"
+        services = [Service(name, command, environment, registry, logs) for name, command in commands.items()]
+        for service in services:
+            exits.enter_context(service)
+        say("starting the UI and the daemon …")
+        _until_ready(url, services, stop, say)
+        if not stop.is_set():
+            (settings.home / "run" / "url").write_text(url)
+            say(f"LSE is up: {url}  (logs in {logs}; Ctrl-C stops it)")
+        _watch(settings, services, stop, url, say)
+        say("stopping …")
+
+
+def platform_url(settings: Settings) -> str:
+    """The address of the platform that runs over this home.
+
+    Raises:
+        ArchiveError: None runs.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        url = (settings.home / "run" / "url").read_text()
+        if "webserver" in Registry(settings.home / "run").alive():
+            return url
+    raise ArchiveError("the platform is not running", todo="Start it: lse up")
+
+
+def stop_platform(settings: Settings) -> list[str]:
+    """Stops everything that runs under the home; returns what was stopped."""
+    registry = Registry(settings.home / "run")
+    stopped = []
+    for name in ("up", *_NAMES):
+        record = registry.get(name)
+        if record and terminate(record, _STOP_SECONDS):
+            stopped.append(name)
+        registry.remove(name)
+    if not settings.lse_database_url and embedded_server(settings).stop():
+        stopped.append("embedded PostgreSQL")
+    return stopped
+
+
+def _watch(settings: Settings, services: list[Service], stop: threading.Event, url: str, say: Say) -> None:
+    projects = _stamp(settings)
+    while not stop.wait(1.0):
+        for service in services:
+            service.look_after(say)
+        if projects != (projects := _stamp(settings)):
+            try:
+                keep_projects(settings)
+            except SettingsError as error:
+                say(f"WARNING: {error}. Until then the projects stay as they were")
+                continue
+            # The daemon reads the code anew every minute; the UI does when it is told.
+            say("projects.toml has changed: loading it")
+            with contextlib.suppress(ArchiveError):
+                reload_code(url)
+
+
+def _stamp(settings: Settings) -> tuple[int, int] | None:
+    try:
+        stat = settings.projects_file.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_mtime_ns, stat.st_size
+
+
+def _fail_dead_runs(environment: dict[str, str]) -> None:
+    import dagster as dg
+
+    from lse_platform.exited_runs import fail_dead_runs
+
+    os.environ.update(environment)
+    with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as instance:
+        fail_dead_runs(instance, platform_starts=True)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ArchiveError(
+            f"port {port} of {host} cannot be used",
+            why=error.strerror or str(error),
+            todo="Choose another: lse up --port N",
+        ) from error
+
+
+@contextlib.contextmanager
+def _stop_on_signals(stop: threading.Event) -> Generator[None]:
+    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _until_ready(url: str, services: list[Service], stop: threading.Event, say: Say) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and not stop.is_set():
+        for service in services:
+            service.look_after(say)
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/server_info", timeout=5):
+            return
+        stop.wait(0.3)
+    if not stop.is_set():
+        log = services[0].log
+        raise ArchiveError("the UI does not answer", why=tail(log), todo=f"See {log}")

@@ -1,0 +1,95 @@
+"""One process of the platform: started, started again if it dies, stopped; its log kept small."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from lse_archive.errors import ArchiveError
+from lse_platform.processes import Registry, terminate
+
+_STOP_SECONDS = 20.0
+_LOG_BYTES = 10_000_000
+_OLD_LOGS = 3
+_STARTS = 5
+_STARTS_SECONDS = 600.0
+
+
+class Service:
+    """Use it as a context manager; call `look_after` from time to time."""
+
+    def __init__(
+        self, name: str, command: list[str], environment: dict[str, str], registry: Registry, logs: Path
+    ) -> None:
+        self.name = name
+        self.log = logs / f"{name}.log"
+        self._command = command
+        self._environment = environment
+        self._registry = registry
+        self._starts: deque[float] = deque(maxlen=_STARTS)
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        terminate(self._record, _STOP_SECONDS)
+        self._child.wait()
+        self._registry.remove(self.name)
+
+    def _start(self) -> None:
+        self._starts.append(time.monotonic())
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as output:
+            # A session of its own: Ctrl-C reaches `lse up` alone, which then stops the services in order.
+            self._child = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self._record = self._registry.add(self.name, self._child.pid)
+
+    def look_after(self, say: Callable[[str], object]) -> None:
+        """Starts the process again if it has ended, and turns the log over if it has grown.
+
+        Raises:
+            ArchiveError: It has ended again and again.
+        """
+        with contextlib.suppress(FileNotFoundError):  # somebody deleted it
+            if self.log.stat().st_size > _LOG_BYTES:
+                rotate(self.log)
+        if self._child.poll() is None:
+            return
+        code = self._child.returncode
+        if len(self._starts) == _STARTS and time.monotonic() - self._starts[0] < _STARTS_SECONDS:
+            raise ArchiveError(
+                f"the {self.name} ends again and again ({code})", why=tail(self.log), todo=f"See {self.log}"
+            )
+        say(f"the {self.name} ended with {code}; starting it again")
+        self._start()
+
+
+def rotate(log: Path) -> None:
+    """Makes log.1.log of log, and so on; the process goes on writing into the emptied file (it appends)."""
+    for number in range(_OLD_LOGS - 1, 0, -1):
+        old = log.with_suffix(f".{number}.log")
+        if old.exists():
+            old.replace(log.with_suffix(f".{number + 1}.log"))
+    shutil.copyfile(log, log.with_suffix(".1.log"))
+    with log.open("r+b") as file:
+        file.truncate(0)
+
+
+def tail(log: Path) -> str:
+    """The last lines of a log, as one."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return " / ".join(line.strip() for line in lines[-5:] if line.strip())[-500:]

@@ -1,0 +1,315 @@
+"""Zips that are encrypted before they leave, in the age format (age-encryption.org/v1), and decrypted when they return.
+
+`age` and `rage` open them too: `age -d -i key.txt x.zip.age > x.zip`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyrage
+
+from lse_archive.errors import ArchiveError, CorruptArchiveError, NoKeyError, SettingsError
+from lse_archive.folder.publish import SCRATCH
+from lse_resources.destinations.files import LocalFile, StoredFile
+from lse_resources.destinations.protocol import Destination, RepeatsNames
+
+_age: Any = pyrage  # a module of Rust, without types
+_SUFFIX = ".age"
+_PASSPHRASE_BYTES = 512 << 20
+# What is kept beside an encrypted zip, so that its content can be compared without opening it.
+_PLAIN_SHA256, _PLAIN_SIZE = "plain_sha256", "plain_size"
+_SET_A_KEY = "Set LSE_AGE_IDENTITY_FILE or LSE_AGE_PASSPHRASE to the one with which it was encrypted"
+_RUN_ELSEWHERE = (
+    "Run this where the key is (LSE_AGE_IDENTITY_FILE); "
+    "an upload also goes with --allow-shrink, which gives up what cannot be compared"
+)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Keys:
+    """For whom zips are encrypted, and who may open them: a key pair, or a passphrase for both."""
+
+    recipients: tuple[Any, ...] = ()
+    identities: tuple[Any, ...] = ()
+    passphrase: str | None = None
+
+    @property
+    def can_open(self) -> bool:
+        """Whether there is anything to decrypt with."""
+        return bool(self.identities) or self.passphrase is not None
+
+    def encrypt(self, source: BinaryIO, target: BinaryIO) -> None:
+        """Writes `source` encrypted; with keys in constant memory, with a passphrase all at once."""
+        if self.passphrase is not None:
+            target.write(_age.passphrase.encrypt(_read_all(source), self.passphrase))
+        else:
+            _age.encrypt_io(source, target, list(self.recipients))
+
+    def decrypt(self, source: BinaryIO, target: BinaryIO) -> None:
+        """Writes `source` decrypted. Raises pyrage.DecryptError."""
+        if self.passphrase is not None:
+            target.write(_age.passphrase.decrypt(_read_all(source), self.passphrase))
+        else:
+            _age.decrypt_io(source, target, list(self.identities))
+
+
+def _read_all(source: BinaryIO) -> bytes:
+    content = source.read(_PASSPHRASE_BYTES + 1)
+    if len(content) > _PASSPHRASE_BYTES:
+        raise ArchiveError(
+            "the zip is too long for a passphrase",
+            why=f"more than {_PASSPHRASE_BYTES >> 20} MiB would have to be in memory at once",
+            todo="Use a key: age-keygen -o key.txt, and LSE_AGE_IDENTITY_FILE",
+        )
+    return content
+
+
+def read_keys(recipient: str | None, identity_file: Path | None, passphrase: str | None) -> Keys | None:
+    """The keys of the settings; None if nothing is to be encrypted.
+
+    Args:
+        recipient: A public key, age1…; alone it lets this host write archives that it cannot read.
+        identity_file: A key file as `age-keygen` makes it.
+        passphrase: Instead of both.
+
+    Raises:
+        SettingsError: They contradict each other, or cannot be read.
+    """
+    if passphrase is not None:
+        if recipient or identity_file:
+            raise SettingsError("LSE_AGE_PASSPHRASE does not go with a key", todo="Set one or the other")
+        return Keys(passphrase=passphrase)
+    if not recipient and not identity_file:
+        return None
+    try:
+        identities = [_age.x25519.Identity.from_str(line) for line in _key_lines(identity_file)]
+        recipients = [_age.x25519.Recipient.from_str(recipient)] if recipient else []
+    except (_age.IdentityError, _age.RecipientError):
+        raise SettingsError(
+            "the age key cannot be read",
+            why="LSE_AGE_RECIPIENT or LSE_AGE_IDENTITY_FILE holds something else",
+            todo="Make one with: age-keygen -o key.txt",
+        ) from None
+    return Keys(tuple(recipients or [identity.to_public() for identity in identities]), tuple(identities))
+
+
+def _key_lines(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        lines = path.expanduser().read_text(encoding="ascii").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or "it is not text"
+        raise SettingsError(f"cannot read the age key file {path}", why=why) from error
+    keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not keys:
+        raise SettingsError(f"the age key file {path} holds no key", todo="Make one with: age-keygen -o key.txt")
+    return keys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sealed(StoredFile):
+    """An encrypted file as if it were the zip in it: name, size and checksum are the zip's.
+
+    `locked` is why this host cannot open it, and what to do; None if it has something to try.
+    """
+
+    sealed: StoredFile
+    locked: tuple[str, str] | None
+
+
+def is_encrypted(file: StoredFile) -> bool:
+    """Whether a file of an `EncryptedDestination` lies there encrypted."""
+    return isinstance(file, _Sealed)
+
+
+def check_opens(file: StoredFile) -> None:
+    """Raises NoKeyError if the file is encrypted and nothing is set with which it could be opened."""
+    if isinstance(file, _Sealed) and file.locked:
+        why, todo = file.locked
+        raise NoKeyError(f"{file.sealed.name} is encrypted", why=why, todo=todo)
+
+
+class EncryptedDestination:
+    """A destination whose zips may be encrypted: with keys all new ones are. Those that are not are found all the same.
+
+    Args:
+        keys: None: zips leave as they are. The encrypted ones are found, compared, and neither opened nor replaced.
+        scratch: A directory for copies that are encrypted or decrypted.
+    """
+
+    def __init__(self, inner: Destination, keys: Keys | None, scratch: Path) -> None:
+        self._inner = inner
+        self._keys = keys
+        self._scratch = scratch
+        self._locked: tuple[str, str] | None = None
+        if keys is None:
+            self._locked = "no key is set", _SET_A_KEY
+        elif not keys.can_open:
+            self._locked = "LSE_AGE_RECIPIENT alone does not open it", _RUN_ELSEWHERE
+        self.place = inner.place
+        self.keeps_revisions = inner.keeps_revisions
+
+    def check_folder(self, need: int = 0) -> object:
+        """Raises unless the place takes `need` bytes more."""
+        return self._inner.check_folder(need)
+
+    def find_project_folder(self, name: str) -> str | None:
+        """The id of a project's folder."""
+        return self._inner.find_project_folder(name)
+
+    def ensure_project_folder(self, name: str) -> str:
+        """The id of a project's folder, which is made if it is missing."""
+        return self._inner.ensure_project_folder(name)
+
+    def project_folders(self) -> list[str]:
+        """The names of all projects' folders."""
+        return self._inner.project_folders()
+
+    def duplicate_folders(self) -> list[str]:
+        """The names that several projects' folders share, where the place allows that."""
+        return self._inner.duplicate_folders() if isinstance(self._inner, RepeatsNames) else []
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._inner.close()
+
+    def find_file(self, folder_id: str, name: str) -> list[StoredFile]:
+        """The encrypted files of that zip; where there is none, unencrypted ones."""
+        sealed = self._inner.find_file(folder_id, name + _SUFFIX)
+        return [self._as_zip(file) for file in sealed] or self._inner.find_file(folder_id, name)
+
+    def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
+        """The unencrypted files of a zip that is there encrypted."""
+        return self._inner.find_file(folder_id, file.name) if isinstance(file, _Sealed) else []
+
+    def list_files(self, folder_id: str) -> list[StoredFile]:
+        """All files of a folder; a zip that is there both ways is there twice."""
+        return [self._as_zip(file) for file in self._inner.list_files(folder_id)]
+
+    def upload(
+        self,
+        path: Path,
+        name: str,
+        folder_id: str,
+        app_properties: Mapping[str, str],
+        *,
+        existing: StoredFile | None = None,
+        progress: Callable[[int], None] = lambda _: None,
+        session_file: Path | None = None,
+    ) -> StoredFile:
+        """Encrypts, if there are keys, and uploads.
+
+        An unencrypted file that an encrypted one replaces is removed when that is there. One of the same bytes stays,
+        and only gets the properties.
+        The same zip never encrypts to the same bytes: an upload that was cut off starts over.
+
+        Raises:
+            NoKeyError: An encrypted file would be replaced by an unencrypted one.
+            ArchiveError: As of the destination itself, or if there is no room for the encrypted copy.
+        """
+        if self._keys is None:
+            if existing is not None:
+                check_opens(existing)
+            return self._inner.upload(
+                path, name, folder_id, app_properties, existing=existing, progress=progress, session_file=session_file
+            )
+        content = LocalFile.read(path)
+        sealed = existing.sealed if isinstance(existing, _Sealed) else None
+        if existing is not None and sealed is None and content.equals(existing):
+            return self._inner.upload(path, name, folder_id, app_properties, existing=existing, progress=progress)
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._scratch) as directory:
+            copy = Path(directory) / (name + _SUFFIX)
+            try:
+                with path.open("rb") as source, copy.open("wb") as target:
+                    self._keys.encrypt(source, target)
+            except OSError as error:
+                raise ArchiveError(f"cannot encrypt {path}", why=error.strerror or str(error)) from error
+            facts = {**app_properties, _PLAIN_SHA256: content.sha256, _PLAIN_SIZE: str(content.size)}
+            facts["sha256"] = LocalFile.read(copy).sha256
+            file = self._inner.upload(copy, copy.name, folder_id, facts, existing=sealed, progress=progress)
+        if existing is not None and sealed is None:
+            self._inner.trash(existing)
+        return self._as_zip(file)
+
+    def download(self, file: StoredFile, target: Path, *, progress: Callable[[int], None] = lambda _: None) -> None:
+        """Downloads and decrypts; `target` is the zip.
+
+        Raises:
+            NoKeyError: The key does not open it, or there is none.
+            CorruptArchiveError: What comes out is not the zip that went in.
+            ArchiveError: As of the destination itself, or if there is no room for the zip.
+        """
+        check_opens(file)
+        if not isinstance(file, _Sealed) or self._keys is None:
+            self._inner.download(file, target, progress=progress)
+            return
+        sealed = file.sealed
+        copy, draft = target.with_name(target.name + _SUFFIX), target.with_name(f"{target.name}.{os.getpid()}.tmp")
+        try:
+            self._inner.download(sealed, copy, progress=progress)
+            with copy.open("rb") as source, draft.open("wb") as plain:
+                self._keys.decrypt(source, plain)
+            # Without a checksum of the zip the other two hold: the destination's of the file, and age's own.
+            if file.sha256 is not None and not LocalFile.read(draft).equals(file):
+                raise CorruptArchiveError(f"{sealed.name} does not hold the zip that was encrypted")
+            draft.replace(target)
+        except _age.DecryptError as error:
+            why = "the key or passphrase does not open it"
+            raise NoKeyError(f"cannot decrypt {sealed.name}", why=why, todo=_SET_A_KEY) from error
+        except OSError as error:
+            if error.errno is not None:  # of the disk, not of the library
+                raise ArchiveError(f"cannot write {target}", why=error.strerror or str(error)) from error
+            raise CorruptArchiveError(f"{sealed.name} is damaged", why=str(error)) from error
+        finally:
+            copy.unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
+
+    def prove(self, file: StoredFile) -> StoredFile:
+        """The file as it is there now; an encrypted one is downloaded and decrypted.
+
+        Whether the keys of this host open it no checksum tells, and it may be about to become the only copy.
+
+        Raises:
+            NoKeyError: The key does not open it, or there is none.
+            CorruptArchiveError: What comes out is not the zip that went in.
+            ArchiveError: As of the destination itself, or if there is no room for the zip.
+        """
+        now = self._as_zip(self._inner.prove(_as_stored(file)))
+        if is_encrypted(now) and not now.trashed:
+            check_opens(now)
+            try:
+                self._scratch.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._scratch) as directory:
+                    self.download(now, Path(directory) / now.name)
+            except OSError as error:
+                raise ArchiveError(f"cannot prove {now.name}", why=error.strerror or str(error)) from error
+        return now
+
+    def trash(self, file: StoredFile) -> None:
+        """Removes a file."""
+        self._inner.trash(_as_stored(file))
+
+    def _as_zip(self, file: StoredFile) -> StoredFile:
+        """The zip in an encrypted file, as is written beside it; without a checksum if that belongs to other bytes."""
+        if not file.name.endswith(_SUFFIX):
+            return file
+        properties = dict(file.app_properties)
+        own, size = properties.get(_PLAIN_SHA256), properties.get(_PLAIN_SIZE, "")
+        intact = file.sha256 is not None and properties.get("sha256") == file.sha256 and size.isdecimal()
+        facts: dict[str, Any] = {field.name: getattr(file, field.name) for field in dataclasses.fields(StoredFile)}
+        facts |= {"name": file.name.removesuffix(_SUFFIX), "sha256": own if intact else None, "md5": None}
+        facts["size"] = int(size) if intact else file.size
+        facts["app_properties"] = {**properties, "sha256": own or ""} if intact else {}
+        return _Sealed(**facts, sealed=file, locked=self._locked)
+
+
+def _as_stored(file: StoredFile) -> StoredFile:
+    return file.sealed if isinstance(file, _Sealed) else file

@@ -1,0 +1,293 @@
+"""Google Drive as a place for archives: find, upload, download, trash, and say who and where we are."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from lse_archive.errors import ArchiveConflictError, DriveError
+from lse_resources.destinations.files import StoredFile
+from lse_resources.destinations.google_drive.download import download
+from lse_resources.destinations.google_drive.files import FIELDS, FOLDER_TYPE, DriveFile, LocalFile
+from lse_resources.destinations.google_drive.retry import DriveRefusalError, Retries
+from lse_resources.destinations.google_drive.service import DRIVES, DriveService
+from lse_resources.destinations.google_drive.settings import DriveSettings
+from lse_resources.destinations.google_drive.upload import Upload
+
+__all__ = ["DriveAccount", "DriveFile", "DriveFolder", "DriveSettings", "GoogleDrive", "Retries"]
+
+
+@dataclass(frozen=True, slots=True)
+class DriveAccount:
+    """Who is signed in, and the account's storage in bytes (limit None: unlimited or pooled)."""
+
+    email: str
+    name: str
+    limit: int | None
+    usage: int
+
+
+@dataclass(frozen=True, slots=True)
+class DriveFolder:
+    """The archive's folder. `free` is what its files may still take in bytes, None if Drive does not say."""
+
+    id: str
+    name: str
+    shared_drive: bool
+    account: DriveAccount
+    free: int | None
+
+
+def _ignore(_: int) -> None:
+    """No progress is shown."""
+
+
+class GoogleDrive:
+    """The Drive of `settings`; threads may share it. Close it, or use it as a context manager.
+
+    Every method raises DriveError, in one sentence without secrets, when Drive refuses for good or cannot be reached
+    for as long as `retries` allows. Raises SettingsError or DriveError at once if the credentials cannot be used.
+    """
+
+    def __init__(self, settings: DriveSettings, *, retries: Retries | None = None) -> None:
+        self._settings = settings
+        retries = retries or Retries()
+        if settings.auth_type == "service_account":
+            retries = replace(retries, sign_in=f"Check the service account and its key, {settings.credentials_path}")
+        elif settings.auth_type == "adc":
+            retries = replace(retries, sign_in="Run: gcloud auth application-default login")
+        self._service = DriveService(settings, retries)
+        self._making = threading.Lock()
+        self._made: dict[str, str] = {}  # ids of the project folders that were made here
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._service.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def about(self) -> DriveAccount:
+        """Who is signed in, and how full the account is."""
+        request = self._service.api.about().get(fields="user(displayName,emailAddress),storageQuota(limit,usage)")
+        answer = self._service.run("ask Drive who is signed in", request, retries=self._service.retries.impatient())
+        quota, user = answer.get("storageQuota", {}), answer["user"]
+        limit = int(quota["limit"]) if "limit" in quota else None
+        return DriveAccount(
+            user.get("emailAddress", ""), user.get("displayName", ""), limit, int(quota.get("usage", 0))
+        )
+
+    def check_folder(self, need: int = 0) -> DriveFolder:
+        """The archive's folder, proven to be there, a folder, writable, and with room for `need` bytes more.
+
+        Raises DriveError that says which of these is not so.
+        """
+        what = "use the Drive folder"
+        fields = "id,name,mimeType,trashed,driveId,capabilities(canAddChildren)"
+        request = self._service.api.files().get(fileId=self._settings.folder, fields=fields, **DRIVES)
+        facts = self._service.run(what, request, retries=self._service.retries.impatient())
+        account, name, shared = self.about(), facts["name"], "driveId" in facts
+        if facts["mimeType"] != FOLDER_TYPE:
+            raise DriveError(
+                f"cannot {what}", why=f"{name!r} is not a folder", todo="Set GOOGLE_DRIVE_FOLDER_URL to a folder's link"
+            )
+        if facts.get("trashed"):
+            raise DriveError(f"cannot {what}", why=f"{name!r} is in the trash", todo="Restore it in Drive")
+        if not facts.get("capabilities", {}).get("canAddChildren"):
+            raise DriveError(
+                f"cannot {what}",
+                why=f"{account.email} may not write to {name!r}",
+                todo="Ask the folder's owner to make this account an editor",
+            )
+        free = None if shared or account.limit is None else max(0, account.limit - account.usage)
+        if free is not None and (free == 0 or free < need):
+            if self._settings.auth_type == "service_account" and account.limit == 0:
+                raise DriveError(
+                    f"cannot {what}",
+                    why="a service account owns no storage",
+                    todo="Use a folder in a shared drive, let it act for a user, or sign in as one (oauth2)",
+                )
+            why = (
+                f"the storage of {account.email} is full" if free == 0 else f"{need} bytes are needed, {free} are free"
+            )
+            raise DriveError(f"cannot {what}", why=why, todo="Free some space, or use a folder in a shared drive")
+        return DriveFolder(facts["id"], name, shared, account, free)
+
+    def describe(self) -> dict[str, str]:
+        """Who we are and where, for a person to read: no secrets in it."""
+        folder = self.check_folder()
+        account = folder.account
+        limit = "no limit" if account.limit is None else f"of {account.limit} bytes"
+        return {
+            "account": account.email,
+            "sign-in": self._settings.auth_type,
+            "folder": folder.name,
+            "in": "a shared drive" if folder.shared_drive else "My Drive",
+            "storage": f"{account.usage} bytes used, {limit}",
+        }
+
+    @property
+    def place(self) -> str:
+        """What people call it."""
+        return "Drive"
+
+    @property
+    def keeps_revisions(self) -> bool:
+        """Drive keeps old content, and its trash, for 30 days."""
+        return True
+
+    def project_folders(self) -> list[str]:
+        """The names of all projects' folders, sorted, each once."""
+        return sorted({found.name for found in self._list(self._settings.folder, folders=True)})
+
+    def duplicate_folders(self) -> list[str]:
+        """The names that several projects' folders share; only the oldest of them is used."""
+        names = [found.name for found in self._list(self._settings.folder, folders=True)]
+        return sorted({name for name in names if names.count(name) > 1})
+
+    def find_project_folder(self, name: str) -> str | None:
+        """The id of the project's folder, the oldest if there are several; None if there is none."""
+        found = self._list(self._settings.folder, name, folders=True)
+        return found[0].id if found else None
+
+    def ensure_project_folder(self, name: str) -> str:
+        """The id of the project's folder, which is made if it is missing: once, whichever threads ask.
+
+        Of several that other processes make at the same moment, all makers use the oldest.
+        """
+        with self._making:
+            if (found := self.find_project_folder(name)) is not None:
+                return found
+            # Drive may list a folder only some time after it was made.
+            if (made := self._made.get(name)) is not None and self._is_there(made):
+                return made
+            self._made[name] = self._make_folder(name)
+            return self.find_project_folder(name) or self._made[name]
+
+    def _is_there(self, folder_id: str) -> bool:
+        try:
+            request = self._service.api.files().get(fileId=folder_id, fields="trashed", **DRIVES)
+            return not self._service.run("look at the Drive folder", request).get("trashed")
+        except DriveRefusalError as refusal:
+            if refusal.status != 404:
+                raise
+            return False
+
+    def _make_folder(self, name: str) -> str:
+        what, files = f"make the Drive folder {name!r}", self._service.api.files()
+        identity = self._service.run(what, files.generateIds(count=1, space="drive", fields="ids"))["ids"][0]
+        body = {"id": identity, "name": name, "mimeType": FOLDER_TYPE, "parents": [self._settings.folder]}
+        try:
+            self._service.run(what, files.create(body=body, fields="id", **DRIVES))
+        except DriveRefusalError as refusal:
+            if refusal.status != 409:  # the id is ours: an answer was lost, the folder is there
+                raise
+        return identity
+
+    def find_file(self, folder_id: str, name: str) -> list[StoredFile]:
+        """The files of exactly that name, oldest first: Drive allows several."""
+        return self._list(folder_id, name)
+
+    def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
+        """Nothing: a file is replaced in its place."""
+        return []
+
+    def list_files(self, folder_id: str) -> list[StoredFile]:
+        """All files of a folder that are not in the trash, oldest first; no folders."""
+        return self._list(folder_id)
+
+    def prove(self, file: StoredFile) -> StoredFile:
+        """The file as Drive has it now; Drive itself computes the checksum."""
+        request = self._service.api.files().get(fileId=file.id, fields=FIELDS, **DRIVES)
+        return DriveFile.of(self._service.run(f"look at {file.name} on Drive", request))
+
+    def upload(
+        self,
+        path: Path,
+        name: str,
+        folder_id: str,
+        app_properties: Mapping[str, str],
+        *,
+        existing: StoredFile | None = None,
+        progress: Callable[[int], None] = _ignore,
+        session_file: Path | None = None,
+    ) -> StoredFile:
+        """Uploads a file and proves by Drive's checksum that it arrived.
+
+        Args:
+            path: The file; it must not change meanwhile.
+            name: Its name on Drive.
+            folder_id: The folder for a new file, or that of `existing`.
+            app_properties: Kept with the file and changed only after the content is proven; Drive allows 30, each of at
+                most 124 bytes of key and value together.
+            existing: The file to replace: it keeps its id, and its old content as a revision.
+            progress: Is told how many bytes Drive has; the number falls when Drive kept less than was sent.
+            session_file: Where an interrupted upload is remembered, and continued from by the next call.
+
+        Raises:
+            ArchiveConflictError: Without `existing`, a file of that name is there; with it, it has changed, even while
+                this was on its way. Or what was uploaded is not in the folder any more.
+            CorruptArchiveError: Drive kept other bytes, three times; nothing of it is left under the name.
+            DriveError: Drive refused or could not be reached.
+        """
+        content = LocalFile.read(path)
+        upload = Upload(
+            self._service,
+            content,
+            name=name,
+            folder_id=folder_id,
+            app_properties=app_properties,
+            existing=existing,
+            progress=progress,
+            session_file=session_file,
+        )
+        if existing is None and any(file.id != upload.file_id for file in self.find_file(folder_id, name)):
+            raise ArchiveConflictError(f"{name} is in the Drive folder already", todo="Compare them, or use --force")
+        return upload.run()
+
+    def download(self, file: StoredFile, target: Path, *, progress: Callable[[int], None] = _ignore) -> None:
+        """Puts the file's content at `target`, whole and proven or not at all; see `drive_download`."""
+        download(self._service, file, target, progress)
+
+    def trash(self, file: StoredFile) -> None:
+        """Moves a file to Drive's trash, where it stays for 30 days."""
+        request = self._service.api.files().update(fileId=file.id, body={"trashed": True}, fields="id", **DRIVES)
+        self._service.run(f"trash {file.name}", request)
+
+    def _list(self, folder_id: str, name: str | None = None, *, folders: bool = False) -> list[StoredFile]:
+        sign = "=" if folders else "!="
+        query = f"'{_quoted(folder_id)}' in parents and mimeType {sign} '{FOLDER_TYPE}' and trashed = false"
+        if name is not None:
+            query += f" and name = '{_quoted(name)}'"
+        files = (DriveFile.of(resource) for resource in self._pages(query))
+        # Drive compares names more loosely than we do.
+        return sorted((file for file in files if name in (None, file.name)), key=lambda file: (file.created, file.id))
+
+    def _pages(self, query: str) -> Iterator[Mapping[str, Any]]:
+        token = None
+        while True:
+            request = self._service.api.files().list(
+                q=query,
+                fields=f"nextPageToken,incompleteSearch,files({FIELDS})",
+                pageSize=1000,
+                pageToken=token,
+                includeItemsFromAllDrives=True,
+                **DRIVES,
+            )
+            answer = self._service.run("list the Drive folder", request)
+            if answer.get("incompleteSearch"):
+                raise DriveError(
+                    "cannot list the Drive folder", why="Drive searched only a part", todo="Try again later"
+                )
+            yield from answer.get("files", ())
+            token = answer.get("nextPageToken")
+            if not token:
+                return
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("'", "\\'")

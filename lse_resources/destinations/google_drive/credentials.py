@@ -1,0 +1,128 @@
+"""Signing in to Google: a person's token, a service account's key, or application-default credentials.
+
+The scope is `drive`. The narrower `drive.file` shows an application only the files that it made itself: the folder that
+a person made in the browser and named in GOOGLE_DRIVE_FOLDER_URL would be "not found", and so would zips that were put
+there by hand or by another tool, which a restore must see. A stored token is used with the scopes it was granted.
+"""
+
+import json
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import google.auth
+from google.auth.credentials import Credentials
+from google.auth.exceptions import GoogleAuthError
+from google.auth.transport import Request
+from google.oauth2 import credentials as oauth2
+from google.oauth2 import service_account
+
+from lse_archive.errors import DriveError, SettingsError
+from lse_resources.destinations.google_drive.secret import write_secret
+from lse_resources.destinations.google_drive.settings import DriveSettings
+
+SCOPE = "https://www.googleapis.com/auth/drive"
+T = TypeVar("T")
+_CONSOLE = "Download it again from Google's console"
+
+
+class StoredCredentials(oauth2.Credentials):
+    """A person's credentials that keep themselves in a file after every refresh; threads may share them."""
+
+    def keep_at(self, path: Path) -> Self:
+        """Where refreshed tokens go."""
+        self._path = path
+        self._refreshing = threading.Lock()
+        return self
+
+    def refresh(self, request: Request) -> None:
+        """Fetches an access token, unless another thread just did. Raises google.auth's errors and SettingsError."""
+        before = self.token
+        with self._refreshing:
+            if self.token != before and self.valid:
+                return
+            super().refresh(request)
+            try:
+                write_secret(self._path, self.to_json())
+            except OSError as error:
+                raise SettingsError(f"cannot write {self._path}", why=error.strerror or str(error)) from error
+
+
+def load_credentials(settings: DriveSettings) -> Credentials:
+    """The credentials that the settings name; nothing is sent yet.
+
+    Raises SettingsError for a file that is missing or of another kind, DriveError if nobody has signed in.
+    """
+    if settings.auth_type == "adc":
+        return _adc()
+    path = settings.credentials_path
+    if path is None:
+        raise SettingsError("GOOGLE_DRIVE_CREDENTIALS_PATH is not set")
+    content = _read(path)
+    if settings.auth_type == "service_account":
+        return _parsed(path, _service_account, content, settings.subject)
+    if content.get("type") == "service_account":
+        raise SettingsError(f"{path} is a service account's key", todo="Set GOOGLE_DRIVE_AUTH_TYPE=service_account")
+    stored = _read(settings.token_path) if settings.token_path.exists() else None
+    if content.get("type") == "authorized_user":
+        # A file with a new refresh token replaces the token that is kept; else that one, which is fresher.
+        if stored is None or stored.get("refresh_token") != content.get("refresh_token"):
+            stored = content
+    elif "installed" not in content:
+        raise SettingsError(
+            f"{path} is not the credentials file of a desktop application",
+            todo="In Google's console, make an OAuth client of type 'Desktop app' and download its JSON",
+        )
+    if stored is None:
+        raise DriveError("nobody has signed in to Google Drive", todo="Run: lse drive login")
+    return _parsed(settings.token_path, _user, stored).keep_at(settings.token_path)
+
+
+def _adc() -> Credentials:
+    try:
+        credentials, _ = google.auth.default(scopes=[SCOPE])
+    except GoogleAuthError as error:
+        raise DriveError(
+            "no application-default credentials", why=str(error), todo="Run: gcloud auth application-default login"
+        ) from error
+    return credentials
+
+
+def _service_account(content: dict[str, Any], subject: str | None) -> service_account.Credentials:
+    return service_account.Credentials.from_service_account_info(content, scopes=[SCOPE], subject=subject)
+
+
+def _user(content: dict[str, Any]) -> StoredCredentials:
+    # Not from_authorized_user_info: it does not heed the file's token_uri.
+    expiry = content.get("expiry")
+    return StoredCredentials(
+        token=content.get("token"),
+        refresh_token=content["refresh_token"],
+        token_uri=content.get("token_uri", "https://oauth2.googleapis.com/token"),
+        client_id=content["client_id"],
+        client_secret=content["client_secret"],
+        scopes=content.get("scopes"),
+        expiry=datetime.fromisoformat(expiry).astimezone(UTC).replace(tzinfo=None) if expiry else None,
+    )
+
+
+def _parsed(path: Path, parse: Callable[..., T], *content: Any) -> T:
+    try:
+        return parse(*content)
+    except (ValueError, KeyError, GoogleAuthError) as error:
+        # The error's text may quote the key: only its kind is told.
+        raise SettingsError(f"cannot use {path}", why=type(error).__name__, todo=_CONSOLE) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}", why=error.strerror or str(error)) from error
+    except ValueError:
+        raise SettingsError(f"{path} is not JSON", todo=_CONSOLE) from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} is not a credentials file", todo=_CONSOLE)
+    return content

@@ -1,0 +1,40 @@
+"""Facts about a file on Drive, as its answers tell them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lse_resources.destinations.files import LocalFile, StoredFile, digest
+
+__all__ = ["FIELDS", "FOLDER_TYPE", "DriveFile", "LocalFile", "digest"]
+
+FOLDER_TYPE = "application/vnd.google-apps.folder"
+FIELDS = (
+    "id,name,size,sha256Checksum,md5Checksum,appProperties,createdTime,modifiedTime,webViewLink,headRevisionId,trashed"
+)
+
+
+class DriveFile(StoredFile):
+    """A file on Drive. `app_properties` are only those that this OAuth client or service account set itself.
+
+    Drive computes both hashes for every binary file, but does not promise `sha256`.
+    https://developers.google.com/workspace/drive/api/reference/rest/v3/files
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, resource: Mapping[str, Any]) -> "DriveFile":
+        """From an answer that was asked for `FIELDS`."""
+        return cls(
+            id=resource["id"],
+            name=resource["name"],
+            size=int(resource.get("size", 0)),
+            sha256=resource.get("sha256Checksum"),
+            md5=resource.get("md5Checksum"),
+            app_properties=dict(resource.get("appProperties", {})),
+            created=resource.get("createdTime", ""),
+            modified=resource.get("modifiedTime", ""),
+            web_view_link=resource.get("webViewLink", ""),
+            revision=resource.get("headRevisionId", ""),
+            trashed=bool(resource.get("trashed")),
+        )

@@ -1,0 +1,60 @@
+"""`lse drive login`: a person allows access in the browser, and the token is kept."""
+
+import webbrowser
+from collections.abc import Callable
+from urllib.parse import parse_qs, urlsplit
+
+from google.auth.exceptions import GoogleAuthError
+from google.auth.external_account_authorized_user import Credentials as ExternalCredentials
+from google.oauth2.credentials import Credentials
+from google_auth_oauthlib.flow import InstalledAppFlow
+from oauthlib.oauth2 import OAuth2Error
+
+from lse_archive.errors import DriveError, SettingsError
+from lse_resources.destinations.google_drive.credentials import SCOPE
+from lse_resources.destinations.google_drive.secret import write_secret
+from lse_resources.destinations.google_drive.settings import DriveSettings
+
+
+def login(settings: DriveSettings, *, paste: Callable[[str], str] | None = None) -> None:
+    """Signs a person in and keeps the token at `settings.token_path`.
+
+    Args:
+        settings: With the client-secrets JSON of a desktop application as `credentials_path`.
+        paste: For hosts without a browser: is given Google's address, returns the address at which the person's
+            browser ended. That page does not load, which is expected: the code is in its address. None: a browser
+            is opened here and comes back to a local port.
+
+    Raises:
+        SettingsError: The file is not a client-secrets JSON.
+        DriveError: Access was denied or the code was not accepted.
+    """
+    try:
+        flow = InstalledAppFlow.from_client_secrets_file(str(settings.credentials_path), scopes=[SCOPE])
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"{settings.credentials_path} is not the credentials file of a desktop application",
+            why=type(error).__name__,
+            todo="In Google's console, make an OAuth client of type 'Desktop app' and download its JSON",
+        ) from None
+    try:
+        if paste is None:
+            credentials = flow.run_local_server(port=0, authorization_prompt_message=None, prompt="consent")
+        else:
+            credentials = _pasted(flow, paste)
+    except webbrowser.Error:
+        raise DriveError("no browser can be opened here", todo="Run: lse drive login --paste") from None
+    except (OAuth2Error, GoogleAuthError, OSError) as error:
+        raise DriveError("Google did not sign you in", why=type(error).__name__, todo="Run: lse drive login") from None
+    write_secret(settings.token_path, credentials.to_json())
+
+
+def _pasted(flow: InstalledAppFlow, paste: Callable[[str], str]) -> Credentials | ExternalCredentials:
+    flow.redirect_uri = "http://localhost:1/"  # nothing listens there; the browser shows the address all the same
+    url, state = flow.authorization_url(access_type="offline", prompt="consent")
+    answer = parse_qs(urlsplit(paste(url).strip()).query)
+    if "code" not in answer or answer.get("state") != [state]:
+        reason = answer.get("error", ["the address holds no code for this request"])[0]
+        raise DriveError("Google did not sign you in", why=reason, todo="Run: lse drive login")
+    flow.fetch_token(code=answer["code"][0])
+    return flow.credentials

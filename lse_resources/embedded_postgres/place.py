@@ -1,0 +1,125 @@
+"""Where an embedded PostgreSQL keeps its data and its socket: chosen once for each home, recorded, found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from lse_archive.errors import EmbeddedServerError
+from lse_resources.embedded_postgres.files import OWN_DATABASE, SYSTEM_ROOT, make_open_dir, write_atomically
+from lse_resources.embedded_postgres.host import ServerUser, server_user
+
+PORT = 5432
+"""Names the socket file only: the server never listens on TCP."""
+_SOCKET_ROOT = Path("/tmp")  # a socket's path may have 107 bytes at most (sun_path), so it cannot lie in the home
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where one server's files are: `place` holds `data` and `log`, and is the home unless root had to move it."""
+
+    home: Path
+    place: Path
+    socket_dir: Path
+
+    @property
+    def data(self) -> Path:
+        return self.place / "data"
+
+    @property
+    def log(self) -> Path:
+        return self.place / "log"
+
+    @property
+    def socket(self) -> Path:
+        return self.socket_dir / f".s.PGSQL.{PORT}"
+
+    def socket_dir_is_safe(self, uid: int) -> bool:
+        """True if only `uid` (and root) can have put a socket there; anyone may make directories in /tmp."""
+        try:
+            found = self.socket_dir.lstat()
+        except FileNotFoundError:
+            return False
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == uid and stat.S_IMODE(found.st_mode) == 0o700
+
+
+def find_location(home: Path) -> Location:
+    """Where the server of `home` (an absolute path without links) is or would be. Changes nothing.
+
+    Raises:
+        EmbeddedServerError: Its data is gone from the recorded place, or the home is a copy of one whose data lies
+            elsewhere: two homes would share one server.
+    """
+    digest = _digest(home)
+    here = Location(home, home, _SOCKET_ROOT / f"lse-{digest}")
+    record = home / "location"
+    if not record.exists():
+        if os.geteuid() == 0 and not here.data.exists() and (SYSTEM_ROOT / digest / "data").exists():
+            return Location(home, SYSTEM_ROOT / digest, here.socket_dir)
+        return here
+    recorded = json.loads(record.read_bytes())
+    place = Path(recorded["place"])
+    if recorded["home"] != str(home) and recorded["home"] == str(place):  # moved or copied together with its data
+        return here
+    if not place.exists():
+        why = f"its data was in {place}, which is gone"
+    elif recorded["home"] != str(home) and (Path(recorded["home"]) / "location").exists():
+        why = f"it is a copy of {recorded['home']}, to which the data in {place} belongs"
+    else:
+        socket_dir = Path(recorded["socket_dir"]) if recorded["home"] == str(home) else here.socket_dir
+        return Location(home, place, socket_dir)
+    raise EmbeddedServerError(
+        f"cannot use the embedded PostgreSQL of {home}",
+        why=why,
+        todo=f"Delete {record} to begin with an empty database. Or: {OWN_DATABASE}",
+    )
+
+
+def settle_location(home: Path) -> tuple[Location, ServerUser]:
+    """Choose and record the server's places, make its socket directory, and say who the server runs as.
+
+    As root the data goes to /var/lib/lse if `nobody` cannot reach the home, for example under /root.
+    """
+    location = find_location(home)
+    user = server_user(location.data)
+    if os.geteuid() == 0 and not location.data.exists() and location.place == home and not _reachable(home, user):
+        make_open_dir(SYSTEM_ROOT)
+        location = Location(home, SYSTEM_ROOT / _digest(home), location.socket_dir)
+        make_open_dir(location.place)
+    if not location.socket_dir_is_safe(user.uid):
+        location = _with_new_socket_dir(location, user)
+    record = {"home": str(home), "place": str(location.place), "socket_dir": str(location.socket_dir)}
+    write_atomically(home / "location", json.dumps(record))
+    return location, user
+
+
+def make_private_dir(path: Path, user: ServerUser) -> None:
+    """Make a directory for `user` alone. Raises FileExistsError."""
+    path.mkdir(mode=0o700)
+    path.chmod(0o700)  # whatever the umask
+    if os.geteuid() != user.uid:
+        os.chown(path, user.uid, user.gid)
+
+
+def _digest(home: Path) -> str:
+    return hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+
+
+def _reachable(directory: Path, user: ServerUser) -> bool:
+    return user.run(["/bin/sh", "-c", 'cd -- "$1"', "sh", directory]) == 0
+
+
+def _with_new_socket_dir(location: Location, user: ServerUser) -> Location:
+    """The location with a socket directory made now; under a name nobody can foresee if the usual one is taken."""
+    try:
+        make_private_dir(location.socket_dir, user)
+        return location
+    except FileExistsError:
+        made = Path(tempfile.mkdtemp(prefix="lse-", dir=_SOCKET_ROOT))
+        os.chown(made, user.uid, user.gid)
+        return Location(location.home, location.place, made)

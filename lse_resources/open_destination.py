@@ -1,0 +1,43 @@
+"""Which destination is set up: Google Drive, or the object store of `LSE_ARCHIVE_URL`; encrypted or not."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator
+
+from lse_archive.cancellation import pause
+from lse_resources.destinations.encryption import EncryptedDestination, Keys, read_keys
+from lse_resources.destinations.protocol import Destination
+from lse_resources.settings import Settings
+
+
+@contextlib.contextmanager
+def open_destination(settings: Settings) -> Generator[Destination]:
+    """The place to which archives go, closed at the end.
+
+    Raises:
+        SettingsError: None is set up, or one of its settings is malformed.
+        DriveError: Its credentials cannot be used.
+    """
+    destination: Destination
+    if settings.lse_archive_url:
+        # Only where it is used: it takes a moment to import.
+        from lse_resources.destinations.object_store import ObjectStore
+
+        destination = ObjectStore(settings.lse_archive_url, settings.object_store, sleep=pause)
+    else:
+        from lse_resources.destinations.google_drive.client import GoogleDrive
+
+        destination = GoogleDrive(settings.drive)
+    with contextlib.closing(destination):
+        yield EncryptedDestination(destination, encryption_keys(settings), settings.layout.archive_dir)
+
+
+def encryption_keys(settings: Settings) -> Keys | None:
+    """For whom zips are encrypted, and who may open them; None: they leave as they are.
+
+    Raises:
+        SettingsError: A setting is malformed, or a key cannot be read.
+    """
+    passphrase = settings.lse_age_passphrase.get_secret_value() if settings.lse_age_passphrase else None
+    return read_keys(settings.lse_age_recipient, settings.lse_age_identity_file, passphrase)

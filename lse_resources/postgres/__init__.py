@@ -1,0 +1,1 @@
+"""Postgres: connections, schema, and the tables of the archive."""

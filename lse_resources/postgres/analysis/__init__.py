@@ -1,0 +1,1 @@
+"""Reading the archive: typed columns, DataFrames and exports."""

@@ -1,0 +1,64 @@
+"""Rights in the database: a role for the application that can do no more than it must, and one that only reads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import psycopg
+from psycopg import sql
+
+from lse_resources.postgres.database import Database
+
+Access = Literal["application", "reader"]
+
+_APPLICATION = (
+    "GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {role}",
+    "GRANT USAGE ON SCHEMA {schema} TO {role}",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON runs, replaced_runs, loads, days TO {role}",
+    "GRANT SELECT ON alembic_version, run_facts, trace_facts, daily_facts TO {role}",
+    "GRANT EXECUTE ON FUNCTION lse_ensure_month(date) TO {role}",
+)
+_READER = (
+    "GRANT CONNECT ON DATABASE {database} TO {role}",
+    "GRANT USAGE ON SCHEMA {schema} TO {role}",
+    "GRANT SELECT ON alembic_version, runs, loads, days, run_facts, trace_facts, daily_facts TO {role}",
+)
+
+
+def grant(database: Database, role: str, access: Access, *, password: str | None = None) -> bool:
+    """Gives a role its rights, and makes it if there is none of that name. Returns whether it was made.
+
+    Run it as the owner of the tables; making a role needs CREATEROLE.
+
+    Args:
+        access: `application` loads, verifies and keeps the audit, but cannot change the schema; `reader` selects.
+        password: Of a role that is made or found; it is sent as a SCRAM verifier only. None: it stays as it is.
+
+    Raises:
+        DatabaseError: Postgres cannot be reached, or we may not grant.
+    """
+    with database.session(f"cannot grant {role} its rights") as connection, connection.transaction():
+        made = connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is None
+        name = sql.Identifier(role)
+        if made:
+            connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))
+            if access == "reader":
+                connection.execute(sql.SQL("ALTER ROLE {} SET default_transaction_read_only = on").format(name))
+        if password is not None:
+            verifier = sql.Literal(_verifier(connection, role, password))
+            connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(name, verifier))
+        schema = connection.execute("SELECT current_schema()").fetchone()
+        assert schema is not None
+        for statement in _APPLICATION if access == "application" else _READER:
+            connection.execute(
+                sql.SQL(statement).format(
+                    database=sql.Identifier(connection.info.dbname), schema=sql.Identifier(schema[0]), role=name
+                )
+            )
+    return made
+
+
+def _verifier(connection: psycopg.Connection, role: str, password: str) -> str:
+    encoding = connection.info.encoding
+    verifier = connection.pgconn.encrypt_password(password.encode(encoding), role.encode(encoding), b"scram-sha-256")
+    return verifier.decode(encoding)

@@ -1,0 +1,1 @@
+"""Loading run files into the table `runs`."""

@@ -1,0 +1,1 @@
+"""Comparing run files with their rows."""

@@ -1,0 +1,152 @@
+"""`projects.toml`: the LangSmith projects that are archived, and from which day on."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from lse_archive.days import parse_day
+from lse_archive.errors import SettingsError, UsageError
+from lse_archive.files import publish_file
+
+DEFAULT_RETENTION_DAYS = 14
+DEFAULT_SCHEDULE = "02:00"
+_SHARED = ("retention_days", "schedule", "owner")
+_AT_THE_TOP = (*_SHARED, "add_new_projects", "project")
+_OF_A_PROJECT = ("name", "start", *_SHARED)
+# What Dagster takes for an owner.
+_OWNER = re.compile(r"[^@\s:]+@[^@\s]+\.[^@\s]+|team:[A-Za-z0-9_.-]+")
+_SCHEDULE = re.compile(r"([01]\d|2[0-3]):[0-5]\d|off")
+_HEADER = """\
+# The LangSmith projects that LSE archives; `lse projects add NAME --start DAY` adds one.
+# name: as LangSmith shows it. start: first day (UTC). retention_days: how long LangSmith keeps the project's runs.
+# Also, for a project or before the first one for all: schedule = "02:00" (UTC, or "off"), owner = "team@example.com".
+# And before the first one: add_new_projects = true, so that projects new in LangSmith are added by themselves.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectConfig:
+    """One archived project.
+
+    Attributes:
+        name: The LangSmith name.
+        start: First UTC day of the archive.
+        retention_days: How long LangSmith keeps its runs; past that a day cannot be proven any more.
+        schedule: When yesterday is archived, HH:MM in UTC; `off`: only when asked for.
+        owner: Whom to ask, an e-mail address or `team:name`; shown in the UI.
+    """
+
+    name: str
+    start: date
+    retention_days: int = DEFAULT_RETENTION_DAYS
+    schedule: str = DEFAULT_SCHEDULE
+    owner: str | None = None
+
+
+def read_projects(path: Path) -> list[ProjectConfig]:
+    """The projects of the file; none if there is no file.
+
+    Raises:
+        SettingsError: The file is malformed.
+    """
+    document = _document(path)
+    _refuse_unknown(path, document, _AT_THE_TOP, "before the first [[project]]")
+    defaults = {key: value for key in _SHARED if (value := document.get(key)) is not None}
+    entries = document.get("project", [])
+    if not isinstance(entries, list):
+        raise _malformed(path, "projects are written as [[project]]")
+    projects = [_read(path, defaults | entry if isinstance(entry, dict) else entry) for entry in entries]
+    names = [project.name for project in projects]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise _malformed(path, f"'{min(twice)}' is listed twice")
+    return projects
+
+
+def lists_none(path: Path) -> str:
+    """Why `read_projects` found none: for an error's text."""
+    return f"{path} lists none" if path.exists() else f"there is no file {path}"
+
+
+def adds_new_projects(path: Path) -> bool:
+    """Whether projects that are new in LangSmith are to be added by themselves (`add_new_projects`).
+
+    Raises:
+        SettingsError: The file is malformed.
+    """
+    value = _document(path).get("add_new_projects", False)
+    if not isinstance(value, bool):
+        raise _malformed(path, "add_new_projects is neither true nor false")
+    return value
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise _malformed(path, str(error)) from error
+    except OSError as error:
+        raise _malformed(path, error.strerror or str(error)) from error
+
+
+def _read(path: Path, entry: object) -> ProjectConfig:
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"].strip():
+        raise _malformed(path, "a project has no name")
+    name, start = entry["name"], entry.get("start")
+    _refuse_unknown(path, entry, _OF_A_PROJECT, f"of '{name}'")
+    try:
+        day = start if type(start) is date else parse_day(str(start))
+    except UsageError:
+        raise _malformed(path, f"the start of '{name}' is not a day (YYYY-MM-DD)") from None
+    retention = entry.get("retention_days", DEFAULT_RETENTION_DAYS)
+    if type(retention) is not int or retention < 1:
+        raise _malformed(path, f"retention_days of '{name}' is not a number of days")
+    schedule, owner = entry.get("schedule", DEFAULT_SCHEDULE), entry.get("owner")
+    if not isinstance(schedule, str) or not _SCHEDULE.fullmatch(schedule):
+        raise _malformed(path, f'schedule of \'{name}\' is neither a time ("02:00") nor "off"')
+    if owner is not None and (not isinstance(owner, str) or not _OWNER.fullmatch(owner)):
+        raise _malformed(path, f"owner of '{name}' is neither an e-mail address nor team:name")
+    return ProjectConfig(name, day, retention, schedule, owner)
+
+
+def add_project(path: Path, project: ProjectConfig) -> None:
+    """Adds a project at the end of the file; what stands there stays as it is.
+
+    Raises:
+        UsageError: It is listed already, or has no name.
+        SettingsError: The file is malformed, or cannot be written.
+    """
+    if not project.name.strip():
+        raise UsageError("a project needs a name")
+    if any(known.name == project.name for known in read_projects(path)):
+        raise UsageError(f"'{project.name}' is in {path} already", todo="Change it there")
+    text = path.read_text(encoding="utf-8") if path.exists() else _HEADER
+    # A JSON string is a TOML basic string, once DEL is escaped (TOML 1.0, Strings).
+    name = json.dumps(project.name, ensure_ascii=False).replace("\x7f", "\\u007f")
+    text += f"\n[[project]]\nname = {name}\nstart = {project.start}\n"
+    if project.retention_days != DEFAULT_RETENTION_DAYS:
+        text += f"retention_days = {project.retention_days}\n"
+    try:
+        with publish_file(path) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise SettingsError(
+            f"{path} cannot be written", why=error.strerror or str(error), todo="Change its rights, or edit it by hand"
+        ) from error
+
+
+def _refuse_unknown(path: Path, table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    """A name that nobody reads is a setting that somebody believes in."""
+    if unknown := [key for key in table if key not in known]:
+        raise _malformed(path, f"'{unknown[0]}' {where} is no setting; there are {', '.join(known)}")
+
+
+def _malformed(path: Path, why: str) -> SettingsError:
+    return SettingsError(f"{path} cannot be read", why=why, todo="Mend it, or add projects with: lse projects add")

@@ -1,0 +1,290 @@
+"""A day fetched from a local LangSmith, in both dialects: every run of the day, byte for byte, and none besides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+
+import httpx
+import pytest
+from langsmith_fixtures import DAY, END, PROJECT, START, Cloud, local_cloud, photograph, published
+
+from lse_archive.days import format_time
+from lse_archive.errors import AccessError, SettingsError, SourceError
+from lse_archive.fetch.day import FetchOptions, fetch_day
+from lse_demo.faults import Fault
+from lse_demo.langsmith.runs import V2_FIELDS
+from lse_resources.langsmith.client import LangSmith
+
+DIALECTS = ("v2", "v1")
+
+
+@pytest.fixture
+def cloud() -> Iterator[Cloud]:
+    with local_cloud() as cloud:
+        yield cloud
+
+
+# ---- the whole day ---------------------------------------------------------------------------------------------------
+
+
+def test_v2_runs_are_kept_byte_for_byte(cloud):
+    cloud.generate(500)
+    result = cloud.fetch(page_size=100)
+    assert cloud.published() == cloud.served()
+    assert (result.outcome, result.runs, result.added, result.proof, result.api) == ("created", 500, 500, "equal", "v2")
+    assert result.langsmith_count == cloud.summary().langsmith_count == 500
+    assert cloud.summary().api == "v2"
+    assert cloud.summary().runs == 500
+    assert not cloud.paths.staging.exists()
+
+
+def test_v1_runs_are_kept_as_they_were_sent(cloud):
+    cloud.speak("v1")
+    cloud.generate(250)
+    run_id = cloud.put(START + 5)
+    raw = b'{ "id": "%s", "start_time":"2026-01-02T00:00:00.000005", "inputs": {"a":[1.50]} }' % run_id.encode()
+    cloud.rewrite(run_id, raw)
+    result = cloud.fetch()
+    files = cloud.published()
+    assert files[run_id] == raw
+    assert set(files) == set(cloud.served())
+    assert (result.api, cloud.summary().api, result.proof) == ("v1", "v1", "equal")
+    assert all(
+        json.loads(files[found])["inputs"] == json.loads(sent)["inputs"]
+        for found, sent in cloud.served().items()
+        if found != run_id
+    )
+    assert all(entry.facts["end_time"] is None for entry in cloud.queries())
+    assert len(cloud.queries()) == 3
+
+
+def test_no_secret_link_is_asked_for(cloud):
+    cloud.put()
+    cloud.fetch()
+    asked = {name for entry in cloud.queries() for name in entry.facts["selects"]}
+    assert asked >= set(V2_FIELDS)
+    assert not asked & {"share_url", "attachments"}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("inclusive", [False, True])
+def test_a_day_ends_with_its_last_microsecond(cloud, dialect, inclusive):
+    cloud.speak(dialect)
+    cloud.server.behaviour.max_start_inclusive = inclusive
+    ours = {cloud.put(START), cloud.put(START + 1), cloud.put(END - 1), cloud.put(START + 43_200_000_000)}
+    theirs = {cloud.put(START - 1), cloud.put(END)}
+    cloud.put(START, project="other")
+    assert cloud.fetch().runs == 4
+    assert set(cloud.published()) == ours
+    for day in (DAY - timedelta(days=1), DAY + timedelta(days=1)):
+        assert cloud.fetch(day=day).runs == 1
+        theirs -= set(published(replace(cloud.paths, day=day)))
+    assert not theirs
+
+
+@pytest.mark.parametrize("runs", [30, 31, 40])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_many_runs_on_one_microsecond(cloud, dialect, runs):
+    cloud.speak(dialect)
+    moment = START + 1_000_000
+    ids = {cloud.put(moment) for _ in range(runs)} | {cloud.put(moment - 1), cloud.put(moment + 1)}
+    assert cloud.fetch(page_size=10).proof == "equal"
+    assert set(cloud.published()) == ids
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_day_without_runs_is_a_day(cloud, dialect):
+    cloud.speak(dialect)
+    result = cloud.fetch()
+    assert (result.outcome, result.runs, result.proof) == ("created", 0, "equal")
+    assert cloud.fetch().outcome == "unchanged"
+
+
+def test_runs_of_every_kind(cloud):
+    root = cloud.put(START + 1, is_root=True, end_time=format_time(END + 5), status="ERROR", error="boom")
+    cloud.put(START + 2, trace_id=root, parent_run_ids=[root], status="PENDING")
+    early = "0190f0a0-0000-7000-8000-00000000000a"
+    dotted = f"20260101T235959000000Z{early}"
+    child = cloud.put(START + 3, trace_id=early, parent_run_ids=[early], dotted_order=dotted, end_time=format_time(END))
+    big = cloud.put(START + 4, outputs={"text": "ü" * 2_500_000})
+    result = cloud.fetch()
+    assert (result.runs, result.traces, result.pending) == (4, 3, 2)
+    assert len(cloud.published()[big]) > 5_000_000
+    found = cloud.summary()
+    assert (found.errors, found.continued_from_previous_day) == (1, [early])
+    assert found.continued_into_next_day == sorted([root, early])
+    assert child in cloud.published()
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    "odd",
+    [
+        rb'"\u0000"',
+        rb'"\ud800 lone"',
+        b"NaN",
+        b"1e999",
+        b"123456789012345678901234567890",
+        b"0.1000000000000000000001",
+        b'"\xff\xfe"',
+        b"[" * 1500 + b"]" * 1500,
+        b'{"a":1,"a":2}',
+        '"../../🎉/\\" quotes"'.encode(),
+    ],
+)
+def test_odd_json_costs_neither_itself_nor_its_page(cloud, dialect, odd):
+    cloud.speak(dialect)
+    run_id = cloud.put(START + 7)
+    spoiled = b'{"id":"%s", "start_time": "%s" ,"name":"../x","inputs":%s}'
+    spoiled %= (run_id.encode(), format_time(START + 7).encode(), odd)
+    cloud.rewrite(run_id, spoiled)
+    others = {cloud.put(START + number) for number in range(5)}
+    assert cloud.fetch().proof == "equal"
+    assert cloud.published()[run_id] == spoiled
+    assert set(cloud.published()) == others | {run_id}
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", 'say "hi"', "été 🎉", "x" * 300, "per%2Fcent", " spaces "])
+def test_any_project_name(cloud, name):
+    run_id = cloud.put(project=name)
+    client = LangSmith(cloud.settings)
+    paths = replace(cloud.paths, project=name)
+    source = client.source(name)
+    assert fetch_day(paths, source, FetchOptions(retention_days=None)).runs == 1
+    assert set(published(paths)) == {run_id}
+    assert paths.folder.resolve().is_relative_to(cloud.paths.data_dir.resolve())
+    source.close()
+    client.close()
+
+
+def test_runs_that_belong_elsewhere_are_named_and_put_aside(cloud):
+    ours = cloud.put(START + 1)
+    lost = cloud.put(START + 2, project_id="0190f0a0-0000-7000-8000-00000000000b")
+    other_day = cloud.put(START + 3)
+    cloud.rewrite(other_day, b'{"id":"%s","start_time":"2026-01-03T00:00:00Z"}' % other_day.encode())
+    result = cloud.fetch()
+    assert set(cloud.published()) == {ours}
+    assert result.put_aside == sorted([lost, other_day])
+    assert result.proof == "fewer"
+
+
+# ---- dialects --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_a_deployment_that_claims_v2_and_does_not_have_it(cloud, status):
+    cloud.server.behaviour.v2_status = status
+    cloud.generate(20)
+    assert cloud.fetch().api == "v1"
+    assert set(cloud.published()) == set(cloud.served())
+
+
+def test_a_deployment_that_claims_to_be_old_and_has_lost_v1(cloud):
+    cloud.server.behaviour.version, cloud.server.behaviour.flags = "0.15.0", {}
+    cloud.server.behaviour.v1_status = 404
+    cloud.generate(20)
+    assert cloud.fetch().api == "v2"
+    assert cloud.published() == cloud.served()
+
+
+def test_the_endpoint_may_be_given_with_its_version(cloud):
+    cloud.generate(20)
+    for suffix in ("/api/v1", "/api/v1/", "/"):
+        cloud.settings = replace(cloud.settings, endpoint=cloud.server.url + suffix)
+        assert cloud.fetch().runs == 20
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("suffix", ["", "/api/v1"])
+def test_offloaded_payloads_are_put_in_their_place_without_the_key(cloud, relative, suffix):
+    cloud.speak("v1")
+    behaviour = cloud.server.behaviour
+    behaviour.offload_bytes, behaviour.relative_links = 1000, relative
+    cloud.settings = replace(cloud.settings, endpoint=cloud.server.url + suffix)
+    large = cloud.put(START + 1, inputs={"q": "x" * 2000}, outputs={"odd": [1.50, "ü"] * 300})
+    small = cloud.put(START + 2, inputs={"q": 1})
+    quoting = cloud.put(START + 3)
+    raw = (
+        b'{"id": "%s", "start_time": "2026-01-02T00:00:00.000003" ,"inputs":{"presigned_url":"x"}, "inputs_s3_urls":{}}'
+    )
+    cloud.rewrite(quoting, raw % quoting.encode())
+    assert cloud.fetch().proof == "equal"
+    assert cloud.published()[quoting] == raw % quoting.encode()
+    files = {run_id: json.loads(content) for run_id, content in cloud.published().items()}
+    assert files[large]["inputs"] == {"q": "x" * 2000}
+    assert files[large]["outputs"] == {"odd": [1.50, "ü"] * 300}
+    assert files[small]["inputs"] == {"q": 1}
+    assert not any(b"signature" in content for content in cloud.published().values())
+    before = photograph(cloud.paths.folder)
+    assert cloud.fetch().unchanged == 3
+    assert photograph(cloud.paths.folder) == before
+
+
+def test_an_expired_link_is_asked_for_again(cloud):
+    cloud.speak("v1")
+    behaviour = cloud.server.behaviour
+    behaviour.offload_bytes, behaviour.link_seconds = 1000, -10.0
+    cloud.put(inputs={"q": "x" * 2000})
+    cloud.settings = replace(cloud.settings, patience=0.0)
+    with pytest.raises(SourceError, match="offloaded payload") as failure:
+        cloud.fetch()
+    assert "signature" not in str(failure.value)
+    assert not cloud.paths.folder.exists()
+    behaviour.link_seconds = 300.0
+    assert cloud.fetch().runs == 1
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_key_is_explained_at_once_and_never_shown(cloud):
+    cloud.settings = replace(cloud.settings, api_key="lsv2_secret", patience=300.0)
+    with pytest.raises(AccessError, match="LANGSMITH_API_KEY") as failure:
+        cloud.fetch()
+    assert "lsv2_secret" not in f"{failure.value} {failure.value!r} {cloud.settings!r}"
+
+
+def test_a_server_that_repeats_the_key_does_not_betray_it(cloud):
+    cloud.server.faults.add(Fault("status", status=400, body=b'{"detail":"bad key lsv2_pt_demo"}'))
+    with pytest.raises(SourceError) as failure:
+        cloud.fetch()
+    assert "lsv2_pt_demo" not in str(failure.value)
+    assert "bad key" in str(failure.value)
+
+
+@pytest.mark.parametrize("key", ["", "with space", "line\n", "ümlaut"])
+def test_a_key_that_cannot_be_one_is_refused(cloud, key):
+    with pytest.raises(SettingsError, match="LANGSMITH_API_KEY") as failure:
+        LangSmith(replace(cloud.settings, api_key=key))
+    assert not key or key not in str(failure.value)
+
+
+def test_a_key_of_an_organisation_needs_a_workspace(cloud):
+    cloud.server.behaviour.org_scoped = True
+    cloud.put()
+    with pytest.raises(AccessError, match="LANGSMITH_WORKSPACE_ID"):
+        cloud.fetch()
+    cloud.settings = replace(cloud.settings, workspace_id=cloud.store.tenant_id)
+    assert cloud.fetch().runs == 1
+
+
+def test_an_unknown_project_is_named(cloud):
+    client = LangSmith(cloud.settings)
+    with pytest.raises(AccessError, match="has no project 'nothing'"):
+        client.source("nothing")
+    cloud.store.add_project("experiment", reference_dataset_id="0190f0a0-0000-7000-8000-000000000000")
+    for number in range(120):
+        cloud.store.add_project(f"p{number}")
+    assert {project.name for project in client.projects()} == {PROJECT, *(f"p{number}" for number in range(120))}
+    client.close()
+
+
+def test_a_server_that_is_not_there(cloud):
+    with httpx.Client() as http:
+        assert http.get(f"{cloud.server.url}/info").status_code == 200
+    cloud.settings = replace(cloud.settings, endpoint="http://127.0.0.1:1", patience=0.0)
+    with pytest.raises(SourceError, match="Connect"):
+        cloud.fetch()

@@ -1,0 +1,182 @@
+"""What a second fetch does to a day that is there: nothing is lost, and nothing new writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from langsmith_fixtures import PROJECT, START, Cloud, local_cloud, photograph
+
+from lse_archive.days import format_time
+from lse_archive.errors import AccessError, CorruptArchiveError
+from lse_archive.folder.state import read_state
+
+DIALECTS = ("v2", "v1")
+
+
+@pytest.fixture
+def cloud() -> Iterator[Cloud]:
+    with local_cloud() as cloud:
+        yield cloud
+
+
+def test_nothing_new_writes_nothing(cloud):
+    cloud.generate(50)
+    cloud.fetch()
+    before = photograph(cloud.paths.folder)
+    result = cloud.fetch(page_size=7)
+    assert (result.outcome, result.unchanged, result.added) == ("unchanged", 50, 0)
+    assert photograph(cloud.paths.folder) == before
+    assert read_state(cloud.paths).looked_at is not None
+
+
+def spoil_fewer(cloud: Cloud) -> None:
+    cloud.store.delete(list(cloud.served())[:20])
+
+
+def spoil_none(cloud: Cloud) -> None:
+    cloud.store.delete(cloud.served())
+
+
+def spoil_key(cloud: Cloud) -> None:
+    cloud.server.behaviour.api_keys = frozenset({"another"})
+
+
+def spoil_name(cloud: Cloud) -> None:
+    cloud.store.rename_project(PROJECT, "renamed")
+
+
+def spoil_project(cloud: Cloud) -> None:
+    cloud.store.delete_project(PROJECT)
+
+
+@pytest.mark.parametrize("spoil", [spoil_fewer, spoil_none, spoil_key, spoil_name, spoil_project])
+def test_what_langsmith_loses_is_not_lost_here(cloud, spoil):
+    cloud.generate(50)
+    cloud.fetch()
+    before = photograph(cloud.paths.folder)
+    spoil(cloud)
+    if spoil in (spoil_fewer, spoil_none):
+        result = cloud.fetch()
+        assert (result.outcome, result.runs, result.no_longer_served) == ("unchanged", 50, 50 - len(cloud.served()))
+        assert len(read_state(cloud.paths).no_longer_served) == result.no_longer_served
+    else:
+        with pytest.raises(AccessError):
+            cloud.fetch()
+    assert photograph(cloud.paths.folder) == before
+
+
+def test_the_union_is_published(cloud):
+    cloud.generate(30)
+    cloud.fetch()
+    first = cloud.served()
+    gone, changed = sorted(first)[:2]
+    cloud.store.delete([gone])
+    cloud.store.change(changed, total_tokens=999_999)
+    added = cloud.put(START + 77)
+    result = cloud.fetch(page_size=7)
+    assert (result.outcome, result.runs) == ("updated", 31)
+    assert (result.added, result.changed, result.unchanged, result.no_longer_served) == (1, 1, 28, 1)
+    assert cloud.published() == first | cloud.served()
+    assert added in cloud.published()
+    assert read_state(cloud.paths).no_longer_served == [gone]
+    # It comes back: nothing changes but the mark.
+    before = photograph(cloud.paths.folder)
+    cloud.store.put_raw(PROJECT, first[gone])
+    assert cloud.fetch().no_longer_served == 0
+    assert photograph(cloud.paths.folder) == before
+
+
+def test_runs_are_given_up_only_when_told_to(cloud):
+    cloud.generate(30)
+    cloud.fetch()
+    cloud.store.delete(list(cloud.served())[:10])
+    assert cloud.fetch().runs == 30
+    result = cloud.fetch(allow_shrink=True)
+    assert (result.outcome, result.runs, result.no_longer_served) == ("updated", 20, 0)
+    assert cloud.published() == cloud.served()
+
+
+def test_another_order_of_keys_or_signed_links_are_no_change(cloud):
+    run_id = cloud.put(START + 1, inputs={"a": 1.0, "b": [1]}, share_url="https://x/1")
+    cloud.fetch()
+    before = photograph(cloud.paths.folder)
+    for same in (b'{"share_url":"https://x/2","inputs":{"b":[1],"a":1.0},', b'{"inputs": {"a":1.0, "b":[1]},'):
+        rest = b'"run_type":"CHAIN","status":"SUCCESS","start_time":"%s","id":"%s"}'
+        cloud.store.put_raw(PROJECT, same + rest % (format_time(START + 1).encode(), run_id.encode()))
+        assert cloud.fetch().unchanged == 1
+    assert photograph(cloud.paths.folder) == before
+    other = b'{"inputs":{"b":[1],"a":1.00},' + rest % (format_time(START + 1).encode(), run_id.encode())
+    cloud.store.put_raw(PROJECT, other)
+    assert cloud.fetch().changed == 1
+
+
+def test_folders_of_older_tools_are_taken_over(cloud):
+    runs = {cloud.put(START + number): START + number for number in range(4)}
+    same, wrapped, changed, fresh = runs
+    served = cloud.served()
+    folder = cloud.paths.folder
+    folder.mkdir(parents=True)
+    (folder / "direct.json").write_bytes(served[same])
+    (folder / "wrapped.json").write_bytes(b'{"trace": ' + served[wrapped] + b', "exported": true}')
+    (folder / "changed.json").write_bytes(served[changed].replace(b"SUCCESS", b"PENDING"))
+    (folder / "old.json").write_bytes(b'{"id":"%s","start_time":"2026-01-02T05:00:00Z"}' % (b"0" * 31 + b"1"))
+    (folder / "broken.json").write_bytes(b"{")
+    (folder / "notes.txt").write_bytes(b"by hand")
+    result = cloud.fetch()
+    assert (result.added, result.changed, result.unchanged, result.no_longer_served) == (1, 1, 2, 1)
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"direct.json", "wrapped.json", "old.json", "broken.json", "notes.txt"}
+    assert "changed.json" not in names
+    assert cloud.summary().unfit_files == ["broken.json", "notes.txt"]
+    assert any(name.startswith(fresh) for name in names)
+    before = photograph(folder)
+    assert cloud.fetch().outcome == "unchanged"
+    assert photograph(folder) == before
+
+
+def damage_text(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"SUCCESS", b"PENDING"))
+
+
+def damage_id(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'"id":"0', b'"id":"1'))
+
+
+def damage_json(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+@pytest.mark.parametrize("damage", [damage_text, damage_id, damage_json, Path.unlink])
+def test_a_damaged_file_is_repaired_while_langsmith_serves_its_run(cloud, damage):
+    for number in range(4):
+        cloud.put(START + number, name="x" * 50)
+    cloud.fetch()
+    before = cloud.published()
+    damage(next(cloud.paths.folder.glob("0*.json")))
+    assert cloud.fetch().outcome == "updated"
+    assert cloud.published() == before
+
+
+@pytest.mark.parametrize("damage", [damage_text, damage_id, damage_json, Path.unlink])
+def test_a_damaged_file_whose_run_is_gone_stops_the_fetch(cloud, damage):
+    for number in range(4):
+        cloud.put(START + number, name="x" * 50)
+    cloud.fetch()
+    victim = next(cloud.paths.folder.glob("0*.json"))
+    cloud.store.delete([victim.name.partition("_")[0]])
+    damage(victim)
+    before = photograph(cloud.paths.folder)
+    with pytest.raises(CorruptArchiveError, match="damaged or gone"):
+        cloud.fetch()
+    assert photograph(cloud.paths.folder) == before
+    assert cloud.fetch(allow_shrink=True).runs == 3
+
+
+def test_a_damaged_summary_is_made_anew(cloud):
+    cloud.generate(5)
+    cloud.fetch()
+    (cloud.paths.folder / "_summary.json").write_bytes(b"{")
+    assert cloud.fetch().outcome == "updated"
+    assert cloud.published() == cloud.served()

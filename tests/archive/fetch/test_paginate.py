@@ -1,0 +1,249 @@
+"""The walk: every run of the window reaches the sink, whatever the source does to its pages."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lse_archive.days import Window
+from lse_archive.errors import SourceError
+from lse_archive.fetch.paginate import PageReport, walk
+from lse_archive.fetch.source import LostCursorError, Page
+
+Run = tuple[int, int]  # start and number
+
+
+class Source:
+    """Serves runs newest first in pages; `spoil` may change an answer, or raise in its place."""
+
+    dialect, project_id, requests, throttled = "v2", "", 0, 0
+
+    def __init__(
+        self, runs: list[Run], page_size: int, spoil: Callable[[Page, str | None], Page] | None = None
+    ) -> None:
+        self.runs = sorted(runs, reverse=True)
+        self.page_size = page_size
+        self.spoil = spoil or (lambda page, cursor: page)
+        self.workers = 1
+        self.asked: list[tuple[Window, str | None]] = []
+
+    def page(
+        self,
+        window: Window,
+        cursor: str | None,
+        *,
+        ids_only: bool = False,
+        vary: int = 0,
+        stop: threading.Event | None = None,
+    ) -> Page:
+        self.asked.append((window, cursor))
+        begin = int(cursor) if cursor else 0
+        found = [run for run in self.runs if run[0] in window]
+        size = self.page_size + vary
+        end = begin + size
+        page = [b"%d %d" % run for run in found[begin:end]]
+        more = str(end) if end < len(found) else None
+        return self.spoil(Page(page, more, full=len(page) == size), cursor)
+
+    def runs_by_id(self, ids: list[str], window: Window) -> list[bytes]:
+        raise NotImplementedError
+
+    def count(self, window: Window, *, roots_only: bool = False) -> int:
+        raise NotImplementedError
+
+    def parallelism(self) -> int:
+        return self.workers
+
+
+class Sink:
+    def __init__(self, served: list[Run] | None = None) -> None:
+        self.served = served
+        self.runs: set[Run] = set()
+        self.covered: list[Window] = []
+        self._lock = threading.Lock()
+
+    def add(self, runs: list[bytes]) -> PageReport:
+        parsed = [(int(run.split()[0]), int(run.split()[1])) for run in runs]
+        starts = [start for start, _ in parsed]
+        with self._lock:
+            new = set(parsed) - self.runs
+            self.runs |= new
+        newest = max((start for start, _ in new), default=None)
+        return PageReport(len(new), newest, min(starts, default=None), starts == sorted(starts, reverse=True))
+
+    def cover(self, window: Window) -> None:
+        with self._lock:
+            self.covered.append(window)
+        wanted = {run for run in self.served or () if run[0] in window}
+        assert wanted <= self.runs, "a window was called complete that is not"
+
+
+def walked(source: Source, window: Window) -> Sink:
+    sink = Sink(source.runs)
+    walk(source, sink, [window])
+    assert sink.runs == {run for run in source.runs if run[0] in window}
+    gaps = [moment for moment in range(window.start, window.end) if not any(moment in w for w in sink.covered)]
+    assert not gaps
+    return sink
+
+
+RUNS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 10_000)), unique=True, max_size=120)
+WINDOW = Window(0, 50)
+
+
+@settings(deadline=None)
+@given(RUNS, st.integers(3, 12), st.integers(1, 8))
+def test_every_run_of_the_window_is_brought(runs, page_size, workers):
+    source = Source(runs, page_size)
+    source.workers = workers
+    walked(source, WINDOW)
+
+
+@settings(deadline=None)
+@given(RUNS, st.integers(3, 12))
+def test_pages_that_are_not_sorted_are_walked_to_the_end(runs, page_size):
+    source = Source(runs, page_size)
+    random.Random(len(runs)).shuffle(source.runs)
+    source.workers = 4
+    sink = Sink()
+    walk(source, sink, [WINDOW])
+    assert sink.runs == {run for run in runs if run[0] in WINDOW}
+
+
+def spread(runs: int, over: int = 50) -> list[Run]:
+    return [(number * over // runs, number) for number in range(runs)]
+
+
+def times(count: int, change: Callable[[Page, str | None], Page]) -> Callable[[Page, str | None], Page]:
+    left = [count]
+
+    def spoil(page: Page, cursor: str | None) -> Page:
+        if cursor is None or not left[0]:
+            return page
+        left[0] -= 1
+        return change(page, cursor)
+
+    return spoil
+
+
+def lose(page: Page, cursor: str | None) -> Page:
+    raise LostCursorError
+
+
+def forget(page: Page, cursor: str | None) -> Page:
+    return Page(page.runs, None, page.full)
+
+
+def repeat(page: Page, cursor: str | None) -> Page:
+    return Page(page.runs, cursor, page.full)
+
+
+def blank(page: Page, cursor: str | None) -> Page:
+    return Page([], f"{cursor}", full=False)
+
+
+@pytest.mark.parametrize("fault", [lose, forget, repeat, blank])
+@pytest.mark.parametrize("count", [1, 2, 100])
+def test_faults_of_cursors_cost_no_run(fault, count):
+    # Every page reaches further back than the one before, so that even cursors that never work are overcome.
+    walked(Source(spread(100), 7, times(count, fault)), WINDOW)
+
+
+def test_a_full_page_without_a_cursor_is_not_the_end():
+    source = Source(spread(40), 10, lambda page, cursor: Page(page.runs, None, page.full))
+    walked(source, WINDOW)
+
+
+def test_many_runs_on_one_microsecond_are_walked_by_the_cursor():
+    walked(Source([(7, number) for number in range(100)] + [(6, 1), (8, 1)], 10), WINDOW)
+
+
+def test_a_lost_cursor_within_one_microsecond_begins_it_again():
+    walked(Source([(7, number) for number in range(30)], 10, times(1, lose)), WINDOW)
+
+
+@pytest.mark.parametrize("fault", [lose, forget, repeat])
+def test_a_microsecond_that_cannot_be_passed_is_an_error(fault):
+    source = Source([(7, number) for number in range(300)], 10, times(1000, fault))
+    with pytest.raises(SourceError, match="does not get past"):
+        walk(source, Sink(source.runs), [WINDOW])
+
+
+def test_empty_pages_with_new_cursors_are_followed_but_not_for_ever():
+    asked = itertools.count(10_000)
+    late = Source(spread(5), 10, lambda page, cursor: Page([], f"{next(asked)}", full=False))
+    late.spoil = lambda page, cursor: (
+        page if len(late.asked) > 20 else Page([], f"0{'0' * len(late.asked)}", full=False)
+    )
+    walked(late, WINDOW)
+    never = Source(spread(5), 10, lambda page, cursor: Page([], f"{next(asked)}", full=False))
+    with pytest.raises(SourceError, match="does not get past"):
+        walk(never, Sink(), [WINDOW])
+
+
+def test_a_busy_hour_is_shared_by_the_workers():
+    # A tenth of the window holds nearly everything.
+    source = Source([(40_000 + number, number) for number in range(9_000)] + spread(1000, 40_000), 100)
+    source.workers = 4
+    together = threading.Barrier(4)
+
+    def meet(page: Page, cursor: str | None) -> Page:
+        # The test ends only if four pages are asked for at the same time.
+        if len(source.asked) > 4 and not together.broken and not met:
+            together.wait(timeout=30)
+            met.append(True)
+        return page
+
+    met: list[bool] = []
+    source.spoil = meet
+    walk(source, sink := Sink(), [Window(0, 100_000)])
+    assert len(sink.runs) == 10_000
+    assert met
+    assert len(source.asked) <= 100 + 30
+
+
+def test_one_worker_wastes_no_request_on_part_filled_pages():
+    source = Source(spread(995), 100)
+    walked(source, WINDOW)
+    assert len(source.asked) == 10
+
+
+def test_the_first_error_ends_the_walk_and_wakes_who_waits():
+    class Waiting(Source):
+        def page(
+            self,
+            window: Window,
+            cursor: str | None,
+            *,
+            ids_only: bool = False,
+            vary: int = 0,
+            stop: threading.Event | None = None,
+        ) -> Page:
+            if len(self.asked) < 3:
+                return super().page(window, cursor)
+            self.asked.append((window, cursor))
+            assert stop is not None
+            if len(self.asked) == 5:
+                raise SourceError("the cause")
+            stop.wait()
+            raise SourceError("stopped")
+
+    source = Waiting(spread(1000), 10)
+    source.workers = 2
+    with pytest.raises(SourceError, match="the cause"):
+        walk(source, Sink(), [WINDOW])
+
+
+def test_only_the_gaps_are_walked():
+    source = Source(spread(50), 10)
+    sink = Sink()
+    walk(source, sink, [Window(3, 5), Window(20, 30)])
+    assert sink.runs == {run for run in source.runs if run[0] in (3, 4, *range(20, 30))}
+    walk(source, sink, [])
+    assert all(window.start >= 3 for window, _ in source.asked)

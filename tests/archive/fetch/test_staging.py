@@ -1,0 +1,185 @@
+"""Staging: what an interrupted fetch left is taken up exactly as far as it can be trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sqlite3
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from day_fixtures import DAY, END, START, day_paths, run, run_id
+
+from lse_archive.days import Window, compact_time
+from lse_archive.errors import ArchiveConflictError, SourceError
+from lse_archive.fetch.staging import Staging
+from lse_archive.layout import DayPaths
+
+PROJECT_ID = "0190f0a0-0000-7000-8000-00000000000a"
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> DayPaths:
+    return day_paths(tmp_path)
+
+
+@contextlib.contextmanager
+def staging(paths: DayPaths, dialect: str = "v2", project_id: str = PROJECT_ID, now: float = 1e9) -> Generator[Staging]:
+    with contextlib.closing(Staging(paths)) as opened:
+        opened.resume(dialect=dialect, project_id=project_id, now=now)
+        yield opened
+
+
+def begin(paths: DayPaths) -> None:
+    """Three runs, and the later half of the day complete."""
+    with staging(paths) as first:
+        report = first.add([run(9), run(5), run(1)])
+        assert (report.new, report.newest, report.oldest, report.ordered) == (3, START + 9, START + 1, True)
+        first.cover(Window(START + 5, END))
+
+
+LEFT = [Window(START, START + 5)]
+ALL = [Window(START, END)]
+
+
+def test_a_fetch_goes_on_where_it_stopped(paths):
+    begin(paths)
+    with staging(paths) as second:
+        assert second.gaps() == LEFT
+        assert second.served_runs() == 3
+        assert second.add([run(5), run(1), run(0)]).new == 1
+        assert second.unknown([run_id(0), run_id(7)]) == [run_id(7)]
+        assert [facts.run_id for facts, _ in second.facts()] == [run_id(number) for number in (0, 1, 5, 9)]
+        names = [f"{run_id(number)}_{compact_time(START + number)}.json" for number in (0, 1, 5, 9)]
+        assert [name for name, _ in second.sums()] == names
+        assert dict(second.sums())[names[0]] == hashlib.sha256(run(0)).digest()
+
+
+def test_gaps_lie_between_what_is_covered(paths):
+    with staging(paths) as first:
+        for low, high in (
+            (START + 10, START + 20),
+            (START + 15, START + 30),
+            (START + 40, END),
+            (START + 12, START + 13),
+        ):
+            first.cover(Window(low, high))
+        assert first.gaps() == [Window(START, START + 10), Window(START + 30, START + 40)]
+        first.cover(Window(START, END))
+        assert first.gaps() == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dialect": "v1"},
+        {"project_id": "0190f0a0-0000-7000-8000-00000000000b"},
+        {"now": 1e9 + 25 * 3600},
+        {"now": 1e9 - 60},
+    ],
+)
+def test_what_cannot_be_trusted_is_asked_for_again_but_not_lost(paths, change):
+    begin(paths)
+    with staging(paths, **change) as second:
+        assert second.gaps() == ALL
+        assert second.served_runs() == 0
+        assert second.kept_ids() == [run_id(1), run_id(5), run_id(9)]
+        assert second.add([run(5)]).new == 1
+        assert second.kept_ids() == [run_id(1), run_id(9)]
+        with second.transaction():
+            second.forget_stale()
+        assert second.kept_ids() == []
+        assert len(list(second.runs_folder.iterdir())) == 1
+
+
+def test_the_age_is_that_of_the_beginning(paths):
+    begin(paths)
+    for hours in (10, 20):
+        with staging(paths, now=1e9 + hours * 3600) as again:
+            assert again.gaps() == LEFT
+    with staging(paths, now=1e9 + 25 * 3600) as late:
+        assert late.gaps() == ALL
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"x")])
+def test_a_file_that_is_not_as_it_was_written_is_asked_for_again(paths, damage):
+    begin(paths)
+    damage(next((paths.staging / "runs").iterdir()))
+    with staging(paths) as second:
+        assert second.gaps() == ALL
+        assert second.served_runs() == 2
+        assert len(list(second.runs_folder.iterdir())) == 2
+
+
+def test_a_page_that_was_cut_short_by_a_kill_leaves_nothing(paths):
+    begin(paths)
+    (paths.staging / "runs" / f"{run_id(3)}_{compact_time(START + 3)}.json").write_bytes(run(3))
+    with staging(paths) as second:
+        assert second.gaps() == LEFT
+        assert second.add([run(3)]).new == 1
+
+
+def test_a_damaged_journal_begins_again(paths):
+    begin(paths)
+    (paths.staging / "journal.sqlite").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    with staging(paths) as second:
+        assert second.gaps() == ALL
+        assert second.served_runs() == 0
+
+
+def test_a_transaction_that_fails_leaves_no_row(paths):
+    begin(paths)
+    with staging(paths) as second:
+        with pytest.raises(ArchiveConflictError), second.transaction():
+            _give_up(second)
+        assert second.served_runs() == 3
+
+
+def _give_up(staging: Staging) -> None:
+    staging.forget_stale()
+    staging._db.execute("DELETE FROM run")
+    raise ArchiveConflictError("given up")
+
+
+def test_only_runs_of_the_day_and_the_project_are_filed(paths):
+    theirs = "0190f0a0-0000-7000-8000-00000000000b"
+    with staging(paths) as first:
+        page = [run(4, END), run(3, project_id=PROJECT_ID), run(2, session_id=theirs), run(1), run(5, START - 1)]
+        assert first.add(page).new == 2
+        assert first.misplaced == {run_id(2), run_id(4), run_id(5)}
+        assert first.add([run(1), run(1)]).new == 0
+        with pytest.raises(SourceError, match="cannot be filed"):
+            first.add([run(7), b'{"id":"x"}'])
+        assert first.served_runs() == 2
+
+
+def test_pages_out_of_order_are_recognized(paths):
+    with staging(paths) as first:
+        assert not first.add([run(1), run(2)]).ordered
+        report = first.add([run(9), run(2)])
+        assert (report.ordered, report.newest, report.oldest) == (True, START + 9, START + 2)
+        empty = first.add([])
+        assert (empty.new, empty.newest, empty.oldest, empty.ordered) == (0, None, None, True)
+
+
+def test_discarding_leaves_nothing(paths):
+    begin(paths)
+    with staging(paths) as second:
+        second.discard()
+    assert not paths.staging.exists()
+
+
+def test_the_disks_fault_is_not_the_journals(paths, monkeypatch):
+    begin(paths)
+
+    def full(*_: object, **__: object) -> sqlite3.Connection:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sqlite3.connect", full)
+        with pytest.raises(sqlite3.OperationalError):
+            Staging(paths)
+    with staging(paths) as second:
+        assert second.gaps() == LEFT
+    assert paths.day == DAY

@@ -1,0 +1,97 @@
+"""The union of what LangSmith serves with what is published, over any history of a day."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from pathlib import Path
+
+from day_fixtures import START, day_paths, fill, run, run_id
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lse_archive.fetch.staging import Staging
+from lse_archive.fetch.union import unite
+from lse_archive.folder.contents import is_as_recorded, sealed_summary
+from lse_archive.folder.manifest import write_manifest
+from lse_archive.folder.publish import recover
+from lse_archive.layout import DayPaths
+from lse_archive.runs.documents import read_facts
+
+# Of each run that is served: the version of its content.
+SERVED = st.dictionaries(st.integers(0, 9), st.integers(0, 2), max_size=10)
+
+
+def document(number: int, version: int) -> bytes:
+    return run(number, START + number, version=version, share_url=f"https://x/{version}")
+
+
+def publish(paths: DayPaths, served: dict[int, int], *, allow_shrink: bool = False) -> tuple[int, int]:
+    """A fetch without the network, and without the flush to the disk that a property test cannot afford."""
+    with contextlib.closing(Staging(paths)) as staging:
+        staging.resume(dialect="v2", project_id="p")
+        staging.add([document(number, version) for number, version in sorted(served.items(), reverse=True)])
+        counts = (0, 0)
+        if paths.folder.exists():
+            with staging.transaction():
+                counts = unite(paths, staging, allow_shrink=allow_shrink)
+            shutil.rmtree(paths.folder)
+        write_manifest(staging.runs_folder, _summary(paths), staging.sums())
+        staging.runs_folder.rename(paths.folder)
+        staging.discard()
+    assert is_as_recorded(paths)
+    return counts
+
+
+def _summary(paths: DayPaths):
+    from lse_archive.folder.manifest import Tally
+
+    return Tally(paths.day).summary(paths.project, "hash")
+
+
+def content(paths: DayPaths) -> dict[str, bytes]:
+    return {
+        read_facts(path.read_bytes()).run_id: path.read_bytes()
+        for path in paths.folder.glob("*.json")
+        if not path.name.startswith("_")
+    }
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(SERVED, min_size=1, max_size=4))
+def test_the_union_never_shrinks_and_has_the_newest_state(history):
+    with tempfile.TemporaryDirectory() as directory:
+        paths = day_paths(Path(directory))
+        known: dict[int, int] = {}
+        for served in history:
+            changed, unchanged = publish(paths, served)
+            assert changed == sum(known.get(number, version) != version for number, version in served.items())
+            assert unchanged == sum(known.get(number) == version for number, version in served.items())
+            known |= served
+            assert content(paths) == {run_id(number): document(number, version) for number, version in known.items()}
+
+
+def test_a_folder_that_was_there_before_keeps_its_names(tmp_path):
+    paths = day_paths(tmp_path)
+    fill(paths.folder, document(1, 0), document(2, 0))
+    (paths.folder / "by-hand.json").write_bytes(b'{"trace":' + document(3, 0) + b"}")
+    sealed_summary(paths)
+    assert publish(paths, {1: 0, 3: 0}) == (0, 2)
+    assert (paths.folder / "by-hand.json").exists()
+    assert len(list(paths.folder.glob("0*.json"))) == 2
+    assert publish(paths, {3: 1}) == (1, 0)
+    assert not (paths.folder / "by-hand.json").exists()
+    assert publish(paths, {2: 1}, allow_shrink=True) == (1, 0)
+    assert content(paths) == {run_id(2): document(2, 1)}
+
+
+def test_what_an_abandoned_fetch_had_is_older_than_what_is_published(tmp_path):
+    paths = day_paths(tmp_path)
+    with contextlib.closing(Staging(paths)) as abandoned:
+        abandoned.resume(dialect="v2", project_id="p", now=0.0)
+        abandoned.add([document(2, 0), document(1, 0)])
+    fill(paths.folder, document(1, 1))
+    publish(paths, {})
+    assert content(paths) == {run_id(1): document(1, 1), run_id(2): document(2, 0)}
+    recover(paths)

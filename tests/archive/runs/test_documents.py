@@ -1,0 +1,172 @@
+"""Run documents and pages: read without changing or refusing a byte, however odd."""
+
+import json
+import time
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from lse_archive.runs.documents import NotARunError, check_json, cut_page, elements, members, read_facts, unwrap
+
+ID = "0190f0a0-0000-7000-8000-000000000001"
+TRACE = "0190f0a0-0000-7000-8000-000000000002"
+RUN = f'{{"id":"{ID}","start_time":"2026-01-02T10:00:00.000001Z"'.encode()
+
+# Any JSON that Python writes, lone surrogates, NaN and huge numbers included.
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+SPACES = st.sampled_from([(",", ":"), (", ", ": "), (" ,\n\t", " : ")])
+
+
+def same(one: object, other: object) -> bool:
+    return json.dumps(one) == json.dumps(other)  # NaN is not equal to itself
+
+
+@given(st.lists(JSON, max_size=5), SPACES, st.booleans(), st.sampled_from([None, "", "next"]))
+def test_a_page_is_cut_as_json_reads_it(items, spaces, ascii_only, cursor):
+    text = json.dumps({"items": items, "next_cursor": cursor}, separators=spaces, ensure_ascii=ascii_only)
+    cut, found = cut_page(text.encode("utf-8", "surrogatepass"))
+    assert found == (cursor or None)
+    assert [run.decode("utf-8", "surrogatepass") for run in cut] == [
+        json.dumps(item, separators=spaces, ensure_ascii=ascii_only) for item in items
+    ]
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=5), SPACES)
+def test_members_are_those_that_json_reads(value, spaces):
+    found = members(json.dumps(value, separators=spaces).encode())
+    assert same({key: json.loads(part) for key, part in found.items()}, value)
+
+
+@given(st.lists(JSON, max_size=5), SPACES)
+def test_elements_are_those_that_json_reads(value, spaces):
+    assert same([json.loads(part) for part in elements(json.dumps(value, separators=spaces).encode())], value)
+
+
+@given(st.lists(JSON, min_size=1, max_size=3), st.data())
+def test_a_page_that_ends_early_is_never_taken_for_a_whole_one(items, data):
+    body = json.dumps({"items": items, "next_cursor": "x"}).encode()
+    end = data.draw(st.integers(0, len(body) - 1))
+    with pytest.raises(NotARunError):
+        cut_page(body[:end])
+
+
+@given(st.binary(max_size=200))
+@example(b"[]")
+@example(b'{"items":null}')
+@example(b'{"items":{}}')
+@example(b'{"items":[{,}]}')
+@example(b'{"items":["\xed\xa0\x80]}')
+@example(b"<html>upstream error</html>")
+def test_what_is_no_page_is_refused(body):
+    with pytest.raises(NotARunError):
+        cut_page(body)
+
+
+def test_a_string_that_is_cut_off_is_refused_at_once():
+    began = time.process_time()
+    with pytest.raises(NotARunError):
+        cut_page(b'{"items":[{"id":"' + b"a" * 3_000_000)
+    with pytest.raises(NotARunError):
+        cut_page(b'{"items":[{"id":"' + b'\\"a' * 1_000_000)
+    assert time.process_time() - began < 20  # trying every way to split the string would take for ever
+
+
+def test_both_dialects_are_cut():
+    assert cut_page(b'{"items":[{"a":1}, {"b":2}],"next_cursor":"c"}') == ([b'{"a":1}', b'{"b":2}'], "c")
+    assert cut_page(b'{"runs":[{"a":1}],"cursors":{"next":"c","prev":null}}') == ([b'{"a":1}'], "c")
+    assert cut_page(b'{"runs":[],"cursors":{"next":null}}') == ([], None)
+    assert cut_page(b'{"items":[],"next_cursor":17}') == ([], None)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        rb'"\ud800 \udfff\ud800"',
+        rb'"\u0000"',
+        b"NaN",
+        b"-Infinity",
+        b"1e400",
+        b"-0.0",
+        b"9" * 5000,
+        b'"\xff\xfe"',
+        b'"tab\tand newline\n"',
+        b"[" * 2000 + b"]" * 2000,
+        b'{"a":1,"a":2}',
+    ],
+)
+def test_odd_documents_cost_neither_themselves_nor_their_page(odd):
+    run = RUN + b',"inputs":' + odd + b"}"
+    other = RUN + b',"inputs":{}}'
+    assert cut_page(b'{"items":[%s, %s],"next_cursor":"c"}' % (run, other)) == ([run, other], "c")
+    assert read_facts(run) == read_facts(other)
+    assert check_json(run) == run
+
+
+def test_the_facts_of_a_v2_run():
+    facts = read_facts(
+        RUN
+        + f',"trace_id":"{TRACE.upper()}","end_time":"2026-01-03T00:00:00Z","status":"ERROR","is_root":false,'.encode()
+        + f'"dotted_order":"20260101T235959999999Z{TRACE}.20260102T100000000001Z{ID}","total_tokens":12,'.encode()
+        + b'"total_cost":0.5,"project_id":"p"}'
+    )
+    assert (facts.run_id, facts.trace_id) == (ID, TRACE)
+    assert facts.end is not None
+    assert facts.trace_start is not None
+    assert facts.end - facts.start == 14 * 3600 * 1_000_000 - 1
+    assert facts.start - facts.trace_start == 10 * 3600 * 1_000_000 + 2
+    assert (facts.is_root, facts.failed, facts.tokens, facts.cost, facts.project_id) == (False, True, 12, 0.5, "p")
+
+
+def test_the_facts_of_a_v1_run():
+    facts = read_facts(
+        f'{{"id":"{ID}","start_time":"2026-01-02T10:00:00","parent_run_id":"{TRACE}","status":"success",'.encode()
+        + b'"total_cost":"0.25","error":null,"session_id":"p"}'
+    )
+    assert (facts.trace_id, facts.end, facts.is_root, facts.failed) == (ID, None, False, False)
+    assert (facts.cost, facts.project_id) == (0.25, "p")
+    assert read_facts(RUN + b',"error":"boom"}').failed
+
+
+@pytest.mark.parametrize("number", [b'"much"', b"NaN", b"1e999", b"{}", b"true"])
+def test_unusable_numbers_count_as_nothing(number):
+    facts = read_facts(RUN + b',"total_tokens":' + number + b',"total_cost":' + number + b"}")
+    assert (facts.tokens, facts.cost) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"id":"' + ID.encode() + b'"}',
+        RUN,
+        b'{"id":"../x","start_time":"2026-01-02T10:00:00Z"}',
+        b'{"id":"' + ID.encode() + b'","start_time":"soon"}',
+        b'{"id":7,"start_time":"2026-01-02T10:00:00Z"}',
+        b"\x00\x01",
+    ],
+)
+def test_what_is_no_run_is_refused(document):
+    with pytest.raises(NotARunError):
+        read_facts(document)
+
+
+def test_the_wrapper_of_older_tools_is_taken_off():
+    inner = RUN + b', "odd": "\\ud800" }'
+    assert unwrap(b'{"trace": ' + inner + b', "exported": 1}')[0] == inner
+    assert unwrap(inner)[0] == inner
+    assert unwrap(b"\xef\xbb\xbf" + RUN + b"}")[1].run_id == ID
+
+
+@given(JSON)
+def test_any_payload_leaves_the_facts_alone(payload):
+    document = RUN + b',"inputs":' + json.dumps(payload).encode() + b"}"
+    assert read_facts(document).run_id == ID
+    assert check_json(document) == document

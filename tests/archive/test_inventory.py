@@ -1,0 +1,221 @@
+"""Law 1: nothing takes a day's place that holds fewer runs of it, older states of them, or fewer other files."""
+
+from __future__ import annotations
+
+import zipfile
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from archive_fixtures import PROJECT, Archive
+from day_fixtures import DAY, day_paths, fill, run, run_id
+
+from lse_archive.errors import RefusedArchiveError, ShrinkError
+from lse_archive.folder.manifest import SUMMARY, SUMS
+from lse_archive.layout import DayPaths
+from lse_archive.names import project_folder
+from lse_archive.zips.day import zip_day
+from lse_archive.zips.inventory import Held, held_by_zip
+from lse_operations.upload import find_on_drive, upload_day
+from lse_resources.destinations.object_store import ObjectStore
+
+ENDED = "2026-01-02T00:00:05Z"
+
+
+@pytest.fixture(params=["drive", "s3"])
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Archive:
+    if request.param == "drive":
+        return request.getfixturevalue("drive_archive")
+    store: ObjectStore = request.getfixturevalue("store")
+    return Archive(tmp_path, store)
+
+
+def refill(paths: DayPaths, *runs: bytes) -> None:
+    """Makes these the day's run files, as if nothing had been there."""
+    if paths.folder.exists():
+        for path in paths.folder.iterdir():
+            path.unlink()
+    paths.zip.unlink(missing_ok=True)
+    fill(paths.folder, *runs)
+
+
+def put(archive: Archive, content: bytes) -> None:
+    """Puts a file of the name of the day's zip there, as another tool would."""
+    other = archive.directory / "other"
+    other.write_bytes(content)
+    folder = archive.destination.ensure_project_folder(project_folder(PROJECT))
+    archive.destination.upload(other, archive.paths().zip.name, folder, {})
+
+
+def zipped(directory: Path, files: dict[str, bytes]) -> bytearray:
+    """A zip without compression: the content of a file can be found in it."""
+    path = directory / "made.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return bytearray(path.read_bytes())
+
+
+def flip(content: bytearray, sought: bytes) -> bytes:
+    content[content.index(sought)] ^= 1
+    return bytes(content)
+
+
+# ---- a copy that cannot be read as a whole --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["a file", "its method", "its end"])
+def test_a_damaged_copy_is_not_replaced_by_fewer_runs(archive: Archive, tmp_path: Path, damage: str) -> None:
+    content = zipped(tmp_path, {f"{run_id(number)}.json": run(number) for number in range(1, 9)})
+    if damage == "a file":
+        spoiled = flip(content, b"start_time")
+    elif damage == "its method":
+        content[content.rindex(b"PK\x01\x02") + 10] = 9
+        spoiled = bytes(content)
+    else:
+        spoiled = bytes(content[:-30])
+    put(archive, spoiled)
+    paths = archive.write(runs=7)
+    zip_day(paths)
+    [before] = find_on_drive(archive.destination, paths)
+    with pytest.raises(ShrinkError, match=run_id(8)):
+        upload_day(archive.destination, paths)
+    assert find_on_drive(archive.destination, paths) == [before]
+    assert upload_day(archive.destination, paths, allow_shrink=True).action == "replaced"
+
+
+def test_a_damaged_copy_all_of_whose_runs_are_here_is_replaced(archive: Archive, tmp_path: Path) -> None:
+    put(archive, flip(zipped(tmp_path, {f"{run_id(n)}_20260102T0.json": run(n) for n in (1, 2)}), b"start_time"))
+    paths = archive.write(runs=2)
+    zip_day(paths)
+    assert upload_day(archive.destination, paths).action == "replaced"
+
+
+def test_what_tells_no_run_by_its_name_may_have_been_any(archive: Archive, tmp_path: Path) -> None:
+    content = zipped(tmp_path, {f"trace-{n}.json": run(n) for n in (1, 2)})
+    put(archive, flip(content.copy(), b"start_time"))
+    paths = archive.write(runs=2)
+    zip_day(paths)
+    with pytest.raises(ShrinkError, match=r"holds 1 files .*trace-1\.json, which cannot be read"):
+        upload_day(archive.destination, paths)
+    archive.destination.trash(find_on_drive(archive.destination, paths)[0])
+    put(archive, bytes(content[:-30]))
+    with pytest.raises(ShrinkError, match="the list of its files, which cannot be read"):
+        upload_day(archive.destination, paths)
+
+
+def test_other_files_of_a_copy_are_not_lost_either(archive: Archive) -> None:
+    paths = archive.write(runs=2)
+    (paths.folder / "notes.txt").write_text("mine")
+    zip_day(paths)
+    upload_day(archive.destination, paths)
+    refill(paths, run(1), run(2), run(3))
+    zip_day(paths)
+    with pytest.raises(ShrinkError, match=r"notes\.txt, which is no run"):
+        upload_day(archive.destination, paths)
+    (paths.folder / "notes.txt").write_text("mine, and more")
+    for name in (SUMMARY, SUMS):
+        (paths.folder / name).unlink()
+    zip_day(paths)
+    assert upload_day(archive.destination, paths).action == "replaced"
+
+
+def test_a_zip_of_another_day_or_project_is_not_uploaded(drive_archive: Archive) -> None:
+    paths = drive_archive.add()
+    for other in (drive_archive.paths(DAY + timedelta(days=1)), drive_archive.paths(project="other")):
+        other.zip.write_bytes(paths.zip.read_bytes())
+        with pytest.raises(RefusedArchiveError, match=f"it holds {PROJECT} {DAY}, not {other.project} {other.day}"):
+            upload_day(drive_archive.destination, other)
+        assert find_on_drive(drive_archive.destination, other) == []
+
+
+# ---- older states ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_has_ended_is_not_replaced_by_its_pending_state(archive: Archive) -> None:
+    paths = archive.paths()
+    refill(paths, run(1, end_time=ENDED), run(2))
+    zip_day(paths)
+    upload_day(archive.destination, paths)
+    refill(paths, run(1), run(2), run(3))
+    zip_day(paths)
+    with pytest.raises(ShrinkError, match=f"holds 1 runs .*{run_id(1)}, which has not ended there"):
+        upload_day(archive.destination, paths)
+
+
+@pytest.mark.parametrize("kept", ["folder", "zip"])
+def test_a_restore_brings_no_pending_state_back(drive_archive: Archive, kept: str) -> None:
+    archive, paths = drive_archive, drive_archive.paths()
+    refill(paths, run(1))
+    zip_day(paths)
+    upload_day(archive.destination, paths)
+    refill(paths, run(1, end_time=ENDED))
+    if kept == "zip":
+        zip_day(paths)
+        for path in paths.folder.iterdir():
+            path.unlink()
+        paths.folder.rmdir()
+    with pytest.raises(ShrinkError, match="which has not ended there"):
+        archive.restore()
+    assert archive.restore(allow_shrink=True).action in ("replaced", "restored")
+
+
+def test_a_zip_keeps_what_has_ended(tmp_path: Path) -> None:
+    paths = day_paths(tmp_path)
+    fill(paths.folder, run(1, end_time=ENDED))
+    zip_day(paths)
+    before = paths.zip.read_bytes()
+    fill(paths.folder, run(1))
+    for name in (SUMMARY, SUMS):
+        (paths.folder / name).unlink()
+    with pytest.raises(ShrinkError, match="which has not ended there"):
+        zip_day(paths)
+    assert paths.zip.read_bytes() == before
+    assert zip_day(paths, allow_shrink=True).written
+
+
+# ---- what only this disk has ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [(f"{run_id(6)}_20260102T0.json", run_id(6)), ("notes.txt", "notes.txt, which is no run")]
+)
+def test_a_restore_drops_no_file_that_only_the_folder_has(drive_archive: Archive, name: str, says: str) -> None:
+    paths = drive_archive.add(runs=5)
+    (paths.folder / name).write_bytes(run(6)[:-1])
+    with pytest.raises(ShrinkError, match=says):
+        drive_archive.restore()
+    assert (paths.folder / name).exists()
+    assert drive_archive.restore(allow_shrink=True).action == "replaced"
+
+
+def test_a_second_damaged_zip_does_not_replace_the_first(drive_archive: Archive) -> None:
+    paths = drive_archive.add()
+    for content in (b"one", b"two", b"three"):
+        drive_archive.lose() if content == b"one" else None
+        for path in list(paths.folder.iterdir()) if paths.folder.exists() else ():
+            path.unlink()
+        paths.zip.parent.mkdir(exist_ok=True)
+        paths.zip.write_bytes(content)
+        assert drive_archive.restore().action in ("restored", "replaced")
+    kept = sorted(paths.zip.parent.glob("*.damaged*"))
+    assert [path.read_bytes() for path in kept] == [b"one", b"two", b"three"]
+
+
+# ---- what a place holds ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_held_by_its_best_state(tmp_path: Path) -> None:
+    zipped(tmp_path, {"a.json": run(1, end_time=ENDED), "b.json": run(1), "c/d.json": run(2), ".DS_Store": b"x"})
+    held = held_by_zip(tmp_path / "made.zip")
+    assert (held.runs, held.others, held.damaged) == ({run_id(1): True, run_id(2): False}, {}, False)
+    assert held.lost_by(held) == {}
+    assert held.lost_by(Held()).keys() == {run_id(1), run_id(2)}
+
+
+def test_nothing_is_held_by_what_is_no_zip(tmp_path: Path) -> None:
+    for content in (b"", b"no zip", b"PK"):
+        (tmp_path / "x").write_bytes(content)
+        held = held_by_zip(tmp_path / "x")
+        assert held.damaged
+        assert held.lost_by(Held()) == {}

@@ -1,0 +1,46 @@
+"""A day of more files than a zip's first format counts (65,535): it is written and read as zip64."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lse_archive.zips.reader import digests
+from lse_archive.zips.writer import write_zip
+
+FILES = 65_600
+_LINKS = 60_000  # a file system gives a file so many names
+_ZIP64_END = b"PK\x06\x06"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder that is not kept for the next sessions to remove."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def test_a_day_of_many_files(folder: Path) -> None:
+    files = []
+    for number in range(FILES):
+        path = folder / f"{number:06}.json"
+        if number % _LINKS == 0:
+            path.write_bytes(b'{"from": %d}' % number)
+        else:  # a name alone: so many files would take minutes on some disks
+            os.link(files[number - number % _LINKS], path)
+        files.append(path)
+    target = folder / "day.zip"
+    with target.open("wb") as file:
+        written = list(write_zip(file, files[0].parent, [path.name for path in files]))
+    content = {first: hashlib.sha256(b'{"from": %d}' % first).digest() for first in (0, _LINKS)}
+    expected = [(path.name, content[number - number % _LINKS]) for number, path in enumerate(files)]
+    assert written == expected
+    assert _ZIP64_END in target.read_bytes()[-200:]
+    with zipfile.ZipFile(target) as archive:
+        assert list(digests(archive)) == expected

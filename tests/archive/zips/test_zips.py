@@ -1,0 +1,191 @@
+"""Day archives: the same bytes for the same files, proven by reading back, never fewer runs than before."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import subprocess
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+from day_fixtures import day_paths, fill, run, run_id
+
+from lse_archive.errors import ArchiveError, CorruptArchiveError, ShrinkError
+from lse_archive.folder.manifest import SUMS, content_hash, content_sums, read_sums
+from lse_archive.layout import DayPaths
+from lse_archive.zips.day import check_zip, file_sha256, zip_day, zip_summary, zip_sums
+from lse_archive.zips.reader import digests
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> DayPaths:
+    paths = day_paths(tmp_path)
+    fill(paths.folder, *(run(number, name="x" * number) for number in range(1, 40)))
+    return paths
+
+
+def rewrite(folder: Path) -> None:
+    """Gives the folder's files other times, modes and places in the directory."""
+    for number, path in enumerate(sorted(folder.iterdir(), reverse=True)):
+        content = path.read_bytes()
+        path.unlink()
+        path.write_bytes(content)
+        path.chmod(0o600)
+        os.utime(path, (number, number))
+
+
+def test_the_same_files_give_the_same_bytes(paths, tmp_path):
+    first = zip_day(paths)
+    rewrite(paths.folder)
+    second = zip_day(paths, target=tmp_path / "elsewhere" / "other.zip")
+    assert Path(first.path).read_bytes() == Path(second.path).read_bytes()
+    assert first.sha256 == second.sha256 == file_sha256(paths.zip)
+    assert first.files == 41
+    assert first.content_sha256 == content_hash(content_sums(read_sums(paths.folder) or {}))
+
+
+def test_an_archive_of_the_same_content_stays(paths):
+    assert zip_day(paths).written
+    before = paths.zip.stat()
+    result = zip_day(paths)
+    assert not result.written
+    assert (paths.zip.stat().st_mtime_ns, paths.zip.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+@pytest.mark.usefixtures("sha256sum")
+def test_what_is_unpacked_has_the_checksums(paths, tmp_path):
+    zip_day(paths)
+    with zipfile.ZipFile(paths.zip) as archive:
+        archive.extractall(tmp_path / "out")
+    subprocess.run(["sha256sum", "--strict", "--status", "-c", SUMS], cwd=tmp_path / "out", check=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
+        path.name: path.read_bytes() for path in paths.folder.iterdir()
+    }
+    assert zip_summary(paths.zip).runs == 39
+
+
+def test_a_changed_file_is_not_archived(paths):
+    zip_day(paths)
+    before = paths.zip.read_bytes()
+    victim = sorted(paths.folder.glob(f"{run_id(7)}*"))[0]
+    good = victim.read_bytes()
+    victim.write_bytes(good.replace(b"x", b"y"))
+    with pytest.raises(CorruptArchiveError, match=run_id(7)):
+        zip_day(paths, target=paths.zip.with_name("new.zip"))
+    victim.unlink()
+    with pytest.raises(CorruptArchiveError, match=run_id(7)):
+        zip_day(paths, target=paths.zip.with_name("new.zip"))
+    assert [path.name for path in paths.zip.parent.iterdir()] == [paths.zip.name]
+    assert paths.zip.read_bytes() == before
+
+
+def smaller(paths: DayPaths) -> None:
+    for path in paths.folder.iterdir():
+        if path.name.startswith(("_", run_id(7))):
+            path.unlink()
+
+
+def test_an_archive_never_shrinks_by_itself(paths):
+    zip_day(paths)
+    before = paths.zip.read_bytes()
+    smaller(paths)
+    with pytest.raises(ShrinkError, match="holds 1 runs"):
+        zip_day(paths)
+    assert paths.zip.read_bytes() == before
+    assert zip_day(paths, allow_shrink=True).written
+    assert zip_summary(paths.zip).runs == 38
+
+
+def test_a_damaged_archive_is_set_aside(paths):
+    zip_day(paths)
+    content = paths.zip.read_bytes()
+    paths.zip.write_bytes(content[:-200])
+    assert zip_day(paths).written
+    assert paths.zip.read_bytes() == content
+    assert paths.zip.with_name(f"{paths.zip.name}.damaged").read_bytes() == content[:-200]
+    paths.zip.write_bytes(b"worse")
+    assert zip_day(paths).written
+    assert paths.zip.with_name(f"{paths.zip.name}.damaged").read_bytes() == content[:-200]
+    assert paths.zip.with_name(f"{paths.zip.name}.damaged.2").read_bytes() == b"worse"
+
+
+@pytest.mark.parametrize("spoil", ["flip", "cut", "extra", "twice", "empty"])
+def test_damage_to_an_archive_is_found(paths, spoil):
+    zip_day(paths)
+    sums = zip_sums(paths.zip)
+    check_zip(paths.zip, paths.zip, sums)
+    content = paths.zip.read_bytes()
+    if spoil == "flip":
+        paths.zip.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
+    elif spoil == "cut":
+        paths.zip.write_bytes(content[: len(content) // 2])
+    elif spoil == "empty":
+        paths.zip.write_bytes(b"")
+    else:
+        warned = pytest.warns(UserWarning, match="Duplicate name") if spoil == "twice" else contextlib.nullcontext()
+        with zipfile.ZipFile(paths.zip, "a") as archive, warned:
+            archive.writestr("extra.json" if spoil == "extra" else archive.namelist()[0], b"{}")
+    with pytest.raises(CorruptArchiveError):
+        check_zip(paths.zip, paths.zip, sums)
+
+
+def read_by_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [(info.filename, hashlib.sha256(archive.read(info)).digest()) for info in archive.infolist()]
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        return None
+
+
+def read_by_us(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return list(digests(archive))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        return None
+
+
+def test_the_quick_reader_finds_what_zipfile_finds(paths, tmp_path):
+    zip_day(paths)
+    content, spoiled = paths.zip.read_bytes(), tmp_path / "spoiled.zip"
+    assert read_by_us(paths.zip) == read_by_zipfile(paths.zip) is not None
+    chance, damaged = random.Random(5), 0
+    for _ in range(600):
+        position = chance.randrange(len(content))
+        spoiled.write_bytes(content[:position] + bytes([chance.randrange(256)]) + content[position + 1 :])
+        expected, found = read_by_zipfile(spoiled), read_by_us(spoiled)
+        assert found is None or found == expected
+        damaged += found is None
+    assert damaged > 300
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_the_quick_reader_reads_every_zip(tmp_path, method, monkeypatch):
+    monkeypatch.setattr("lse_archive.zips.reader._LONG_BYTES", 100_000)
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", method) as file:
+        for number in range(200):
+            file.writestr(f"ö {number}.json" if number % 2 else f"{number}.json", b"x" * number * 2000)
+        with file.open("streamed.json", "w", force_zip64=True) as entry:
+            entry.write(b"y" * 1000)
+    assert read_by_us(archive) == read_by_zipfile(archive) is not None
+
+
+def test_what_cannot_be_done_is_said(paths, tmp_path):
+    with pytest.raises(ArchiveError, match="has no run files"):
+        zip_day(day_paths(tmp_path, "nothing"))
+    with pytest.raises(CorruptArchiveError):
+        zip_sums(paths.folder / f"{min(path.name for path in paths.folder.iterdir())}")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArchiveError, match="cannot write"):
+        zip_day(paths, target=tmp_path / "file" / "x.zip")
+
+
+def test_progress_counts_the_files(paths):
+    told: list[tuple[int, int]] = []
+    zip_day(paths, progress=lambda done, total: told.append((done, total)))
+    assert told == [(done, 41) for done in range(1, 42)]

@@ -1,0 +1,171 @@
+"""The assets in Dagster: what is defined, and what a day's run leaves in metadata and checks."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+from house_fixtures import DAY, PROJECT, House
+
+from lse_assets.assets import project_assets, project_definitions
+from lse_assets.verification import CHECKS
+from lse_location.definitions import definitions, resources
+from lse_operations.reporter import LogOnly
+from lse_platform.asset_keys import STEPS, asset_key, langsmith_key
+from lse_resources.projects import ProjectConfig
+
+# Dagster's own, of the models behind its resources.
+pytestmark = pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")
+
+_CONFIG = ProjectConfig(PROJECT, DAY - timedelta(days=5))
+
+
+def materialize(*steps: str, **config: dict[str, Any]) -> dg.ExecuteInProcessResult:
+    """Runs steps of the day on an instance of its own, as the platform does, but for its retries."""
+    assets = project_assets(_CONFIG)
+    by_name = {asset.key.path[-1]: asset for asset in assets}
+    ops = {by_name[step].op.name: {"config": values} for step, values in config.items()}
+    with dg.DagsterInstance.ephemeral() as instance:
+        return dg.materialize(
+            assets,
+            selection=[by_name[step] for step in steps or STEPS],
+            partition_key=str(DAY),
+            resources=resources(LogOnly()),
+            instance=instance,
+            run_config={"ops": ops, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            raise_on_error=False,
+        )
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+    return {check.check_name: check for check in result.get_asset_check_evaluations()}
+
+
+def test_the_code_location_loads_with_all_projects(bare_house: House) -> None:
+    names = [PROJECT, "shop-emea", "Shop EMEA", "東京"]
+    for name in names:
+        assert bare_house.lse("projects", "add", name, "--start", str(DAY)).code == 0
+    defined = definitions()
+    dg.Definitions.validate_loadable(defined)
+    keys = set(defined.resolve_asset_graph().get_all_asset_keys())
+    assert keys >= {asset_key(name, step) for name in names for step in STEPS}
+    assert len({key.path[0] for key in keys}) == len(names)
+
+
+def test_without_projects_it_loads_too(bare_house: House) -> None:
+    dg.Definitions.validate_loadable(definitions())
+
+
+def test_lineage_partitions_and_checks() -> None:
+    shared = dg.Definitions(resources=resources(LogOnly()))
+    graph = dg.Definitions.merge(shared, project_definitions(_CONFIG)).resolve_asset_graph()
+    parents = {step: {key.path[-1] for key in graph.get(asset_key(PROJECT, step)).parent_keys} for step in STEPS}
+    assert parents == {
+        "run_files": {"langsmith"},
+        "day_zip": {"run_files"},
+        "drive_file": {"day_zip"},
+        "runs_table": {"run_files"},
+        "verification": {"run_files", "day_zip", "drive_file", "runs_table"},
+    }
+    assert not graph.get(langsmith_key(PROJECT)).is_materializable
+    for step in STEPS:
+        node = graph.get(asset_key(PROJECT, step))
+        assert node.description
+        assert isinstance(node.partitions_def, dg.DailyPartitionsDefinition)
+        assert node.partitions_def.get_first_partition_key() == str(_CONFIG.start)
+    assert {key.name for key in graph.asset_check_keys} == set(CHECKS)
+    assert {key.asset_key for key in graph.asset_check_keys} == {asset_key(PROJECT, "verification")}
+
+
+def test_a_day_leaves_numbers_and_passed_checks(house: House) -> None:
+    house.fill(7)
+
+    result = materialize()
+
+    assert result.success
+    metadata = {event.asset_key.path[-1]: event.metadata for event in materializations(result)}
+    assert set(metadata) == set(STEPS)
+    assert metadata["run_files"]["runs"].value == 7
+    assert metadata["run_files"]["langsmith_count"].value == 7
+    assert metadata["day_zip"]["bytes"].value == house.paths().zip.stat().st_size
+    assert str(metadata["drive_file"]["url"].value).startswith("http")
+    assert metadata["runs_table"]["dagster/partition_row_count"].value == 7
+    assert {name: check.passed for name, check in checks(result).items()} == dict.fromkeys(CHECKS, True)
+
+
+def materializations(result: dg.ExecuteInProcessResult) -> list[dg.AssetMaterialization]:
+    return [
+        event.step_materialization_data.materialization
+        for event in result.all_events
+        if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION
+    ]
+
+
+def test_checks_say_what_differs_where_and_what_to_do(house: House) -> None:
+    house.fill(7)
+    assert materialize().success
+    changed, deleted, *_ = sorted(house.rows())
+    house.sql("""UPDATE runs SET data = data || '{"name": "by hand"}' WHERE run_id = %s""", changed)
+    house.sql("DELETE FROM runs WHERE run_id = %s", deleted)
+    damaged = next(house.paths().folder.glob("*.json"))
+    content = damaged.read_bytes()
+    damaged.write_bytes(content.replace(b'"SUCCESS"', b'"SUCCES5"'))
+    house.paths().zip.unlink()
+    [on_drive] = house.drive.store.named(house.paths().zip.name)
+    house.drive.store.content(on_drive).write_bytes(b"rotten")
+
+    result = materialize("verification")
+
+    assert result.success  # the checks are red, the run is not
+    found = checks(result)
+    assert {name for name, check in found.items() if check.passed} >= {"langsmith_count"}
+    for name in ("run_files_intact", "zip_matches_files", "runs_match_files"):
+        assert (found[name].passed, found[name].severity) == (False, dg.AssetCheckSeverity.ERROR)
+        assert found[name].metadata["what to do"].value
+    rows = differing(found["runs_match_files"])
+    assert {changed, deleted} <= {row["item"] for row in rows}
+    [row] = differing(found["run_files_intact"])
+    assert (row["item"], row["what"]) == (damaged.name, "changed")
+
+    damaged.write_bytes(content)
+    assert materialize("day_zip", "verification", verification={"fix": True}).success
+    assert {name for name, check in checks(materialize("verification")).items() if not check.passed} <= {
+        "drive_matches_zip"
+    }
+
+
+def differing(check: dg.AssetCheckEvaluation) -> list[Any]:
+    """The rows of a check's table."""
+    table = check.metadata["differing"]
+    assert isinstance(table, dg.TableMetadataValue)
+    return [record.data for record in table.records]
+
+
+def test_what_cannot_be_proven_is_a_warning(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.fill(2)
+    monkeypatch.setenv("GOOGLE_DRIVE_FOLDER_URL", "")
+    result = materialize("run_files", "day_zip", "runs_table", "verification", run_files={"ask_count": False})
+    found = checks(result)
+    for name in ("langsmith_count", "drive_matches_zip"):
+        assert (found[name].passed, found[name].severity) == (False, dg.AssetCheckSeverity.WARN)
+
+
+def test_a_failed_step_fails_the_run_with_its_one_sentence(house: House) -> None:
+    house.store.project(PROJECT)
+    house.langsmith.behaviour.api_keys = frozenset(("another",))
+    result = materialize("run_files")
+    assert not result.success
+    [failure] = result.filter_events(lambda event: event.is_step_failure)
+    said = failure.step_failure_data.user_failure_data
+    assert said is not None
+    assert "Check LANGSMITH_API_KEY" in (said.description or "")
+
+
+def test_yesterday_is_the_last_partition() -> None:
+    [partitions] = {asset.partitions_def for asset in project_assets(_CONFIG)}
+    assert isinstance(partitions, dg.DailyPartitionsDefinition)
+    last = partitions.get_last_partition_key()
+    assert last is not None
+    assert date.fromisoformat(last) < DAY + timedelta(days=4)

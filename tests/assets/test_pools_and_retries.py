@@ -1,0 +1,168 @@
+"""What stands between many days and one LangSmith: steps that repeat themselves, and pools that keep them in line."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from datetime import date, timedelta
+
+import dagster as dg
+import pytest
+from dagster import DagsterEventType
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from house_fixtures import DAY, PROJECT, House
+
+from lse_archive.errors import ArchiveError
+from lse_archive.folder.state import read_state
+from lse_assets.assets import project_assets, project_definitions
+from lse_demo.faults import Fault, on
+from lse_location.definitions import resources
+from lse_operations.reporter import LogOnly
+from lse_platform.asset_keys import STEPS, asset_key
+from lse_resources.projects import ProjectConfig
+
+# Dagster's own, of the models behind its resources.
+pytestmark = pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")
+
+LIMIT = 3
+_CONFIG = ProjectConfig(PROJECT, DAY - timedelta(days=5))
+_DOWN = Fault("cut_before", match=on("POST", "/runs/query"))
+_SOON = dg.RetryPolicy(max_retries=2, delay=0.01)
+
+
+class Watcher(LogOnly):
+    """Notes which steps failed; the first failure is when somebody mends LangSmith, if `mends` says so."""
+
+    def __init__(self, house: House, *, mends: bool) -> None:
+        self.failed_steps: list[str] = []
+        self._house, self._mends = house, mends
+
+    def failed(self, step: str, error: ArchiveError) -> None:
+        self.failed_steps.append(step)
+        if self._mends:
+            self._house.langsmith.faults.clear()
+
+
+def materialize(
+    instance: dg.DagsterInstance, ui: LogOnly, *steps: str, day: date = DAY, retry_policy: dg.RetryPolicy | None = None
+) -> dg.ExecuteInProcessResult:
+    """Runs steps of a day as the platform does."""
+    return dg.materialize(
+        project_assets(_CONFIG, retry_policy),
+        selection=[asset_key(PROJECT, step) for step in steps or STEPS],
+        partition_key=str(day),
+        resources=resources(ui),
+        instance=instance,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        raise_on_error=False,
+    )
+
+
+def repeated(result: dg.ExecuteInProcessResult) -> list[str]:
+    """The steps that were started again, once for each time."""
+    events = result.filter_events(lambda event: event.event_type == DagsterEventType.STEP_RESTARTED)
+    return [str(event.step_key).rpartition("__")[2] for event in events]
+
+
+# ---- repeating -----------------------------------------------------------------------------------------------------
+
+
+def test_a_step_that_met_an_outside_fault_is_repeated_and_the_day_ends_green(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "0.1")
+    house.fill(7)
+    house.langsmith.faults.add(_DOWN)
+    watcher = Watcher(house, mends=True)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = materialize(instance, watcher, retry_policy=_SOON)
+
+    assert result.success
+    assert watcher.failed_steps == repeated(result) == ["run_files"]
+    assert {check.check_name for check in result.get_asset_check_evaluations() if not check.passed} == set()
+    assert len(house.rows()) == 7
+    assert read_state(house.paths()).verified_at
+
+
+def test_a_fault_that_stays_ends_the_step_after_the_last_repetition(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "0.1")
+    house.fill(7)
+    house.langsmith.faults.add(_DOWN)
+    watcher = Watcher(house, mends=False)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = materialize(instance, watcher, "run_files", retry_policy=_SOON)
+
+    assert not result.success
+    assert watcher.failed_steps == ["run_files"] * 3
+    assert repeated(result) == ["run_files"] * 2
+    assert not house.paths().folder.exists()
+
+
+def test_a_refused_key_is_not_repeated(house: House) -> None:
+    house.fill(7)
+    house.langsmith.behaviour.api_keys = frozenset(("another",))
+    watcher = Watcher(house, mends=False)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = materialize(instance, watcher, "run_files", retry_policy=_SOON)
+
+    assert not result.success
+    assert watcher.failed_steps == ["run_files"]
+    assert repeated(result) == []
+
+
+def test_the_platform_repeats_what_asks_the_outside_and_takes_its_time() -> None:
+    shared = dg.Definitions(resources=resources(LogOnly()))
+    definitions = dg.Definitions.merge(shared, project_definitions(_CONFIG))
+    policies = {step: definitions.resolve_assets_def(asset_key(PROJECT, step)).op.retry_policy for step in STEPS}
+    assert [step for step, policy in policies.items() if policy is None] == ["day_zip"]
+    for policy in policies.values():
+        if policy is not None:
+            assert policy.max_retries == 3
+            for attempt, seconds in enumerate((20, 60, 140), start=1):
+                assert abs(policy.calculate_delay(attempt) - seconds) <= 20
+    assert [asset.op.retry_policy for asset in project_assets(_CONFIG)] == [None] * len(STEPS)
+
+
+# ---- pools ---------------------------------------------------------------------------------------------------------
+
+
+def test_of_four_steps_three_at_once_talk_to_langsmith(house: House) -> None:
+    """By the instance's own book of places, which every run asks before a step of the pool."""
+    runs = [str(uuid.uuid4()) for _ in range(LIMIT + 1)]
+    [pool] = {asset.op.pool for asset in project_assets(_CONFIG) if asset.key.path[-1] == "run_files"}
+    assert pool is not None
+    with house.instance() as instance, contextlib.ExitStack() as contexts:
+        storage = instance.event_log_storage
+        lines = [
+            contexts.enter_context(InstanceConcurrencyContext(instance, dg.DagsterRun("archive", run_id=run)))
+            for run in runs
+        ]
+        assert [line.claim(pool, "run_files") for line in lines] == [True] * LIMIT + [False]
+        info = storage.get_concurrency_info(pool)
+        assert (info.slot_count, info.active_slot_count, info.pending_step_count) == (LIMIT, LIMIT, 1)
+        assert info.active_run_ids == set(runs[:LIMIT])
+
+        lines[0].free_step("run_files")
+        assert storage.get_concurrency_info(pool).assigned_step_count == LIMIT
+        assert storage.claim_concurrency_slot(pool, runs[-1], "run_files").is_claimed
+        assert storage.get_concurrency_info(pool).active_run_ids == set(runs[1:])
+
+
+def test_a_step_gives_its_place_back(house: House) -> None:
+    house.fill(3)
+    seen: list[int] = []
+    with house.instance() as instance:
+        storage = instance.event_log_storage
+
+        def look() -> None:
+            seen.append(storage.get_concurrency_info("langsmith").active_slot_count)
+
+        house.langsmith.faults.add(Fault("call", match=on("POST", "/runs/query"), times=1, action=look))
+        assert materialize(instance, LogOnly(), "run_files").success
+        assert seen == [1]
+        assert storage.get_concurrency_info("langsmith").active_slot_count == 0

@@ -1,0 +1,87 @@
+"""Output that nobody reads to its end, that is full, or that knows few letters stops no work and loses no data."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from house_fixtures import DAY, PROJECT, House
+
+from lse_archive.folder.state import update_state
+
+_LSE = Path(sys.executable).with_name("lse")
+
+
+def run(
+    house: House, *words: str, stdout: int = subprocess.PIPE, encoding: str = "utf-8"
+) -> subprocess.CompletedProcess[str]:
+    """Runs the console script with a standard output of one's own."""
+    return subprocess.run(
+        [_LSE, *words],
+        cwd=house.directory,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        timeout=120,
+        check=False,
+    )
+
+
+def closed_pipe() -> int:
+    """The writing end of a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["closed", "full"])
+def test_a_step_goes_on_when_its_lines_cannot_be_printed(house: House, full: bool) -> None:
+    house.fill(2)
+    assert house.archive("full-sweep").code == 0
+    house.sql("DELETE FROM runs WHERE run_id = %s", min(house.rows()))
+    stdout = os.open("/dev/full", os.O_WRONLY) if full else closed_pipe()
+    try:
+        ended = run(house, "archive", "verify", "--project", PROJECT, "--date", str(DAY), stdout=stdout)
+    finally:
+        os.close(stdout)
+    assert ended.returncode == 3
+    assert ("nothing more is printed" in ended.stderr) == full
+    assert len(ended.stderr.splitlines()) == full
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_full_disk_under_the_output_is_one_line(bare_house: House, options: list[str]) -> None:
+    bare_house.paths().folder.mkdir(parents=True)
+    stdout = os.open("/dev/full", os.O_WRONLY)
+    try:
+        ended = run(bare_house, "status", *options, stdout=stdout)
+    finally:
+        os.close(stdout)
+    lines = [line for line in ended.stderr.splitlines() if "nothing is known of Postgres" not in line]
+    assert lines == ["lse: cannot write the output: No space left on device. Free space, then start it again"]
+    assert ended.returncode == 1
+
+
+def test_a_closed_output_stops_nothing(bare_house: House) -> None:
+    words = ["sh", "-c", '"$0" "$@" >&-', str(_LSE), "projects", "list", "--json"]
+    ended = subprocess.run(words, cwd=bare_house.directory, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_terminal_without_the_letters_gets_others(house: House) -> None:
+    name = "größe"
+    house.fill(2, project=name)
+    words = ["--project", name, "--date", str(DAY)]
+    ended = run(house, "archive", "fetch", *words, encoding="ascii")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "? fetch" in ended.stdout
+    update_state(house.paths(name), verified_at="2026-01-01T00:00:00Z")
+    [entry] = json.loads(run(house, "status", "--json", encoding="ascii").stdout)["results"]
+    assert entry["project"] == name

@@ -1,0 +1,107 @@
+"""What the command line leaves behind in Dagster's instance: the days it did, and never a secret."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import quote
+
+import dagster as dg
+import pytest
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from house_fixtures import DAY, PROJECT, House
+from psycopg import sql
+
+from lse_assets.verification import CHECKS
+from lse_demo.faults import Fault, on
+from lse_platform.asset_keys import STEPS, asset_key
+from lse_resources.postgres.database import Database
+
+_KEY = "lsv2_pt_c0ffee0000000000000000000000secret"
+
+
+def test_the_ui_shows_what_the_command_line_did(house: House) -> None:
+    house.fill(4)
+    assert house.archive("full-sweep").code == 0
+    [run_id] = house.rows().keys() - list(house.rows())[1:]
+    house.sql("DELETE FROM runs WHERE run_id = %s", run_id)
+    assert house.archive("verify").code == 3
+
+    verification = asset_key(PROJECT, "verification")
+    with house.instance() as instance:
+        for step in STEPS:
+            assert instance.get_materialized_partitions(asset_key(PROJECT, step)) == {str(DAY)}
+        keys = [dg.AssetCheckKey(verification, name) for name in CHECKS]
+        infos = instance.event_log_storage.get_asset_check_partition_info(keys, partition_keys=[str(DAY)])
+        statuses = {info.check_key.name: info.latest_execution_status for info in infos}
+        failed = {"runs_match_files": AssetCheckExecutionRecordStatus.FAILED}
+        assert statuses == dict.fromkeys(CHECKS, AssetCheckExecutionRecordStatus.SUCCEEDED) | failed
+        latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+        assert run_id in str(latest[dg.AssetCheckKey(verification, "runs_match_files")].event)
+        assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
+        assert {run.tags["dagster/partition"] for run in instance.get_runs()} == {str(DAY)}
+
+
+def test_a_failed_step_is_a_failed_run_that_says_why(house: House) -> None:
+    house.store.project(PROJECT)
+    house.langsmith.behaviour.api_keys = frozenset(("another",))
+    assert house.archive("fetch").code == 1
+    with house.instance() as instance:
+        [run] = instance.get_runs()
+        assert run.status == dg.DagsterRunStatus.FAILURE
+        [failure] = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+        assert "Check LANGSMITH_API_KEY" in str(failure.dagster_event)
+
+
+def test_no_secret_is_in_any_output_file_or_event(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.fill(4)
+    password = "p%40ssw0rd-of-the-database"
+    for name in ("LSE_DATABASE_URL", "LSE_DAGSTER_DATABASE_URL"):
+        monkeypatch.setenv(name, f"{house.environment[name]}&password={password}")
+    monkeypatch.setenv("LANGSMITH_API_KEY", _KEY)
+    house.langsmith.behaviour.api_keys = frozenset((_KEY,))
+    said = [house.archive("full-sweep", "--json")]
+    assert said[0].code == 0, said[0].err
+    # A gateway that repeats what it was sent.
+    echo = json.dumps({"detail": f"bad header x-api-key: {_KEY}"}).encode()
+    house.langsmith.faults.add(Fault("status", on("POST", "/runs/query"), status=400, body=echo))
+    house.drive.faults.add(Fault("status", on("GET", "/drive/v3/files"), status=401, body=b"{}"))
+    said += [house.archive("fetch", "--force"), house.archive("upload"), house.lse("archive", "fetch")]
+    assert [ended.code for ended in said] == [0, 1, 1, 2]
+
+    credentials = json.loads((house.directory / "drive.json").read_text())
+    secrets = [_KEY, password, quote(password), "p@ssw0rd-of-the-database"]
+    secrets += [credentials[name] for name in ("client_secret", "refresh_token")]
+    text = "".join(ended.out + ended.err for ended in said)
+    text += "".join(everything_in(Database(house.environment["LSE_DAGSTER_DATABASE_URL"])))
+    text += "".join(everything_in(house.database))
+    # The user's own credentials and the signed-in token are where they belong.
+    token = house.directory / "home" / "drive-token.json"
+    texts = {path: path.read_bytes().decode(errors="replace") for path in house.directory.rglob("*") if path.is_file()}
+    for path in [house.directory / "drive.json", token, *(house.directory / "drive").rglob("*")]:
+        texts.pop(path, None)
+    assert len(text) > 50_000
+    for secret in secrets:
+        assert secret not in text
+        assert [path for path, content in texts.items() if secret in content] == []
+
+
+def everything_in(database: Database) -> list[str]:
+    """Every row of every table, as text."""
+    with database.connect() as connection:
+        tables = connection.execute(
+            "SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchall()
+        rows: list[str] = []
+        for (table,) in tables:
+            query = sql.SQL("SELECT t::text FROM {} AS t").format(sql.SQL(table))
+            rows += [row[0] for row in connection.execute(query)]
+    return rows
+
+
+def test_the_home_is_readable_by_its_owner_alone(house: House) -> None:
+    assert house.lse("db", "url").out.strip() == house.environment["LSE_DATABASE_URL"]
+    house.fill(1)
+    assert house.lse("archive", "--project", PROJECT, "--date", str(DAY)).code == 0
+    home = house.directory / "home"
+    assert home.stat().st_mode & 0o077 == 0
+    assert [path for path in home.rglob("*token*") if path.stat().st_mode & 0o077] == []

@@ -1,0 +1,251 @@
+"""`lse doctor`: each thing that can be wrong is found, and its remedy named; secrets are not shown."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any, cast
+
+import pyrage
+import pytest
+from alert_targets import webhook
+from house_fixtures import PROJECT, House
+from s3_fixtures import Door
+
+from lse_demo.faults import Fault, on
+from lse_platform.home import open_house
+from lse_resources.alerts import Alert
+from lse_resources.destinations.object_store import ObjectStore
+from lse_resources.projects import ProjectConfig, add_project
+from lse_resources.settings import Settings
+from lse_sensors.outbox import Outbox
+
+age: Any = pyrage
+
+
+def wrong(house: House) -> dict[str, str]:
+    """What is wrong: name, and text with remedy."""
+    ended = house.lse("doctor", "--json")
+    found = [entry for entry in json.loads(ended.out)["results"] if entry["verdict"] == "wrong"]
+    assert ended.code == (1 if found else 0)
+    assert all(entry["todo"] for entry in found)
+    return {entry["name"]: f"{entry['says']} {entry['todo']}" for entry in found}
+
+
+def said(house: House, name: str) -> tuple[str, str]:
+    """The one finding of that name: verdict, and text with remedy."""
+    entries = json.loads(house.lse("doctor", "--json").out)["results"]
+    [entry] = [entry for entry in entries if entry["name"] == name]
+    return entry["verdict"], f"{entry['says']} {entry['todo']}"
+
+
+@pytest.fixture
+def healthy(house: House) -> House:
+    house.fill(runs=1)
+    add_project(house.directory / "projects.toml", ProjectConfig(PROJECT, date(2026, 1, 1)))
+    open_house(Settings.load())
+    return house
+
+
+def test_a_healthy_house(healthy: House) -> None:
+    assert wrong(healthy) == {}
+    ended = healthy.lse("doctor")
+    assert ended.code == 0
+    for name in ("versions", "disk", "clock", "LangSmith", "Drive", "Postgres", "platform"):
+        assert f" {name}" in ended.out
+    assert healthy.environment["LANGSMITH_API_KEY"] not in ended.out
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name", "remedy"),
+    [
+        ("LANGSMITH_API_KEY", "lsv2_pt_wrong", "LangSmith", "LANGSMITH_API_KEY"),
+        ("LANGSMITH_API_KEY", "", "LangSmith", ".env"),
+        ("LANGSMITH_ENDPOINT", "http://127.0.0.1:1", "LangSmith", ""),
+        ("GOOGLE_DRIVE_FOLDER_URL", "1AbCdEfGhIjKlMnOpQrStUvWxYz012345", "Drive", ""),
+        ("GOOGLE_DRIVE_CREDENTIALS_PATH", "/nowhere.json", "Drive", ""),
+        ("LSE_DATABASE_URL", "postgresql://me:hush@127.0.0.1:1/none", "Postgres", "LSE_DATABASE_URL"),
+        ("LSE_ALERT_EMAIL", "me@example.com", "alerts", "both"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_remedy(
+    healthy: House, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, name: str, remedy: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    found = wrong(healthy)
+    assert list(found) == [name]
+    assert remedy in found[name]
+    assert "hush" not in found[name]
+
+
+def test_a_project_that_langsmith_does_not_have(healthy: House) -> None:
+    add_project(healthy.directory / "projects.toml", ProjectConfig("typo", date(2026, 1, 1)))
+    assert "'typo'" in wrong(healthy)["LangSmith"]
+
+
+def test_a_database_without_tables(healthy: House) -> None:
+    healthy.sql("DROP TABLE alembic_version")
+    assert wrong(healthy) == {}
+    assert "! Postgres    the database is not prepared" in (shown := healthy.lse("doctor").out)
+    assert "lse archive and lse up prepare it by themselves" in shown
+
+
+def test_a_langsmith_that_never_answers_is_not_waited_for(healthy: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lse_cli.commands.doctor._ANSWER_SECONDS", 0.2)
+    monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "300")
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        monkeypatch.setenv("LANGSMITH_ENDPOINT", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        assert "no answer in time" in wrong(healthy)["LangSmith"]
+
+
+def test_a_line_is_printed_as_soon_as_its_look_has_ended(healthy: House) -> None:
+    printed: list[str] = []
+    look = Fault(
+        "call", on("GET", "/sessions"), action=lambda: printed.append(cast(io.StringIO, sys.stdout).getvalue())
+    )
+    healthy.langsmith.faults.add(look)
+    assert healthy.lse("doctor").code == 0
+    assert " clock " in printed[0]
+    assert "LangSmith  " not in printed[0]
+
+
+def test_a_clock_that_is_wrong(healthy: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    with webhook(clock_behind_seconds=3600) as another:
+        monkeypatch.setenv("LANGSMITH_ENDPOINT", another.url)
+        assert "NTP" in wrong(healthy)["clock"]
+
+
+def test_a_disk_that_is_full(healthy: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lse_cli.commands.doctor._MIN_FREE_BYTES", 10**18)
+    assert "Make room" in wrong(healthy)["disk"]
+
+
+def test_a_mail_server_that_cannot_be_one(healthy: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSE_ALERT_EMAIL", "me@example.com")
+    monkeypatch.setenv("LSE_ALERT_SMTP_URL", "smtp://me:hunter/2@mail.example.com")
+    assert "%XX" in wrong(healthy)["alerts"]
+    assert "hunter" not in healthy.lse("doctor").out
+
+
+def test_alerts_that_nobody_takes(healthy: House) -> None:
+    Outbox(Settings.load().home / "alerts").put("1", Alert("x"), {"webhook": lambda alert: None})
+    assert "lse alerts test" in wrong(healthy)["alerts"]
+
+
+@pytest.fixture
+def stored(healthy: House, door: Door, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> House:
+    """A house whose zips go to an object store."""
+    for name, value in {
+        "LSE_ARCHIVE_URL": f"{store.place}/the archive",
+        "AWS_ENDPOINT_URL": door.url,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "hush",
+        "AWS_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return healthy
+
+
+def objects(store: ObjectStore) -> list[str]:
+    return sorted(meta["path"] for meta in store._store.list().collect())
+
+
+def test_a_healthy_object_store(stored: House, store: ObjectStore) -> None:
+    stored.drive.requests.clear()
+    assert wrong(stored) == {}
+    ended = stored.lse("doctor")
+    assert "✓ bucket" in ended.out
+    assert " Drive" not in ended.out
+    assert "hush" not in ended.out
+    assert stored.drive.requests == []
+    assert objects(store) == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "remedy"),
+    [
+        ("LSE_ARCHIVE_URL", "ftp://bucket/folder", "s3://bucket/folder"),
+        ("LSE_ARCHIVE_URL", "s3://key:hush/hush@bucket", "AWS_SECRET_ACCESS_KEY"),
+        ("LSE_ARCHIVE_URL", "s3://no-such-bucket-here", "Check address"),
+        ("AWS_ENDPOINT_URL", "http://example.com", "https"),
+        ("AWS_SECRET_ACCESS_KEY", "", "AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_a_wrong_setting_of_the_object_store(
+    stored: House, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, remedy: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    found = wrong(stored)
+    assert list(found) == ["bucket"]
+    assert remedy in found["bucket"]
+    assert "hush" not in found["bucket"]
+
+
+def test_an_object_store_without_a_key_asks_for_the_role(
+    stored: House, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{door.url}/no-role")
+    found = json.loads(stored.lse("doctor", "--json").out)["results"]
+    [note, refused] = [entry for entry in found if entry["name"] == "bucket"]
+    assert (note["verdict"], refused["verdict"]) == ("note", "wrong")
+    assert "AWS_SECRET_ACCESS_KEY" in note["todo"]
+
+
+@pytest.mark.parametrize(("method", "says"), [("GET", "use the bucket"), ("PUT", "upload"), ("POST", "not delete")])
+def test_a_right_that_is_missing(stored: House, door: Door, store: ObjectStore, method: str, says: str) -> None:
+    door.faults.add(Fault("status", on(method), status=403))
+    found = wrong(stored)
+    assert list(found) == ["bucket"]
+    assert says in found["bucket"]
+    assert "list, get, put and delete" in found["bucket"]
+    door.faults.clear()
+    assert wrong(stored) == {}
+    assert objects(store) == []  # what could not be deleted before
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[Path, str]:
+    """A key file, and its recipient."""
+    identity = age.x25519.Identity.generate()
+    path = tmp_path / "key.txt"
+    path.write_text(f"{identity}\n")
+    return path, str(identity.to_public())
+
+
+def test_encryption_is_tried(healthy: House, keys: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path, recipient = keys
+    assert said(healthy, "encryption") == ("ok", "off: zips leave as they are ")
+    monkeypatch.setenv("LSE_AGE_RECIPIENT", recipient)
+    verdict, text = said(healthy, "encryption")
+    assert (verdict, "cannot restore" in text, "LSE_AGE_IDENTITY_FILE" in text) == ("note", True, True)
+    monkeypatch.setenv("LSE_AGE_IDENTITY_FILE", str(path))
+    assert said(healthy, "encryption")[0] == "ok"
+    monkeypatch.setenv("LSE_AGE_RECIPIENT", str(age.x25519.Identity.generate().to_public()))
+    assert "leave it out" in wrong(healthy)["encryption"]
+
+
+def test_a_passphrase_is_tried(healthy: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSE_AGE_PASSPHRASE", "hush")
+    verdict, text = said(healthy, "encryption")
+    assert (verdict, "hush" in text) == ("ok", False)
+    monkeypatch.setenv("LSE_AGE_RECIPIENT", "age1hush")
+    assert "one or the other" in wrong(healthy)["encryption"]
+
+
+@pytest.mark.parametrize(("content", "remedy"), [(None, "No such file"), (b"AGE-SECRET-KEY-1HUSH", "age-keygen")])
+def test_an_age_key_that_cannot_be_read(
+    healthy: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, remedy: str
+) -> None:
+    if content is not None:
+        (tmp_path / "bad.txt").write_bytes(content)
+    monkeypatch.setenv("LSE_AGE_IDENTITY_FILE", str(tmp_path / "bad.txt"))
+    found = wrong(healthy)
+    assert list(found) == ["encryption"]
+    assert remedy in found["encryption"]
+    assert "HUSH" not in found["encryption"]

@@ -1,0 +1,65 @@
+"""The documents say what is: every command's help stands in them, and every command in them exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tools.cli_docs import TARGET, commands, text
+
+_ROOT = Path(__file__).parents[2]
+_DOCUMENTS = sorted([_ROOT / "README.md", *(_ROOT / "docs").glob("*.md")])
+
+
+def known() -> dict[str, set[str]]:
+    """Options of each command, by the words that call it."""
+    return {
+        " ".join(words): {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        for words, command in commands()
+    }
+
+
+def code_of(path: Path) -> list[str]:
+    """The lines and spans of a document that stand in code."""
+    document = path.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\w*\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
+    rest = re.sub(r"^```.*?^```", "", document, flags=re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", rest)
+
+
+def test_the_command_line_is_documented_as_it_is() -> None:
+    assert TARGET.read_text(encoding="utf-8") == text(), "write it anew: .venv/bin/python tools/cli_docs.py"
+
+
+@pytest.mark.parametrize("path", [path for path in _DOCUMENTS if path != TARGET], ids=lambda path: path.name)
+def test_commands_in_the_documents_exist(path: Path) -> None:
+    makefile, options = (_ROOT / "Makefile").read_text(), known()
+    for line in code_of(path):
+        for target in re.findall(r"(?:^|[ $(])make ([a-z][a-z-]*)", line):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{path.name}: make {target}"
+        found = re.search(r"(?:^|[$(] ?|\.venv/bin/)(lse(?: .*)?)$", line.partition(" #")[0].strip())
+        if not found:
+            continue
+        words, command = shlex.split(re.sub(r"[)|>\[\]…].*$", "", found[1])), "lse"
+        for word in words[1:]:
+            if f"{command} {word}" in options:
+                command = f"{command} {word}"
+            elif word.startswith("--"):
+                assert word.partition("=")[0] in options[command], f"{path.name}: {line}"
+        assert command != "lse" or words[1:2] in ([], ["--help"], ["COMMAND"]), f"{path.name}: {line}"
+
+
+@pytest.mark.parametrize("path", _DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text(encoding="utf-8")):
+        assert (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+def test_settings_are_in_the_example() -> None:
+    from lse_resources.settings import Settings
+
+    example = re.findall(r"^#? ?([A-Z][A-Z_]+)=", (_ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(map(str.upper, Settings.model_fields)) - set(example) == {"GOOGLE_DRIVE_API_ROOT"}

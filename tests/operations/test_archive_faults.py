@@ -1,0 +1,140 @@
+"""The fault matrix over upload and restore of whole days: equal bytes in the end, or a clear refusal; nothing lost."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from archive_fixtures import PROJECT, Archive, left_over, snapshot
+
+from lse_archive.errors import ArchiveError, DriveError
+from lse_archive.layout import DayPaths
+from lse_archive.zips.day import zip_day
+from lse_demo.faults import Fault, on
+from lse_demo.google_drive.server import USER, DriveServer, rate_limit
+from lse_operations.restore.restore import copies
+from lse_operations.upload import upload_day
+
+UPLOAD = on("PUT", "/upload/")
+
+
+def media(request: Any) -> bool:
+    return request.query.get("alt") == "media"
+
+
+def api(request: Any) -> bool:
+    return request.path != "/token"
+
+
+def cut_uploads(server: DriveServer) -> None:
+    moments = random.Random(1)
+    for number in range(20):
+        server.faults.add(Fault("cut_request", UPLOAD, times=1, after=number, at=moments.randrange(1 << 20)))
+
+
+MATRIX: dict[str, Callable[[DriveServer], Any]] = {
+    "a connection cut at 20 random bytes": cut_uploads,
+    "403, 429 and 5xx at 20 %": lambda server: (
+        server.faults.add(rate_limit(match=api, rate=0.07)),
+        server.faults.add(rate_limit(429, "rateLimitExceeded", match=api, rate=0.07)),
+        server.faults.add(Fault("status", api, status=502, rate=0.07)),
+    ),
+    "session expired halfway": lambda server: server.faults.add(
+        Fault("call", UPLOAD, times=1, after=1, action=server.uploads.expire)
+    ),
+    "stored bytes corrupted": lambda server: server.faults.add(Fault("corrupt_stored", UPLOAD, times=1, after=1)),
+    "download bytes corrupted": lambda server: server.faults.add(Fault("corrupt", media, times=2)),
+    "truncated download": lambda server: server.faults.add(Fault("truncate", media, times=3)),
+    "download cut": lambda server: server.faults.add(Fault("cut_body", media, times=3)),
+    "listing in small pages": lambda server: setattr(server, "page_cap", 1),
+    "token expired": lambda server: server.faults.add(
+        Fault("call", api, after=3, rate=0.3, times=4, action=server.accounts.expire_tokens)
+    ),
+}
+
+
+@pytest.fixture
+def day(drive_archive: Archive) -> DayPaths:
+    """A zipped day of 10 MB."""
+    paths = drive_archive.write(runs=3, filler=random.Random(1).randbytes(3_400_000).hex())
+    zip_day(paths)
+    return paths
+
+
+@pytest.mark.parametrize("name", [*MATRIX, "all together"])
+def test_a_day_goes_there_and_comes_back(
+    drive_archive: Archive, drive_server: DriveServer, day: DayPaths, name: str
+) -> None:
+    before = snapshot(drive_archive.layout.data_dir), snapshot(drive_archive.layout.archive_dir)
+    for number in range(3):  # so that a listing has pages
+        drive_archive.add(project=f"other {number}", runs=1)
+    for fault in MATRIX.values() if name == "all together" else [MATRIX[name]]:
+        fault(drive_server)
+    upload_day(drive_archive.destination, day)
+    [doc] = drive_server.store.named(day.zip.name)
+    assert drive_server.store.content(doc).read_bytes() == day.zip.read_bytes()
+    drive_archive.lose()
+    assert drive_archive.restore().action == "restored"
+    assert (snapshot(drive_archive.layout.data_dir), snapshot(drive_archive.layout.archive_dir)) == before
+    assert left_over(drive_archive) == []
+    assert drive_server.faults.struck() or "pages" in name
+
+
+@pytest.mark.parametrize("trouble", ["quota exceeded", "no rights", "revoked", "always corrupt", "always down"])
+def test_what_does_not_pass_is_said_and_leaves_no_wrong_file(
+    drive_archive: Archive, drive_server: DriveServer, day: DayPaths, trouble: str
+) -> None:
+    if trouble == "quota exceeded":
+        drive_server.accounts.set_limit(USER, 1000)
+    elif trouble == "no rights":
+        drive_server.faults.add(
+            rate_limit(403, "insufficientFilePermissions", match=lambda request: request.method != "GET")
+        )
+    elif trouble == "revoked":
+        drive_server.accounts.revoke(USER)
+    else:
+        kind = "corrupt_stored" if trouble == "always corrupt" else "status"
+        drive_server.faults.add(Fault(kind, UPLOAD))
+    before = snapshot(drive_archive.layout.data_dir), snapshot(drive_archive.layout.archive_dir)
+    with pytest.raises(ArchiveError) as refusal:
+        upload_day(drive_archive.destination, day)
+    assert refusal.value.todo or refusal.value.why
+    assert "\n" not in str(refusal.value)
+    assert drive_server.store.named(day.zip.name) == []
+    assert (snapshot(drive_archive.layout.data_dir), snapshot(drive_archive.layout.archive_dir)) == before
+
+
+@pytest.mark.parametrize("kind", ["corrupt", "status"])
+def test_a_restore_that_cannot_be_right_is_refused(
+    drive_archive: Archive, drive_server: DriveServer, day: DayPaths, kind: str
+) -> None:
+    upload_day(drive_archive.destination, day)
+    next(day.folder.glob("0*.json")).write_bytes(b"{}")
+    day.zip.unlink()
+    before = snapshot(drive_archive.directory / "data")
+    drive_server.faults.add(Fault(kind, media))
+    with pytest.raises(ArchiveError):
+        drive_archive.restore()
+    assert snapshot(drive_archive.directory / "data") == before
+    assert not day.zip.exists()
+
+
+def test_a_copy_that_changed_meanwhile(drive_archive: Archive, drive_server: DriveServer, day: DayPaths) -> None:
+    """Stored bytes that rot: Drive's own checksum is the old one, so the download never agrees with it."""
+    upload_day(drive_archive.destination, day)
+    [doc] = drive_server.store.named(day.zip.name)
+    content = drive_server.store.content(doc)
+    content.write_bytes(content.read_bytes()[:-1] + b"?")
+    drive_archive.lose()
+    with pytest.raises(ArchiveError, match="other bytes came"):
+        drive_archive.restore()
+    assert not day.folder.exists()
+    assert not day.zip.exists()
+
+
+def test_a_project_folder_that_cannot_be_listed(drive_archive: Archive, drive_server: DriveServer) -> None:
+    drive_server.faults.add(Fault("invalid_json", on("GET", "/drive/v3/files")))
+    with pytest.raises(DriveError):
+        copies(drive_archive.destination, PROJECT)

@@ -1,0 +1,244 @@
+"""What was proven holds for the content that it was proven of, and for nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+from day_fixtures import day_paths, fill, run
+from house_fixtures import DAY, PROJECT, House
+
+from lse_archive.errors import ArchiveError, CorruptArchiveError
+from lse_archive.fetch import day as fetch
+from lse_archive.fetch.union import _meaning
+from lse_archive.folder.contents import sealed_summary
+from lse_archive.folder.manifest import SUMMARY, SUMS
+from lse_archive.folder.state import read_state
+from lse_archive.layout import DayPaths
+from lse_archive.zips import writer as zip_writer
+from lse_archive.zips.day import zip_day, zip_sums
+from lse_assets import assets as project
+from lse_operations.checks import check_archive, check_files
+from lse_resources.projects import ProjectConfig, add_project
+from lse_resources.settings import Settings
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> DayPaths:
+    paths = day_paths(tmp_path)
+    fill(paths.folder, run(1), run(2), run(3))
+    zip_day(paths)
+    return paths
+
+
+def verdicts(house: House) -> dict[str, str]:
+    return {check["name"]: check["verdict"] for check in house.archive("verify", "--json").entry["checks"]}
+
+
+def more_runs(house: House, runs: int = 4) -> None:
+    house.store.generate(PROJECT, DAY, runs=runs, mean_bytes=3000, seed=1)
+
+
+# ---- the count ------------------------------------------------------------------------------------------------------
+
+
+def test_an_older_copy_that_came_back_is_not_the_day_that_was_proven(house: House) -> None:
+    house.fill(5)
+    assert house.archive("full-sweep").code == 0
+    more_runs(house)
+    for command in ("fetch", "zip"):
+        assert house.archive(command, "--force").code == 0
+    paths = house.paths()
+    shutil.rmtree(paths.folder)
+    paths.zip.unlink()
+    assert house.archive("restore", "--force").code == 0
+    assert json.loads((paths.folder / SUMMARY).read_text())["runs"] == 5
+    assert verdicts(house)["langsmith_count"] == "unproven"
+
+
+def test_a_fetch_that_dies_after_it_published_proves_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.fill(5)
+    assert house.archive("full-sweep").code == 0
+    assert read_state(house.paths()).verified_at
+
+    def die(_: object) -> None:
+        raise KeyboardInterrupt
+
+    more_runs(house)
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch.Staging, "discard", die)
+        assert house.archive("fetch", "--force").code == 130
+    assert json.loads((house.paths().folder / SUMMARY).read_text())["runs"] == 9
+    assert read_state(house.paths()).verified_at is None
+    assert verdicts(house)["langsmith_count"] == "unproven"
+
+
+# ---- the mark of a verified day -------------------------------------------------------------------------------------
+
+
+def test_a_day_that_changed_is_no_longer_verified(house: House) -> None:
+    add_project(Settings.load().projects_file, ProjectConfig(PROJECT, DAY))
+    house.fill(5)
+    assert house.archive("full-sweep").code == 0
+    span = ["--start-date", str(DAY), "--end-date", str(DAY), "--json"]
+    assert house.lse("status", *span).entry["verified"]
+    assert house.archive("fetch", "--force").code == 0
+    assert house.lse("status", *span).entry["verified"]  # nothing had changed
+    more_runs(house)
+    assert house.archive("fetch", "--force").code == 0
+    assert not house.lse("status", *span).entry["verified"]
+
+
+def test_a_verification_marks_only_the_content_that_it_saw(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.fill(5)
+    assert house.archive("full-sweep").code == 0
+    real = project.check_hops
+
+    def overtaken(*arguments: object):
+        yield from real(*arguments)  # ty: ignore[invalid-argument-type]
+        more_runs(house)
+        assert house.script("archive", "fetch", "--force", "--project", PROJECT, "--date", str(DAY)).returncode == 0
+
+    monkeypatch.setattr(project, "check_hops", overtaken)
+    assert house.archive("verify").code == 0
+    state = read_state(house.paths())
+    assert (state.verified_at, state.langsmith_count) == (None, 9)
+
+
+# ---- folders and zips that lost what they prove themselves by ------------------------------------------------------
+
+
+def test_a_folder_without_checksums_is_not_sealed_with_other_files(paths: DayPaths) -> None:
+    before = paths.zip.read_bytes()
+    (paths.folder / SUMS).unlink()
+    assert sealed_summary(paths).runs == 3  # the same files: the checksums are made again
+    (paths.folder / SUMS).unlink()
+    fill(paths.folder, run(1, name="changed"))
+    with pytest.raises(CorruptArchiveError, match="has lost its"):
+        zip_day(paths)
+    assert paths.zip.read_bytes() == before
+    assert check_files(paths).verdict == "unproven"
+
+
+def test_a_changed_summary_is_made_again_by_a_fetch(house: House) -> None:
+    house.fill(5)
+    assert house.archive("full-sweep").code == 0
+    summary = house.paths().folder / SUMMARY
+    summary.write_text(summary.read_text().replace('"runs": 5', '"runs": 6'))
+    assert verdicts(house)["run_files_intact"] == "differs"
+    assert house.archive("fetch", "--force").code == 0
+    assert json.loads(summary.read_text())["runs"] == 5
+    assert house.archive("full-sweep", "--force").code == 0
+
+
+def test_the_checksums_within_a_zip_are_those_of_the_day(paths: DayPaths, tmp_path: Path) -> None:
+    other = tmp_path / "other.zip"
+    with zipfile.ZipFile(paths.zip) as archive, zipfile.ZipFile(other, "w", zipfile.ZIP_DEFLATED) as written:
+        for info in archive.infolist():
+            written.writestr(info.filename, b"" if info.filename == SUMS else archive.read(info))
+    paths.zip.write_bytes(other.read_bytes())
+    assert check_archive(paths).verdict == "differs"
+    assert zip_day(paths).written
+    assert len(zip_sums(paths.zip)) == 4
+
+
+def test_a_file_system_that_reads_a_little_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = day_paths(tmp_path)
+    fill(paths.folder, *(run(number) for number in range(1, 40)))
+    read = os.read
+    monkeypatch.setattr(zip_writer.os, "read", lambda descriptor, size: read(descriptor, min(size, 100)))
+    assert zip_day(paths).written
+    monkeypatch.undo()
+    assert check_archive(paths).verdict == "agrees"
+
+
+@pytest.mark.parametrize("spoil", ["head", "tail", "encrypted"])
+def test_a_broken_zip_is_a_difference_and_not_the_end(house: House, spoil: str) -> None:
+    house.fill(5)
+    assert house.archive("full-sweep").code == 0
+    archive = house.paths().zip
+    content = bytearray(archive.read_bytes())
+    if spoil == "head":
+        content = content[1000:]
+    elif spoil == "tail":
+        content = content[:-40]
+    else:
+        content[content.index(b"PK\x01\x02") + 8] ^= 1
+    archive.write_bytes(content)
+    ended = house.archive("verify", "--json")
+    assert ended.code == 3
+    found = {check["name"]: check["verdict"] for check in ended.entry["checks"]}
+    assert found["zip_matches_files"] == "differs"
+    assert found["runs_match_files"] == "agrees"
+    assert house.archive("zip").code == 0
+    assert archive.with_name(f"{archive.name}.damaged").exists()
+    assert house.archive("verify").code == 0
+
+
+def test_a_zip_elsewhere_does_not_stand_for_the_one_that_was_given_up(house: House, tmp_path: Path) -> None:
+    house.fill(5)
+    assert house.archive("full-sweep").code == 0
+    words = ["--project", PROJECT, "--older-than", "1d", "--what", "zips", "--force"]
+    assert house.lse("archive", "prune", *words).code == 0
+    assert not house.paths().zip.exists()
+    assert house.archive("zip", "--output-dir", str(tmp_path)).code == 0
+    assert verdicts(house)["zip_matches_files"] == "agrees"
+
+
+def test_runs_that_were_given_up_are_given_up_by_the_zip_too(house: House) -> None:
+    house.fill(5)
+    assert house.archive("full-sweep").code == 0
+    house.store.delete(list(house.rows())[:2])
+    assert house.archive("fetch", "--allow-shrink", "--force").code == 0
+    refused = house.archive("zip")
+    assert refused.code == 1
+    assert "--allow-shrink" in refused.err
+    assert house.archive("zip", "--allow-shrink").code == 0
+
+
+def test_a_name_that_no_zip_can_hold(tmp_path: Path) -> None:
+    paths = day_paths(tmp_path)
+    fill(paths.folder, run(1))
+    Path(os.fsdecode(os.fsencode(paths.folder) + b"/\xff.txt")).touch()
+    with pytest.raises(ArchiveError, match="is not UTF-8"):
+        zip_day(paths)
+    assert not paths.zip.exists()
+
+
+def test_a_number_that_became_a_string_is_a_change() -> None:
+    one, other = b'{"outputs": {"n": 1}}', b'{"outputs": {"n": "1"}}'
+    assert _meaning(one) != _meaning(other)
+    assert _meaning(one) == _meaning(b'{"outputs":{"n":1}}')
+    assert _meaning(b'{"n": 1.0}') != _meaning(b'{"n": 1}')
+
+
+def test_a_damaged_run_file_replaces_no_row(house: House) -> None:
+    house.fill(5)
+    assert house.archive("full-sweep").code == 0
+    before = house.rows()
+    damaged = sorted(house.paths().folder.glob("0*.json"))[2]
+    content = damaged.read_bytes()
+    damaged.write_bytes(content.replace(b'"name"', b'"mane"'))
+    for options in (("verify", "--fix"), ("to-db", "--overwrite")):
+        ended = house.archive(*options)
+        assert ended.code != 0
+        assert damaged.name in ended.out + ended.err
+        assert house.rows() == before
+    assert "Restore the day" in house.archive("verify").out
+    damaged.write_bytes(content)
+    assert house.archive("verify").code == 0
+
+
+def test_a_load_that_loads_nothing_is_no_success(house: House) -> None:
+    house.fill(3)
+    assert house.archive("full-sweep").code == 0
+    shutil.copytree(house.paths().folder, house.paths("misspelt").folder)
+    ended = house.archive("to-db", project="misspelt")
+    assert ended.code == 1
+    assert f"none of the 3 runs of misspelt {DAY} could be loaded" in ended.err
+    assert "is filed under" in ended.err
+    assert house.rows("misspelt") == {}

@@ -1,0 +1,303 @@
+"""Prune: space is freed only after the day was proven elsewhere now, and the day is still known afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from archive_fixtures import PROJECT, Archive, left_over, snapshot
+from day_fixtures import DAY, run_id
+from house_fixtures import DAY as HOUSE_DAY
+from house_fixtures import PROJECT as HOUSE_PROJECT
+from house_fixtures import House
+
+from lse_archive.errors import DriveError, PrunedDayError, ShrinkError
+from lse_archive.folder.pruned import is_pruned, pruned_summary
+from lse_archive.folder.state import read_state
+from lse_archive.results import PruneResult
+from lse_archive.zips.day import zip_day
+from lse_demo.faults import Fault
+from lse_demo.google_drive.server import DriveServer
+from lse_operations.checks import check_archive, check_drive, check_files
+from lse_operations.prune import prune_copy, prune_day
+from lse_operations.restore.restore import bring_back
+from lse_operations.upload import drive_difference, upload_day
+from lse_resources.postgres.database import Database
+from lse_resources.postgres.load.day import load_day
+
+
+@pytest.fixture
+def archive(drive_archive: Archive, database: Database) -> Archive:
+    paths = drive_archive.add()
+    load_day(database, PROJECT, DAY, paths.folder)
+    return drive_archive
+
+
+@pytest.fixture
+def prune(archive: Archive, database: Database) -> Callable[..., PruneResult]:
+    def prune(what: Any = "files", **options: Any) -> PruneResult:
+        return prune_day(archive.destination, database, archive.paths(), what, **options)
+
+    return prune
+
+
+def test_a_pruned_day_is_known_and_comes_back_to_the_byte(
+    archive: Archive, prune: Callable[..., PruneResult], database: Database
+) -> None:
+    paths = archive.paths()
+    before = snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)
+    size = sum(path.stat().st_size for path in paths.folder.iterdir())
+    assert (prune(dry_run=True).action, is_pruned(paths)) == ("would prune", False)
+    assert snapshot(archive.layout.data_dir) == before[0]
+    result = prune()
+    assert (result.action, result.freed) == ("pruned", size)
+    assert not paths.folder.exists()
+    assert is_pruned(paths)
+    assert list(archive.layout.pruned_days(PROJECT)) == [DAY]
+    assert prune("zips").action == "pruned"
+    assert not paths.zip.exists()
+    summary = pruned_summary(paths)
+    assert summary is not None
+    assert summary.runs == 5
+    for check in (check_files(paths), check_archive(paths), check_drive(paths, archive.destination)):
+        assert check.verdict == "agrees", check
+    assert prune().why == "its files are not here"
+    result = bring_back(archive.destination, paths)
+    assert result is not None
+    assert result.action == "restored"
+    assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
+    assert not is_pruned(paths)
+    assert bring_back(archive.destination, paths) is None
+    assert left_over(archive) == []
+
+
+def spoil_file(archive: Archive, database: Database, server: DriveServer) -> None:
+    next(archive.paths().folder.glob("0*.json")).write_bytes(b"{}")
+
+
+def spoil_zip(archive: Archive, database: Database, server: DriveServer) -> None:
+    archive.paths().zip.write_bytes(b"PK")
+
+
+def spoil_drive(archive: Archive, database: Database, server: DriveServer) -> None:
+    [doc] = server.store.named(archive.paths().zip.name)
+    server.store._put(doc | {"sha256Checksum": "0" * 64})
+
+
+def trash_on_drive(archive: Archive, database: Database, server: DriveServer) -> None:
+    [doc] = server.store.named(archive.paths().zip.name)
+    server.store._put(doc | {"trashed": True})
+
+
+def spoil_row(archive: Archive, database: Database, server: DriveServer) -> None:
+    with database.connect() as connection:
+        connection.execute("UPDATE runs SET data = '{}'")
+
+
+def lose_row(archive: Archive, database: Database, server: DriveServer) -> None:
+    with database.connect() as connection:
+        connection.execute("DELETE FROM runs WHERE run_id = %s", (run_id(3),))
+
+
+def add_run(archive: Archive, database: Database, server: DriveServer) -> None:
+    """A newer day here than on Drive."""
+    paths = archive.write(runs=6)
+    for name in ("_summary.json", "_sha256sums.txt"):
+        (paths.folder / name).unlink()
+    zip_day(paths)
+    load_day(database, PROJECT, DAY, paths.folder)
+
+
+@pytest.mark.parametrize("spoil", [spoil_file, spoil_zip, spoil_drive, trash_on_drive, spoil_row, lose_row, add_run])
+@pytest.mark.parametrize("what", ["files", "zips"])
+def test_a_day_that_is_not_proven_stays(
+    archive: Archive,
+    database: Database,
+    prune: Callable[..., PruneResult],
+    drive_server: DriveServer,
+    spoil: Callable[..., None],
+    what: str,
+) -> None:
+    spoil(archive, database, drive_server)
+    before = snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)
+    result = prune(what)
+    assert result.action == "kept"
+    assert result.why
+    assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
+
+
+def test_what_happens_to_the_copy_of_a_pruned_day_is_found(
+    archive: Archive, prune: Callable[..., PruneResult], drive_server: DriveServer
+) -> None:
+    prune()
+    prune("zips")
+    paths = archive.paths()
+    assert drive_difference(archive.destination, paths) is None
+    spoil_drive(archive, None, drive_server)  # ty: ignore[invalid-argument-type]
+    assert check_drive(paths, archive.destination).verdict == "differs"
+
+
+def test_a_pruned_day_is_neither_zipped_nor_fetched_before_it_is_back(
+    archive: Archive, prune: Callable[..., PruneResult]
+) -> None:
+    prune()
+    paths = archive.paths()
+    whole = paths.zip.read_bytes()
+    with pytest.raises(PrunedDayError, match="Restore the day first"):
+        zip_day(paths)
+    assert paths.zip.read_bytes() == whole
+
+
+def replace_by_fewer(archive: Archive, runs: int) -> None:
+    """Another archive puts fewer runs of the day there."""
+    other = Archive(archive.directory / "other", archive.destination)
+    zip_day(other.write(runs=runs))
+    upload_day(other.destination, other.paths(), allow_shrink=True)
+
+
+@pytest.mark.parametrize("trouble", ["fewer runs", "fewer runs, and the list is damaged"])
+def test_a_pruned_day_does_not_come_back_smaller(
+    archive: Archive, prune: Callable[..., PruneResult], trouble: str
+) -> None:
+    prune()
+    prune("zips")
+    paths = archive.paths()
+    replace_by_fewer(archive, 3)
+    says = "whose files were pruned, holds 2 runs that the copy does not"
+    if "damaged" in trouble:
+        (paths.pruned / "runs.csv").write_text("x")
+        says = "the list of runs of shop / EMEA 2026-01-02 is damaged"
+    before = snapshot(paths.pruned)
+    with pytest.raises(ShrinkError, match=says):
+        bring_back(archive.destination, paths)
+    assert is_pruned(paths)
+    assert snapshot(paths.pruned) == before
+    assert not paths.zip.exists()
+    assert archive.restore(allow_shrink=True).runs == 3
+    assert not is_pruned(paths)
+
+
+def test_a_pruned_day_whose_list_is_damaged_comes_back_as_it_was(
+    archive: Archive, prune: Callable[..., PruneResult]
+) -> None:
+    before = snapshot(archive.layout.data_dir)
+    prune()
+    (archive.paths().pruned / "runs.csv").write_text("x")
+    assert bring_back(archive.destination, archive.paths()) is not None
+    assert snapshot(archive.layout.data_dir) == before
+
+
+def test_lse_verifies_restores_and_fetches_a_pruned_day(house: House) -> None:
+    house.fill(6)
+    assert house.archive("full-sweep").code == 0
+    before = snapshot(house.paths().folder)
+    asked = house.lse("archive", "prune", "--project", HOUSE_PROJECT, "--older-than", "1d")
+    assert asked.code == 1
+    assert "--force" in asked.err
+    pruned = house.lse("archive", "prune", "--project", HOUSE_PROJECT, "--older-than", "1d", "--force", "--json")
+    assert (pruned.code, [entry["action"] for entry in pruned.json]) == (0, ["pruned"])
+    assert not house.paths().folder.exists()
+    verified = house.archive("verify", "--json")
+    assert verified.code == 0, verified.err
+    assert {check["name"]: check["verdict"] for check in verified.entry["checks"]} == dict.fromkeys(
+        ("langsmith_count", "run_files_intact", "zip_matches_files", "drive_matches_zip", "runs_match_files"), "agrees"
+    )
+    house.sql("UPDATE runs SET data = '{}' WHERE run_id = (SELECT min(run_id::text) FROM runs)::uuid")
+    assert house.archive("verify").code == 3
+    # LangSmith has fewer runs by now: the day comes back first, and nothing of it is lost.
+    house.store.delete([house.store.runs(HOUSE_PROJECT)[0].id])
+    assert house.archive("fetch", "--force").code in (0, 3)
+    after = snapshot(house.paths().folder)
+    assert {name: after[name] for name in before} == before
+
+
+def test_prune_wants_an_age(house: House) -> None:
+    for age in ("", "x", "0", "-1", "90w"):
+        ended = house.lse("archive", "prune", "--older-than", age, "--project", "x")
+        assert ended.code == 2
+        assert "number of days" in ended.err
+    assert house.lse("archive", "prune").code == 2
+    ended = house.lse("archive", "prune", "--older-than", "90d", "--project", "x")
+    assert (ended.code, "no day older than 90 days has files to give up" in ended.out) == (0, True)
+
+
+def test_the_copy_is_given_up_only_while_the_day_is_here(
+    archive: Archive, prune: Callable[..., PruneResult], drive_server: DriveServer, database: Database
+) -> None:
+    paths = archive.paths()
+    prune()
+    assert "the last copy" in prune_copy(archive.destination, paths).why
+    bring_back(archive.destination, paths)
+    add_run(archive, database, drive_server)
+    assert "holds something else" in prune_copy(archive.destination, paths).why
+    upload_day(archive.destination, paths)
+    assert prune_copy(archive.destination, paths, dry_run=True).action == "would prune"
+    drive_server.faults.add(Fault("status", lambda request: request.method == "PATCH", status=403))
+    with pytest.raises(DriveError):
+        prune_copy(archive.destination, paths)
+    drive_server.faults.clear()
+    assert read_state(paths).copy_pruned_at is None  # what is lost later was not given up
+    assert prune_copy(archive.destination, paths).action == "pruned"
+    assert drive_server.store.named(paths.zip.name) == []
+    assert check_drive(paths, archive.destination).verdict == "agrees"
+    assert prune().action == "kept"  # now the day here is the last copy
+    upload_day(archive.destination, paths)
+    assert prune().action == "pruned"
+
+
+def test_a_file_that_cannot_be_read_keeps_the_day(archive: Archive, prune: Callable[..., PruneResult]) -> None:
+    paths = archive.paths()
+    (paths.folder / "dangling.json").symlink_to("nowhere")
+    for what in ("files", "zips"):
+        assert prune(what).action == "kept"
+    [found] = check_files(paths).differences
+    assert (found.item, found.what) == ("dangling.json", "cannot be read")
+
+
+def test_lse_drive_prune(house: House) -> None:
+    house.fill(3)
+    assert house.archive("full-sweep").code == 0
+    options = ("drive", "prune", "--older-than", "1d", "--project", HOUSE_PROJECT)
+    assert house.lse(*options, "--dry-run", "--json").entry["action"] == "would prune"
+    assert house.lse(*options).code == 1
+    assert house.lse(*options, "--force", "--json").entry["action"] == "pruned"
+    assert house.archive("verify").code == 0
+
+
+def test_a_copy_that_drive_does_not_let_go_stops_no_other_day(house: House) -> None:
+    days = [HOUSE_DAY - timedelta(days=1), HOUSE_DAY]
+    for day in days:
+        house.fill(2, day=day)
+        assert house.archive("full-sweep", day=day).code == 0
+    house.drive.faults.add(Fault("status", lambda request: request.method == "PATCH", status=403, times=1))
+    ended = house.lse(*("drive", "prune", "--older-than", "1d", "--project", HOUSE_PROJECT, "--force", "--json"))
+    assert ended.code == 1
+    assert [(entry["date"], entry.get("action", "failed")) for entry in ended.json] == [
+        (str(days[0]), "failed"),
+        (str(days[1]), "pruned"),
+    ]
+
+
+def test_a_copy_whose_label_was_never_written_gets_it_by_the_next_upload(
+    archive: Archive, prune: Callable[..., PruneResult], drive_server: DriveServer, database: Database
+) -> None:
+    paths = archive.paths()
+    add_run(archive, database, drive_server)
+
+    def labels(request: Any) -> bool:
+        return request.method == "PATCH" and request.path.startswith("/drive/")
+
+    drive_server.faults.add(Fault("status", labels, status=403))
+    with pytest.raises(DriveError):
+        upload_day(archive.destination, paths)
+    drive_server.faults.clear()
+    kept = prune("zips")
+    assert (kept.action, paths.zip.exists()) == ("kept", True)
+    assert "lse archive upload" in kept.why
+    seen = len(drive_server.requests)
+    assert upload_day(archive.destination, paths).action == "unchanged"
+    assert not [request for request in drive_server.requests[seen:] if request.path.startswith("/upload/")]
+    assert prune("zips").action == "pruned"
+    assert check_drive(paths, archive.destination).verdict == "agrees"

@@ -1,0 +1,41 @@
+"""`lse up` is killed: the next one takes its place."""
+
+from __future__ import annotations
+
+import signal
+import urllib.request
+
+from house_fixtures import House
+from platform_fixtures import Up, free_port
+
+from lse_platform.processes import Registry, is_alive
+from lse_resources.settings import Settings
+
+
+def test_what_a_killed_platform_left_behind_is_replaced(bare_house: House) -> None:
+    port = free_port()
+    registry = Registry(Settings.load().home / "run")
+    first = Up(bare_house, "--port", port)
+    try:
+        first.wait()
+        left = registry.alive()
+        assert set(left) == {"up", "webserver", "daemon"}
+        first.process.send_signal(signal.SIGKILL)
+        first.process.wait()
+        assert is_alive(left["webserver"])
+        log = bare_house.directory / "up.log"
+        log.write_text("")
+        second = Up(bare_house, "--port", port)
+        try:
+            second.wait()
+            assert "stopping the webserver that a killed `lse up` left behind" in second.text
+            assert not [name for name, record in left.items() if is_alive(record)]
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=30) as answer:
+                assert answer.status == 200
+            assert second.stop() == 0
+        finally:
+            second.process.kill()
+    finally:
+        first.process.kill()
+        bare_house.lse("down")
+    assert registry.alive() == {}

@@ -1,0 +1,162 @@
+"""The platform survives: its processes are started again, a killed daemon loses no day, its logs stay small."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster import DagsterRunStatus
+from house_fixtures import PROJECT, House
+from platform_fixtures import Up, free_port, wait_until
+
+from lse_archive.days import today
+from lse_archive.errors import ArchiveError
+from lse_archive.folder.state import read_state
+from lse_archive.names import project_slug
+from lse_platform.home import open_house
+from lse_platform.platform import run_platform
+from lse_platform.processes import Registry
+from lse_platform.services import Service, rotate
+from lse_resources.projects import ProjectConfig, add_project
+from lse_resources.settings import Settings
+
+DAYS = [today() - timedelta(days=back) for back in range(7, 1, -1)]
+RUNS = 40
+
+
+# ---- one process ---------------------------------------------------------------------------------------------------
+
+
+def service(directory: Path, code: str) -> Service:
+    command = [sys.executable, "-c", code]
+    return Service("helper", command, dict(os.environ), Registry(directory / "run"), directory / "logs")
+
+
+def test_a_process_that_dies_is_started_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    with service(tmp_path, "import signal; signal.pause()") as helper:
+        first = Registry(tmp_path / "run").alive()["helper"]
+        os.kill(first.pid, signal.SIGKILL)
+
+        def again() -> bool:
+            helper.look_after(said.append)
+            return bool(said)
+
+        wait_until(again, 30, "it was not noticed")
+        assert Registry(tmp_path / "run").alive()["helper"].pid != first.pid
+    assert said == ["the helper ended with -9; starting it again"]
+    assert Registry(tmp_path / "run").alive() == {}
+
+
+def test_a_process_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
+    with service(tmp_path, "raise SystemExit('no such port')") as helper:
+
+        def given_up() -> bool:
+            try:
+                helper.look_after(lambda _: None)
+            except ArchiveError as error:
+                return "no such port" in str(error)
+            return False
+
+        wait_until(given_up, 60, "it was started for ever")
+
+
+def test_a_log_that_grows_is_turned_over_while_it_is_written(tmp_path: Path) -> None:
+    log = tmp_path / "daemon.log"
+    with log.open("ab", buffering=0) as output:
+        for number in range(6):
+            output.write(f"part {number}\n".encode())
+            rotate(log)
+        output.write(b"the last\n")
+    assert log.read_bytes() == b"the last\n"
+    old = {path.name: path.read_text() for path in tmp_path.glob("daemon.*.log")}
+    assert old == {"daemon.1.log": "part 5\n", "daemon.2.log": "part 4\n", "daemon.3.log": "part 3\n"}
+
+
+def test_a_log_that_was_deleted_is_no_end(tmp_path: Path) -> None:
+    said: list[str] = []
+    with service(tmp_path, "import signal; signal.pause()") as helper:
+        shutil.rmtree(helper.log.parent)
+        helper.look_after(said.append)
+        assert said == []
+        os.kill(Registry(tmp_path / "run").alive()["helper"].pid, signal.SIGKILL)
+
+        def again() -> bool:
+            helper.look_after(said.append)
+            return bool(said)
+
+        wait_until(again, 30, "it was not started again")
+        assert helper.log.exists()
+
+
+# ---- the whole -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def up(house: House) -> Iterator[Up]:
+    """A platform over a project with days to archive."""
+    for day in DAYS:
+        house.fill(runs=RUNS, day=day)
+    add_project(house.directory / "projects.toml", ProjectConfig(PROJECT, DAYS[0], schedule="off"))
+    platform = Up(house, "--port", free_port())
+    try:
+        platform.wait()
+        yield platform
+    finally:
+        if platform.process.poll() is None:
+            platform.stop()
+        house.lse("down")
+
+
+def test_a_daemon_killed_in_a_backfill_loses_no_day(house: House, up: Up) -> None:
+    second = house.script("up", "--port", free_port())
+    assert second.returncode == 1
+    assert "running already" in second.stderr
+
+    ended = house.lse("backfill", "--project", PROJECT, "--start-date", str(DAYS[0]), "--end-date", str(DAYS[-1]))
+    assert ended.code == 0, ended.err
+    assert f"{len(DAYS)} days" in ended.out
+    wait_until(lambda: bool(list(house.paths(day=DAYS[0]).folder.parent.glob("2*"))), 120, "no day was begun")
+    os.kill(Registry(house.directory / "home" / "run").alive()["daemon"].pid, signal.SIGKILL)
+    wait_until(lambda: "the daemon ended with -9; starting it again" in up.text, 30, "nobody noticed")
+
+    os.environ.update(open_house(Settings.load()).environment())  # the house puts back what it was
+    with house.instance() as instance:
+        [backfill] = instance.get_backfills()
+
+        def done() -> bool:
+            status = instance.get_backfill(backfill.backfill_id)
+            return status is not None and status.status.value.startswith(("COMPLETED", "FAILED"))
+
+        wait_until(done, 300, "the backfill did not end")
+        key = dg.AssetKey([project_slug(PROJECT), "verification"])
+        assert instance.get_materialized_partitions(key) == {str(day) for day in DAYS}
+        runs = instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill.backfill_id}))
+        assert {run.status for run in runs} <= {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE}
+        green = [run.tags["dagster/partition"] for run in runs if run.status == DagsterRunStatus.SUCCESS]
+        assert sorted(green) == [str(day) for day in DAYS]
+    for day in DAYS:
+        assert len(house.rows(day=day)) == RUNS
+        assert read_state(house.paths(day=day)).verified_at
+    assert up.stop() == 0
+    assert Registry(house.directory / "home" / "run").alive() == {}
+
+
+@pytest.mark.parametrize(("host", "warned"), [("192.0.2.1", True), ("no-such-host.invalid", True), ("::1", False)])
+def test_a_ui_that_others_could_reach_is_warned_of(bare_house: House, host: str, warned: bool) -> None:
+    said: list[str] = []
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ArchiveError, match="cannot be used"):
+            run_platform(Settings.load(), port=port, host=host, say=said.append)
+    assert any("WARNING: the UI is open to everybody" in text for text in said) == warned

@@ -1,0 +1,295 @@
+"""What was interrupted goes on: uploads after an error or a kill, and downloads."""
+
+import hashlib
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drive_rig import CONTENT, UNIT, UPLOAD, back, media, proven
+
+from lse_archive.errors import ArchiveConflictError, CorruptArchiveError, DriveError
+from lse_demo.faults import Fault, on
+from lse_demo.google_drive.server import USER, DriveServer
+from lse_resources.destinations.google_drive.client import DriveFile, DriveSettings, GoogleDrive
+
+
+def interrupt(server: DriveServer, send: Callable[..., DriveFile], **changes: Any) -> None:
+    server.faults.add(Fault("status", UPLOAD, after=1))
+    with pytest.raises(DriveError):
+        send(**changes)
+    server.faults.clear()
+
+
+def lose_last_answer(server: DriveServer, send: Callable[..., DriveFile], path: Path) -> DriveFile:
+    """The file is there, whole, and its upload does not know."""
+    path.write_bytes(CONTENT[:UNIT])
+    server.faults.add(Fault("lose_answer", UPLOAD, times=1))
+    server.faults.add(Fault("status", UPLOAD))
+    with pytest.raises(DriveError):
+        send()
+    server.faults.clear()
+    return proven(server, CONTENT[:UNIT])
+
+
+def test_the_next_call_goes_on_where_the_last_one_ended(
+    server: DriveServer, send: Callable[..., DriveFile], path: Path
+) -> None:
+    interrupt(server, send)
+    session_file = path.with_name("day.zip.upload")
+    assert session_file.stat().st_mode & 0o777 == 0o600
+    seen: list[int] = []
+    send(progress=seen.append)
+    proven(server)
+    assert seen[0] == 4 * UNIT  # not from the start
+    assert not session_file.exists()
+
+
+@pytest.mark.parametrize("trouble", ["expired", "damaged", "foreign", "other content"])
+def test_a_session_file_of_no_use_is_no_harm(
+    server: DriveServer, send: Callable[..., DriveFile], path: Path, trouble: str
+) -> None:
+    interrupt(server, send)
+    session_file, content = path.with_name("day.zip.upload"), CONTENT
+    if trouble == "expired":
+        server.uploads.expire()
+    elif trouble == "damaged":
+        session_file.write_text("{")
+    elif trouble == "foreign":
+        session_file.write_text(session_file.read_text().replace(server.url, "http://127.0.0.1:9"))
+    else:
+        content = b"other" * UNIT
+        path.write_bytes(content)
+    send()
+    proven(server, content)
+
+
+def test_an_answer_lost_at_the_very_end_makes_no_second_file(
+    server: DriveServer, send: Callable[..., DriveFile], path: Path
+) -> None:
+    created = lose_last_answer(server, send, path)
+    server.uploads.expire()
+    assert send().id == created.id
+    proven(server, CONTENT[:UNIT])
+
+
+def test_another_s_file_of_the_name_is_a_conflict_for_the_interrupted_too(
+    server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], settings: DriveSettings, path: Path
+) -> None:
+    interrupt(server, send)
+    drive.upload(path, "day.zip", settings.folder, {})
+    with pytest.raises(ArchiveConflictError):
+        send()
+    proven(server)
+
+
+def change(drive: GoogleDrive, file_id: str, body: dict[str, Any], **moves: str) -> None:
+    """Somebody does it in the browser."""
+    drive._service.api.files().update(fileId=file_id, body=body, **moves).execute()
+
+
+def test_a_session_of_another_folder_is_not_gone_on_with(
+    server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
+) -> None:
+    interrupt(server, send)
+    elsewhere = server.store.add_folder("Elsewhere", USER)
+    drive.upload(path, "day.zip", elsewhere, {}, session_file=path.with_name("day.zip.upload"))
+    [doc] = server.store.named("day.zip")
+    assert doc["parents"] == [elsewhere]
+    assert not path.with_name("day.zip.upload").exists()
+
+
+@pytest.mark.parametrize("gone", ["trashed", "moved"])
+@pytest.mark.parametrize("expired", [False, True])
+def test_a_finished_file_that_was_taken_away_is_sent_again(
+    server: DriveServer,
+    drive: GoogleDrive,
+    send: Callable[..., DriveFile],
+    settings: DriveSettings,
+    path: Path,
+    gone: str,
+    expired: bool,
+) -> None:
+    created = lose_last_answer(server, send, path)
+    if gone == "trashed":
+        change(drive, created.id, {"trashed": True})
+    else:
+        elsewhere = server.store.add_folder("Elsewhere", USER)
+        change(drive, created.id, {}, addParents=elsewhere, removeParents=settings.folder)
+    if expired:
+        server.uploads.expire()
+    sent = send()
+    assert sent.id != created.id
+    assert [file.id for file in drive.find_file(settings.folder, "day.zip")] == [sent.id]
+
+
+def test_a_folder_that_goes_to_the_trash_meanwhile_is_told(server: DriveServer, drive: GoogleDrive, path: Path) -> None:
+    folder = drive.ensure_project_folder("P")
+    with pytest.raises(ArchiveConflictError, match="is not in its folder on Drive"):
+        drive.upload(path, "day.zip", folder, {}, progress=lambda _: change(drive, folder, {"trashed": True}))
+    folder = drive.ensure_project_folder("P")
+    drive.upload(path, "day.zip", folder, {})
+    assert len(drive.find_file(folder, "day.zip")) == 1
+
+
+@pytest.mark.parametrize("size", [UNIT, len(CONTENT)])
+def test_what_another_host_uploads_meanwhile_is_not_replaced(
+    server: DriveServer,
+    drive: GoogleDrive,
+    send: Callable[..., DriveFile],
+    settings: DriveSettings,
+    path: Path,
+    size: int,
+) -> None:
+    content = CONTENT[:size]
+    path.write_bytes(content)
+    other = path.with_name("other.zip")
+    other.write_bytes(b"more runs")
+    first = drive.upload(other, "day.zip", settings.folder, {})
+    other.write_bytes(b"still more runs")
+
+    def meanwhile() -> None:
+        if drive.prove(first).revision == first.revision:
+            drive.upload(other, "day.zip", settings.folder, {}, existing=first)
+
+    # When the upload is announced: of a short file all is sent after that at once.
+    server.faults.add(Fault("call", on("PATCH", "/upload/"), times=1, action=meanwhile))
+    with pytest.raises(ArchiveConflictError, match="changed on Drive"):
+        send(existing=first)
+    proven(server, b"still more runs")
+    assert len(server.store.revisions(first.id)) == 2
+    assert not path.with_name("day.zip.upload").exists()
+    send(existing=drive.prove(first))
+    proven(server, content)
+
+
+def test_a_replacement_whose_last_answer_was_lost_is_one_s_own(
+    server: DriveServer, send: Callable[..., DriveFile], path: Path
+) -> None:
+    path.write_bytes(b"old")
+    first = send()
+    path.write_bytes(CONTENT[:UNIT])
+    server.faults.add(Fault("lose_answer", UPLOAD, times=1))
+    assert send(existing=first).id == first.id
+    proven(server, CONTENT[:UNIT])
+    assert len(server.store.revisions(first.id)) == 2
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from lse_resources.destinations.google_drive.client import DriveSettings, GoogleDrive
+root, folder, home = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+settings = DriveSettings(folder, "oauth2", home / "user.json", home / "token.json", root)
+with GoogleDrive(settings) as drive:
+    path, keep = home / "day.zip", home / "day.zip.upload"
+    sys.stdout.write("ready\\n")
+    sys.stdout.flush()
+    found = drive.find_file(folder, "day.zip")
+    drive.upload(path, "day.zip", folder, {}, existing=found[0] if found else None, session_file=keep)
+"""
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+@pytest.mark.parametrize("moment", range(10))
+def test_killed_and_started_again(
+    server: DriveServer,
+    settings: DriveSettings,
+    send: Callable[..., DriveFile],
+    path: Path,
+    moment: int,
+    replacing: bool,
+) -> None:
+    if replacing:
+        path.write_bytes(b"old")
+        send()
+        path.write_bytes(CONTENT)
+    child: list[subprocess.Popen[str]] = []
+
+    def kill() -> None:
+        child[0].kill()
+        child[0].wait(10)
+
+    def again() -> DriveFile:
+        found = server.store.named("day.zip")
+        return send(existing=DriveFile.of(found[0]) if found else None)
+
+    command = [sys.executable, "-c", KILLED, server.url, settings.folder, str(path.parent)]
+    # The server kills its client at one of its requests, the first, the second, …, which is then carried out, or not.
+    api = on(path="/drive/v3/")
+    if moment % 2:
+        server.faults.add(Fault("call", api, times=1, after=moment // 2, action=kill))
+    else:
+        cut = Fault("cut_before", api, times=1, after=moment // 2)
+        server.faults.add(Fault("call", api, times=1, after=moment // 2, action=kill)).add(cut)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[4]) as process:
+        child.append(process)
+        process.wait(60)
+    assert process.returncode == -signal.SIGKILL
+    server.faults.clear()
+    for doc in server.store.named("day.zip"):  # whatever was killed, what is there is whole
+        assert server.store.content(doc).read_bytes() in (CONTENT, b"old")
+    try:
+        again()
+    except ArchiveConflictError:  # the server went on after its client's death and finished the file just now
+        again()
+    proven(server)
+    assert not path.with_name("day.zip.upload").exists()
+
+
+# Downloads
+
+
+def test_cut_downloads_go_on(
+    server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
+) -> None:
+    file = send()
+    for number in range(20):
+        server.faults.add(Fault("truncate", media, times=1, at=UNIT * (number % 4)))
+    for kind in ("cut_body", "cut_before", "status", "lose_answer"):
+        server.faults.add(Fault(kind, media, times=2))
+    assert back(drive, file, path.with_name("back"))
+    assert server.faults.struck("truncate") >= 5
+
+
+def test_damaged_downloads_are_repeated(
+    server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
+) -> None:
+    file = send()
+    server.faults.add(Fault("corrupt", media, times=2))
+    assert back(drive, file, path.with_name("back"))
+    server.faults.add(Fault("corrupt", media))
+    target = path.with_name("never")
+    target.write_bytes(b"what was there")
+    with pytest.raises(CorruptArchiveError, match="other bytes came"):
+        drive.download(file, target)
+    assert target.read_bytes() == b"what was there"
+    assert list(path.parent.glob("*.part")) == []
+
+
+def test_an_interrupted_download_goes_on_in_the_next_call(
+    server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
+) -> None:
+    file = send()
+    server.faults.add(Fault("truncate", media, times=1, at=3 * UNIT))
+    server.faults.add(Fault("status", media))
+    target, seen = path.with_name("back"), []
+    with pytest.raises(DriveError, match=r"cannot download day\.zip"):
+        drive.download(file, target)
+    assert not target.exists()
+    server.faults.clear()
+    drive.download(file, target, progress=seen.append)
+    assert seen[0] == 3 * UNIT
+    assert hashlib.sha256(target.read_bytes()).hexdigest() == file.sha256
+
+
+def test_a_file_that_is_gone_is_a_conflict(
+    drive: GoogleDrive, server: DriveServer, send: Callable[..., DriveFile], path: Path
+) -> None:
+    file = send()
+    drive._service.api.files().delete(fileId=file.id).execute()
+    with pytest.raises(ArchiveConflictError, match="changed on Drive"):
+        drive.download(file, path.with_name("back"))

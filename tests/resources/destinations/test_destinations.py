@@ -1,0 +1,658 @@
+"""One suite for every destination: Drive, an object store, and both with encryption."""
+
+from __future__ import annotations
+
+import random
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyrage
+import pytest
+from archive_fixtures import PROJECT, Archive, left_over, snapshot
+from day_fixtures import DAY
+from house_fixtures import DAY as HOUSE_DAY
+from house_fixtures import PROJECT as HOUSE_PROJECT
+from house_fixtures import House, midnight
+from s3_fixtures import Door
+
+from lse_archive.errors import (
+    ArchiveConflictError,
+    ArchiveError,
+    CorruptArchiveError,
+    DriveError,
+    NoKeyError,
+    SettingsError,
+    ShrinkError,
+)
+from lse_archive.folder.manifest import SUMMARY, SUMS
+from lse_archive.names import project_folder
+from lse_archive.zips.day import zip_day
+from lse_demo.faults import Fault, Faults, on
+from lse_operations.prune import prune_copy, prune_day
+from lse_operations.restore.restore import archived_projects, bring_back, copies, plan
+from lse_operations.upload import drive_difference, find_on_drive, upload_day
+from lse_resources.destinations.encryption import EncryptedDestination, read_keys
+from lse_resources.destinations.object_store import ObjectStore
+from lse_resources.destinations.protocol import Destination
+from lse_resources.postgres.database import Database
+from lse_resources.postgres.load.day import load_day
+
+KINDS = ["drive", "s3", "drive, encrypted", "s3, encrypted"]
+age: Any = pyrage
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "key.txt"
+    path.write_text(f"# a key\n{age.x25519.Identity.generate()}\n")
+    return path
+
+
+@pytest.fixture(params=KINDS)
+def archive(request: pytest.FixtureRequest, tmp_path: Path, key_file: Path) -> Archive:
+    kind, _, encrypted = request.param.partition(", ")
+    if kind == "drive":
+        destination: Destination = request.getfixturevalue("drive_archive").destination
+    else:
+        destination = request.getfixturevalue("store")
+    keys = read_keys(None, key_file, None) if encrypted else None
+    assert bool(keys) == bool(encrypted)
+    (tmp_path / "archives").mkdir()
+    return Archive(tmp_path, EncryptedDestination(destination, keys, tmp_path / "archives"))
+
+
+@pytest.fixture
+def faults(request: pytest.FixtureRequest, archive: Archive) -> Faults:
+    kind = request.node.callspec.params["archive"]
+    return request.getfixturevalue("drive_server" if kind.startswith("drive") else "door").faults
+
+
+def rezip(archive: Archive, runs: int) -> None:
+    paths = archive.write(runs=runs)
+    for name in (SUMMARY, SUMS):
+        (paths.folder / name).unlink()
+    zip_day(paths)
+
+
+def test_there_and_back(archive: Archive) -> None:
+    for project in (PROJECT, "other 🦉"):
+        for number in range(2):
+            archive.add(DAY + timedelta(days=number), project)
+    before = snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)
+    archive.lose()
+    archive.layout.archive_dir.mkdir()
+    for project in archived_projects(archive.destination, []):
+        for copy in copies(archive.destination, project):
+            assert copy.content is not None
+            assert archive.restore(copy.day, project).action == "restored"
+            assert archive.restore(copy.day, project).action == "unchanged"
+            assert archive.restore(copy.day, project, verify_only=True).action == "proven"
+    assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
+    assert left_over(archive) == []
+
+
+def test_several_days_at_once(archive: Archive) -> None:
+    days = [DAY + timedelta(days=number) for number in range(9)]
+    for day in days:
+        zip_day(archive.write(day))
+    before = snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)
+    with ThreadPoolExecutor(3) as pool:
+        uploaded = pool.map(lambda day: upload_day(archive.destination, archive.paths(day)).action, days)
+        assert list(uploaded) == ["created"] * 9
+        archive.lose()
+        archive.layout.archive_dir.mkdir()
+        assert list(pool.map(lambda day: archive.restore(day).action, days)) == ["restored"] * 9
+    assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
+
+
+def test_the_same_content_is_not_sent_again(archive: Archive) -> None:
+    paths = archive.add()
+    [before] = find_on_drive(archive.destination, paths)
+    assert upload_day(archive.destination, paths).action == "unchanged"
+    [after] = find_on_drive(archive.destination, paths)
+    assert before == after
+    assert drive_difference(archive.destination, paths) is None
+    paths.zip.unlink()
+    assert drive_difference(archive.destination, paths) is None
+
+
+def test_other_content_is_asked_for_and_replaces(archive: Archive) -> None:
+    paths = archive.add(runs=3)
+    rezip(archive, 5)
+    assert drive_difference(archive.destination, paths) is not None
+    with pytest.raises(ArchiveConflictError, match="--force"):
+        upload_day(archive.destination, paths, may_replace=lambda _: False)
+    assert upload_day(archive.destination, paths).action == "replaced"
+    assert len(find_on_drive(archive.destination, paths)) == 1
+    assert drive_difference(archive.destination, paths) is None
+
+
+def test_fewer_runs_never_replace_more(archive: Archive) -> None:
+    paths = archive.add(runs=5)
+    archive.lose()
+    archive.write(runs=3)
+    zip_day(paths)
+    with pytest.raises(ShrinkError, match="holds 2 runs"):
+        upload_day(archive.destination, paths)
+    assert upload_day(archive.destination, paths, allow_shrink=True).action == "replaced"
+
+
+def test_a_pruned_day_comes_back(archive: Archive, database: Database) -> None:
+    paths = archive.add()
+    load_day(database, PROJECT, DAY, paths.folder)
+    before = snapshot(archive.layout.data_dir)
+    assert prune_day(archive.destination, database, paths, "files").action == "pruned"
+    assert prune_day(archive.destination, database, paths, "zips").action == "pruned"
+    assert drive_difference(archive.destination, paths) is None
+    assert bring_back(archive.destination, paths) is not None
+    assert snapshot(archive.layout.data_dir) == before
+
+
+def test_a_long_day_survives_faults(archive: Archive, faults: Faults) -> None:
+    paths = archive.write(runs=2, filler=random.Random(1).randbytes(9_000_000).hex())
+    zip_day(paths)
+    faults.add(Fault("status", rate=0.1, status=503))
+    faults.add(Fault("cut_before", rate=0.05))
+    faults.add(Fault("corrupt_stored", on("PUT"), times=1, after=1))
+    upload_day(archive.destination, paths)
+    before = snapshot(archive.layout.data_dir)
+    faults.add(Fault("truncate", on("GET"), times=1, after=1))
+    archive.lose()
+    archive.layout.archive_dir.mkdir()
+    faults.clear()
+    faults.add(Fault("status", rate=0.1, status=503))
+    assert archive.restore().action == "restored"
+    assert snapshot(archive.layout.data_dir) == before
+    assert faults.struck()
+
+
+def test_bytes_that_are_always_damaged_leave_no_file(archive: Archive, faults: Faults) -> None:
+    paths = archive.write()
+    zip_day(paths)
+    faults.add(Fault("corrupt_stored", on("PUT")))
+    with pytest.raises(ArchiveError):
+        upload_day(archive.destination, paths)
+    faults.clear()
+    assert find_on_drive(archive.destination, paths) == []
+    assert upload_day(archive.destination, paths).action == "created"
+    archive.lose()
+    archive.layout.archive_dir.mkdir()
+    assert archive.restore().action == "restored"
+
+
+def test_a_place_that_is_down_is_one_clear_line(archive: Archive, faults: Faults) -> None:
+    paths = archive.write()
+    zip_day(paths)
+    faults.add(Fault("status", status=403))
+    with pytest.raises(DriveError) as refusal:
+        upload_day(archive.destination, paths)
+    assert "\n" not in str(refusal.value)
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_second_file_under_the_name_is_refused(archive: Archive) -> None:
+    paths = archive.add()
+    folder = archive.destination.ensure_project_folder(project_folder(PROJECT))
+    with pytest.raises(ArchiveConflictError, match="already"):
+        archive.destination.upload(paths.zip, paths.zip.name, folder, {})
+
+
+# The object store alone
+
+
+def test_a_copy_that_rotted_is_found_by_reading_it(store: ObjectStore, tmp_path: Path, database: Database) -> None:
+    archive = Archive(tmp_path, store)
+    paths = archive.add()
+    load_day(database, PROJECT, DAY, paths.folder)
+    [file] = find_on_drive(store, paths)
+    attributes = {"bytes_sha256": file.sha256, "sha256": file.sha256, "content": file.app_properties["content"]}
+    store._store.put(file.id, bytes(file.size), attributes=attributes)
+    result = prune_day(store, database, paths, "files")
+    assert result.action == "kept"
+    assert "holds something else" in result.why
+    archive.lose()
+    with pytest.raises(CorruptArchiveError, match="other bytes came"):
+        archive.restore()
+
+
+def test_what_killed_uploads_left_goes_with_a_later_one(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = Archive(tmp_path, store)
+    paths = archive.write()
+    zip_day(paths)
+    folder = project_folder(PROJECT)
+    left, others = f"{folder}/.{paths.zip.name}.0123456789ab", f"{folder}/.another.zip.0123456789ab"
+    for name in (left, others):
+        store._store.put(name, b"PK")
+
+    def names() -> set[str]:
+        return {meta["path"] for meta in store._store.list_with_delimiter(folder)["objects"]}
+
+    upload_day(store, paths)
+    assert left in names()  # it may be another host's, at work
+    rezip(archive, 7)
+    monkeypatch.setattr("lse_resources.destinations.object_store._STALE", timedelta(seconds=-1))
+    upload_day(store, paths)
+    assert names() == {f"{folder}/{paths.zip.name}", others}
+
+
+def test_an_object_that_another_tool_put_there(store: ObjectStore, tmp_path: Path) -> None:
+    archive = Archive(tmp_path, store)
+    paths = archive.write()
+    zip_day(paths)
+    store._store.put(f"{project_folder(PROJECT)}/{paths.zip.name}", paths.zip.read_bytes())
+    archive.lose()
+    assert archive.restore().action == "restored"
+
+
+@pytest.mark.parametrize(
+    ("url", "config", "text"),
+    [
+        ("ftp://x/y", {}, "not an object store"),
+        ("s3://", {}, "not an object store"),
+        ("bucket", {}, "not an object store"),
+        ("s3://bucket", {"endpoint": "http://example.com"}, "unencrypted"),
+    ],
+)
+def test_a_wrong_setting_is_named(url: str, config: dict[str, str], text: str) -> None:
+    with pytest.raises(SettingsError, match=text):
+        ObjectStore(url, config)
+
+
+def test_a_bucket_that_is_not_there(door: Door) -> None:
+    config = {"endpoint": door.url, "access_key_id": "key", "secret_access_key": "secret", "region": "us-east-1"}
+    with pytest.raises(DriveError, match="no such bucket"):
+        ObjectStore("s3://no-such-bucket-here", config).check_folder()
+
+
+@pytest.fixture
+def s3_house(house: House, door: Door, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> House:
+    monkeypatch.setenv("LSE_ARCHIVE_URL", f"{store.place}/the archive")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", door.url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    return house
+
+
+def test_the_command_line_over_an_object_store(s3_house: House) -> None:
+    s3_house.fill(6)
+    swept = s3_house.archive("full-sweep")
+    assert swept.code == 0, swept.err
+    before = snapshot(s3_house.paths().folder)
+    assert s3_house.drive.requests == []
+    Archive(s3_house.directory, None).lose()  # ty: ignore[invalid-argument-type]
+    restored = s3_house.archive("restore", "--to-db", "--json")
+    assert (restored.code, restored.entry["action"]) == (0, "restored")
+    assert snapshot(s3_house.paths().folder) == before
+    verified = s3_house.archive("verify")
+    assert verified.code in (0, 3), verified.err
+
+
+# Encryption
+
+
+def test_nothing_leaves_unencrypted_and_age_opens_it(
+    store: ObjectStore, tmp_path: Path, key_file: Path, open_age: Callable[[bytes], bytes]
+) -> None:
+    keys = read_keys(None, key_file, None)
+    assert keys is not None
+    assert "AGE-SECRET" not in repr(keys)
+    (tmp_path / "archives").mkdir()
+    archive = Archive(tmp_path, EncryptedDestination(store, keys, tmp_path / "archives"))
+    paths = archive.add()
+    [inner] = store.list_files(project_folder(PROJECT))
+    assert inner.name == f"{paths.zip.name}.age"
+    stored = bytes(store._store.get(inner.id).bytes())
+    assert stored.startswith(b"age-encryption.org/v1")
+    assert open_age(stored) == paths.zip.read_bytes()
+
+
+def test_a_damaged_encrypted_zip_is_called_damaged(store: ObjectStore, tmp_path: Path, key_file: Path) -> None:
+    keys = read_keys(None, key_file, None)
+    assert keys is not None
+    (tmp_path / "archives").mkdir()
+    archive = Archive(tmp_path, EncryptedDestination(store, keys, tmp_path / "archives"))
+    archive.add()
+    [copy] = copies(archive.destination, PROJECT)
+
+    def damaged(_file: object, target: Path, **_: object) -> None:
+        content = bytearray(store._store.get(copy.file.sealed.id).bytes())  # ty: ignore[missing-attribute]
+        content[-5] ^= 1
+        target.write_bytes(content)
+
+    store.download = damaged  # ty: ignore[invalid-assignment] - damage that the checksum would have told
+    with pytest.raises(CorruptArchiveError, match="is damaged"):
+        archive.destination.download(copy.file, tmp_path / "back.zip")
+    assert not (tmp_path / "back.zip").exists()
+
+
+def test_a_day_that_this_host_cannot_compare_stops_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSE_AGE_RECIPIENT", str(age.x25519.Identity.generate().to_public()))
+    first = HOUSE_DAY - timedelta(days=1)
+    house.fill(2, day=first)
+    assert house.archive("full-sweep", "--skip-db", day=first).code == 0
+    house.put(77, midnight(first) + 1)
+    house.fill(2)
+    days = ["--project", HOUSE_PROJECT, "--start-date", str(first), "--end-date", str(HOUSE_DAY)]
+    ended = house.lse("archive", "full-sweep", "--skip-db", "--force", "--json", *days)
+    assert ended.code == 1
+    [changed, other] = ended.json
+    assert "LSE_AGE_RECIPIENT alone does not open it. Run this where the key is" in changed["problems"][0]
+    assert (other["problems"], other["upload_result"]["action"]) == ([], "created")
+
+
+@pytest.fixture
+def open_age(key_file: Path) -> Callable[[bytes], bytes]:
+    identity = age.x25519.Identity.from_str(key_file.read_text().split("\n")[1])
+    return lambda content: age.decrypt(content, [identity])
+
+
+def test_without_the_key_there_is_no_way_back(store: ObjectStore, tmp_path: Path, key_file: Path) -> None:
+    public = str(age.x25519.Identity.from_str(key_file.read_text().split("\n")[1]).to_public())
+    (tmp_path / "archives").mkdir()
+    writer = read_keys(public, None, None)
+    assert writer is not None
+    archive = Archive(tmp_path, EncryptedDestination(store, writer, tmp_path / "archives"))
+    archive.add()
+    archive.lose()
+    archive.layout.archive_dir.mkdir()
+    with pytest.raises(NoKeyError, match="RECIPIENT alone does not open it"):
+        archive.restore()
+    assert left_over(archive) == []
+
+
+@pytest.fixture
+def keyless(archive: Archive) -> Archive:
+    """The same archive on a host where no key is set."""
+    inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
+    return Archive(archive.directory, EncryptedDestination(inner, None, archive.layout.archive_dir))
+
+
+ENCRYPTED = pytest.mark.parametrize("archive", ["drive, encrypted", "s3, encrypted"], indirect=True)
+
+
+@ENCRYPTED
+def test_without_a_key_set_encrypted_days_are_seen_and_refused(archive: Archive, keyless: Archive) -> None:
+    paths = archive.add(runs=3)
+    assert drive_difference(keyless.destination, paths) is None
+    assert upload_day(keyless.destination, paths).action == "unchanged"
+    archive.lose()
+    archive.layout.archive_dir.mkdir()
+    [copy] = copies(keyless.destination, PROJECT)
+    for attempt in (
+        lambda: plan(keyless.destination, paths, copy),
+        lambda: keyless.restore(),
+        lambda: keyless.restore(verify_only=True),
+    ):
+        with pytest.raises(NoKeyError, match=r"age is encrypted: no key is set\. Set LSE_AGE_IDENTITY_FILE"):
+            attempt()
+    assert left_over(archive) == []
+
+
+@ENCRYPTED
+def test_without_a_key_set_nothing_unencrypted_comes_beside(archive: Archive, keyless: Archive) -> None:
+    inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
+    paths = archive.add(runs=3)
+    [before] = find_on_drive(archive.destination, paths)
+    rezip(archive, 5)
+    for allow_shrink in (False, True):
+        with pytest.raises(NoKeyError, match="no key is set"):
+            upload_day(keyless.destination, paths, allow_shrink=allow_shrink)
+    assert find_on_drive(inner, paths) == []
+    assert find_on_drive(archive.destination, paths) == [before]
+    assert upload_day(archive.destination, paths).action == "replaced"
+
+
+@ENCRYPTED
+def test_an_encrypted_and_another_unencrypted_zip_are_a_conflict(archive: Archive) -> None:
+    inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
+    paths = archive.add(runs=3)
+    rezip(archive, 5)
+    upload_day(inner, paths)
+    whole = paths.zip.read_bytes()
+    for verify_only in (False, True):
+        with pytest.raises(ArchiveConflictError, match=r"encrypted and unencrypted.*archive upload"):
+            archive.restore(verify_only=verify_only)
+    assert upload_day(archive.destination, paths).action == "replaced"
+    archive.lose()
+    archive.layout.archive_dir.mkdir()
+    assert archive.restore().runs == 5
+    # Of the same content it is a leftover, and no conflict.
+    upload_day(inner, paths)
+    archive.lose()
+    archive.layout.archive_dir.mkdir()
+    assert archive.restore().runs == 5
+    assert paths.zip.read_bytes() == whole
+
+
+@ENCRYPTED
+@pytest.mark.parametrize("setting", ["another key", "a public key", "no key"])
+def test_a_copy_that_this_host_cannot_open_proves_nothing(
+    archive: Archive, database: Database, tmp_path: Path, setting: str
+) -> None:
+    paths = archive.add()
+    load_day(database, PROJECT, DAY, paths.folder)
+    other = age.x25519.Identity.generate()
+    (tmp_path / "other.txt").write_text(str(other))
+    keys = {
+        "another key": read_keys(None, tmp_path / "other.txt", None),
+        "a public key": read_keys(str(other.to_public()), None, None),
+        "no key": None,
+    }
+    inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
+    elsewhere = EncryptedDestination(inner, keys[setting], archive.layout.archive_dir)
+    before = snapshot(tmp_path)
+    with pytest.raises(NoKeyError, match="LSE_AGE"):
+        prune_day(elsewhere, database, paths, "files")
+    with pytest.raises(NoKeyError, match="LSE_AGE"):
+        Archive(tmp_path, elsewhere).restore(verify_only=True)
+    assert snapshot(tmp_path) == before
+    assert left_over(archive) == []
+    assert prune_day(archive.destination, database, paths, "files").action == "pruned"
+
+
+@ENCRYPTED
+def test_a_host_that_only_writes_says_where_a_changed_day_is_uploaded(archive: Archive, key_file: Path) -> None:
+    paths = archive.add(runs=3)
+    rezip(archive, 5)
+    public = str(age.x25519.Identity.from_str(key_file.read_text().split("\n")[1]).to_public())
+    inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
+    writer = EncryptedDestination(inner, read_keys(public, None, None), archive.layout.archive_dir)
+    with pytest.raises(NoKeyError, match=r"where the key is .*--allow-shrink"):
+        upload_day(writer, paths)
+    assert upload_day(writer, paths, allow_shrink=True).action == "replaced"
+    assert archive.restore(verify_only=True).runs == 5
+
+
+def test_a_passphrase(store: ObjectStore, tmp_path: Path) -> None:
+    keys = read_keys(None, None, "correct horse")
+    assert keys is not None
+    assert "horse" not in repr(keys)
+    (tmp_path / "archives").mkdir()
+    archive = Archive(tmp_path, EncryptedDestination(store, keys, tmp_path / "archives"))
+    paths = archive.add()
+    whole = paths.zip.read_bytes()
+    archive.lose()
+    archive.layout.archive_dir.mkdir()
+    assert archive.restore().action == "restored"
+    assert paths.zip.read_bytes() == whole
+
+
+def test_unencrypted_zips_of_before_are_found_and_replaced_encrypted(
+    store: ObjectStore, tmp_path: Path, key_file: Path
+) -> None:
+    plain = Archive(tmp_path, store)
+    paths = plain.add(runs=3)
+    keys = read_keys(None, key_file, None)
+    assert keys is not None
+    archive = Archive(tmp_path, EncryptedDestination(store, keys, tmp_path / "archives"))
+    assert upload_day(archive.destination, paths).action == "unchanged"
+    rezip(archive, 5)
+    assert upload_day(archive.destination, paths).action == "replaced"
+    assert [file.name for file in store.list_files(project_folder(PROJECT))] == [f"{paths.zip.name}.age"]
+
+
+@pytest.mark.parametrize(
+    ("recipient", "content", "passphrase"),
+    [("age1x", None, None), (None, "not a key", None), (None, "# nothing", None), ("age1x", None, "x")],
+)
+def test_wrong_keys_are_named(
+    tmp_path: Path, recipient: str | None, content: str | None, passphrase: str | None
+) -> None:
+    path = None
+    if content is not None:
+        path = tmp_path / "key"
+        path.write_text(content)
+    with pytest.raises(SettingsError, match=r"age|AGE"):
+        read_keys(recipient, path, passphrase)
+    assert read_keys(None, None, None) is None
+
+
+# What is damaged, and what was killed
+
+
+def labels(request: Any) -> bool:
+    """Drive is told what to keep beside a file that is there."""
+    return request.method == "PATCH" and request.path.startswith("/drive/") and b"appProperties" in request.body
+
+
+def removals(request: Any) -> bool:
+    """A zip is removed, unencrypted and under its own name."""
+    return b'"trashed": true' in request.body or b".zip</Key>" in request.body
+
+
+def spoil(path: Path) -> None:
+    """Flips a byte within a run of a zip."""
+    with zipfile.ZipFile(path) as archive:
+        info = archive.infolist()[0]
+    content = bytearray(path.read_bytes())
+    content[info.header_offset + 30 + len(info.filename.encode()) + info.compress_size // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_who_cannot_decrypt_may_give_up_a_copy_of_what_is_here_and_no_more(
+    store: ObjectStore, tmp_path: Path, database: Database
+) -> None:
+    (tmp_path / "archives").mkdir()
+    keys = read_keys(str(age.x25519.Identity.generate().to_public()), None, None)
+    archive = Archive(tmp_path, EncryptedDestination(store, keys, tmp_path / "archives"))
+    paths = archive.add()
+    load_day(database, PROJECT, DAY, paths.folder)
+    with pytest.raises(NoKeyError, match="alone does not open it"):
+        prune_day(archive.destination, database, paths, "files")
+    assert prune_copy(archive.destination, paths).action == "pruned"
+    assert find_on_drive(archive.destination, paths) == []
+
+
+def test_a_damaged_zip_takes_no_copy_s_place(archive: Archive) -> None:
+    paths = archive.add(runs=5)
+    [before] = find_on_drive(archive.destination, paths)
+    rezip(archive, 6)
+    other = archive.write(DAY + timedelta(days=1))
+    zip_day(other)
+    for damaged in (paths, other):
+        spoil(damaged.zip)
+        with pytest.raises(CorruptArchiveError, match=r"\.zip is damaged.*lse archive zip"):
+            upload_day(archive.destination, damaged)
+    assert find_on_drive(archive.destination, paths) == [before]
+    assert find_on_drive(archive.destination, other) == []
+
+
+def test_a_copy_that_cannot_be_read_is_replaced(archive: Archive, tmp_path: Path) -> None:
+    paths = archive.write()
+    zip_day(paths)
+    (tmp_path / "x").write_bytes(b"no zip")
+    folder = archive.destination.ensure_project_folder(project_folder(PROJECT))
+    archive.destination.upload(tmp_path / "x", paths.zip.name, folder, {})
+    assert upload_day(archive.destination, paths).action == "replaced"
+    assert drive_difference(archive.destination, paths) is None
+
+
+@pytest.mark.parametrize("archive", ["drive, encrypted"], indirect=True)
+def test_an_encrypted_zip_without_its_label_is_replaced_and_restored(archive: Archive, faults: Faults) -> None:
+    paths = archive.add(runs=3)
+    rezip(archive, 5)
+    before = snapshot(archive.layout.data_dir)
+    faults.add(Fault("status", labels, status=403))
+    with pytest.raises(DriveError):
+        upload_day(archive.destination, paths)
+    faults.clear()
+    whole = paths.zip.read_bytes()
+    archive.lose()
+    archive.layout.archive_dir.mkdir()
+    assert archive.restore().action == "restored"
+    assert (snapshot(archive.layout.data_dir), paths.zip.read_bytes()) == (before, whole)
+    assert drive_difference(archive.destination, paths) is not None
+    assert upload_day(archive.destination, paths).action == "replaced"
+    assert drive_difference(archive.destination, paths) is None
+
+
+@pytest.mark.parametrize("archive", ["drive, encrypted", "s3, encrypted"], indirect=True)
+def test_an_unencrypted_zip_that_was_left_is_removed(archive: Archive, faults: Faults) -> None:
+    inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
+    paths = archive.write(runs=3)
+    zip_day(paths)
+    upload_day(inner, paths)
+    rezip(archive, 5)
+    faults.add(Fault("status", removals, status=403))
+    with pytest.raises(DriveError):
+        upload_day(archive.destination, paths)
+    faults.clear()
+    assert find_on_drive(inner, paths) != []
+    assert drive_difference(archive.destination, paths) == ("one encrypted file", "1 unencrypted beside it")
+    assert upload_day(archive.destination, paths).action == "unchanged"
+    assert find_on_drive(inner, paths) == []
+    assert drive_difference(archive.destination, paths) is None
+    # What holds more than the encrypted one is no such leftover.
+    more = Archive(archive.directory / "more", inner)
+    more.add(runs=6)
+    with pytest.raises(ShrinkError, match="holds 1 runs"):
+        upload_day(archive.destination, paths)
+    assert find_on_drive(inner, paths) != []
+
+
+@pytest.mark.parametrize("archive", ["drive, encrypted", "s3, encrypted"], indirect=True)
+def test_an_unencrypted_zip_of_the_same_bytes_stays(archive: Archive) -> None:
+    inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
+    paths = archive.write()
+    zip_day(paths)
+    inner.upload(paths.zip, paths.zip.name, inner.ensure_project_folder(project_folder(PROJECT)), {})
+    assert upload_day(archive.destination, paths).action == "unchanged"
+    [file] = find_on_drive(inner, paths)
+    assert file.app_properties["runs"] == "5"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://KEY:hush@bucket/folder",
+        "s3://KEY:hu/sh@bucket",
+        "s3://KEY:hu[sh@bucket",
+        "s3://hush@bucket",
+        "s3:KEY:hush@bucket",
+        "ftp://KEY:hush@bucket",
+        "KEY:hush@bucket",
+    ],
+)
+def test_an_address_with_credentials_is_refused_and_not_told(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"LSE_ARCHIVE_URL holds credentials.*AWS_SECRET_ACCESS_KEY") as refusal:
+        ObjectStore(url)
+    assert "hu" not in str(refusal.value)
+    assert "KEY:" not in str(refusal.value)
+
+
+def test_an_address_that_cannot_be_read_is_not_told() -> None:
+    for url in ("s3://[hush", "hush", "https://hush/x"):
+        with pytest.raises(SettingsError, match="not an object store") as refusal:
+            ObjectStore(url)
+        assert "hush" not in str(refusal.value)
+
+
+def test_a_folder_may_hold_what_else_parts_an_address() -> None:
+    assert ObjectStore("s3://bucket/a@b/c:d", {"region": "us-east-1"}).place == "s3://bucket"

@@ -1,0 +1,144 @@
+"""What only an object store can do to an archive: two hosts at once, large objects, and what other tools put there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pytest
+from archive_fixtures import PROJECT, Archive
+from day_fixtures import DAY
+
+from lse_archive.errors import ArchiveConflictError, CorruptArchiveError, SettingsError
+from lse_archive.folder.manifest import SUMMARY, SUMS
+from lse_archive.names import project_folder
+from lse_archive.zips.day import zip_day
+from lse_operations.restore.restore import copies
+from lse_operations.upload import drive_difference, find_on_drive, upload_day
+from lse_resources.destinations import object_store
+from lse_resources.destinations.object_store import ObjectStore
+
+
+@pytest.fixture
+def archive(store: ObjectStore, tmp_path: Path) -> Archive:
+    return Archive(tmp_path, store)
+
+
+def refill(archive: Archive, runs: int, **fields: Any) -> None:
+    paths = archive.write(runs=runs, **fields)
+    for name in (SUMMARY, SUMS):
+        (paths.folder / name).unlink(missing_ok=True)
+    zip_day(paths)
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, store: ObjectStore, act: Callable[[], object]) -> None:
+    """Has another host do something once, while this one uploads."""
+    put, acted = store._put, []
+
+    def hook(*arguments: Any) -> None:
+        put(*arguments)
+        if not acted:
+            acted.append(True)
+            act()
+
+    monkeypatch.setattr(store, "_put", hook)
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_the_slower_of_two_hosts_replaces_nothing(
+    archive: Archive, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    if before:
+        archive.add(runs=before)
+    refill(archive, 3)
+    other = Archive(tmp_path / "other", store)
+    other.write(runs=5)
+    zip_day(other.paths())
+    meanwhile(monkeypatch, store, lambda: upload_day(store, other.paths()))
+    with pytest.raises(ArchiveConflictError, match=r"Run the command again|already"):
+        upload_day(store, archive.paths())
+    assert drive_difference(store, other.paths()) is None
+    folder = project_folder(PROJECT)
+    assert len(store._store.list_with_delimiter(folder)["objects"]) == 1  # nothing hidden is left
+
+
+def test_a_large_zip_counts_only_when_it_has_been_read_back(
+    archive: Archive, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_store, "_COPY_BYTES", 10)
+    monkeypatch.setattr(object_store, "_PIECE", 1 << 18)  # in parts, as a large one is
+    blob = os.urandom(100_000).hex()
+    paths = archive.write(blob=blob)
+    zip_day(paths)
+    read = store._read_hash
+
+    def killed(key: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store, "_read_hash", killed)
+    with pytest.raises(KeyboardInterrupt):
+        upload_day(store, paths)
+    assert drive_difference(store, paths) is not None
+    monkeypatch.setattr(store, "_read_hash", read)
+    assert upload_day(store, paths).action == "replaced"
+    assert drive_difference(store, paths) is None
+    assert upload_day(store, paths).action == "unchanged"
+    refill(archive, 7, blob=blob)
+    monkeypatch.setattr(store, "_note_proof", killed)
+    with pytest.raises(KeyboardInterrupt):
+        upload_day(store, paths)
+    assert drive_difference(store, paths) is not None  # the note is of the former object
+    archive.lose()
+    assert archive.restore().action == "restored"
+
+
+def test_an_object_put_there_in_parts_is_restored_and_replaced(archive: Archive, store: ObjectStore) -> None:
+    paths = archive.write(runs=40, blob=os.urandom(200_000).hex())
+    zip_day(paths)
+    key = f"{project_folder(PROJECT)}/{paths.zip.name}"
+    with paths.zip.open("rb") as file:
+        obstore.put(store._store, key, file, chunk_size=5 << 20, use_multipart=True)
+    [there] = find_on_drive(store, paths)
+    assert (there.sha256, there.md5) == (None, None)
+    assert upload_day(store, paths).action == "replaced"
+    store._store.delete(key)
+    with paths.zip.open("rb") as file:
+        obstore.put(store._store, key, file, chunk_size=5 << 20, use_multipart=True)
+    archive.lose()
+    assert archive.restore().action == "restored"
+    damaged = bytearray(bytes(obstore.get(store._store, key).bytes()))
+    damaged[1000] ^= 1
+    obstore.put(store._store, key, iter([bytes(damaged)]), chunk_size=5 << 20, use_multipart=True)
+    archive.lose()
+    with pytest.raises(CorruptArchiveError):
+        archive.restore()
+
+
+def test_an_object_that_goes_meanwhile(archive: Archive, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        archive.add(DAY + timedelta(days=number))
+    head = store._head
+
+    def vanishing(key: str) -> Any:
+        if str(DAY) in key:
+            store._store.delete(key)
+        return head(key)
+
+    monkeypatch.setattr(store, "_head", vanishing)
+    assert [copy.day for copy in copies(store, PROJECT)] == [DAY + timedelta(days=1), DAY + timedelta(days=2)]
+    monkeypatch.undo()
+    [file] = find_on_drive(store, archive.paths(DAY + timedelta(days=1)))
+    store.trash(file)
+    with pytest.raises(ArchiveConflictError, match="it is gone from"):
+        store.prove(file)
+
+
+@pytest.mark.parametrize("end", ["?region=x", "#part", "/a?secret_access_key=XYZ"])
+def test_what_the_store_would_leave_out_of_an_address_is_refused(end: str) -> None:
+    with pytest.raises(SettingsError, match=r"has a \? or #") as error:
+        ObjectStore(f"s3://bucket{end}")
+    assert "XYZ" not in str(error.value)

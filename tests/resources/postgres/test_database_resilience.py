@@ -1,0 +1,237 @@
+"""Loads that meet trouble: lost connections, killed servers and loaders, other loads of the day, full disks."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from database_fixtures import DAY, PROJECT, RunFolder
+from psycopg.conninfo import make_conninfo
+
+from lse_archive.errors import DatabaseError, DayLockedError
+from lse_resources.embedded_postgres.place import find_location
+from lse_resources.embedded_postgres.server import EmbeddedServer
+from lse_resources.postgres.database import Database
+from lse_resources.postgres.load.day import load_day
+from lse_resources.postgres.locks import day_advisory_lock
+from lse_resources.postgres.schema import migrate
+from lse_resources.postgres.verify.day import verify_day
+
+RUNS = 300
+BATCH = 20
+LOADER = """
+import sys
+from datetime import date
+from pathlib import Path
+from lse_resources.postgres.database import Database
+from lse_resources.postgres.load.day import load_day
+def tell(done, total):
+    sys.stdout.write(f"{done}\\n")
+    sys.stdout.flush()
+url, project, day, folder, batch = sys.argv[1:]
+load_day(Database(url), project, date.fromisoformat(day), Path(folder), batch_size=int(batch), progress=tell)
+"""
+
+
+def whole_and_right(database: Database, folder: RunFolder) -> bool:
+    result = verify_day(database, PROJECT, DAY, folder.path, detailed=True)
+    return result.is_consistent and result.total_runs_in_db == RUNS
+
+
+def test_lost_connections_are_replaced_and_no_batch_is_lost(database: Database, run_folder: RunFolder) -> None:
+    run_folder.fill(RUNS)
+    lost = 0
+
+    def cut(done: int, total: int) -> None:
+        nonlocal lost
+        with database.connect() as connection:
+            cursor = connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            lost += cursor.rowcount
+
+    result = load_day(database, PROJECT, DAY, run_folder.path, batch_size=BATCH * 3, progress=cut)
+
+    assert lost > 2
+    assert (result.successful_inserts, result.replaced, result.failed_inserts) == (RUNS, 0, 0)
+    assert whole_and_right(database, run_folder)
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedServer]:
+    """A server that a test may kill."""
+    base = Path(tempfile.mkdtemp(prefix="lse-db-", dir="/tmp")).resolve()
+    base.chmod(0o755)
+    server = EmbeddedServer(base / "postgres")
+    try:
+        migrate(Database(server.start().url()))
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(find_location(server.home).place, ignore_errors=True)
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def kill_server(server: EmbeddedServer) -> None:
+    pid = int((find_location(server.home).data / "postmaster.pid").read_text().split()[0])
+
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_killed_server_that_comes_back_costs_nothing(own_server: EmbeddedServer, run_folder: RunFolder) -> None:
+    database = Database(own_server.url())
+    run_folder.fill(RUNS)
+    moments = random.Random(7).sample(range(1, RUNS // BATCH), 3)
+    steps = 0
+
+    def disturb(done: int, total: int) -> None:
+        nonlocal steps
+        steps += 1
+        if steps in moments:
+            kill_server(own_server)
+            own_server.start()
+
+    result = load_day(database, PROJECT, DAY, run_folder.path, batch_size=BATCH, progress=disturb)
+
+    assert result.successful_inserts == RUNS
+    assert whole_and_right(database, run_folder)
+
+
+def test_a_server_that_stays_away_ends_the_load_and_the_next_one_completes_it(
+    own_server: EmbeddedServer, run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lse_resources.postgres.load.writer._RETRY_DELAYS", (0.01, 0.01))
+    database = Database(own_server.url())
+    run_folder.fill(RUNS)
+
+    def kill(done: int, total: int) -> None:
+        if done >= RUNS // 3:
+            own_server.stop()
+
+    with pytest.raises(DatabaseError, match="Check that the server runs"):
+        load_day(database, PROJECT, DAY, run_folder.path, batch_size=BATCH, progress=kill)
+    own_server.start()
+
+    result = load_day(database, PROJECT, DAY, run_folder.path, batch_size=BATCH)
+    assert result.left + result.successful_inserts == RUNS
+    assert result.left % BATCH == 0
+    assert 0 < result.left < RUNS
+    assert whole_and_right(database, run_folder)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_killed_loader_leaves_whole_batches_and_the_next_completes(
+    database: Database, run_folder: RunFolder, seed: int
+) -> None:
+    run_folder.fill(RUNS)
+    arguments = [database.url, PROJECT, str(DAY), str(run_folder.path), str(BATCH)]
+    moment = random.Random(seed).randrange(1, RUNS // BATCH)
+    with subprocess.Popen([sys.executable, "-c", LOADER, *arguments], stdout=subprocess.PIPE) as loader:
+        assert loader.stdout is not None
+        for _ in range(moment):
+            loader.stdout.readline()
+        loader.kill()
+
+    with database.connect() as connection:
+        others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        while connection.execute(others).fetchone() != (0,):
+            pass  # the server is about to notice that its client is dead
+        found = connection.execute("SELECT count(*) FROM runs").fetchone()
+        unfinished = connection.execute("SELECT count(*) FROM loads WHERE finished_at IS NULL").fetchone()
+    assert found is not None
+    assert found[0] % BATCH == 0
+    assert unfinished == (1,) or found == (RUNS,)
+    result = load_day(database, PROJECT, DAY, run_folder.path)
+    assert (result.left, result.successful_inserts) == (found[0], RUNS - found[0])
+    assert whole_and_right(database, run_folder)
+
+
+def test_of_two_loads_of_a_day_one_waits_for_the_other(database: Database, run_folder: RunFolder) -> None:
+    run_folder.fill(RUNS)
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold(done: int, total: int) -> None:
+        held.set()
+        assert go_on.wait(60)
+
+    with ThreadPoolExecutor(2) as pool, database.connect() as connection:
+        first = pool.submit(load_day, database, PROJECT, DAY, run_folder.path, batch_size=BATCH, progress=hold)
+        assert held.wait(60)
+        second = pool.submit(load_day, database, PROJECT, DAY, run_folder.path, batch_size=BATCH)
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        while connection.execute(waiting).fetchone() == (0,):
+            assert not second.done()
+        with pytest.raises(DayLockedError), day_advisory_lock(connection, PROJECT, DAY, wait=False):
+            pass
+        go_on.set()
+        results = first.result(60), second.result(60)
+
+    assert [result.successful_inserts for result in results] == [RUNS, 0]
+    assert [result.left for result in results] == [0, RUNS]
+
+
+def test_a_full_disk_is_said_in_one_line(database: Database, run_folder: RunFolder, tmp_path: Path) -> None:
+    """The server's own refusal, from a function that stands for the disk: SQLSTATE 53100, as of a real one."""
+    run_folder.fill(RUNS)
+    with database.connect() as connection:
+        connection.execute(
+            "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " IF (SELECT count(*) FROM runs) > 100 THEN"
+            " RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full';"
+            " END IF; RETURN NULL; END $$;"
+            "CREATE TRIGGER full_disk AFTER INSERT ON runs EXECUTE FUNCTION full_disk()"
+        )
+
+    with pytest.raises(DatabaseError, match=r"No space left on device. Free space on the server's disk") as refusal:
+        load_day(database, PROJECT, DAY, run_folder.path, batch_size=BATCH)
+
+    assert "\n" not in str(refusal.value)
+    with database.connect() as connection:
+        connection.execute("DROP TRIGGER full_disk ON runs")
+        assert connection.execute("SELECT count(*) % 20 FROM runs").fetchone() == (0,)
+    load_day(database, PROJECT, DAY, run_folder.path)
+    assert whole_and_right(database, run_folder)
+
+
+def test_a_serialization_failure_is_tried_again(database: Database, run_folder: RunFolder) -> None:
+    run_folder.fill(RUNS)
+    with database.connect() as connection:
+        connection.execute(
+            "CREATE SEQUENCE attempts;"
+            "CREATE FUNCTION unlucky() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " IF nextval('attempts') IN (2, 5) THEN RAISE EXCEPTION 'try again' USING ERRCODE = '40001'; END IF;"
+            " RETURN NULL; END $$;"
+            "CREATE TRIGGER unlucky AFTER INSERT ON runs EXECUTE FUNCTION unlucky()"
+        )
+
+    assert load_day(database, PROJECT, DAY, run_folder.path, batch_size=BATCH).successful_inserts == RUNS
+    assert whole_and_right(database, run_folder)
+
+
+def test_a_run_that_the_server_refuses_is_put_aside_alone(database: Database, run_folder: RunFolder) -> None:
+    run_folder.fill(RUNS)
+    with database.connect() as connection:
+        connection.execute("ALTER TABLE runs ADD CONSTRAINT fussy CHECK (trace_id::text NOT LIKE '%%00028')")
+
+    result = load_day(database, PROJECT, DAY, run_folder.path)
+
+    assert (result.successful_inserts, result.failed_inserts) == (RUNS - 4, 4)
+    assert all('violates check constraint "fussy"' in line for line in result.errors)
+
+
+def test_a_password_never_shows(database: Database) -> None:
+    url = make_conninfo(database.url, password="very secret", port="1", host="127.0.0.1")
+    with pytest.raises(DatabaseError) as refusal:
+        Database(url).connect()
+    assert "secret" not in f"{refusal.value}{refusal.value!r}{Database(url)!r}"

@@ -1,0 +1,363 @@
+"""Alerts: each once, sent again if the post failed, grouped, resolved; their texts, and the targets they go to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from alert_targets import MailServer, Webhook, mail_server, webhook
+from house_fixtures import DAY, PROJECT, House
+
+from lse_archive.errors import ArchiveError, SettingsError
+from lse_resources.alerts import Alert, mail, post, targets
+from lse_resources.projects import ProjectConfig, add_project
+from lse_resources.settings import Settings
+from lse_sensors.outbox import Outbox
+from lse_sensors.problems import RUN, Event, Ledger, day_ranges, enter, problem_alert, release
+from lse_sensors.sensors import alerts_sensor
+
+UI = "http://127.0.0.1:3000"
+
+
+@pytest.fixture
+def hook() -> Iterator[Webhook]:
+    with webhook() as server:
+        yield server
+
+
+@pytest.fixture
+def post_office() -> Iterator[MailServer]:
+    with mail_server() as server:
+        yield server
+
+
+class Watch:
+    """The alerts' sensor, as the daemon evaluates it: each time in a context of its own, with the cursor kept."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self.cursor: str | None = None
+        self.tick()
+
+    def tick(self) -> str:
+        with self._house.instance() as instance, dg.build_sensor_context(instance, self.cursor) as context:
+            said = alerts_sensor(context)
+            self.cursor = context.cursor
+        assert isinstance(said, dg.SkipReason)
+        return said.skip_message or ""
+
+
+@pytest.fixture
+def watch(house: House, hook: Webhook, post_office: MailServer, monkeypatch: pytest.MonkeyPatch) -> Watch:
+    """A house with an archived day, in which alerts go to both targets."""
+    monkeypatch.setenv("LSE_ALERT_WEBHOOK_URL", hook.url)
+    monkeypatch.setenv("LSE_ALERT_SMTP_URL", post_office.url)
+    monkeypatch.setenv("LSE_ALERT_EMAIL", "oncall@example.com, lead@example.com")
+    house.fill()
+    add_project(house.directory / "projects.toml", ProjectConfig(PROJECT, DAY - timedelta(days=5)))
+    assert house.archive("full-sweep").code == 0
+    return Watch(house)
+
+
+def damage(house: House) -> str:
+    """Changes a row by hand; returns the run."""
+    run = min(house.rows())
+    house.sql('UPDATE runs SET data = data || \'{"name": "by hand"}\' WHERE run_id = %s', run)
+    return run
+
+
+# ---- end to end ---------------------------------------------------------------------------------------------------
+
+
+def test_what_happened_before_the_first_start_is_no_news(watch: Watch, hook: Webhook) -> None:
+    watch.tick()
+    assert hook.texts == []
+
+
+def test_a_changed_row_is_told_of_once_and_resolved_once(
+    watch: Watch, house: House, hook: Webhook, post_office: MailServer
+) -> None:
+    run = damage(house)
+    assert house.archive("verify").code == 3
+    watch.tick()
+    watch.tick()
+    [text] = hook.texts
+    assert text.startswith(f"{PROJECT} {DAY}: runs_match_files failed\n")
+    assert run in text
+    assert "What to do: " in text
+    assert f"{UI}/runs/" in text
+    assert post_office.texts == [text]
+    assert post_office.recipients == ["oncall@example.com", "lead@example.com"]
+    assert post_office.messages[0]["Subject"] == f"[LSE] {PROJECT} {DAY}: runs_match_files failed"
+    assert house.archive("verify", "--fix").code == 0
+    watch.tick()
+    watch.tick()
+    assert [text.splitlines()[0] for text in hook.texts[1:]] == [f"resolved: {PROJECT} {DAY} is good again"]
+    assert len(post_office.texts) == 2
+
+
+def test_a_target_that_is_down_gets_it_later_and_the_other_one_not_twice(
+    watch: Watch, house: House, hook: Webhook, post_office: MailServer
+) -> None:
+    damage(house)
+    hook.status = 503
+    assert house.archive("verify").code == 3
+    assert "HTTP 503" in watch.tick()
+    watch.tick()
+    assert (len(hook.texts), len(post_office.texts)) == (0, 1)
+    hook.status, post_office.refuses = 200, True
+    watch.tick()
+    watch.tick()
+    assert (len(hook.texts), len(post_office.texts)) == (1, 1)
+
+
+def test_a_failed_run_is_told_of_and_a_later_sweep_resolves_it(watch: Watch, house: House, hook: Webhook) -> None:
+    keys, house.langsmith.behaviour.api_keys = house.langsmith.behaviour.api_keys, frozenset()
+    assert house.archive("fetch", "--force").code == 1
+    watch.tick()
+    [text] = hook.texts
+    assert text.startswith(f"{PROJECT} {DAY}: the run failed\n")
+    assert "LANGSMITH_API_KEY" in text
+    assert "lsv2" not in text
+    house.langsmith.behaviour.api_keys = keys
+    assert house.archive("full-sweep", "--force").code == 0
+    watch.tick()
+    assert hook.texts[1].startswith("resolved:")
+    assert len(hook.texts) == 2
+
+
+def test_a_check_that_cannot_be_proven_wakes_nobody(
+    watch: Watch, house: House, hook: Webhook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOOGLE_DRIVE_FOLDER_URL")
+    house.archive("verify")
+    watch.tick()
+    assert hook.texts == []
+
+
+# ---- grouping, in plain events -------------------------------------------------------------------------------------
+
+
+def bad(day: int, batch: str = "", name: str = "run_files_intact", project: str = "shop") -> Event:
+    date = f"2026-01-{day:02}"
+    return Event(project, date, name, False, "2 files changed", ["a: changed"], "Restore it", f"r{day}", batch)
+
+
+def good(day: int, batch: str = "", name: str = "run_files_intact") -> Event:
+    return Event("shop", f"2026-01-{day:02}", name, True, run_id=f"g{day}", batch=batch)
+
+
+def running(_: str) -> bool:
+    return True
+
+
+def ended(_: str) -> bool:
+    return False
+
+
+def test_a_backfill_of_many_bad_days_is_one_message_at_its_end() -> None:
+    ledger = Ledger(0, 0)
+    for day in range(1, 29):
+        enter(ledger, [bad(day, "backfill=x")], now=day)
+        assert release(ledger, running, day, UI) == []
+    [alert] = release(ledger, ended, 30, UI)
+    assert alert.title == "28 days of 'shop' need attention"
+    assert "2026-01-01 to 2026-01-28 (28 days)" in alert.text()
+    assert "runs/r28" in alert.text()
+    assert release(ledger, ended, 31, UI) == []
+
+
+def test_what_is_not_of_the_backfill_does_not_wait_for_it() -> None:
+    ledger = Ledger(0, 0)
+    enter(ledger, [bad(1, "backfill=x"), bad(2)], now=0)
+    [alert] = release(ledger, running, 0, UI)
+    assert alert.title == "shop 2026-01-02: run_files_intact failed"
+
+
+def test_a_backfill_that_never_ends_is_not_waited_for() -> None:
+    ledger = Ledger(0, 0)
+    enter(ledger, [bad(1, "backfill=x")], now=0)
+    assert release(ledger, running, 3600, UI) == []
+    assert len(release(ledger, running, 7 * 3600, UI)) == 1
+
+
+def test_a_day_is_resolved_when_all_that_was_wrong_is_good() -> None:
+    ledger = Ledger(0, 0)
+    enter(ledger, [bad(1), bad(1, name="zip_matches_files"), bad(1, name=RUN)], now=0)
+    assert len(release(ledger, ended, 0, UI)) == 1
+    enter(ledger, [good(1)], now=1)
+    assert release(ledger, ended, 1, UI) == []
+    enter(ledger, [good(1, name="zip_matches_files")], now=2)
+    [alert] = release(ledger, ended, 2, UI)
+    assert alert.title == "resolved: shop 2026-01-01 is good again"
+    assert ledger.open == {}
+
+
+def test_a_day_repaired_while_its_backfill_runs_is_told_of_and_resolved() -> None:
+    ledger = Ledger(0, 0)
+    enter(ledger, [bad(1, "backfill=x"), bad(2, "backfill=x")], now=0)
+    enter(ledger, [good(1)], now=1)
+    problems, resolved = release(ledger, ended, 2, UI)
+    assert problems.title.startswith("2 days")
+    assert resolved.title == "resolved: shop 2026-01-01 is good again"
+    assert list(ledger.open) == ["shop 2026-01-02"]
+
+
+def test_good_news_of_days_that_were_never_bad_is_no_news() -> None:
+    ledger = Ledger(0, 0)
+    enter(ledger, [good(day) for day in range(1, 20)], now=0)
+    assert release(ledger, ended, 0, UI) == []
+    assert ledger.held == {}
+
+
+def test_many_projects_are_one_message() -> None:
+    alert = problem_alert([bad(day, project=f"p{day % 3}") for day in range(1, 10)], UI)
+    assert alert.title == "9 days in 3 projects need attention"
+    assert len(alert.text().splitlines()) < 30
+
+
+def test_days_are_said_in_ranges() -> None:
+    days = ["2026-01-03", "2026-01-01", "2026-01-02", "2026-01-07", ""]
+    assert day_ranges(days[:4]) == "2026-01-01 to 2026-01-03, 2026-01-07 (4 days)"
+    assert day_ranges(["2026-01-01"]) == "2026-01-01"
+
+
+def test_a_message_is_bounded() -> None:
+    text = Alert("much", ["x" * 10_000] * 1000).text()
+    assert len(text) < 20_000
+    assert text.endswith("and 960 more lines")
+
+
+# ---- targets -------------------------------------------------------------------------------------------------------
+
+
+def test_errors_of_targets_hold_no_secret(hook: Webhook) -> None:
+    hook.status = 404
+    with pytest.raises(ArchiveError, match="HTTP 404") as refused:
+        post(hook.url, Alert("x"))
+    assert "secret-part" not in str(refused.value)
+    with pytest.raises(ArchiveError) as down:
+        mail("smtp://user:hush@127.0.0.1:1", ["a@example.com"], Alert("x"))
+    assert "hush" not in str(down.value)
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "smtp://me:hush/2@127.0.0.1:1",
+        "smtp://me:hush?2@127.0.0.1:1",
+        "smtp://me:2/hush@127.0.0.1:1",
+        "smtp://me:2#hush@127.0.0.1:1",
+        "smtp://me:hush@127.0.0.1:hush",
+        "smtp://me:hush@[127.0.0.1",
+        "smtp://me:hush@127.0.0.1:70000",
+    ],
+)
+def test_a_malformed_mail_server_is_one_clear_error_that_quotes_nothing(server: str) -> None:
+    with pytest.raises(SettingsError, match=r"LSE_ALERT_SMTP_URL is not .* %XX") as refused:
+        mail(server, ["a@example.com"], Alert("x"))
+    assert "hush" not in str(refused.value)
+    assert refused.value.__context__ is None
+
+
+def test_a_host_that_is_no_name_is_an_error_like_any_other() -> None:
+    with pytest.raises(ArchiveError, match="did not go out"):
+        mail("smtp://a..b:25", ["a@example.com"], Alert("x"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LSE_ALERT_SMTP_URL", "smtp://mail"),
+        ("LSE_ALERT_EMAIL", "a@b.example"),
+        ("LSE_ALERT_WEBHOOK_URL", "slack"),
+        ("LSE_ALERT_WEBHOOK_URL", "https://[slack"),
+    ],
+)
+def test_half_a_target_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv("LSE_ENV_FILE", "/dev/null")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match="LSE_ALERT"):
+        targets(Settings.load())
+
+
+def test_an_alert_of_a_target_that_is_no_longer_set_up_is_dropped(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "alerts")
+    taken: list[Alert] = []
+    outbox.put("1", Alert("one"), {"webhook": taken.append, "gone": taken.append})
+    assert outbox.deliver({"webhook": taken.append}) == []
+    assert taken == [Alert("one")]
+    assert list(outbox.waiting()) == []
+
+
+def test_alerts_are_sent_in_order_and_a_target_that_refuses_is_not_tried_for_each(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "alerts")
+    tried: list[str] = []
+
+    def refuse(alert: Alert) -> None:
+        tried.append(alert.title)
+        raise ArchiveError("down")
+
+    for number in range(3):
+        outbox.put(f"{number}", Alert(str(number)), {"webhook": refuse})
+    assert outbox.deliver({"webhook": refuse}) == ["down"]
+    assert tried == ["0"]
+    taken: list[Alert] = []
+    outbox.deliver({"webhook": taken.append})
+    assert [alert.title for alert in taken] == ["0", "1", "2"]
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+def test_alerts_test_sends_a_sample_to_each_target(
+    house: House, hook: Webhook, post_office: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert house.lse("alerts", "test").code == 1  # no target is set up
+    monkeypatch.setenv("LSE_ALERT_WEBHOOK_URL", hook.url)
+    monkeypatch.setenv("LSE_ALERT_SMTP_URL", post_office.url)
+    monkeypatch.setenv("LSE_ALERT_EMAIL", "oncall@example.com")
+    ended = house.lse("alerts", "test")
+    assert (ended.code, len(hook.texts), len(post_office.texts)) == (0, 1, 1)
+    assert "webhook: sent" in ended.out
+    hook.status = 500
+    ended = house.lse("alerts", "test")
+    assert (ended.code, len(post_office.texts)) == (1, 2)
+    assert "HTTP 500" in ended.err
+    assert "sent again" not in ended.err
+    assert "secret-part" not in ended.err
+
+
+# ---- what Dagster records ------------------------------------------------------------------------------------------
+
+
+@dg.job
+def _nothing() -> None:
+    """A job without steps."""
+
+
+def test_a_run_that_is_repeated_by_itself_has_not_failed_yet(watch: Watch, house: House, hook: Webhook) -> None:
+    with house.instance() as instance:
+        for retries in ("2", "0"):
+            tags = {"dagster/max_retries": retries, "dagster/partition": f"2026-01-0{retries}"}
+            run = instance.create_run_for_job(_nothing, tags=tags, status=dg.DagsterRunStatus.STARTED)
+            instance.report_run_failed(run, "its process is gone")
+    watch.tick()
+    assert [text.splitlines()[0] for text in hook.texts] == ["_nothing 2026-01-00: the run failed"]
+
+
+def test_a_failed_run_of_a_backfill_waits_for_the_others(watch: Watch, house: House, hook: Webhook) -> None:
+    with house.instance() as instance:
+        tags = {"dagster/backfill": "abc", "dagster/max_retries": "0"}
+        started = dg.DagsterRunStatus.STARTED
+        first, second = (instance.create_run_for_job(_nothing, tags=tags, status=started) for _ in range(2))
+        instance.report_run_failed(first, "gone")
+        watch.tick()
+        assert hook.texts == []
+        instance.report_run_failed(second, "gone")
+    watch.tick()
+    watch.tick()
+    assert len(hook.texts) == 1

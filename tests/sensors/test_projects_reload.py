@@ -1,0 +1,114 @@
+"""`projects.toml` is changed while the platform runs: what is new is known at once, a slip breaks nothing."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from house_fixtures import DAY, PROJECT, House
+from platform_fixtures import Up, free_port, wait_until
+
+from lse_archive.errors import SettingsError
+from lse_archive.names import project_slug
+from lse_location.definitions import definitions
+from lse_platform.asset_keys import STEPS, asset_key
+from lse_platform.home import keep_projects
+from lse_platform.webserver import reload_code
+from lse_resources.projects import ProjectConfig, add_project
+from lse_resources.settings import Settings
+
+# Dagster's own, of the models behind its resources.
+pytestmark = pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")
+
+SECOND = "東京"
+_SLIP = "\n[[project]\n"
+_QUERY = """{
+  assetNodes { assetKey { path } }
+  workspaceLocationEntryOrError(name: "lse") {
+    ... on WorkspaceLocationEntry { locationOrLoadError { __typename } }
+  }
+}"""
+
+
+@pytest.fixture
+def url(house: House) -> Iterator[str]:
+    """The address of a platform over one project; what it says is in `up.log`."""
+    add_project(house.directory / "projects.toml", ProjectConfig(PROJECT, DAY, schedule="off"))
+    port = free_port()
+    platform = Up(house, "--port", port)
+    try:
+        platform.wait()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        if platform.process.poll() is None:
+            platform.stop()
+        house.lse("down")
+
+
+def known(url: str) -> set[str]:
+    """The projects' slugs of which the UI shows assets."""
+    body = json.dumps({"query": _QUERY}).encode()
+    request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        found = json.load(answer)["data"]
+    assert found["workspaceLocationEntryOrError"]["locationOrLoadError"]["__typename"] == "RepositoryLocation"
+    return {node["assetKey"]["path"][0] for node in found["assetNodes"]}
+
+
+def test_a_new_project_is_in_the_ui_and_a_malformed_file_takes_nothing_away(house: House, url: str) -> None:
+    projects, log = house.directory / "projects.toml", house.directory / "up.log"
+    first, both = {project_slug(PROJECT)}, {project_slug(PROJECT), project_slug(SECOND)}
+    assert known(url) == first
+
+    add_project(projects, ProjectConfig(SECOND, DAY, schedule="off"))
+    wait_until(lambda: known(url) == both, 30, "the UI does not know the new project")
+
+    good = projects.read_text()
+    projects.write_text(good + _SLIP)
+    wait_until(lambda: "WARNING" in log.read_text(), 30, "nobody noticed")
+    [warning] = [line for line in log.read_text().splitlines() if "WARNING" in line]
+    assert f"{projects} cannot be read: " in warning
+    assert "Until then the projects stay as they were" in warning
+    assert known(url) == both
+    reload_code(url)  # as somebody does who wonders
+    assert known(url) == both
+
+    projects.write_text(good.partition("\n[[project]]")[0] + f'\n[[project]]\nname = "{SECOND}"\nstart = {DAY}\n')
+    wait_until(lambda: known(url) == both - first, 30, "the UI does not know that a project is gone")
+
+
+def defined() -> set[dg.AssetKey]:
+    return set(definitions().resolve_asset_graph().get_all_asset_keys())
+
+
+def test_processes_that_start_while_the_file_is_malformed_know_the_last_good_one(bare_house: House) -> None:
+    path, settings = bare_house.directory / "projects.toml", Settings.load()
+    add_project(path, ProjectConfig(PROJECT, DAY))
+    keep_projects(settings)
+    before = defined()
+    assert {asset_key(PROJECT, step) for step in STEPS} <= before
+
+    good = path.read_text()
+    path.write_text(good + _SLIP)
+    with pytest.raises(SettingsError):
+        keep_projects(settings)
+    assert defined() == before
+
+    path.write_text(good)
+    add_project(path, ProjectConfig(SECOND, DAY))
+    assert defined() > before
+
+
+def test_a_file_that_was_never_good_is_refused_by_its_name(bare_house: House) -> None:
+    path = bare_house.directory / "projects.toml"
+    path.write_text(_SLIP)
+    with pytest.raises(SettingsError, match=r"projects\.toml cannot be read"):
+        definitions()
+    ended = bare_house.lse("up", "--port", free_port())
+    assert ended.code == 1
+    assert f"{path} cannot be read" in ended.err
+    assert "Traceback" not in ended.err
+    assert not (bare_house.directory / "home" / "postgres").exists()

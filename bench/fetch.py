@@ -89,7 +89,7 @@ def lse(url: str, directory: Path) -> dict[str, int]:
     client = LangSmith(LangSmithSettings(DEMO_KEY, url))
     with contextlib.closing(client), contextlib.closing(client.source(PROJECT)) as source:
         result = fetch_day(paths, source, FetchOptions(retention_days=None))
-    if result.proof != "equal":
+    if result.count_check != "equal":
         raise SystemExit(f"not complete: {result}")
     return {"runs": result.runs, "requests": result.requests, "throttled": result.throttled}
 

@@ -66,7 +66,7 @@ def days_figures(directory: Path, days: int, runs: int) -> dict[str, float]:
     """Seconds a day of a range in one process and of a backfill, whole and beyond the work itself."""
     first = today() - timedelta(days=days)
     each_day = [first + timedelta(days=offset) for offset in range(days)]
-    with house(directory) as environment, LangSmithStore(directory / "langsmith.sqlite") as store:
+    with home(directory) as environment, LangSmithStore(directory / "langsmith.sqlite") as store:
         for name in (f"{NAME} range", f"{NAME} backfill"):
             for day in each_day:
                 store.generate(name, day, runs=runs, mean_bytes=3000)
@@ -108,7 +108,7 @@ def backfill(directory: Path, environment: dict[str, str], name: str, days: list
 
 def size_figures(directory: Path, projects: int, days: int) -> dict[str, float]:
     """Seconds of the code location's start and of `lse status`, with many projects and years."""
-    with house(directory) as environment:
+    with home(directory) as environment:
         settings = Settings.load(lse_data_dir=directory / "data", lse_archive_dir=directory / "archives")
         first = today() - timedelta(days=days)
         text = ""
@@ -135,7 +135,7 @@ def size_figures(directory: Path, projects: int, days: int) -> dict[str, float]:
 
 def fill(settings: Settings, name: str, first: date, days: int) -> None:
     """Days as they look when all is well, as far as `lse status` reads; not made durable one by one."""
-    state = DayState(looked_at=now_text(), proof="equal", verified_at=now_text(), drive_sha256="0" * 64)
+    state = DayState(last_fetched_at=now_text(), count_check="equal", verified_at=now_text(), drive_sha256="0" * 64)
     encoded = msgspec.json.encode(state)
     settings.layout.archive_dir.mkdir(exist_ok=True)
     for offset in range(days):
@@ -171,8 +171,8 @@ def code_location(environment: dict[str, str]) -> float:
 
 
 @contextmanager
-def house(directory: Path) -> Generator[dict[str, str]]:
-    """The environment of a house of its own; its database is stopped and removed in the end."""
+def home(directory: Path) -> Generator[dict[str, str]]:
+    """The environment of a home of its own; its database is stopped and removed in the end."""
     directory.mkdir()
     own = {
         "LSE_HOME": str(directory / "home"),

@@ -6,22 +6,22 @@ import threading
 import time
 from contextvars import ContextVar
 
-_given_up: ContextVar[threading.Event | None] = ContextVar("given_up", default=None)
+_cancel_event: ContextVar[threading.Event | None] = ContextVar("cancel_event", default=None)
 
 
-def heed(given_up: threading.Event) -> None:
+def set_cancel_event(event: threading.Event) -> None:
     """From now on the pauses of this thread end with the event."""
-    _given_up.set(given_up)
+    _cancel_event.set(event)
 
 
-def pause(seconds: float) -> None:
+def cancellable_sleep(seconds: float) -> None:
     """Sleeps.
 
     Raises:
         KeyboardInterrupt: The work of this thread is given up.
     """
-    given_up = _given_up.get()
-    if given_up is None:
+    event = _cancel_event.get()
+    if event is None:
         time.sleep(seconds)
-    elif given_up.wait(seconds):
+    elif event.wait(seconds):
         raise KeyboardInterrupt

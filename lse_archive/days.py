@@ -35,7 +35,7 @@ def parse_day(text: str) -> date:
             return date.fromisoformat(text)
         except ValueError:
             raise UsageError(f"'{text}' is not a day", why="there is no such day in the calendar") from None
-    raise UsageError(f"'{text}' is not a day", why="days are written YYYY-MM-DD", todo="For example 2026-01-31")
+    raise UsageError(f"'{text}' is not a day", why="days are written YYYY-MM-DD", hint="For example 2026-01-31")
 
 
 def today() -> date:
@@ -53,7 +53,7 @@ def require_past(day: date) -> date:
         raise UsageError(
             f"{day} cannot be archived yet",
             why="a day is archived when it is over, in UTC",
-            todo=f"Try {today() - timedelta(days=1)} or earlier",
+            hint=f"Try {today() - timedelta(days=1)} or earlier",
         )
     return day
 

@@ -9,18 +9,18 @@ class ArchiveError(Exception):
     Args:
         what: What failed, as a short clause ("cannot upload demo_2026-01-02.zip").
         why: The cause, in the words of the system that refused, without secrets.
-        todo: What the reader can do about it.
+        hint: What the reader can do about it.
     """
 
-    def __init__(self, what: str, *, why: str = "", todo: str = "") -> None:
+    def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
         self.what = what
         self.why = why
-        self.todo = todo
+        self.hint = hint
         super().__init__(what)
 
     def __str__(self) -> str:
         text = f"{self.what}: {self.why}" if self.why else self.what
-        return f"{text}. {self.todo}" if self.todo else text
+        return f"{text}. {self.hint}" if self.hint else text
 
 
 class UsageError(ArchiveError):
@@ -67,7 +67,7 @@ class PrunedDayError(ArchiveConflictError):
     """The day's files were given up to save space: it must be restored before it may be written again."""
 
 
-class DriveError(ArchiveError):
+class DestinationError(ArchiveError):
     """Google Drive refused or could not be reached."""
 
 

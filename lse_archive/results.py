@@ -18,7 +18,7 @@ class FetchResult(msgspec.Struct, kw_only=True):
         langsmith_count: Runs of the day by LangSmith's own count, None where it was not asked or cannot be had.
         root_runs, langsmith_root_count: Root runs here and by LangSmith's count, which is asked only where the counts
             of all runs differ: they tell whether roots or their children are missing.
-        proof: `equal`, `fewer` (runs are missing here), `more` (LangSmith deleted some), `unproven` (past the
+        count_check: `equal`, `fewer` (runs are missing here), `more` (LangSmith deleted some), `unproven` (past the
             retention, where 0 = 0 says nothing), or `not_asked`.
     """
 
@@ -33,11 +33,13 @@ class FetchResult(msgspec.Struct, kw_only=True):
     changed: int = 0
     unchanged: int = 0
     no_longer_served: int = 0
-    put_aside: list[str] = []
+    misfiled: list[str] = msgspec.field(default_factory=list, name="put_aside")
     langsmith_count: int | None = None
     root_runs: int = 0
     langsmith_root_count: int | None = None
-    proof: Literal["equal", "fewer", "more", "unproven", "not_asked"] = "not_asked"
+    count_check: Literal["equal", "fewer", "more", "unproven", "not_asked"] = msgspec.field(
+        default="not_asked", name="proof"
+    )
     api: str | None = None
     requests: int = 0
     throttled: int = 0

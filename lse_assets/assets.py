@@ -18,7 +18,7 @@ from lse_archive.errors import (
     CorruptArchiveError,
     DatabaseError,
     DayLockedError,
-    DriveError,
+    DestinationError,
     SourceError,
 )
 from lse_archive.fetch.day import FetchOptions, fetch_day
@@ -31,20 +31,20 @@ from lse_archive.names import project_slug
 from lse_archive.results import UploadResult
 from lse_archive.zips.day import zip_day
 from lse_assets.config import FetchConfig, LoadConfig, UploadConfig, VerifyConfig, ZipConfig
-from lse_assets.resources import ArchiveResource, GoogleDriveResource, LangSmithResource, PostgresResource
-from lse_assets.verification import CHECKS, check_hops, check_result
+from lse_assets.resources import ArchiveResource, DestinationResource, LangSmithResource, PostgresResource
+from lse_assets.verification import CHECKS, check_result, check_steps
 from lse_operations.days_record import note_load, note_verification
-from lse_operations.reporter import Counter, Interaction
+from lse_operations.reporter import Counter, StepReporter
 from lse_operations.restore.restore import bring_back
 from lse_operations.upload import upload_day
 from lse_platform.asset_keys import STEPS, asset_key, job_name, langsmith_key
-from lse_platform.exited_runs import claim_run
+from lse_platform.exited_runs import tag_owner
 from lse_resources.postgres.load.day import load_day
 from lse_resources.projects import ProjectConfig
 
 # What the outside refuses now it may grant a minute later: after 20, 60 and 140 seconds, each up to 20 more or less.
 _RETRY = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-_OUTSIDE = (SourceError, DriveError, DatabaseError, DayLockedError)
+_OUTSIDE = (SourceError, DestinationError, DatabaseError, DayLockedError)
 _RUNS_TABLE = {
     "dagster/table_name": "runs",
     "dagster/column_schema": dg.TableSchema(
@@ -65,12 +65,12 @@ _RUNS_TABLE = {
 
 
 @contextlib.contextmanager
-def _step(context: dg.AssetExecutionContext, ui: Interaction) -> Generator[None]:
+def _step(context: dg.AssetExecutionContext, ui: StepReporter) -> Generator[None]:
     """Tells whoever watches of a failure, and fails the step with its one clear sentence.
 
     What will not be otherwise in a minute is not repeated.
     """
-    claim_run(context)
+    tag_owner(context)
     try:
         yield
     except ArchiveError as error:
@@ -88,7 +88,7 @@ def _content(paths: DayPaths) -> str | None:
 
 def _metadata(result: msgspec.Struct, **more: Any) -> dict[str, Any]:
     """The numbers of a result, which Dagster plots over the days."""
-    fields = msgspec.structs.asdict(result)
+    fields = msgspec.to_builtins(result)
     left_out = ("project", "date", "errors", "put_aside", "load_id")
     return {key: value for key, value in fields.items() if value is not None and key not in left_out} | more
 
@@ -132,8 +132,8 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
         config: FetchConfig,
         archive: ArchiveResource,
         langsmith: LangSmithResource,
-        google_drive: GoogleDriveResource,
-        ui: dg.ResourceParam[Interaction],
+        google_drive: DestinationResource,
+        ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
         """Every run that started on the day, root and child, as LangSmith sent it: one JSON file each."""
         paths = archive.layout().day(name, day_of(context))
@@ -162,7 +162,7 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
         context: dg.AssetExecutionContext,
         config: ZipConfig,
         archive: ArchiveResource,
-        ui: dg.ResourceParam[Interaction],
+        ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
         """The day's archive: the same files give the same bytes, and it was read back before it counted."""
         paths = archive.layout().day(name, day_of(context))
@@ -180,8 +180,8 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
         context: dg.AssetExecutionContext,
         config: UploadConfig,
         archive: ArchiveResource,
-        google_drive: GoogleDriveResource,
-        ui: dg.ResourceParam[Interaction],
+        google_drive: DestinationResource,
+        ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
         """The archive on Google Drive, compared by checksum after the upload."""
         paths = archive.layout().day(name, day_of(context))
@@ -209,7 +209,7 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
         config: LoadConfig,
         archive: ArchiveResource,
         postgres: PostgresResource,
-        ui: dg.ResourceParam[Interaction],
+        ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
         """The day's rows in the table `runs`, one per run, as in the files."""
         day = day_of(context)
@@ -231,7 +231,7 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
                 raise ArchiveError(
                     f"none of the {result.total_runs} runs of {name} {day} could be loaded",
                     why=result.errors[0] if result.errors else "",
-                    todo="Is the project's name right? lse archive verify names the runs",
+                    hint="Is the project's name right? lse archive verify names the runs",
                 )
         ui.report("runs_table", result)
         return dg.MaterializeResult(metadata=_metadata(result, **{"dagster/partition_row_count": rows}))
@@ -248,16 +248,16 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
         context: dg.AssetExecutionContext,
         config: VerifyConfig,
         archive: ArchiveResource,
-        google_drive: GoogleDriveResource,
+        google_drive: DestinationResource,
         postgres: PostgresResource,
-        ui: dg.ResourceParam[Interaction],
+        ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
         """All places of the day compared as they are now; any day can be verified again, nothing is fetched."""
         day = day_of(context)
         paths = archive.layout().day(name, day)
         with _step(context, ui), ui.progress("verification", "runs") as advance:
             content = _content(paths)
-            checks = list(check_hops(paths, config, google_drive, postgres, ui, advance))
+            checks = list(check_steps(paths, config, google_drive, postgres, ui, advance))
             good = all(check.verdict in ("agrees", "unproven") for check in checks)
             if any(check.name == "runs_match_files" and check.verdict in ("agrees", "differs") for check in checks):
                 note_verification(postgres.database(), paths, consistent=good)

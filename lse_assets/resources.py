@@ -35,7 +35,7 @@ class LangSmithResource(dg.ConfigurableResource):
             yield client
 
 
-class GoogleDriveResource(dg.ConfigurableResource):
+class DestinationResource(dg.ConfigurableResource):
     """The archive's destination: the Drive folder of `GOOGLE_DRIVE_FOLDER_URL`, or `LSE_ARCHIVE_URL` instead."""
 
     @contextlib.contextmanager

@@ -11,17 +11,17 @@ from lse_archive.folder.pruned import is_pruned, pruned_runs
 from lse_archive.layout import DayPaths
 from lse_archive.results import VerificationResult
 from lse_assets.config import VerifyConfig
-from lse_assets.resources import GoogleDriveResource, PostgresResource
+from lse_assets.resources import DestinationResource, PostgresResource
 from lse_operations.checks import (
     Difference,
-    HopCheck,
+    StepCheck,
     check_archive,
+    check_copy,
     check_count,
-    check_drive,
     check_files,
     check_rows,
 )
-from lse_operations.reporter import Advance, Interaction
+from lse_operations.reporter import Advance, StepReporter
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.verify.day import verify_against, verify_day
 
@@ -34,17 +34,17 @@ CHECKS = {
 }
 
 
-def check_hops(
+def check_steps(
     paths: DayPaths,
     config: VerifyConfig,
-    google_drive: GoogleDriveResource,
+    google_drive: DestinationResource,
     postgres: PostgresResource,
-    ui: Interaction,
+    ui: StepReporter,
     advance: Advance,
-) -> Iterator[HopCheck]:
+) -> Iterator[StepCheck]:
     for name in CHECKS:
         if name in config.skip:
-            yield HopCheck(name, "unproven", "it was left out on request")
+            yield StepCheck(name, "unproven", "it was left out on request")
         elif name == "langsmith_count":
             yield check_count(paths)
         elif name == "run_files_intact":
@@ -54,14 +54,14 @@ def check_hops(
         elif name == "drive_matches_zip":
             try:
                 with google_drive.client() as drive:
-                    yield check_drive(paths, drive)
+                    yield check_copy(paths, drive)
             except SettingsError as error:
-                yield check_drive(paths, error)
+                yield check_copy(paths, error)
         else:
             try:
                 result = _compare_rows(postgres.database(), paths, config, advance)
             except DatabaseError as error:
-                yield HopCheck(name, "unknown", error.what, error.todo, 1, (Difference("the rows", error.why),))
+                yield StepCheck(name, "unknown", error.what, error.hint, 1, (Difference("the rows", error.why),))
                 continue
             ui.report("verification", result)
             yield check_rows(result)
@@ -82,12 +82,12 @@ def _compare_rows(database: Database, paths: DayPaths, config: VerifyConfig, adv
     )
 
 
-def check_result(check: HopCheck) -> dg.AssetCheckResult:
+def check_result(check: StepCheck) -> dg.AssetCheckResult:
     # Only what is known to be wrong, or cannot be looked at, is an error: a warning wakes nobody.
     severity = dg.AssetCheckSeverity.WARN if check.verdict == "unproven" else dg.AssetCheckSeverity.ERROR
     metadata: dict[str, Any] = {"differences": check.total}
-    if check.todo:
-        metadata["what to do"] = check.todo
+    if check.hint:
+        metadata["what to do"] = check.hint
     if check.differences:
         rows = [msgspec.to_builtins(row) for row in check.differences]
         metadata["differing"] = dg.MetadataValue.table([dg.TableRecord(row) for row in rows])

@@ -11,7 +11,7 @@ import typer
 
 from lse_archive.errors import ArchiveError, UsageError
 from lse_cli.commands import alerts, analysis, archive, backfill, database, doctor, drive, projects, status
-from lse_cli.commands import platform as house
+from lse_cli.commands import platform as home
 from lse_cli.terminal.output import discard
 
 app = typer.Typer(
@@ -32,11 +32,11 @@ app.command()(status.status)
 app.command()(doctor.doctor)
 app.command()(analysis.sql)
 app.command()(analysis.export)
-house.register(app)
+home.register(app)
 
 _INTERRUPTED = 130  # Typer's exit code for Ctrl-C, and every shell's
 _WRITABLE = "Make it writable, or name another place in .env (LSE_HOME, LSE_DATA_DIR, LSE_ARCHIVE_DIR)"
-_TODO = {
+_HINTS = {
     errno.ENOSPC: "Free space, then start it again",
     errno.EDQUOT: "Free space, then start it again",
     errno.EROFS: _WRITABLE,
@@ -77,8 +77,8 @@ def _flush() -> None:
 
 def _explained(error: OSError) -> ArchiveError:
     what = f"cannot use {error.filename}" if error.filename else "cannot write the output"
-    todo = _TODO.get(error.errno or 0, "See that it is there and can be read and written")
-    return ArchiveError(what, why=error.strerror or str(error), todo=todo)
+    hint = _HINTS.get(error.errno or 0, "See that it is there and can be read and written")
+    return ArchiveError(what, why=error.strerror or str(error), hint=hint)
 
 
 def _fail(error: ArchiveError, code: int) -> None:

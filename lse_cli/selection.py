@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lse_resources.settings import Settings
 
 
-def given(parameter: typer.CallbackParam, value: str | None) -> str | None:
+def reject_empty(parameter: typer.CallbackParam, value: str | None) -> str | None:
     """Refuses an option that is given and empty, as a shell's unset variable makes it: it would mean the default.
 
     Raises:
@@ -24,7 +24,7 @@ def given(parameter: typer.CallbackParam, value: str | None) -> str | None:
     """
     if value is not None and not value.strip():
         name = parameter.opts[0]
-        raise UsageError(f"{name} is empty", todo=f"Name a {(parameter.metavar or 'value').lower()}, or leave it out")
+        raise UsageError(f"{name} is empty", hint=f"Name a {(parameter.metavar or 'value').lower()}, or leave it out")
     return value
 
 
@@ -33,20 +33,21 @@ ProjectOption = Annotated[
     typer.Option(
         "--project",
         metavar="NAME",
-        callback=given,
+        callback=reject_empty,
         help="LangSmith project, by its name. Default: all projects of projects.toml.",
     ),
 ]
 DateOption = Annotated[
-    str | None, typer.Option("--date", metavar="DAY", callback=given, help="UTC day, YYYY-MM-DD. Default: yesterday.")
+    str | None,
+    typer.Option("--date", metavar="DAY", callback=reject_empty, help="UTC day, YYYY-MM-DD. Default: yesterday."),
 ]
 StartOption = Annotated[
     str | None,
-    typer.Option("--start-date", metavar="DAY", callback=given, help="First day of a range. Default: none."),
+    typer.Option("--start-date", metavar="DAY", callback=reject_empty, help="First day of a range. Default: none."),
 ]
 EndOption = Annotated[
     str | None,
-    typer.Option("--end-date", metavar="DAY", callback=given, help="Last day of the range. Default: yesterday."),
+    typer.Option("--end-date", metavar="DAY", callback=reject_empty, help="Last day of the range. Default: yesterday."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object with the results. Default: off.")]
 
@@ -85,7 +86,7 @@ def _projects(settings: Settings, name: str | None) -> list[ProjectConfig]:
             raise UsageError(
                 "no project is named",
                 why=lists_none(settings.projects_file),
-                todo="Name one with --project, or add it: lse projects add NAME --start DAY",
+                hint="Name one with --project, or add it: lse projects add NAME --start DAY",
             )
         return known
     return [next((project for project in known if project.name == name), ProjectConfig(name, today()))]
@@ -93,7 +94,7 @@ def _projects(settings: Settings, name: str | None) -> list[ProjectConfig]:
 
 def _days(date_text: str | None, start_text: str | None, end_text: str | None) -> list[date]:
     if date_text is not None and (start_text is not None or end_text is not None):
-        raise UsageError("--date does not go with --start-date or --end-date", todo="Use one or the other")
+        raise UsageError("--date does not go with --start-date or --end-date", hint="Use one or the other")
     if end_text is not None and start_text is None:
         raise UsageError("--end-date needs --start-date")
     yesterday = today() - timedelta(days=1)

@@ -7,8 +7,8 @@ import gc
 import dagster as dg
 
 from lse_assets.assets import project_definitions
-from lse_assets.resources import ArchiveResource, GoogleDriveResource, LangSmithResource, PostgresResource
-from lse_operations.reporter import Interaction, LogOnly
+from lse_assets.resources import ArchiveResource, DestinationResource, LangSmithResource, PostgresResource
+from lse_operations.reporter import LogReporter, StepReporter
 from lse_platform.home import known_projects
 from lse_resources.settings import Settings
 from lse_sensors.maintenance import maintenance, maintenance_schedule
@@ -16,12 +16,12 @@ from lse_sensors.schedules import project_schedules
 from lse_sensors.sensors import SENSORS
 
 
-def resources(ui: Interaction) -> dict[str, object]:
+def resources(ui: StepReporter) -> dict[str, object]:
     """The resources of the assets; `ui` is told how the work goes."""
     return {
         "archive": ArchiveResource(),
         "langsmith": LangSmithResource(),
-        "google_drive": GoogleDriveResource(),
+        "google_drive": DestinationResource(),
         "postgres": PostgresResource(),
         "ui": ui,
     }
@@ -35,7 +35,7 @@ def definitions() -> dg.Definitions:
     projects = known_projects(Settings.load())
     return dg.Definitions.merge(
         dg.Definitions(
-            resources=resources(LogOnly()),
+            resources=resources(LogReporter()),
             executor=dg.in_process_executor,
             jobs=[maintenance],
             schedules=[maintenance_schedule, *(one for project in projects for one in project_schedules(project))],

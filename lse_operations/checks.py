@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from lse_archive.errors import ArchiveError, CorruptArchiveError, DriveError, SettingsError
+import msgspec
+
+from lse_archive.errors import ArchiveError, CorruptArchiveError, DestinationError, SettingsError
 from lse_archive.folder.contents import content_files, require_folder
 from lse_archive.folder.manifest import SUMMARY, content_sums, read_sums
 from lse_archive.folder.pruned import day_content, is_pruned, pruned_sums, read_pruned
@@ -16,7 +18,7 @@ from lse_archive.folder.state import read_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import VerificationResult
 from lse_archive.zips.day import check_zip
-from lse_operations.upload import NO_FILE, drive_difference
+from lse_operations.upload import NO_FILE, find_copy_difference
 from lse_resources.destinations.protocol import Destination
 
 Verdict = Literal["agrees", "differs", "unproven", "unknown"]
@@ -33,8 +35,7 @@ class Difference:
     found: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class HopCheck:
+class StepCheck(msgspec.Struct, frozen=True):
     """What a check found.
 
     Attributes:
@@ -42,38 +43,38 @@ class HopCheck:
         verdict: `agrees`; `differs`; `unproven`, a warning: nothing is known to be wrong, and it cannot be shown to
             be right; `unknown`: the other place could not be asked.
         says: One line for people.
-        todo: What to do about it, empty if nothing.
+        hint: What to do about it, empty if nothing.
         total: Differences in all; `differences` holds at most `MAX_ROWS` of them.
     """
 
     name: str
     verdict: Verdict
     says: str
-    todo: str = ""
+    hint: str = msgspec.field(default="", name="todo")
     total: int = 0
     differences: tuple[Difference, ...] = ()
 
 
-def _differing(name: str, says: str, todo: str, found: Iterable[Difference]) -> HopCheck:
+def _differing(name: str, says: str, hint: str, found: Iterable[Difference]) -> StepCheck:
     rows = list(found)
-    return HopCheck(name, "differs", says.format(n=len(rows)), todo, len(rows), tuple(rows[:MAX_ROWS]))
+    return StepCheck(name, "differs", says.format(n=len(rows)), hint, len(rows), tuple(rows[:MAX_ROWS]))
 
 
-def check_count(paths: DayPaths) -> HopCheck:
+def check_count(paths: DayPaths) -> StepCheck:
     """`langsmith_count`: the runs of the last fetch against LangSmith's own count then."""
     state = read_state(paths)
     served, count = state.served_runs, state.langsmith_count
     name = "langsmith_count"
-    if state.proof == "equal":
+    if state.count_check == "equal":
         try:
             content = day_content(paths)
         except CorruptArchiveError as error:
-            return HopCheck(name, "unproven", str(error), error.todo)
+            return StepCheck(name, "unproven", str(error), error.hint)
         if content is None or content != state.proven_content:
             says = f"LangSmith counted {count} runs, but the day here is not the one that was proven then"
-            return HopCheck(name, "unproven", says, "Fetch the day again while LangSmith has it")
-        return HopCheck(name, "agrees", f"LangSmith counted {count} runs when the day was proven")
-    if state.proof == "fewer":
+            return StepCheck(name, "unproven", says, "Fetch the day again while LangSmith has it")
+        return StepCheck(name, "agrees", f"LangSmith counted {count} runs when the day was proven")
+    if state.count_check == "fewer":
         row = Difference("the day", "runs", str(count), str(served))
         return _differing(
             name,
@@ -85,23 +86,23 @@ def check_count(paths: DayPaths) -> HopCheck:
         "more": f"LangSmith counts {count} runs and served {served}: it is deleting some",
         "unproven": "the day was past LangSmith's retention when it was fetched: it cannot be proven complete",
         "not_asked": "LangSmith's count was not asked (--no-count)",
-    }.get(state.proof or "", "the day was not fetched by this installation: LangSmith's count is not known")
-    return HopCheck(name, "unproven", says)
+    }.get(state.count_check or "", "the day was not fetched by this installation: LangSmith's count is not known")
+    return StepCheck(name, "unproven", says)
 
 
-def check_files(paths: DayPaths) -> HopCheck:
+def check_files(paths: DayPaths) -> StepCheck:
     """`run_files_intact`: the folder's files against its checksums."""
     name = "run_files_intact"
-    todo = "Restore the day from its zip or from Drive, or fetch it again"
+    hint = "Restore the day from its zip or from Drive, or fetch it again"
     try:
         if pruned := read_pruned(paths):
-            return HopCheck(name, "agrees", f"pruned on {pruned.pruned_at[:10]}: they are on {pruned.place}")
+            return StepCheck(name, "agrees", f"pruned on {pruned.pruned_at[:10]}: they are on {pruned.place}")
         require_folder(paths)
         recorded = read_sums(paths.folder)
     except ArchiveError as error:
-        return HopCheck(name, "differs", str(error), error.todo, 1)
+        return StepCheck(name, "differs", str(error), error.hint, 1)
     if recorded is None:
-        return HopCheck(name, "unproven", "the folder has no checksums", "lse archive zip makes them")
+        return StepCheck(name, "unproven", "the folder has no checksums", "lse archive zip makes them")
     expected = dict(content_sums(recorded))
     differences = []
     for path in content_files(paths.folder):
@@ -120,27 +121,27 @@ def check_files(paths: DayPaths) -> HopCheck:
     if not summary.exists() or recorded.get(SUMMARY) != hashlib.sha256(summary.read_bytes()).digest():
         differences.append(Difference(SUMMARY, "changed or gone"))
     if differences:
-        return _differing(name, "not as the checksums say: {n} files", todo, differences)
-    return HopCheck(name, "agrees", f"{len(recorded) - 1} files are as their checksums say")
+        return _differing(name, "not as the checksums say: {n} files", hint, differences)
+    return StepCheck(name, "agrees", f"{len(recorded) - 1} files are as their checksums say")
 
 
-def check_archive(paths: DayPaths) -> HopCheck:
+def check_archive(paths: DayPaths) -> StepCheck:
     """`zip_matches_files`: the zip, read as a whole, against the folder's checksums."""
     name = "zip_matches_files"
-    todo = "Make it again: lse archive zip"
+    hint = "Make it again: lse archive zip"
     if not paths.zip.is_file() and (pruned_at := read_state(paths).zip_pruned_at):
-        return HopCheck(name, "agrees", f"the zip was pruned on {pruned_at[:10]}: its copy has its own check")
+        return StepCheck(name, "agrees", f"the zip was pruned on {pruned_at[:10]}: its copy has its own check")
     if not paths.zip.is_file():
-        return _differing(name, "there is no archive", todo, [Difference(paths.zip.name, "missing")])
+        return _differing(name, "there is no archive", hint, [Difference(paths.zip.name, "missing")])
     try:
         sums = pruned_sums(paths) if is_pruned(paths) else read_sums(paths.folder) or {}
         check_zip(paths.zip, paths.zip, sums)
     except CorruptArchiveError as error:
-        return _differing(name, "the archive is not as the files", todo, [Difference(paths.zip.name, error.why)])
-    return HopCheck(name, "agrees", f"the archive holds just the {len(sums)} files")
+        return _differing(name, "the archive is not as the files", hint, [Difference(paths.zip.name, error.why)])
+    return StepCheck(name, "agrees", f"the archive holds just the {len(sums)} files")
 
 
-def check_drive(paths: DayPaths, drive: Destination | SettingsError) -> HopCheck:
+def check_copy(paths: DayPaths, drive: Destination | SettingsError) -> StepCheck:
     """`drive_matches_zip`: checksum and size as Drive has them now, against the local zip.
 
     Args:
@@ -148,24 +149,24 @@ def check_drive(paths: DayPaths, drive: Destination | SettingsError) -> HopCheck
     """
     name = "drive_matches_zip"
     if isinstance(drive, SettingsError):
-        return HopCheck(name, "unproven", f"there is no copy elsewhere: {drive.why}", drive.todo)
+        return StepCheck(name, "unproven", f"there is no copy elsewhere: {drive.why}", drive.hint)
     try:
-        difference = drive_difference(drive, paths)
-    except DriveError as error:
-        return HopCheck(name, "unknown", error.what, error.todo, 1, (Difference(paths.zip.name, error.why),))
+        difference = find_copy_difference(drive, paths)
+    except DestinationError as error:
+        return StepCheck(name, "unknown", error.what, error.hint, 1, (Difference(paths.zip.name, error.why),))
     except CorruptArchiveError as error:
         row = Difference(paths.zip.name, error.why)
         return _differing(name, "what is here cannot be read", "Make it again: lse archive zip", [row])
     given_up = read_state(paths).copy_pruned_at
     if given_up and difference == NO_FILE and paths.zip.is_file():
-        return HopCheck(name, "agrees", f"the copy on {drive.place} was given up on {given_up[:10]}: the zip is here")
+        return StepCheck(name, "agrees", f"the copy on {drive.place} was given up on {given_up[:10]}: the zip is here")
     if difference:
         row = Difference(paths.zip.name, f"on {drive.place}", *difference)
         return _differing(name, f"{drive.place} does not hold the archive", "Upload it: lse archive upload", [row])
-    return HopCheck(name, "agrees", f"checksum and size on {drive.place} are those of the archive")
+    return StepCheck(name, "agrees", f"checksum and size on {drive.place} are those of the archive")
 
 
-def check_rows(result: VerificationResult) -> HopCheck:
+def check_rows(result: VerificationResult) -> StepCheck:
     """`runs_match_files`: what the comparison of files with rows found."""
     name = "runs_match_files"
     rows = [Difference(run, "missing in the database") for run in result.missing_runs_in_db]
@@ -173,11 +174,11 @@ def check_rows(result: VerificationResult) -> HopCheck:
     rows += [Difference(run.run_id, run.what, run.expected, run.found) for run in result.inconsistent_runs]
     rows += [Difference(broken.partition(": ")[0], broken.partition(": ")[2]) for broken in result.broken_files]
     if not result.is_consistent:
-        todo = "The files are the truth: lse archive verify --fix loads what is missing and replaces what differs"
+        hint = "The files are the truth: lse archive verify --fix loads what is missing and replaces what differs"
         if any(broken.endswith(NOT_AS_RECORDED) for broken in result.broken_files):
-            todo = "Restore the day from its zip or from Drive: files here are damaged"
-        return _differing(name, "files and rows differ in {n} places", todo, rows)
+            hint = "Restore the day from its zip or from Drive: files here are damaged"
+        return _differing(name, "files and rows differ in {n} places", hint, rows)
     says = f"{result.total_runs_in_files} runs agree in files and rows"
     if result.broken_files:
         says += f"; {len(result.broken_files)} files hold no run of the day"
-    return HopCheck(name, "agrees", says, total=0, differences=tuple(rows[:MAX_ROWS]))
+    return StepCheck(name, "agrees", says, total=0, differences=tuple(rows[:MAX_ROWS]))

@@ -49,11 +49,11 @@ def days_to_archive(layout: Layout, project: ProjectConfig, now: datetime) -> li
 
 
 def _is_due(state: DayState, day: date, now: datetime) -> bool:
-    looked_at = moment(state.looked_at)
-    if looked_at is None or state.proof == "fewer":
+    last_fetched_at = moment(state.last_fetched_at)
+    if last_fetched_at is None or state.count_check == "fewer":
         return True
     settled = datetime.combine(day + timedelta(days=SETTLED_AFTER_DAYS), time(), UTC)
-    return looked_at < settled <= now
+    return last_fetched_at < settled <= now
 
 
 def days_to_verify(layout: Layout, project: ProjectConfig, now: datetime) -> list[date]:
@@ -85,7 +85,7 @@ def expiring(layout: Layout, project: ProjectConfig, now: datetime) -> Iterator[
         last = last_day(project, day)
         if (last - today).days < max(2, project.retention_days // 3):
             state = read_state(layout.day(project.name, day))
-            if state.verified_at is None or state.proof == "fewer":
+            if state.verified_at is None or state.count_check == "fewer":
                 yield Expiring(project.name, day, last)
 
 

@@ -43,11 +43,11 @@ def _update(database: Database, paths: DayPaths, facts: dict[str, object]) -> No
         }
     facts |= {
         "langsmith_count": state.langsmith_count,
-        "proof": state.proof,
+        "proof": state.count_check,
         "zip_bytes": paths.zip.stat().st_size if paths.zip.exists() else None,
         "drive_file_id": state.drive_file_id,
         "drive_sha256": state.drive_sha256,
-        "looked_at": datetime.fromisoformat(state.looked_at) if state.looked_at else None,
+        "looked_at": datetime.fromisoformat(state.last_fetched_at) if state.last_fetched_at else None,
         "files_pruned_at": datetime.fromisoformat(pruned.pruned_at) if pruned else None,
         "zip_pruned_at": datetime.fromisoformat(state.zip_pruned_at) if state.zip_pruned_at else None,
     }

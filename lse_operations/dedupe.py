@@ -12,8 +12,8 @@ from lse_archive.folder.locks import day_lock
 from lse_archive.folder.publish import SCRATCH
 from lse_archive.layout import DayPaths
 from lse_archive.names import project_folder
-from lse_archive.zips.inventory import Held, held_by_zip
-from lse_operations.restore.restore import Copy, copies
+from lse_archive.zips.inventory import Inventory, zip_inventory
+from lse_operations.restore.restore import RemoteArchive, copies
 from lse_resources.destinations.encryption import is_encrypted
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.protocol import Destination
@@ -29,18 +29,18 @@ class Decision:
         why: In plain words.
     """
 
-    copy: Copy
+    copy: RemoteArchive
     keep: StoredFile | None
     trash: tuple[StoredFile, ...]
     why: str
 
 
-def duplicates(destination: Destination, project: str) -> list[Copy]:
-    """The days of a project that have several files. Raises DriveError."""
+def duplicates(destination: Destination, project: str) -> list[RemoteArchive]:
+    """The days of a project that have several files. Raises DestinationError."""
     return [copy for copy in copies(destination, project) if len(copy.files) > 1]
 
 
-def decide(destination: Destination, copy: Copy, scratch: Path) -> Decision:
+def decide(destination: Destination, copy: RemoteArchive, scratch: Path) -> Decision:
     """Compares the files of a day by checksum, and where that differs by what they hold.
 
     Where they have different names, or one of them cannot be read, nothing is to be removed.
@@ -53,7 +53,7 @@ def decide(destination: Destination, copy: Copy, scratch: Path) -> Decision:
     if all(_same_bytes(file, copy.files[0]) for file in copy.files):
         return Decision(copy, copy.files[0], copy.files[1:], "all have the same bytes")
     files = sorted(copy.files, key=lambda file: file.modified, reverse=True)
-    held: dict[str, Held] = {}
+    held: dict[str, Inventory] = {}
     for file in files:
         try:
             held[file.id] = _download(destination, file, scratch)
@@ -94,22 +94,22 @@ def remove(
             if now is None or _state(now) != _state(one):
                 raise ArchiveConflictError(
                     f"{one.name} ({one.id}) changed on {destination.place} since it was looked at",
-                    todo="Run the command again",
+                    hint="Run the command again",
                 )
         destination.trash(file)
 
 
-def _download(destination: Destination, file: StoredFile, scratch: Path) -> Held:
+def _download(destination: Destination, file: StoredFile, scratch: Path) -> Inventory:
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=scratch) as directory:
         target = Path(directory) / "copy.zip"
         destination.download(file, target)
-        return held_by_zip(target)
+        return zip_inventory(target)
 
 
-def _is_in(one: Held, other: Held) -> bool:
+def _is_in(one: Inventory, other: Inventory) -> bool:
     """Whether all that one file holds is in the other; what is no run to the byte."""
-    return not one.lost_by(other) and one.others.items() <= other.others.items()
+    return not one.missing_from(other) and one.others.items() <= other.others.items()
 
 
 def _same_bytes(file: StoredFile, other: StoredFile) -> bool:

@@ -19,11 +19,11 @@ import msgspec
 
 from lse_archive.days import day_of, today
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, UsageError
-from lse_archive.folder.contents import is_as_recorded, sealed_summary
+from lse_archive.folder.contents import ensure_manifest, is_as_recorded
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import SUMMARY, SUMS, content_sums, read_summary, read_sums, write_manifest
 from lse_archive.folder.pruned import is_pruned, require_restored
-from lse_archive.folder.reader import RunFile, UnfitFile, read_folder, run_file_name
+from lse_archive.folder.reader import InvalidFile, RunFile, read_folder, run_file_name
 from lse_archive.folder.state import now_text, publish_day
 from lse_archive.layout import DayPaths, Layout
 from lse_archive.results import ImportResult
@@ -76,19 +76,19 @@ def survey(directory: Path, *, progress: Callable[[int], None] = lambda _: None)
         progress(found.files)
         try:
             content, touched = path.read_bytes(), path.stat().st_mtime_ns
-            facts = unwrap(content)[1]
+            header = unwrap(content)[1]
         except NotARunError as reason:
             found.unfit.append(f"{path.relative_to(directory)}: {reason}")
             continue
         except OSError as error:
             raise ArchiveError(f"cannot read {path}", why=error.strerror or str(error)) from error
-        rank = (facts.end is not None, touched, str(path))
+        rank = (header.end is not None, touched, str(path))
         digest = hashlib.sha256(content).digest()
-        candidate = Candidate(path, facts.run_id, day_of(facts.start), run_file_name(facts), digest, rank)
-        if other := best.get(facts.run_id):
+        candidate = Candidate(path, header.run_id, day_of(header.start), run_file_name(header), digest, rank)
+        if other := best.get(header.run_id):
             found.repeated += 1
             candidate = max(candidate, other, key=lambda one: one.rank)
-        best[facts.run_id] = candidate
+        best[header.run_id] = candidate
     for candidate in best.values():
         found.days.setdefault(candidate.day, {})[candidate.run_id] = candidate
     return found
@@ -153,7 +153,7 @@ def import_day(
             raise ArchiveError(
                 f"{project} {day} cannot be written under {paths.data_dir}",
                 why=error.strerror or str(error),
-                todo="Free space or mend the rights; nothing was published in part",
+                hint="Free space or mend the rights; nothing was published in part",
             ) from error
     result.duration_seconds = round(time.monotonic() - began, 3)
     return result
@@ -169,10 +169,10 @@ def _compare(paths: DayPaths, runs: dict[str, Candidate], result: ImportResult) 
         return runs
     if read_sums(paths.folder) is not None and not is_as_recorded(paths):
         raise CorruptArchiveError(
-            f"{paths.folder} is not as its checksums say", todo="Restore the day, then import again"
+            f"{paths.folder} is not as its checksums say", hint="Restore the day, then import again"
         )
     here = {
-        file.facts.run_id: file.sha256 for file in read_folder(paths.folder, paths.day) if isinstance(file, RunFile)
+        file.header.run_id: file.sha256 for file in read_folder(paths.folder, paths.day) if isinstance(file, RunFile)
     }
     new = {run: candidate for run, candidate in runs.items() if run not in here}
     result.present = len(runs) - len(new)
@@ -193,20 +193,20 @@ def _publish(paths: DayPaths, new: dict[str, Candidate], progress: Callable[[int
     for number, candidate in enumerate(new.values(), 1):
         content = candidate.path.read_bytes()
         if hashlib.sha256(content).digest() != candidate.sha256:
-            raise ArchiveConflictError(f"{candidate.path} changed while it was imported", todo="Import again")
+            raise ArchiveConflictError(f"{candidate.path} changed while it was imported", hint="Import again")
         try:
             with (laid.folder / candidate.name).open("xb") as file:
                 file.write(content)
         except FileExistsError:
             raise ArchiveConflictError(
                 f"{paths.folder / candidate.name} holds something else than its name says",
-                todo="Move it away, and import again",
+                hint="Move it away, and import again",
             ) from None
         progress(number, len(new))
-    unfit = [file.name for file in read_folder(laid.folder, paths.day) if isinstance(file, UnfitFile)]
+    unfit = [file.name for file in read_folder(laid.folder, paths.day) if isinstance(file, InvalidFile)]
     if lost := {one.name for one in new.values()} & set(unfit):
         raise CorruptArchiveError(f"{min(lost)} of {paths.project} {paths.day} cannot be imported", why="it is unfit")
-    summary = sealed_summary(laid)
+    summary = ensure_manifest(laid)
     if before is not None:
         summary = msgspec.structs.replace(
             summary, langsmith_project_id=before.langsmith_project_id, api=before.api, tool=before.tool

@@ -18,7 +18,7 @@ from lse_archive.folder.state import now_text, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import PruneResult, VerificationResult
 from lse_operations.checks import check_archive, check_files, check_rows
-from lse_operations.upload import copy_difference, find_on_drive
+from lse_operations.upload import copy_difference, find_copies
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.protocol import Destination
 from lse_resources.postgres.database import Database
@@ -49,7 +49,7 @@ def prune_day(
         dry_run: Prove, and give nothing up.
 
     Raises:
-        DriveError: The destination refused or cannot be reached.
+        DestinationError: The destination refused or cannot be reached.
         DatabaseError: Postgres cannot be reached or cannot go on.
         ArchiveError: The disk refuses.
     """
@@ -82,7 +82,7 @@ def prune_copy(
     Never the last copy: a day whose files or zip were pruned here keeps it.
 
     Raises:
-        DriveError: The destination refused or cannot be reached.
+        DestinationError: The destination refused or cannot be reached.
         ArchiveError: The disk refuses.
     """
     began = time.monotonic()
@@ -128,18 +128,18 @@ def _prove(destination: Destination, database: Database, paths: DayPaths, what: 
         raise _NotProvenError(f"{why}; upload it again: lse archive upload")
     rows = check_rows(_compare_rows(database, paths))
     if rows.verdict != "agrees":
-        raise _NotProvenError(f"{rows.says} in Postgres; {rows.todo}")
+        raise _NotProvenError(f"{rows.says} in Postgres; {rows.hint}")
     return copy
 
 
 def _prove_here(paths: DayPaths) -> None:
     for check in (check_files(paths), check_archive(paths)):
         if check.verdict != "agrees":
-            raise _NotProvenError(f"{check.says}; {check.todo}" if check.todo else check.says)
+            raise _NotProvenError(f"{check.says}; {check.hint}" if check.hint else check.says)
 
 
 def _the_copy(destination: Destination, paths: DayPaths) -> StoredFile:
-    found = find_on_drive(destination, paths)
+    found = find_copies(destination, paths)
     if len(found) != 1:
         raise _NotProvenError(f"{destination.place} has {len(found) or 'no'} files of it")
     return found[0]
@@ -163,7 +163,7 @@ def _give_up(destination: Destination, paths: DayPaths, what: What, copy: Stored
         update_state(paths, zip_pruned_at=now_text())
         paths.zip.unlink()
         return
-    facts = PrunedDay(
+    record = PrunedDay(
         pruned_at=now_text(),
         content_sha256=content_hash(content_sums(read_sums(paths.folder) or {})),
         place=destination.place,
@@ -171,8 +171,8 @@ def _give_up(destination: Destination, paths: DayPaths, what: What, copy: Stored
         remote_bytes=copy.size,
     )
     files = read_folder(paths.folder, paths.day)
-    runs = ((f.facts.run_id, f.facts.trace_id, f.sha256) for f in files if isinstance(f, RunFile))
-    write_pruned(paths, facts, runs)
+    runs = ((f.header.run_id, f.header.trace_id, f.sha256) for f in files if isinstance(f, RunFile))
+    write_pruned(paths, record, runs)
     # In one move, so that no reader sees a part of the day.
     paths.folder.rename(paths.discarded)
     shutil.rmtree(paths.discarded, ignore_errors=True)

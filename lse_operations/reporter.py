@@ -32,7 +32,7 @@ class Counter:
         self._advance(self._total, None)
 
 
-class Interaction(Protocol):
+class StepReporter(Protocol):
     """Implemented by the command line; the assets know no more of it than this."""
 
     def progress(self, step: str, unit: str) -> contextlib.AbstractContextManager[Advance]:
@@ -60,11 +60,11 @@ class Interaction(Protocol):
         ...
 
     def checked(self, check: Any) -> None:
-        """A hop was checked; see `HopCheck`."""
+        """A hop was checked; see `StepCheck`."""
         ...
 
 
-class LogOnly:
+class LogReporter:
     """For runs that nobody watches: counts at a steady rhythm in the log; nothing is asked, the laws decide."""
 
     @contextlib.contextmanager

@@ -17,15 +17,15 @@ from lse_archive.layout import DayPaths
 from lse_archive.names import project_folder
 from lse_archive.results import UploadResult
 from lse_archive.zips.day import check_zip, zip_summary, zip_sums
-from lse_archive.zips.inventory import held_by_zip, shrinking
+from lse_archive.zips.inventory import shrink_error, zip_inventory
 from lse_resources.destinations.files import LocalFile, StoredFile
 from lse_resources.destinations.protocol import Destination
 
 NO_FILE = ("one file", "no file")
-"""What `drive_difference` says where there is none."""
+"""What `find_copy_difference` says where there is none."""
 
 
-def find_on_drive(drive: Destination, paths: DayPaths) -> list[StoredFile]:
+def find_copies(drive: Destination, paths: DayPaths) -> list[StoredFile]:
     """The day's files on Drive, oldest first: one, none, or by mistake several."""
     folder = drive.find_project_folder(project_folder(paths.project))
     return drive.find_file(folder, paths.zip.name) if folder else []
@@ -51,7 +51,7 @@ def upload_day(
         ArchiveError: There is no zip.
         ArchiveConflictError: Two files of that name, or `may_replace` said no.
         ShrinkError: The file on Drive holds runs that the zip does not.
-        DriveError: Drive refused or cannot be reached.
+        DestinationError: Drive refused or cannot be reached.
         RefusedArchiveError: The zip is of another project or day.
         CorruptArchiveError: The zip is damaged, or Drive kept other bytes than were sent.
     """
@@ -61,14 +61,14 @@ def upload_day(
             raise ArchiveError(
                 f"{paths.project} {paths.day} has no archive",
                 why=f"there is no {paths.zip}",
-                todo="Make it first: lse archive zip",
+                hint="Make it first: lse archive zip",
             )
         summary, sums = zip_summary(paths.zip), zip_sums(paths.zip)
         if (summary.project, summary.date) != (paths.project, str(paths.day)):
             raise RefusedArchiveError(
                 f"{paths.zip.name} is not uploaded",
                 why=f"it holds {summary.project} {summary.date}, not {paths.project} {paths.day}",
-                todo="Move it away, and make it again (lse archive zip), or restore the day",
+                hint="Move it away, and make it again (lse archive zip), or restore the day",
             )
         content, local = content_hash(content_sums(sums)), LocalFile.read(paths.zip)
         folder = drive.find_project_folder(project_folder(paths.project))
@@ -77,7 +77,7 @@ def upload_day(
             raise ArchiveConflictError(
                 f"{drive.place} has {len(found)} files named {paths.zip.name}",
                 why="only one can be the archive",
-                todo="Look at them: lse drive dedupe --dry-run",
+                hint="Look at them: lse drive dedupe --dry-run",
             )
         existing = found[0] if found else None
         if existing and existing.content == content:
@@ -133,7 +133,7 @@ def _prove_zip(paths: DayPaths, sums: dict[str, bytes]) -> None:
         check_zip(paths.zip, paths.zip, sums)
     except CorruptArchiveError as error:
         raise CorruptArchiveError(
-            error.what, why=error.why, todo="Make it again (lse archive zip), or restore the day"
+            error.what, why=error.why, hint="Make it again (lse archive zip), or restore the day"
         ) from error
 
 
@@ -152,7 +152,7 @@ def _check_replacement(
     what = f"{existing.name} on {drive.place} has other content (uploaded {existing.modified[:10]})"
     kept = "; the old content is kept there for 30 days" if drive.keeps_revisions else ""
     if not may_replace(f"{what}. Replace it{kept}"):
-        raise ArchiveConflictError(what, why="it was not to be replaced", todo="--force replaces it")
+        raise ArchiveConflictError(what, why="it was not to be replaced", hint="--force replaces it")
     if not allow_shrink:
         _check_superset(drive, paths, existing)
 
@@ -166,10 +166,10 @@ def _check_superset(drive: Destination, paths: DayPaths, existing: StoredFile) -
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=paths.zip.parent) as scratch:
         copy = Path(scratch) / existing.name
         drive.download(existing, copy)
-        lost = held_by_zip(copy).lost_by(held_by_zip(paths.zip))
+        lost = zip_inventory(copy).missing_from(zip_inventory(paths.zip))
     if lost:
-        todo = "Restore the day (lse archive restore) and fetch it again; --allow-shrink gives the runs up"
-        raise shrinking(f"{existing.name} on {drive.place}", str(paths.zip), lost, todo)
+        hint = "Restore the day (lse archive restore) and fetch it again; --allow-shrink gives the runs up"
+        raise shrink_error(f"{existing.name} on {drive.place}", str(paths.zip), lost, hint)
 
 
 def _properties(paths: DayPaths, summary: Summary, content: str, sha256: str) -> dict[str, str]:
@@ -185,14 +185,14 @@ def _properties(paths: DayPaths, summary: Summary, content: str, sha256: str) ->
     }
 
 
-def drive_difference(drive: Destination, paths: DayPaths) -> tuple[str, str] | None:
+def find_copy_difference(drive: Destination, paths: DayPaths) -> tuple[str, str] | None:
     """How the file at the destination differs from what is here, as (expected, found); None if it does not.
 
     What is here is the zip; where that was given up, the content of the day's files; where those were given up too,
     what was proven then.
 
     Raises:
-        DriveError: The destination refused or cannot be reached.
+        DestinationError: The destination refused or cannot be reached.
         CorruptArchiveError: What is here cannot be read.
     """
     folder = drive.find_project_folder(project_folder(paths.project))
@@ -207,7 +207,7 @@ def drive_difference(drive: Destination, paths: DayPaths) -> tuple[str, str] | N
 
 
 def copy_difference(file: StoredFile, paths: DayPaths, *, without_zip: bool = False) -> tuple[str, str] | None:
-    """The same for a file that is known: what `drive_difference` says of it, or would say if the zip were not here."""
+    """As `find_copy_difference`, for a file that is known; `without_zip`: as if the local zip were not here."""
     if paths.zip.is_file() and not without_zip:
         local = LocalFile.read(paths.zip)
         if _is_same(file, local, content_hash(content_sums(zip_sums(paths.zip)))):

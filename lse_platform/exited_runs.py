@@ -14,7 +14,7 @@ _RUN, _HOST, _PID, _STARTED, _BOOT = "lse/run", "lse/host", "lse/process", "lse/
 _UNDER_WAY = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
 
 
-def claim_run(context: dg.AssetExecutionContext) -> None:
+def tag_owner(context: dg.AssetExecutionContext) -> None:
     """Tags the run with the process that works on it, whoever launched it.
 
     The tags name the run too: one that is executed again gets a copy of them, and of the process that died.
@@ -31,7 +31,7 @@ def claim_run(context: dg.AssetExecutionContext) -> None:
         context.instance.add_run_tags(context.run.run_id, tags)
 
 
-def fail_dead_runs(instance: dg.DagsterInstance, *, platform_starts: bool = False) -> list[str]:
+def fail_exited_runs(instance: dg.DagsterInstance, *, platform_starts: bool = False) -> list[str]:
     """Fails the runs under way whose process is gone; returns their ids.
 
     The daemon repeats those that it can, from the step that was not done (`run_retries` in dagster.yaml).
@@ -52,7 +52,7 @@ def fail_dead_runs(instance: dg.DagsterInstance, *, platform_starts: bool = Fals
     return failed
 
 
-def free_places(instance: dg.DagsterInstance) -> None:
+def release_pool_slots(instance: dg.DagsterInstance) -> None:
     """Frees what ended runs still hold of the pools. The daemon does that too, where it runs."""
     storage = instance.event_log_storage
     for run_id in storage.get_concurrency_run_ids():

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class House:
+class Home:
     """A home that is ready to be used.
 
     Attributes:
@@ -41,7 +41,7 @@ class House:
         return {"DAGSTER_HOME": str(self.dagster_home), DAGSTER_URL_VARIABLE: self.dagster_url}
 
 
-def open_house(settings: Settings) -> House:
+def open_home(settings: Settings) -> Home:
     """Starts the embedded server if it is the one, brings the schema up to date, and lays out Dagster's home.
 
     Raises:
@@ -54,11 +54,11 @@ def open_house(settings: Settings) -> House:
     except DatabaseError:
         migrate(database)
     home = settings.home / "dagster"
-    wanted = given_file("dagster.yaml").read_bytes()
+    wanted = packaged_file("dagster.yaml").read_bytes()
     if not (home / "dagster.yaml").exists() or (home / "dagster.yaml").read_bytes() != wanted:
         with publish_file(home / "dagster.yaml") as file:
             file.write(wanted)
-    return House(database, home, dagster_url(settings))
+    return Home(database, home, dagster_url(settings))
 
 
 def keep_projects(settings: Settings) -> None:
@@ -94,15 +94,15 @@ def _kept_projects(settings: Settings) -> Path:
     return settings.home / "run" / "projects.toml"
 
 
-def given_file(name: str) -> Path:
+def packaged_file(name: str) -> Path:
     """`dagster.yaml` or `workspace.yaml`: at the top of a checkout, beside the packages of an installed wheel."""
     for path in (_ROOT / name, _ROOT / "lse_assets" / name):
         if path.exists():
             return path
-    raise ArchiveError(f"{name} is missing", why="the installation is not complete", todo="Install LSE again")
+    raise ArchiveError(f"{name} is missing", why="the installation is not complete", hint="Install LSE again")
 
 
-def program(name: str) -> str:
+def script_path(name: str) -> str:
     """Path of a console script of this environment.
 
     Raises:
@@ -111,5 +111,5 @@ def program(name: str) -> str:
 
     found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if not found:
-        raise ArchiveError(f"{name} is not installed", todo="Install LSE with its dependencies: make install")
+        raise ArchiveError(f"{name} is not installed", hint="Install LSE with its dependencies: make install")
     return found

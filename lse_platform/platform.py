@@ -1,4 +1,4 @@
-"""The platform: Dagster's webserver and daemon over the house of LSE_HOME, watched and started again if they die."""
+"""The platform: Dagster's webserver and daemon over the home of LSE_HOME, watched and started again if they die."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable, Generator
 
 from lse_archive.errors import ArchiveError, SettingsError
-from lse_platform.home import given_file, keep_projects, open_house, program
+from lse_platform.home import keep_projects, open_home, packaged_file, script_path
 from lse_platform.processes import Registry, terminate
 from lse_platform.services import Service, tail
 from lse_platform.webserver import reload_code
@@ -44,7 +44,7 @@ def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBAC
         raise ArchiveError(
             f"the platform of {settings.home} is running already",
             why=f"process {up.pid}",
-            todo="Use that one, or stop it: lse down",
+            hint="Use that one, or stop it: lse down",
         )
     for name in [name for name in _NAMES if name in alive]:
         say(f"stopping the {name} that a killed `lse up` left behind …")
@@ -57,10 +57,10 @@ def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBAC
     _check_port(host, port)
     keep_projects(settings)
     say("starting the database …")
-    house = open_house(settings)
-    _fail_dead_runs(house.environment())
+    home = open_home(settings)
+    _fail_dead_runs(home.environment())
     url = f"http://{LOOPBACK if host in ('0.0.0.0', '::') else host}:{port}"
-    environment = settings.as_environment() | house.environment()
+    environment = settings.as_environment() | home.environment()
     if "lse_ui_url" not in settings.model_fields_set:
         environment["LSE_UI_URL"] = url
     stop = threading.Event()
@@ -69,9 +69,9 @@ def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBAC
             exits.callback(embedded_server(settings).stop)
         registry.add("up", os.getpid())
         exits.callback(registry.remove, "up")
-        workspace = ["-w", str(given_file("workspace.yaml"))]
+        workspace = ["-w", str(packaged_file("workspace.yaml"))]
         commands = {
-            "webserver": [program("dagster-webserver"), "-h", host, "-p", str(port), *workspace],
+            "webserver": [script_path("dagster-webserver"), "-h", host, "-p", str(port), *workspace],
             "daemon": [sys.executable, "-m", "lse_platform.daemon", "run", *workspace],
         }
         logs = settings.home / "logs"
@@ -97,7 +97,7 @@ def platform_url(settings: Settings) -> str:
         url = (settings.home / "run" / "url").read_text()
         if "webserver" in Registry(settings.home / "run").alive():
             return url
-    raise ArchiveError("the platform is not running", todo="Start it: lse up")
+    raise ArchiveError("the platform is not running", hint="Start it: lse up")
 
 
 def stop_platform(settings: Settings) -> list[str]:
@@ -142,11 +142,11 @@ def _stamp(settings: Settings) -> tuple[int, int] | None:
 def _fail_dead_runs(environment: dict[str, str]) -> None:
     import dagster as dg
 
-    from lse_platform.exited_runs import fail_dead_runs
+    from lse_platform.exited_runs import fail_exited_runs
 
     os.environ.update(environment)
     with dg.DagsterInstance.from_config(environment["DAGSTER_HOME"]) as instance:
-        fail_dead_runs(instance, platform_starts=True)
+        fail_exited_runs(instance, platform_starts=True)
 
 
 def _is_loopback(host: str) -> bool:
@@ -166,7 +166,7 @@ def _check_port(host: str, port: int) -> None:
         raise ArchiveError(
             f"port {port} of {host} cannot be used",
             why=error.strerror or str(error),
-            todo="Choose another: lse up --port N",
+            hint="Choose another: lse up --port N",
         ) from error
 
 
@@ -190,4 +190,4 @@ def _until_ready(url: str, services: list[Service], stop: threading.Event, say: 
         stop.wait(0.3)
     if not stop.is_set():
         log = services[0].log
-        raise ArchiveError("the UI does not answer", why=tail(log), todo=f"See {log}")
+        raise ArchiveError("the UI does not answer", why=tail(log), hint=f"See {log}")

@@ -72,7 +72,7 @@ class Service:
         code = self._child.returncode
         if len(self._starts) == _STARTS and time.monotonic() - self._starts[0] < _STARTS_SECONDS:
             raise ArchiveError(
-                f"the {self.name} ends again and again ({code})", why=tail(self.log), todo=f"See {self.log}"
+                f"the {self.name} ends again and again ({code})", why=tail(self.log), hint=f"See {self.log}"
             )
         say(f"the {self.name} ended with {code}; starting it again")
         self._start()

@@ -49,7 +49,7 @@ def launch_backfill(url: str, asset_keys: list[tuple[str, ...]], days: list[date
         raise ArchiveError(
             "the backfill was refused",
             why=answer.get("message", answer["__typename"]).partition("\n")[0],
-            todo="Does the project's first day come later? See lse projects list",
+            hint="Does the project's first day come later? See lse projects list",
         )
     return answer["backfillId"]
 
@@ -61,7 +61,7 @@ def _ask(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         with urllib.request.urlopen(request, timeout=60) as answer:
             document = json.load(answer)
     except (OSError, ValueError) as error:
-        raise ArchiveError("the platform does not answer", why=str(error), todo="Is it up? lse up") from error
+        raise ArchiveError("the platform does not answer", why=str(error), hint="Is it up? lse up") from error
     if document.get("errors"):
         raise ArchiveError("the platform refused", why=document["errors"][0].get("message", "no reason given"))
     return document["data"]

@@ -62,7 +62,7 @@ def targets(settings: Settings) -> Mapping[str, Send]:
         raise SettingsError(
             "alerts by e-mail are set up by half",
             why="LSE_ALERT_SMTP_URL and LSE_ALERT_EMAIL need each other",
-            todo="Set both, or neither",
+            hint="Set both, or neither",
         )
     if settings.lse_alert_smtp_url and settings.lse_alert_email:
         server = settings.lse_alert_smtp_url.get_secret_value()
@@ -125,7 +125,7 @@ def mail_server(url: str) -> SplitResult:
         raise SettingsError(
             "the mail server cannot be used",
             why="LSE_ALERT_SMTP_URL is not smtp://host:port or smtps://host:port",
-            todo="Special characters of the password are written %XX",
+            hint="Special characters of the password are written %XX",
         )
     return parts
 
@@ -157,7 +157,7 @@ def _smtp_reason(error: Exception) -> str:
 
 
 def _failed(target: str, why: str, variable: str) -> ArchiveError:
-    return ArchiveError(f"the alert did not go out by {target}", why=why, todo=f"Check {variable}")
+    return ArchiveError(f"the alert did not go out by {target}", why=why, hint=f"Check {variable}")
 
 
 def log(alert: Alert) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator
 
-from lse_archive.cancellation import pause
+from lse_archive.cancellation import cancellable_sleep
 from lse_resources.destinations.encryption import EncryptedDestination, Keys, read_keys
 from lse_resources.destinations.protocol import Destination
 from lse_resources.settings import Settings
@@ -17,14 +17,14 @@ def open_destination(settings: Settings) -> Generator[Destination]:
 
     Raises:
         SettingsError: None is set up, or one of its settings is malformed.
-        DriveError: Its credentials cannot be used.
+        DestinationError: Its credentials cannot be used.
     """
     destination: Destination
     if settings.lse_archive_url:
         # Only where it is used: it takes a moment to import.
         from lse_resources.destinations.object_store import ObjectStore
 
-        destination = ObjectStore(settings.lse_archive_url, settings.object_store, sleep=pause)
+        destination = ObjectStore(settings.lse_archive_url, settings.object_store, sleep=cancellable_sleep)
     else:
         from lse_resources.destinations.google_drive.client import GoogleDrive
 

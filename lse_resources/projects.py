@@ -126,7 +126,7 @@ def add_project(path: Path, project: ProjectConfig) -> None:
     if not project.name.strip():
         raise UsageError("a project needs a name")
     if any(known.name == project.name for known in read_projects(path)):
-        raise UsageError(f"'{project.name}' is in {path} already", todo="Change it there")
+        raise UsageError(f"'{project.name}' is in {path} already", hint="Change it there")
     text = path.read_text(encoding="utf-8") if path.exists() else _HEADER
     # A JSON string is a TOML basic string, once DEL is escaped (TOML 1.0, Strings).
     name = json.dumps(project.name, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -138,7 +138,7 @@ def add_project(path: Path, project: ProjectConfig) -> None:
             file.write(text.encode())
     except OSError as error:
         raise SettingsError(
-            f"{path} cannot be written", why=error.strerror or str(error), todo="Change its rights, or edit it by hand"
+            f"{path} cannot be written", why=error.strerror or str(error), hint="Change its rights, or edit it by hand"
         ) from error
 
 
@@ -149,4 +149,4 @@ def _refuse_unknown(path: Path, table: dict[str, Any], known: tuple[str, ...], w
 
 
 def _malformed(path: Path, why: str) -> SettingsError:
-    return SettingsError(f"{path} cannot be read", why=why, todo="Mend it, or add projects with: lse projects add")
+    return SettingsError(f"{path} cannot be read", why=why, hint="Mend it, or add projects with: lse projects add")

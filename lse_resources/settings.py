@@ -83,7 +83,7 @@ class Settings(BaseSettings):
             raise SettingsError(
                 f"{name} is not set right",
                 why=first["msg"].removeprefix("Value error, "),
-                todo="Mend it in the environment or in .env",
+                hint="Mend it in the environment or in .env",
             ) from None
 
     @cached_property
@@ -122,7 +122,7 @@ class Settings(BaseSettings):
             raise SettingsError(
                 "Google Drive is not set up",
                 why="GOOGLE_DRIVE_FOLDER_URL is not set",
-                todo="Put the link of a Drive folder into .env, or leave the upload out (--skip-upload)",
+                hint="Put the link of a Drive folder into .env, or leave the upload out (--skip-upload)",
             )
         return DriveSettings(
             folder_url=self.google_drive_folder_url,
@@ -145,7 +145,7 @@ class Settings(BaseSettings):
         return {name: value for name, value in found.items() if value}
 
     def as_environment(self) -> dict[str, str]:
-        """The settings as environment variables, for a child process of the same house."""
+        """The settings as environment variables, for a child process of the same home."""
         values = os.environ | {
             "LSE_HOME": str(self.home),
             "LSE_DATA_DIR": str(self.layout.data_dir),

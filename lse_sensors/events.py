@@ -100,7 +100,7 @@ def _evaluations(
                 passed=evaluation.passed,
                 says="" if evaluation.passed else evaluation.description or "it failed",
                 details=[] if evaluation.passed else _details(evaluation.metadata),
-                todo="" if evaluation.passed else _text(evaluation.metadata.get("what to do")),
+                hint="" if evaluation.passed else _text(evaluation.metadata.get("what to do")),
                 run_id=record.run_id,
                 batch=_batch(tags),
             )
@@ -147,7 +147,7 @@ def _failures(
         # One that is repeated by itself has not failed yet.
         if run is None or run.tags.get(_WILL_RETRY) == "true":
             continue
-        step, says, todo = _cause(instance, run)
+        step, says, hint = _cause(instance, run)
         events.append(
             Event(
                 project=_project(run, step, names),
@@ -155,7 +155,7 @@ def _failures(
                 name=RUN,
                 passed=False,
                 says=says,
-                todo=todo,
+                hint=hint,
                 run_id=run.run_id,
                 batch=_batch(run.tags),
             )

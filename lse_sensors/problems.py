@@ -31,7 +31,7 @@ class Event(msgspec.Struct, frozen=True):
         passed: Whether it is good.
         says: One line.
         details: What differs, a few lines.
-        todo: What to do about it.
+        hint: What to do about it.
         run_id: Of Dagster.
         batch: The backfill or the schedule's tick that the run belongs to; empty: neither.
     """
@@ -42,7 +42,7 @@ class Event(msgspec.Struct, frozen=True):
     passed: bool
     says: str = ""
     details: list[str] = []
-    todo: str = ""
+    hint: str = msgspec.field(default="", name="todo")
     run_id: str = ""
     batch: str = ""
 
@@ -78,7 +78,7 @@ def enter(ledger: Ledger, events: Iterable[Event], now: float) -> None:
             key = waiting if waiting is not None else key
         batch = ledger.held.setdefault(key, Batch(now))
         if len(batch.events) >= _HELD // 10:
-            event = msgspec.structs.replace(event, details=[], todo="")
+            event = msgspec.structs.replace(event, details=[], hint="")
         if len(batch.events) < _HELD:
             batch.events.append(event)
 
@@ -157,8 +157,8 @@ def _name(event: Event) -> str:
 
 def _in_detail(event: Event, ui_url: str) -> list[str]:
     lines = [f"{event.place}: {_name(event)}: {event.says}", *(f"  {detail}" for detail in event.details)]
-    if event.todo:
-        lines.append(f"  What to do: {event.todo}")
+    if event.hint:
+        lines.append(f"  What to do: {event.hint}")
     if event.run_id:
         lines.append(f"  {ui_url}/runs/{event.run_id}")
     return lines

@@ -13,7 +13,7 @@ import msgspec
 from lse_archive.errors import ArchiveError
 from lse_operations.day_selection import expiring
 from lse_operations.new_projects import add_new, missing_projects
-from lse_platform.exited_runs import fail_dead_runs
+from lse_platform.exited_runs import fail_exited_runs
 from lse_platform.home import known_projects
 from lse_resources.alerts import Alert, Send, targets
 from lse_resources.langsmith.client import LangSmith
@@ -61,7 +61,7 @@ def _delivered(outbox: Outbox, where: Mapping[str, Send], new: int) -> dg.SkipRe
 @dg.sensor(name="dead_runs", minimum_interval_seconds=30, default_status=_RUNNING)
 def dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Fails runs whose process is gone, so that they do not fill the queue; the daemon repeats those it launched."""
-    failed = fail_dead_runs(context.instance)
+    failed = fail_exited_runs(context.instance)
     return dg.SkipReason(f"failed {len(failed)} runs of dead processes" if failed else "every run has its process")
 
 

@@ -6,7 +6,7 @@ import signal
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["archive_fixtures", "s3_fixtures", "database_fixtures", "house_fixtures"]
+pytest_plugins = ["archive_fixtures", "s3_fixtures", "database_fixtures", "home_fixtures"]
 
 settings.register_profile("lse", deadline=None)  # no test fails because the machine is busy
 settings.load_profile("lse")

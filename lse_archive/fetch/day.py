@@ -13,8 +13,8 @@ from typing import Literal
 
 from lse_archive.days import Window, day_window, today
 from lse_archive.errors import ArchiveError, CorruptArchiveError, SourceError
-from lse_archive.fetch.paginate import PageReport, walk
-from lse_archive.fetch.source import DialectChangedError, RunSource
+from lse_archive.fetch.paginate import PageReport, paginate
+from lse_archive.fetch.source import ApiVersionChangedError, RunSource
 from lse_archive.fetch.staging import Staging
 from lse_archive.fetch.union import unite
 from lse_archive.folder.contents import is_as_recorded
@@ -24,7 +24,7 @@ from lse_archive.folder.pruned import require_restored
 from lse_archive.folder.state import now_text, publish_day, read_state, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import FetchResult
-from lse_archive.runs.documents import NotARunError, read_facts
+from lse_archive.runs.documents import NotARunError, read_header
 
 _IDS_PER_REQUEST = 100
 
@@ -77,7 +77,7 @@ def fetch_day(
         with contextlib.closing(Staging(paths, progress)) as staging:
             try:
                 _walk_gaps(source, staging)
-            except DialectChangedError:
+            except ApiVersionChangedError:
                 _walk_gaps(source, staging)
             proof = _prove(source, staging, window, paths.day, options)
             result = _publish_union(paths, source, staging, options, proof)
@@ -88,8 +88,8 @@ def fetch_day(
 
 
 def _walk_gaps(source: RunSource, staging: Staging) -> None:
-    staging.resume(dialect=source.dialect, project_id=source.project_id)
-    walk(source, staging, staging.gaps())
+    staging.resume(api_version=source.api_version, project_id=source.project_id)
+    paginate(source, staging, staging.gaps())
 
 
 # ---- proof ---------------------------------------------------------------------------------------------------------
@@ -133,25 +133,25 @@ class _Missing:
 
     def add(self, runs: list[bytes]) -> PageReport:
         try:
-            listed = [read_facts(run) for run in runs]
+            listed = [read_header(run) for run in runs]
         except NotARunError as error:
             raise SourceError("LangSmith listed a run that cannot be filed", why=str(error)) from error
-        starts = [facts.start for facts in listed]
+        starts = [header.start for header in listed]
         with self._lock:
-            new = {facts.run_id: facts.start for facts in listed if facts.start in self._window}
+            new = {header.run_id: header.start for header in listed if header.start in self._window}
             new = {run_id: start for run_id, start in new.items() if run_id not in self._seen}
             self._seen.update(new)
             self.ids.update(self._staging.unknown(list(new)))
         ordered = starts == sorted(starts, reverse=True)
         return PageReport(len(new), max(new.values(), default=None), min(starts, default=None), ordered)
 
-    def cover(self, window: Window) -> None:
+    def mark_complete(self, window: Window) -> None:
         """A listing keeps no journal."""
 
 
 def _repair(source: RunSource, staging: Staging, window: Window) -> None:
     missing = _Missing(staging, window)
-    walk(source, missing, [window], ids_only=True)
+    paginate(source, missing, [window], ids_only=True)
     ids = sorted(missing.ids)
     for begin in range(0, len(ids), _IDS_PER_REQUEST):
         staging.add(source.runs_by_id(ids[begin : begin + _IDS_PER_REQUEST], window))
@@ -168,8 +168,8 @@ def _publish_union(
         changed, unchanged = unite(paths, staging, allow_shrink=options.allow_shrink) if existed else (0, 0)
     kept = staging.kept_ids()
     tally = Tally(paths.day)
-    for facts, size in staging.facts():
-        tally.add(facts, size)
+    for header, size in staging.headers():
+        tally.add(header, size)
     content = content_hash(staging.sums())
     summary = _readable_summary(paths)
     same = summary is not None and summary.content_sha256 == content and is_as_recorded(paths)
@@ -180,7 +180,7 @@ def _publish_union(
             staging.others(),
             langsmith_project_id=source.project_id,
             langsmith_count=proof.count,
-            api=source.dialect,
+            api=source.api_version,
             changed_at=now_text(),
         )
         write_manifest(staging.runs_folder, summary, staging.sums())
@@ -195,10 +195,10 @@ def _publish_union(
     staging.discard()
     update_state(
         paths,
-        looked_at=now_text(),
+        last_fetched_at=now_text(),
         served_runs=served,
         langsmith_count=proof.count,
-        proof=verdict,
+        count_check=verdict,
         proven_content=proven,
         no_longer_served=kept,
     )
@@ -214,12 +214,12 @@ def _publish_union(
         changed=changed,
         unchanged=unchanged,
         no_longer_served=len(kept),
-        put_aside=sorted(staging.misplaced),
+        misfiled=sorted(staging.misplaced),
         langsmith_count=proof.count,
         root_runs=tally.root_runs,
         langsmith_root_count=proof.roots,
-        proof=verdict,
-        api=source.dialect,
+        count_check=verdict,
+        api=source.api_version,
     )
 
 
@@ -239,5 +239,5 @@ def _disk_errors(paths: DayPaths) -> Generator[None]:
         raise ArchiveError(
             f"{paths.project} {paths.day} cannot be written under {paths.data_dir}",
             why=why or str(error),
-            todo="Free space or mend the rights; nothing was published in part, and the next fetch goes on from here",
+            hint="Free space or mend the rights; nothing was published in part, and the next fetch goes on from here",
         ) from error

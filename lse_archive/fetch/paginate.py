@@ -46,7 +46,7 @@ class Sink(Protocol):
         """Takes a page."""
         ...
 
-    def cover(self, window: Window) -> None:
+    def mark_complete(self, window: Window) -> None:
         """Learns that every run of the window has been added."""
         ...
 
@@ -131,7 +131,9 @@ class _Walker:
             stalls, empty, ordered, distrust = 0, 0, True, False
             while not self._stop.is_set():
                 try:
-                    page = self._source.page(query, cursor, ids_only=self._ids_only, vary=stalls, stop=self._stop)
+                    page = self._source.page(
+                        query, cursor, ids_only=self._ids_only, size_offset=stalls, stop=self._stop
+                    )
                 except LostCursorError:
                     cursor = None
                 else:
@@ -143,7 +145,7 @@ class _Walker:
                     if ordered and span.position <= span.low:
                         break
                     if page.next_cursor is None and not page.full and not (distrust and report.new):
-                        self._sink.cover(query)
+                        self._sink.mark_complete(query)
                         break
                     cursor = page.next_cursor
                     marks = {cursor, (report.oldest, len(page.runs), hash(page.runs[-1]))} if page.runs else {cursor}
@@ -170,7 +172,7 @@ class _Walker:
         # The oldest microsecond may go on in the next page: it counts as seen only when something older came.
         reached = query.end if report.oldest is None else report.oldest + 1
         if ordered and self._in_order(report, span.position) and reached < span.position:
-            self._sink.cover(Window(max(reached, query.start), span.position))
+            self._sink.mark_complete(Window(max(reached, query.start), span.position))
             with self._lock:
                 span.advance(reached, report.new)
         self._events.put(None)
@@ -185,11 +187,11 @@ def _stalled(position: int) -> SourceError:
     return SourceError(
         f"LangSmith does not get past {format_time(max(0, position - 1))}",
         why="it repeats the same runs, or forgets its cursors, again and again",
-        todo="Nothing was published; what was fetched is kept, and the next fetch goes on from there",
+        hint="Nothing was published; what was fetched is kept, and the next fetch goes on from there",
     )
 
 
-def walk(source: RunSource, sink: Sink, spans: Iterable[Window], *, ids_only: bool = False) -> None:
+def paginate(source: RunSource, sink: Sink, spans: Iterable[Window], *, ids_only: bool = False) -> None:
     """Brings every run of the spans to the sink.
 
     Args:

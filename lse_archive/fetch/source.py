@@ -1,4 +1,4 @@
-"""What the fetch needs of LangSmith, in whichever dialect the deployment speaks."""
+"""What the fetch needs of LangSmith, in whichever api_version the deployment speaks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class LostCursorError(Exception):
     """LangSmith does not know the cursor any more; the walk goes on from the last run seen."""
 
 
-class DialectChangedError(Exception):
-    """The deployment does not speak the dialect that it was asked in, and will be asked in the other one from now on.
+class ApiVersionChangedError(Exception):
+    """The deployment does not answer this API version; the next request uses the other one.
 
     Raised before the first answer only.
     """
@@ -42,7 +42,7 @@ class RunSource(Protocol):
     """
 
     @property
-    def dialect(self) -> str:
+    def api_version(self) -> str:
         """`v2` or `v1`; what is not proven by an answer yet may still change."""
         ...
 
@@ -72,20 +72,20 @@ class RunSource(Protocol):
         cursor: str | None,
         *,
         ids_only: bool = False,
-        vary: int = 0,
+        size_offset: int = 0,
         stop: threading.Event | None = None,
     ) -> Page:
         """The newest runs that started in the window, or those after the cursor.
 
         Args:
             ids_only: Ask for nothing but id and start time.
-            vary: Ask for so many runs more or fewer than usual: where the last page was full by chance, it will not
-                be full again.
+            size_offset: Ask for so many runs more or fewer than usual, so that a page that was full by chance is not
+                full again.
             stop: Makes a request that waits for the limit, or to be repeated, give up with a SourceError.
 
         Raises:
             LostCursorError: The cursor is not known (any more).
-            DialectChangedError: Ask again.
+            ApiVersionChangedError: Ask again.
         """
         ...
 

@@ -23,7 +23,7 @@ from lse_archive.errors import ArchiveConflictError, SourceError
 from lse_archive.fetch.paginate import PageReport
 from lse_archive.folder.reader import RunFile, run_file_name
 from lse_archive.layout import DayPaths
-from lse_archive.runs.documents import NotARunError, RunFacts, read_facts
+from lse_archive.runs.documents import NotARunError, RunHeader, read_header
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
@@ -120,18 +120,18 @@ class Staging:
 
     # ---- what an earlier, interrupted fetch left ---------------------------------------------------------------
 
-    def resume(self, *, dialect: str, project_id: str, now: float | None = None) -> None:
+    def resume(self, *, api_version: str, project_id: str, now: float | None = None) -> None:
         """Takes up what an interrupted fetch left.
 
-        Files that are not as the journal has them are asked for again. Runs that came in another dialect, of another
-        project of this name, or too long ago, stay until LangSmith serves them again; all is asked for again then.
+        Files that differ from the journal are fetched again. Where the journal is of another API version or project,
+        or too old, the whole day is fetched again; its runs stay until LangSmith serves them again.
 
         Args:
             now: Seconds since the epoch.
         """
         now = time.time() if now is None else now
         self._project_id = project_id
-        wanted = {"dialect": dialect, "project_id": project_id}
+        wanted = {"api_version": api_version, "project_id": project_id}
         with self.transaction() as db:
             db.execute("DELETE FROM run WHERE origin = 'kept'")
             db.execute("DELETE FROM extra")
@@ -179,25 +179,27 @@ class Staging:
         starts, rows = [], {}
         for run in runs:
             try:
-                facts = read_facts(run)
+                header = read_header(run)
             except NotARunError as error:
                 raise SourceError(
-                    "LangSmith sent a run that cannot be filed", why=str(error), todo="Report it to LangSmith"
+                    "LangSmith sent a run that cannot be filed", why=str(error), hint="Report it to LangSmith"
                 ) from error
-            starts.append(facts.start)
-            if facts.start in self._window and facts.project_id in (None, self._project_id):
-                rows.setdefault(facts.run_id, (facts, run))
+            starts.append(header.start)
+            if header.start in self._window and header.project_id in (None, self._project_id):
+                rows.setdefault(header.run_id, (header, run))
             else:
-                self.misplaced.add(facts.run_id)
+                self.misplaced.add(header.run_id)
         new = self._write(rows)
         if self._progress:
             self._progress(len(new))
         ordered = all(earlier >= later for earlier, later in itertools.pairwise(starts))
         return PageReport(len(new), max(new, default=None), min(starts, default=None), ordered)
 
-    def _write(self, runs: dict[str, tuple[RunFacts, bytes]]) -> list[int]:
+    def _write(self, runs: dict[str, tuple[RunHeader, bytes]]) -> list[int]:
         """Writes those runs that have not been served yet; returns their start times."""
-        named = {run_id: (run_file_name(facts), hashlib.sha256(run).digest()) for run_id, (facts, run) in runs.items()}
+        named = {
+            run_id: (run_file_name(header), hashlib.sha256(run).digest()) for run_id, (header, run) in runs.items()
+        }
         folder = os.fspath(self.runs_folder)
         with self.transaction() as db:
             here = self._find(list(named))
@@ -206,16 +208,16 @@ class Staging:
                 staged = here.get(run_id)
                 if staged and staged.served:
                     continue
-                facts, run = runs[run_id]
+                header, run = runs[run_id]
                 if staged:
                     (self.runs_folder / staged.name).unlink(missing_ok=True)
                 _write_file(f"{folder}/{name}", run)
-                rows.append(_row(facts, name, digest, len(run), "served"))
-                starts.append(facts.start)
+                rows.append(_row(header, name, digest, len(run), "served"))
+                starts.append(header.start)
             db.executemany(_INSERT_RUN, rows)
         return starts
 
-    def cover(self, window: Window) -> None:
+    def mark_complete(self, window: Window) -> None:
         with self.transaction() as db:
             db.execute("INSERT INTO covered VALUES (?, ?)", (window.start, window.end))
 
@@ -253,10 +255,10 @@ class Staging:
             served: Whether LangSmith still serves the run (then the file says the same in other bytes).
         """
         # Never written in place: the staged file may be a hard link to a published one.
-        if staged := self.find(file.facts.run_id):
+        if staged := self.find(file.header.run_id):
             (self.runs_folder / staged.name).unlink(missing_ok=True)
         _link(folder / file.name, self.runs_folder / file.name)
-        row = _row(file.facts, file.name, file.sha256, file.size, "served" if served else "kept")
+        row = _row(file.header, file.name, file.sha256, file.size, "served" if served else "kept")
         self._db.execute(_INSERT_RUN, row)
 
     def keep_other(self, path: Path, digest: bytes) -> None:
@@ -284,12 +286,12 @@ class Staging:
         """Names of the files that are no run of the day."""
         return [os.fsdecode(name) for (name,) in self._db.execute("SELECT name FROM extra ORDER BY name")]
 
-    def facts(self) -> Iterator[tuple[RunFacts, int]]:
+    def headers(self) -> Iterator[tuple[RunHeader, int]]:
         """Facts and size of each run, in the order of file names."""
         for row in self._db.execute(f"SELECT {_RUN_COLUMNS} FROM run ORDER BY name"):
             run_id, _, _, size, _, trace_id, start, end, trace_start, is_root, failed, tokens, cost = row
             ids = _text(run_id), _text(trace_id)
-            yield RunFacts(*ids, start, end, trace_start, bool(is_root), bool(failed), tokens, cost), size
+            yield RunHeader(*ids, start, end, trace_start, bool(is_root), bool(failed), tokens, cost), size
 
     def sums(self) -> Iterator[tuple[str, bytes]]:
         """Names and checksums of all files, in the order of their names."""
@@ -307,21 +309,21 @@ def _text(key: bytes) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def _row(facts: RunFacts, name: str, digest: bytes, size: int, origin: str) -> tuple[object, ...]:
+def _row(header: RunHeader, name: str, digest: bytes, size: int, origin: str) -> tuple[object, ...]:
     return (
-        _key(facts.run_id),
+        _key(header.run_id),
         os.fsencode(name),
         digest,
         size,
         origin,
-        _key(facts.trace_id),
-        facts.start,
-        facts.end,
-        facts.trace_start,
-        facts.is_root,
-        facts.failed,
-        facts.tokens,
-        facts.cost,
+        _key(header.trace_id),
+        header.start,
+        header.end,
+        header.trace_start,
+        header.is_root,
+        header.failed,
+        header.tokens,
+        header.cost,
     )
 
 
@@ -343,7 +345,7 @@ def _link(source: Path, target: Path) -> None:
         raise ArchiveConflictError(
             f"{source} cannot be kept",
             why="a run that was fetched now has the same file name",
-            todo="Move the file away, and fetch again",
+            hint="Move the file away, and fetch again",
         ) from None
     except OSError:  # a file system without hard links
         shutil.copy2(source, target)

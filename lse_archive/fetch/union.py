@@ -10,7 +10,7 @@ from lse_archive.errors import CorruptArchiveError
 from lse_archive.fetch.staging import Staging
 from lse_archive.folder.contents import other_files
 from lse_archive.folder.manifest import SUMMARY, SUMS, read_sums
-from lse_archive.folder.reader import RunFile, UnfitFile, read_folder
+from lse_archive.folder.reader import InvalidFile, RunFile, read_folder
 from lse_archive.layout import DayPaths
 from lse_archive.runs.documents import unwrap
 
@@ -39,12 +39,12 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> tuple[int
     lost = {name for name in recorded if name not in (SUMMARY, SUMS)}
     for file in read_folder(paths.folder, paths.day):
         intact = recorded.get(file.name, file.sha256) == file.sha256
-        staged = staging.find(file.facts.run_id) if isinstance(file, RunFile) else None
+        staged = staging.find(file.header.run_id) if isinstance(file, RunFile) else None
         if intact or staged:
             lost.discard(file.name)
         if staged is None and not intact:
             continue  # damaged: either LangSmith still serves a file of this name, or it is lost
-        if isinstance(file, UnfitFile):
+        if isinstance(file, InvalidFile):
             staging.keep_other(paths.folder / file.name, file.sha256)
         elif staged is None or (intact and not staged.served):
             if not allow_shrink:
@@ -66,7 +66,7 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> tuple[int
         raise CorruptArchiveError(
             f"{len(lost)} files of {paths.folder} are damaged or gone, and LangSmith no longer serves them",
             why=f"they differ from {SUMS}: {', '.join(sorted(lost)[:3])}{', …' if len(lost) > 3 else ''}",
-            todo="Restore the day from its zip or from Drive, then fetch again",
+            hint="Restore the day from its zip or from Drive, then fetch again",
         )
     return changed, unchanged
 

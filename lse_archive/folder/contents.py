@@ -37,11 +37,11 @@ def require_folder(paths: DayPaths) -> None:
         raise ArchiveError(
             f"{paths.project} {paths.day} has no run files",
             why=f"there is no folder {paths.folder}",
-            todo="Fetch the day first: lse archive fetch",
+            hint="Fetch the day first: lse archive fetch",
         )
 
 
-def sealed_summary(paths: DayPaths) -> Summary:
+def ensure_manifest(paths: DayPaths) -> Summary:
     """The day's summary; a folder without a manifest gets one first.
 
     The caller holds the day's lock.
@@ -60,7 +60,7 @@ def sealed_summary(paths: DayPaths) -> Summary:
     for file in read_folder(paths.folder, paths.day):
         found[file.name] = file.sha256
         if isinstance(file, RunFile):
-            tally.add(file.facts, file.size)
+            tally.add(file.header, file.size)
         else:
             unfit.append(file.name)
     for path in other_files(paths.folder):
@@ -85,7 +85,7 @@ def _changed(paths: DayPaths, *, says: str, lost: str) -> CorruptArchiveError:
     return CorruptArchiveError(
         f"{paths.folder} is not as its {says} says",
         why=f"it has lost its {lost}, and other files were lost or changed with it",
-        todo="Restore the day from its zip or from Drive",
+        hint="Restore the day from its zip or from Drive",
     )
 
 
@@ -102,7 +102,7 @@ def other_files(folder: Path) -> list[Path]:
                 continue
             if not entry.is_file():
                 raise ArchiveConflictError(
-                    f"{folder} cannot be replaced", why=f"it holds the folder '{entry.name}'", todo="Move that away"
+                    f"{folder} cannot be replaced", why=f"it holds the folder '{entry.name}'", hint="Move that away"
                 )
             others.append(entry.name)
     return [folder / name for name in sorted(others)]

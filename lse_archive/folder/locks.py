@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Generator
 
-from lse_archive.cancellation import pause
+from lse_archive.cancellation import cancellable_sleep
 from lse_archive.errors import DayLockedError
 from lse_archive.folder.publish import recover
 from lse_archive.layout import DayPaths
@@ -47,9 +47,9 @@ def day_lock(
                 raise DayLockedError(
                     f"{paths.project} {paths.day} is being written",
                     why=f"{holder} holds {paths.lock}",
-                    todo="Wait until it is done, or stop it",
+                    hint="Wait until it is done, or stop it",
                 )
-            pause(_POLL_SECONDS)
+            cancellable_sleep(_POLL_SECONDS)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

@@ -14,7 +14,7 @@ import msgspec
 
 from lse_archive.days import Window, day_window
 from lse_archive.errors import ArchiveError, CorruptArchiveError
-from lse_archive.runs.documents import RunFacts
+from lse_archive.runs.documents import RunHeader
 
 SUMMARY = "_summary.json"
 SUMS = "_sha256sums.txt"
@@ -22,7 +22,7 @@ TOOL = f"lse {version('lse')}"
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What `_summary.json` holds: facts of the day's content, not of when it was looked at.
+    """What `_summary.json` holds: header of the day's content, not of when it was looked at.
 
     Attributes:
         bytes: Total size of the run files.
@@ -32,7 +32,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         continued_from_previous_day: Traces whose root started before the day.
         continued_into_next_day: Traces with a run that ended after the day.
         langsmith_count: Runs of the day by LangSmith's own count; None where it was not asked.
-        api: Dialect of the API that served the runs, `v1` or `v2`; None for folders of other origin.
+        api: ApiVersion of the API that served the runs, `v1` or `v2`; None for folders of other origin.
         changed_at: When the fetch ran that last changed the day, ISO 8601 UTC.
         content_sha256: Identity of the day, see `content_hash`.
     """
@@ -60,7 +60,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tally:
-    """Adds up the facts of a day's runs, in any order, to the numbers of its summary."""
+    """Adds up the header of a day's runs, in any order, to the numbers of its summary."""
 
     def __init__(self, day: date) -> None:
         self._window: Window = day_window(day)
@@ -71,20 +71,20 @@ class Tally:
         self._from_previous: set[str] = set()
         self._into_next: set[str] = set()
 
-    def add(self, facts: RunFacts, size: int) -> None:
+    def add(self, header: RunHeader, size: int) -> None:
         self.runs += 1
-        self.root_runs += facts.is_root
-        self.errors += facts.failed
-        self.pending += facts.end is None
-        self.tokens += facts.tokens
+        self.root_runs += header.is_root
+        self.errors += header.failed
+        self.pending += header.end is None
+        self.tokens += header.tokens
         self.bytes += size
         # Whole picodollars: a sum of floats would depend on the order.
-        self._cost_units += round(facts.cost * 1e12)
-        self._traces.add(facts.trace_id)
-        if facts.trace_start is not None and facts.trace_start < self._window.start:
-            self._from_previous.add(facts.trace_id)
-        if facts.end is not None and facts.end >= self._window.end:
-            self._into_next.add(facts.trace_id)
+        self._cost_units += round(header.cost * 1e12)
+        self._traces.add(header.trace_id)
+        if header.trace_start is not None and header.trace_start < self._window.start:
+            self._from_previous.add(header.trace_id)
+        if header.end is not None and header.end >= self._window.end:
+            self._into_next.add(header.trace_id)
 
     @property
     def traces(self) -> int:
@@ -168,7 +168,7 @@ def encode_summary(summary: Summary) -> bytes:
         raise ArchiveError(
             f"the folder of {summary.project} {summary.date} cannot be listed",
             why=f"the name of a file in it is not UTF-8: {error.object!r}",
-            todo="Move that file away, and run the command again",
+            hint="Move that file away, and run the command again",
         ) from error
 
 
@@ -196,7 +196,7 @@ def parse_summary(content: bytes, origin: Path) -> Summary:
     try:
         return msgspec.json.decode(content, type=Summary)
     except msgspec.DecodeError as error:
-        raise CorruptArchiveError(f"{origin} has a damaged {SUMMARY}", why=str(error), todo=_RESTORE) from error
+        raise CorruptArchiveError(f"{origin} has a damaged {SUMMARY}", why=str(error), hint=_RESTORE) from error
 
 
 def read_sums(folder: Path) -> dict[str, bytes] | None:
@@ -226,7 +226,7 @@ def parse_sums(content: bytes, origin: Path) -> dict[str, bytes]:
             value = bytes.fromhex(digest)
         except ValueError as error:
             raise CorruptArchiveError(
-                f"{origin} has a damaged {SUMS}", why=f"'{line[:100]}' is no checksum line", todo=_RESTORE
+                f"{origin} has a damaged {SUMS}", why=f"'{line[:100]}' is no checksum line", hint=_RESTORE
             ) from error
         sums[_unescape(name) if escaped else name] = value
     return sums

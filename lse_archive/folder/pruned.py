@@ -16,7 +16,7 @@ from lse_archive.errors import CorruptArchiveError, PrunedDayError
 from lse_archive.folder.manifest import SUMMARY, SUMS, Summary, content_hash, content_sums, read_summary, read_sums
 from lse_archive.layout import DayPaths
 
-_FACTS = "pruned.json"
+_RECORD = "pruned.json"
 _RUNS = "runs.csv"
 
 RunLine = tuple[str, str | None, bytes]
@@ -41,14 +41,14 @@ class PrunedDay(msgspec.Struct, frozen=True, kw_only=True):
     remote_bytes: int
 
 
-def write_pruned(paths: DayPaths, facts: PrunedDay, runs: Iterable[RunLine]) -> None:
+def write_pruned(paths: DayPaths, record: PrunedDay, runs: Iterable[RunLine]) -> None:
     """Keeps what must stay of a day, all of it or nothing, before its files go. The caller holds the day's lock."""
     draft = paths.pruned.with_suffix(".draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     for name in (SUMMARY, SUMS):
         shutil.copyfile(paths.folder / name, draft / name)
-    (draft / _FACTS).write_bytes(msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
+    (draft / _RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
     with (draft / _RUNS).open("w", encoding="ascii") as file:
         file.writelines(f"{run},{trace or ''},{digest.hex()}\n" for run, trace, digest in runs)
     os.sync()
@@ -70,10 +70,10 @@ def read_pruned(paths: DayPaths) -> PrunedDay | None:
     if not is_pruned(paths):
         return None
     try:
-        return msgspec.json.decode((paths.pruned / _FACTS).read_bytes(), type=PrunedDay)
+        return msgspec.json.decode((paths.pruned / _RECORD).read_bytes(), type=PrunedDay)
     except (OSError, msgspec.DecodeError) as error:
         raise CorruptArchiveError(
-            f"what is kept of {paths.project} {paths.day} is damaged", why=str(error), todo="lse archive restore"
+            f"what is kept of {paths.project} {paths.day} is damaged", why=str(error), hint="lse archive restore"
         ) from error
 
 
@@ -114,7 +114,7 @@ def pruned_runs(paths: DayPaths) -> Iterator[RunLine]:
                 yield run, trace or None, bytes.fromhex(digest)
     except (OSError, ValueError) as error:
         raise CorruptArchiveError(
-            f"the list of runs of {paths.project} {paths.day} is damaged", why=str(error), todo="lse archive restore"
+            f"the list of runs of {paths.project} {paths.day} is damaged", why=str(error), hint="lse archive restore"
         ) from error
 
 
@@ -128,7 +128,7 @@ def require_restored(paths: DayPaths) -> None:
         raise PrunedDayError(
             f"the run files of {paths.project} {paths.day} were pruned",
             why="a new folder would hold fewer runs than the archive",
-            todo=f"Restore the day first: lse archive restore --project '{paths.project}' --start-date {paths.day} "
+            hint=f"Restore the day first: lse archive restore --project '{paths.project}' --start-date {paths.day} "
             f"--end-date {paths.day}",
         )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from lse_archive.days import compact_time, day_of, day_window
 from lse_archive.errors import ArchiveError, UsageError
 from lse_archive.folder.manifest import SUMS
-from lse_archive.runs.documents import NotARunError, RunFacts, unwrap
+from lse_archive.runs.documents import NotARunError, RunHeader, unwrap
 
 NOT_AS_RECORDED = f"it is not as {SUMS} has it"
 """The reason why a damaged file is unfit."""
@@ -28,19 +28,19 @@ class RunFile:
         name: File name within the folder.
         sha256: Digest of the file's bytes.
         size: Bytes of the file.
-        facts: What the archive knows of the run.
+        header: What the archive knows of the run.
         document: The JSON of the run itself, exact; for a file of an older tool without its wrapper.
     """
 
     name: str
     sha256: bytes
     size: int
-    facts: RunFacts
+    header: RunHeader
     document: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class UnfitFile:
+class InvalidFile:
     """A file that stays where it is but counts as no run of this day; `reason` says why."""
 
     name: str
@@ -49,9 +49,9 @@ class UnfitFile:
     reason: str
 
 
-def run_file_name(facts: RunFacts) -> str:
+def run_file_name(header: RunHeader) -> str:
     """`<run id>_<start time>.json`"""
-    return f"{facts.run_id}_{compact_time(facts.start)}.json"
+    return f"{header.run_id}_{compact_time(header.start)}.json"
 
 
 def run_file_paths(folder: Path) -> list[Path]:
@@ -78,7 +78,7 @@ def file_digests(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, byte
         os.close(directory)
 
 
-def read_folder(folder: Path, day: date) -> Iterator[RunFile | UnfitFile]:
+def read_folder(folder: Path, day: date) -> Iterator[RunFile | InvalidFile]:
     """Reads a day's folder; see `DayReader`.
 
     Raises:
@@ -117,9 +117,9 @@ class DayReader:
         try:
             self.names = _names(folder)
         except (FileNotFoundError, NotADirectoryError):
-            raise UsageError(f"there are no run files in {folder}", todo="Fetch or restore the day first") from None
+            raise UsageError(f"there are no run files in {folder}", hint="Fetch or restore the day first") from None
 
-    def files(self, known: Mapping[bytes, bytes] | None = None) -> Iterator[RunFile | UnfitFile | KnownFile]:
+    def files(self, known: Mapping[bytes, bytes] | None = None) -> Iterator[RunFile | InvalidFile | KnownFile]:
         """Reads the files one after the other.
 
         Args:
@@ -137,7 +137,7 @@ class DayReader:
                 content = _read(name, directory)
                 digest = hashlib.sha256(content).digest()
                 if self._sums.get(name, digest) != digest:
-                    yield UnfitFile(name, digest, len(content), NOT_AS_RECORDED)
+                    yield InvalidFile(name, digest, len(content), NOT_AS_RECORDED)
                     continue
                 run_id = known.get(digest)
                 if run_id is not None and run_id not in seen:
@@ -145,20 +145,20 @@ class DayReader:
                     yield KnownFile(name)
                     continue
                 try:
-                    document, facts = unwrap(content)
+                    document, header = unwrap(content)
                 except NotARunError as error:
-                    yield UnfitFile(name, digest, len(content), str(error))
+                    yield InvalidFile(name, digest, len(content), str(error))
                     continue
-                run_id = bytes.fromhex(facts.run_id.replace("-", ""))
-                if facts.start not in window:
-                    reason = f"run {facts.run_id} started on {day_of(facts.start)}"
+                run_id = bytes.fromhex(header.run_id.replace("-", ""))
+                if header.start not in window:
+                    reason = f"run {header.run_id} started on {day_of(header.start)}"
                 elif first := seen.get(run_id):
-                    reason = f"run {facts.run_id} is already in {first}"
+                    reason = f"run {header.run_id} is already in {first}"
                 else:
                     seen[run_id] = name
-                    yield RunFile(name, digest, len(content), facts, document)
+                    yield RunFile(name, digest, len(content), header, document)
                     continue
-                yield UnfitFile(name, digest, len(content), reason)
+                yield InvalidFile(name, digest, len(content), reason)
         finally:
             os.close(directory)
 

@@ -20,10 +20,10 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
     """All times are ISO 8601 UTC.
 
     Attributes:
-        looked_at: When LangSmith was last asked for the whole day.
+        last_fetched_at: When LangSmith was last asked for the whole day.
         served_runs: Runs that LangSmith served then.
         langsmith_count: Its own count then.
-        proof: See `FetchResult.proof`.
+        count_check: See `FetchResult.count_check`.
         proven_content: Content hash of the day when its count was last found equal.
         no_longer_served: Ids of runs that are kept here though LangSmith no longer serves them.
         drive_file_id, drive_sha256, drive_content: The upload as it was last confirmed.
@@ -31,10 +31,10 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
         zip_pruned_at, copy_pruned_at: When the local zip, or the copy elsewhere, was given up to save space.
     """
 
-    looked_at: str | None = None
+    last_fetched_at: str | None = msgspec.field(default=None, name="looked_at")
     served_runs: int | None = None
     langsmith_count: int | None = None
-    proof: str | None = None
+    count_check: str | None = msgspec.field(default=None, name="proof")
     proven_content: str | None = None
     no_longer_served: list[str] = []
     drive_file_id: str | None = None

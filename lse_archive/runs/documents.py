@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class RunFacts:
+class RunHeader:
     """What the archive reads from a run: identity, place in time and the numbers of the day's summary.
 
     Attributes:
@@ -56,7 +56,7 @@ class NotARunError(ValueError):
     """The bytes are not the JSON of a run; the text says why."""
 
 
-class _Head(msgspec.Struct):
+class _RawHeader(msgspec.Struct):
     id: str | None = None
     trace_id: str | None = None
     start_time: str | None = None
@@ -77,11 +77,11 @@ class _Head(msgspec.Struct):
 _TEXTS = (
     "id trace_id start_time end_time status dotted_order parent_run_id project_id session_id".split()  # noqa: SIM905
 )
-_head_decoder = msgspec.json.Decoder(_Head)
+_head_decoder = msgspec.json.Decoder(_RawHeader)
 
 
-def unwrap(document: bytes) -> tuple[bytes, RunFacts]:
-    """Returns the run itself and its facts; older tools wrapped it as `{"trace": {…run…}, …}`.
+def unwrap(document: bytes) -> tuple[bytes, RunHeader]:
+    """Returns the run itself and its header; older tools wrapped it as `{"trace": {…run…}, …}`.
 
     Raises:
         NotARunError: The document is no JSON, or no run.
@@ -90,28 +90,28 @@ def unwrap(document: bytes) -> tuple[bytes, RunFacts]:
     if head.id is None and bytes(head.trace).startswith(b"{"):
         document = bytes(head.trace)
         head = _read_head(document)
-    return document, _facts(head)
+    return document, _header(head)
 
 
-def read_facts(document: bytes) -> RunFacts:
-    """The facts of a run as LangSmith sent it.
+def read_header(document: bytes) -> RunHeader:
+    """The header of a run as LangSmith sent it.
 
     Raises:
         NotARunError: The document is no JSON, or no run.
     """
-    return _facts(_read_head(document))
+    return _header(_read_head(document))
 
 
-def _read_head(document: bytes) -> _Head:
+def _read_head(document: bytes) -> _RawHeader:
     try:
         return _head_decoder.decode(document)
     except (msgspec.DecodeError, RecursionError):
         return _read_head_tolerantly(document)
 
 
-def _read_head_tolerantly(document: bytes) -> _Head:
+def _read_head_tolerantly(document: bytes) -> _RawHeader:
     found = members(check_json(document))
-    head = _Head()
+    head = _RawHeader()
     for field in _TEXTS:
         setattr(head, field, _loads(found.get(field, _NULL), str))
     head.is_root = _loads(found.get("is_root", _NULL), bool)
@@ -129,7 +129,7 @@ def _loads(value: bytes, kind: type[_T]) -> _T | None:
     return loaded if isinstance(loaded, kind) else None
 
 
-def _facts(head: _Head) -> RunFacts:
+def _header(head: _RawHeader) -> RunHeader:
     if head.id is None or head.start_time is None:
         missing = "id" if head.id is None else "start_time"
         raise NotARunError(f"it has no {missing}")
@@ -141,7 +141,7 @@ def _facts(head: _Head) -> RunFacts:
     except ValueError:
         raise NotARunError("its start_time or end_time is not a timestamp") from None
     status = (head.status or "").lower()
-    return RunFacts(
+    return RunHeader(
         run_id=run_id,
         trace_id=trace_id,
         start=start,

@@ -13,7 +13,7 @@ from typing import IO, BinaryIO
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError
 from lse_archive.files import publish_file
-from lse_archive.folder.contents import sealed_summary
+from lse_archive.folder.contents import ensure_manifest
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import (
     SUMMARY,
@@ -29,7 +29,7 @@ from lse_archive.folder.manifest import (
 from lse_archive.folder.state import read_state, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import ZipResult
-from lse_archive.zips.inventory import held_by_folder, held_by_zip, shrinking
+from lse_archive.zips.inventory import folder_inventory, shrink_error, zip_inventory
 from lse_archive.zips.reader import BROKEN, digests, opened
 from lse_archive.zips.writer import write_zip
 
@@ -56,7 +56,7 @@ def zip_day(
     began = time.monotonic()
     target = target or paths.zip
     with day_lock(paths, on_wait=on_wait):
-        summary = sealed_summary(paths)
+        summary = ensure_manifest(paths)
         sums = read_sums(paths.folder) or {}
         written = not _holds(target, sums)
         if written:
@@ -70,7 +70,7 @@ def zip_day(
                     update_state(paths, zip_pruned_at=None)
             except OSError as error:
                 raise ArchiveError(
-                    f"cannot write {target}", why=error.strerror or str(error), todo="Free space or mend the rights"
+                    f"cannot write {target}", why=error.strerror or str(error), hint="Free space or mend the rights"
                 ) from error
         return ZipResult(
             project=paths.project,
@@ -104,7 +104,7 @@ def _write(
         raise CorruptArchiveError(
             f"{paths.project} {paths.day} cannot be archived",
             why=f"{folder / changed} is not as {SUMS} has it",
-            todo="Fetch the day again, or restore it from its zip or from Drive",
+            hint="Fetch the day again, or restore it from its zip or from Drive",
         )
 
 
@@ -159,7 +159,7 @@ def _readable(path: Path) -> Generator[zipfile.ZipFile]:
             yield archive
     except (*BROKEN, KeyError) as error:
         raise CorruptArchiveError(
-            f"{path} is damaged", why=str(error), todo="Make it again: lse archive zip"
+            f"{path} is damaged", why=str(error), hint="Make it again: lse archive zip"
         ) from error
 
 
@@ -187,15 +187,15 @@ def _check_superset(paths: DayPaths, target: Path, sums: dict[str, bytes]) -> No
     """Law 1 for the archive: what it holds must be in the folder; one that cannot be read is set aside, not lost."""
     if not target.exists():
         return
-    archived = held_by_zip(target)
+    archived = zip_inventory(target)
     if archived.damaged:
         set_aside(target)
         return
     # A file that is gone is told of when it is to be archived.
-    here = held_by_folder(paths.folder / name for name in sums if (paths.folder / name).exists())
-    if lost := archived.lost_by(here):
-        todo = "Restore the day from the archive and fetch it again; --allow-shrink gives the runs up"
-        raise shrinking(str(target), str(paths.folder), lost, todo)
+    here = folder_inventory(paths.folder / name for name in sums if (paths.folder / name).exists())
+    if lost := archived.missing_from(here):
+        hint = "Restore the day from the archive and fetch it again; --allow-shrink gives the runs up"
+        raise shrink_error(str(target), str(paths.folder), lost, hint)
 
 
 def file_sha256(path: Path) -> str:

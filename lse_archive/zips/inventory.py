@@ -22,7 +22,7 @@ _HEADER = b"PK\x03\x04"  # before each file of a zip: PKWARE's APPNOTE.TXT, 4.3.
 
 
 @dataclass(slots=True)
-class Held:
+class Inventory:
     """What there is at one place. Manifests and hidden files of desktops do not count.
 
     Attributes:
@@ -41,7 +41,7 @@ class Held:
     names: set[str] = field(default_factory=set)
     damaged: bool = False
 
-    def lost_by(self, new: Held) -> dict[str, str]:
+    def missing_from(self, new: Inventory) -> dict[str, str]:
         """What would be lost if `new` took this one's place: run ids or file names, each with what becomes of it."""
         lost = dict.fromkeys(self.unread, "cannot be read")
         lost |= dict.fromkeys(self.others.keys() - new.names, "is no run, and is not there")
@@ -56,8 +56,8 @@ class Held:
     def _add(self, name: str, content: bytes) -> None:
         if name.endswith(".json"):
             with contextlib.suppress(NotARunError):
-                facts = unwrap(content)[1]
-                self.runs[facts.run_id] = self.runs.get(facts.run_id, False) or facts.end is not None
+                header = unwrap(content)[1]
+                self.runs[header.run_id] = self.runs.get(header.run_id, False) or header.end is not None
                 return
         if not name.startswith("."):
             self.named |= _run_ids(os.fsencode(name))
@@ -70,13 +70,13 @@ class Held:
             self.unread.add(name)
 
 
-def held_by_folder(paths: Iterable[Path]) -> Held:
+def folder_inventory(paths: Iterable[Path]) -> Inventory:
     """What these files hold.
 
     Raises:
         OSError: One of them cannot be read.
     """
-    held = Held()
+    held = Inventory()
     for path in paths:
         if path.name not in (SUMMARY, SUMS):
             held.names.add(path.name)
@@ -84,13 +84,13 @@ def held_by_folder(paths: Iterable[Path]) -> Held:
     return held
 
 
-def held_by_zip(path: Path) -> Held:
+def zip_inventory(path: Path) -> Inventory:
     """What a zip holds. In a damaged one each file that can be read counts, and each name that tells of a run.
 
     Raises:
         OSError: The disk cannot be read.
     """
-    held = Held()
+    held = Inventory()
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
@@ -106,7 +106,7 @@ def held_by_zip(path: Path) -> Held:
     return held
 
 
-def _take(held: Held, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> None:
+def _take(held: Inventory, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> None:
     content = None
     if info.header_offset >= 0:  # else its beginning is missing
         with contextlib.suppress(*BROKEN):
@@ -130,12 +130,12 @@ def _run_ids(content: bytes | mmap.mmap) -> set[str]:
     return {found[1].decode() for found in _RUN_NAME.finditer(content)}
 
 
-def shrinking(what: str, than: str, lost: dict[str, str], todo: str) -> ShrinkError:
-    """The error that says what would be lost, see `Held.lost_by`."""
+def shrink_error(what: str, than: str, lost: dict[str, str], hint: str) -> ShrinkError:
+    """The error that says what would be lost, see `Inventory.missing_from`."""
     runs = "runs" if all(_RUN_NAME.fullmatch(os.fsencode(f"{name}.json")) for name in lost) else "files"
     example = min(lost)
     return ShrinkError(
         f"{what} holds {len(lost)} {runs} that {than} does not",
         why=f"for example {example}, which {lost[example]}",
-        todo=todo,
+        hint=hint,
     )

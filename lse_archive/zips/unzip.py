@@ -98,7 +98,7 @@ def _opened(source: Path) -> Generator[zipfile.ZipFile]:
             yield archive
     except BROKEN as error:
         raise CorruptArchiveError(
-            f"{source.name} is damaged", why=str(error) or type(error).__name__, todo="Nothing of it was taken over"
+            f"{source.name} is damaged", why=str(error) or type(error).__name__, hint="Nothing of it was taken over"
         ) from error
 
 

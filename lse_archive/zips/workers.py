@@ -73,7 +73,7 @@ def _answer(helper: subprocess.Popen[bytes]) -> Any:
         raise ArchiveError(
             "a process that helps this one has ended",
             why=f"exit code {helper.wait()}",
-            todo="If memory is short, free some; then do it again",
+            hint="If memory is short, free some; then do it again",
         ) from broken
     if error is not None:
         raise error

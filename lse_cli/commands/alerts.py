@@ -25,7 +25,7 @@ def test() -> None:
         raise SettingsError(
             "there is nobody to tell",
             why="neither LSE_ALERT_WEBHOOK_URL nor LSE_ALERT_SMTP_URL is set",
-            todo="Set one of them in .env",
+            hint="Set one of them in .env",
         )
     sample = Alert(
         "this is a sample",

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lse_archive.errors import ArchiveConflictError, UsageError
-from lse_cli.selection import EndOption, JsonOption, StartOption, given
+from lse_cli.selection import EndOption, JsonOption, StartOption, reject_empty
 
 
 def sql(
@@ -23,11 +23,11 @@ def sql(
     import sys
 
     from lse_cli.terminal import rows as shown
-    from lse_platform.home import open_house
+    from lse_platform.home import open_home
     from lse_resources.postgres.analysis.frames import Runs
     from lse_resources.settings import Settings
 
-    columns, rows = Runs(open_house(Settings.load()).database).query(statement, json_as_text=True)
+    columns, rows = Runs(open_home(Settings.load()).database).query(statement, json_as_text=True)
     if json:
         shown.print_objects(columns, rows)
     elif sys.stdout.isatty():
@@ -37,7 +37,7 @@ def sql(
 
 
 def export(
-    project: Annotated[str, typer.Option("--project", callback=given, help="LangSmith project, by its name.")],
+    project: Annotated[str, typer.Option("--project", callback=reject_empty, help="LangSmith project, by its name.")],
     format: Annotated[
         str, typer.Option("--format", help="parquet or csv: one row of facts a run; jsonl: the runs. Default: parquet.")
     ] = "parquet",
@@ -62,7 +62,7 @@ def export(
     from lse_archive.days import parse_day, today
     from lse_archive.names import project_folder
     from lse_cli.terminal.texts import counted, size
-    from lse_platform.home import open_house
+    from lse_platform.home import open_home
     from lse_resources.postgres.analysis.export import export_runs, is_stream
     from lse_resources.postgres.analysis.frames import Runs
     from lse_resources.projects import read_projects
@@ -75,13 +75,13 @@ def export(
         raise UsageError(f"the range ends before it starts ({first} to {last})")
     path = output or Path(f"{project_folder(project)}_{first}_{last}.{format}")
     settings = Settings.load()
-    database = open_house(settings).database
+    database = open_home(settings).database
     listed = any(one.name == project for one in read_projects(settings.projects_file))
     if not listed and not Runs(database).has_project(project):
         raise UsageError(
             f"there is no project '{project}'",
             why=f"neither the database nor {settings.projects_file} knows it",
-            todo="Check the spelling; lse status shows what is archived",
+            hint="Check the spelling; lse status shows what is archived",
         )
     if path.exists() and not is_stream(path):
         _ask_to_replace(path, force=force)
@@ -98,5 +98,5 @@ def _ask_to_replace(path: Path, *, force: bool) -> None:
 
     if not Terminal(json=False, force=force).confirm(f"{path} is there. Replace it"):
         raise ArchiveConflictError(
-            f"{path} is there already", why="it was not to be replaced", todo="--force replaces it"
+            f"{path} is there already", why="it was not to be replaced", hint="--force replaces it"
         )

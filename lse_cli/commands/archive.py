@@ -47,7 +47,7 @@ def bare(
     elif any((project, date, start_date, end_date, force, json)):
         raise UsageError(
             "options before the command would be ignored",
-            todo=f"Write them behind it: lse archive {context.invoked_subcommand} …",
+            hint=f"Write them behind it: lse archive {context.invoked_subcommand} …",
         )
 
 
@@ -229,14 +229,14 @@ def _dry_load(
     from lse_cli.terminal.console import Terminal
     from lse_cli.terminal.output import print_json
     from lse_cli.work.outcome import entry, exit_code, worst
-    from lse_platform.home import open_house
+    from lse_platform.home import open_home
     from lse_resources.postgres.load.day import load_day
     from lse_resources.settings import Settings
 
     settings = Settings.load()
     selection = select(settings, project, date_text, start_text, end_text)
     terminal = Terminal(json=json, force=False)
-    database, entries, code = open_house(settings).database, [], 0
+    database, entries, code = open_home(settings).database, [], 0
     for config, day in selection.pairs():
         terminal.begin_day(f"{config.name} {day}")
         folder = settings.layout.day(config.name, day).folder
@@ -264,11 +264,11 @@ def rollback(
 
     from lse_cli.terminal.output import print_json
     from lse_cli.terminal.texts import counted
-    from lse_platform.home import open_house
+    from lse_platform.home import open_home
     from lse_resources.postgres.load.rollback import rollback_load
     from lse_resources.settings import Settings
 
-    done = rollback_load(open_house(Settings.load()).database, load)
+    done = rollback_load(open_home(Settings.load()).database, load)
     if json:
         print_json([msgspec.to_builtins(done)])
     else:

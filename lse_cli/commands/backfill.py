@@ -37,7 +37,7 @@ def backfill(
             raise UsageError(
                 f"'{one.name}' has no such day in the platform",
                 why=f"it begins on {one.start}",
-                todo="Set an earlier start in projects.toml, or use lse archive full-sweep",
+                hint="Set an earlier start in projects.toml, or use lse archive full-sweep",
             )
         verb = "Verify" if verify_only else "Archive"
         title = f"{verb} {one.name}, {days[0]} to {days[-1]}"

@@ -7,10 +7,11 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 import typer
 
 if TYPE_CHECKING:
@@ -22,14 +23,13 @@ _ANSWER_SECONDS = 5.0  # a person waits for it: what takes longer is told as it 
 _PACKAGES = ("lse", "dagster", "langsmith", "psycopg", "google-api-python-client")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was looked at, and what was found; `todo` is how to mend it."""
+class Finding(msgspec.Struct, frozen=True):
+    """What was looked at, and what was found; `hint` is how to mend it."""
 
     name: str
     verdict: Literal["ok", "note", "wrong"]
     says: str
-    todo: str = ""
+    hint: str = msgspec.field(default="", name="todo")
 
 
 Findings = Iterator[Finding]
@@ -47,8 +47,6 @@ def doctor(
         if not json:  # at once: the next look may take a while
             _show(finding)
     if json:
-        import msgspec
-
         from lse_cli.terminal.output import print_json
 
         print_json([msgspec.to_builtins(finding) for finding in findings])
@@ -59,8 +57,8 @@ def doctor(
 def _show(finding: Finding) -> None:
     sign = {"ok": "✓", "note": "!", "wrong": "✗"}[finding.verdict]
     typer.echo(f"{sign} {finding.name:11} {finding.says}")
-    if finding.todo:
-        typer.echo(f"  {'':11} → {finding.todo}")
+    if finding.hint:
+        typer.echo(f"  {'':11} → {finding.hint}")
 
 
 def examine(settings: Settings) -> Findings:
@@ -85,7 +83,7 @@ def examine(settings: Settings) -> Findings:
             yield from look(settings)
         except ArchiveError as error:
             says = f"{error.what}: {error.why}" if error.why else error.what
-            yield Finding(name, "wrong", says, error.todo or "Mend what it names, in .env or the environment")
+            yield Finding(name, "wrong", says, error.hint or "Mend what it names, in .env or the environment")
 
 
 def _versions(_: Settings) -> Findings:
@@ -122,8 +120,8 @@ def _projects_file(settings: Settings) -> Findings:
     if projects:
         yield Finding("projects", "ok", f"{len(projects)} in {settings.projects_file}")
     else:
-        todo = "lse projects add NAME --start DAY, or lse projects sync"
-        yield Finding("projects", "note", lists_none(settings.projects_file), todo)
+        hint = "lse projects add NAME --start DAY, or lse projects sync"
+        yield Finding("projects", "note", lists_none(settings.projects_file), hint)
 
 
 def _disk(settings: Settings) -> Findings:
@@ -137,12 +135,12 @@ def _disk(settings: Settings) -> Findings:
             probe.unlink()
         except OSError as error:
             raise ArchiveError(
-                f"{path} cannot be written", why=error.strerror or "", todo="Change its rights"
+                f"{path} cannot be written", why=error.strerror or "", hint="Change its rights"
             ) from None
         free = shutil.disk_usage(there).free
         enough = free >= _MIN_FREE_BYTES
-        todo = "" if enough else "Make room: files that are proven on Drive can be given up"
-        yield Finding("disk", "ok" if enough else "wrong", f"{path}: {free / 1e9:.1f} GB free", todo)
+        hint = "" if enough else "Make room: files that are proven on Drive can be given up"
+        yield Finding("disk", "ok" if enough else "wrong", f"{path}: {free / 1e9:.1f} GB free", hint)
 
 
 def _clock(settings: Settings) -> Findings:
@@ -158,8 +156,8 @@ def _clock(settings: Settings) -> Findings:
         yield Finding("clock", "note", "it could not be compared with LangSmith's")
         return
     right = abs(skew) <= _MAX_SKEW_SECONDS
-    todo = "" if right else "Let the system's clock follow a time server (NTP): days are cut by it"
-    yield Finding("clock", "ok" if right else "wrong", f"{abs(skew):.0f} s from LangSmith's", todo)
+    hint = "" if right else "Let the system's clock follow a time server (NTP): days are cut by it"
+    yield Finding("clock", "ok" if right else "wrong", f"{abs(skew):.0f} s from LangSmith's", hint)
 
 
 def _langsmith(settings: Settings) -> Findings:
@@ -176,8 +174,8 @@ def _langsmith(settings: Settings) -> Findings:
     yield Finding("LangSmith", "ok", f"{settings.langsmith_endpoint} ({version}): {sees}")
     listed = [project.name for project in read_projects(settings.projects_file)]
     if unknown := [name for name in listed if name not in names]:
-        todo = f"Mend the names in {settings.projects_file}, or check LANGSMITH_WORKSPACE_ID"
-        yield Finding("LangSmith", "wrong", f"it has no project {', '.join(map(repr, unknown))}", todo)
+        hint = f"Mend the names in {settings.projects_file}, or check LANGSMITH_WORKSPACE_ID"
+        yield Finding("LangSmith", "wrong", f"it has no project {', '.join(map(repr, unknown))}", hint)
     if missing := len(names.difference(listed)):
         yield Finding(
             "LangSmith", "note", f"not archived: {counted(missing, 'project')}", "lse projects sync adds them"
@@ -188,8 +186,8 @@ def _drive(settings: Settings) -> Findings:
     from lse_resources.destinations.google_drive.client import GoogleDrive
 
     if not settings.google_drive_folder_url:
-        todo = "Put the link of a Drive folder into .env (GOOGLE_DRIVE_FOLDER_URL)"
-        yield Finding("Drive", "note", "it is not set up: there is no copy elsewhere", todo)
+        hint = "Put the link of a Drive folder into .env (GOOGLE_DRIVE_FOLDER_URL)"
+        yield Finding("Drive", "note", "it is not set up: there is no copy elsewhere", hint)
         return
     with GoogleDrive(settings.drive) as drive:
         folder = drive.check_folder()
@@ -202,7 +200,7 @@ def _bucket(settings: Settings) -> Findings:
     """Puts an object there and removes it again, in the way of every upload: list, put, get, copy, delete."""
     import tempfile
 
-    from lse_archive.errors import DriveError
+    from lse_archive.errors import DestinationError
     from lse_resources.destinations.object_store import ObjectStore
 
     url = settings.lse_archive_url or ""
@@ -229,9 +227,9 @@ def _bucket(settings: Settings) -> Findings:
             store.check_folder()
             left = next(iter(store.find_file("", name)), None)
             store.trash(store.upload(probe, name, "", {}, existing=left))
-        except DriveError as error:
+        except DestinationError as error:
             says = f"{error.what}: {error.why}"
-            with contextlib.suppress(DriveError):
+            with contextlib.suppress(DestinationError):
                 if store.find_file("", name):
                     says = f"{url} takes objects and does not delete them ({name} is one): {error.why}"
             yield Finding("bucket", "wrong", says, rights)
@@ -262,8 +260,8 @@ def _encryption(settings: Settings) -> Findings:
         keys.decrypt(BytesIO(sealed.getvalue()), opened)
     except age.DecryptError:
         says = "LSE_AGE_IDENTITY_FILE does not open what is encrypted for LSE_AGE_RECIPIENT"
-        todo = "Set the recipient to the file's own (age-keygen -y FILE), or leave it out: the file alone is enough"
-        yield Finding("encryption", "wrong", says, todo)
+        hint = "Set the recipient to the file's own (age-keygen -y FILE), or leave it out: the file alone is enough"
+        yield Finding("encryption", "wrong", says, hint)
         return
     kind = "the passphrase" if keys.passphrase is not None else "the key file"
     yield Finding("encryption", "ok", f"{kind} encrypts, and opens what it encrypted")
@@ -282,8 +280,8 @@ def _postgres(settings: Settings) -> Findings:
     try:
         check_schema(database)
     except UnpreparedError as error:
-        todo = "lse archive and lse up prepare it by themselves; lse db migrate does it now"
-        yield Finding("Postgres", "note", f"{error.what}: {error.why}", todo)
+        hint = "lse archive and lse up prepare it by themselves; lse db migrate does it now"
+        yield Finding("Postgres", "note", f"{error.what}: {error.why}", hint)
         return
     with Database(dagster_url(settings).replace("+psycopg2", "", 1)).connect():
         yield Finding("Postgres", "ok", "the schema is up to date, and Dagster's database answers")
@@ -302,8 +300,8 @@ def _alerts(settings: Settings) -> Findings:
     elif found:
         yield Finding("alerts", "ok", f"they go to {' and '.join(found)}")
     else:
-        todo = "Set LSE_ALERT_WEBHOOK_URL, or LSE_ALERT_SMTP_URL and LSE_ALERT_EMAIL"
-        yield Finding("alerts", "note", "nobody is told when a check fails", todo)
+        hint = "Set LSE_ALERT_WEBHOOK_URL, or LSE_ALERT_SMTP_URL and LSE_ALERT_EMAIL"
+        yield Finding("alerts", "note", "nobody is told when a check fails", hint)
 
 
 def _platform(settings: Settings) -> Findings:

@@ -32,10 +32,10 @@ def add(
     from lse_resources.settings import Settings
 
     if any(unicodedata.category(char) == "Cc" for char in name):
-        raise UsageError("the name holds a line end or another control character", todo="Give it as LangSmith shows it")
+        raise UsageError("the name holds a line end or another control character", hint="Give it as LangSmith shows it")
     first = parse_day(start)
     if first > today():
-        raise UsageError(f"the start {first} is in the future", todo="Name the first day that is to be archived")
+        raise UsageError(f"the start {first} is in the future", hint="Name the first day that is to be archived")
     path = Settings.load().projects_file
     add_project(path, ProjectConfig(name, first, retention_days))
     typer.echo(f"added '{name}' from {start} to {path}")

@@ -8,19 +8,21 @@ from typing import Annotated
 
 import typer
 
-from lse_cli.selection import JsonOption, ProjectOption, given
+from lse_cli.selection import JsonOption, ProjectOption, reject_empty
 
 DayOption = Annotated[
     str | None,
-    typer.Option("--date", metavar="DAY", callback=given, help="One UTC day, YYYY-MM-DD. Default: every day."),
+    typer.Option("--date", metavar="DAY", callback=reject_empty, help="One UTC day, YYYY-MM-DD. Default: every day."),
 ]
 FirstOption = Annotated[
     str | None,
-    typer.Option("--start-date", metavar="DAY", callback=given, help="First day. Default: the first that is there."),
+    typer.Option(
+        "--start-date", metavar="DAY", callback=reject_empty, help="First day. Default: the first that is there."
+    ),
 ]
 LastOption = Annotated[
     str | None,
-    typer.Option("--end-date", metavar="DAY", callback=given, help="Last day. Default: the last that is there."),
+    typer.Option("--end-date", metavar="DAY", callback=reject_empty, help="Last day. Default: the last that is there."),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Answer every question by yes. Default: off.")]
 AllProjectsOption = Annotated[

@@ -72,7 +72,7 @@ def _chosen(settings: Settings, project: str | None, rows: Rows | None) -> tuple
     if not chosen:
         where = lists_none(settings.projects_file) if not listed else f"it is not in {settings.projects_file}"
         what = f"nothing of '{project}' is archived" if project else "no project is archived yet"
-        raise UsageError(what, why=where, todo="Add it: lse projects add NAME --start DAY")
+        raise UsageError(what, why=where, hint="Add it: lse projects add NAME --start DAY")
     return chosen, {name: days[-1] for name, days in others.items() if days}
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lse_archive.cancellation import heed
+from lse_archive.cancellation import set_cancel_event
 from lse_cli.terminal.texts import size
 
 Bar = Callable[[str, str], Callable[[int, int | None], None]]
@@ -53,7 +53,7 @@ class DayBars:
         When it is left by an exception (Ctrl-C), those that are not begun never are, and those that are end at their
         next step of progress, or in their next pause.
         """
-        with ThreadPoolExecutor(AT_ONCE, initializer=heed, initargs=(self._given_up,)) as pool:
+        with ThreadPoolExecutor(AT_ONCE, initializer=set_cancel_event, initargs=(self._given_up,)) as pool:
             futures = [pool.submit(work, item) for item in items]
             try:
                 yield futures

@@ -52,7 +52,7 @@ class DayOutcome:
 
 
 class Terminal:
-    """The `Interaction` of the command line. One day is worked on at a time.
+    """The `StepReporter` of the command line. One day is worked on at a time.
 
     Args:
         json: Only progress and errors are shown, on stderr.
@@ -189,7 +189,7 @@ class Terminal:
         if check.verdict == "agrees":
             return
         sign = "!" if check.verdict == "unproven" else "✗"
-        self._line(sign, "verification", f"{check.name}: {check.says}{'. ' + check.todo if check.todo else ''}")
+        self._line(sign, "verification", f"{check.name}: {check.says}{'. ' + check.hint if check.hint else ''}")
         for row in check.differences:
             values = f": expected {row.expected}, found {row.found}" if row.expected or row.found else ""
             self.say(f"      {row.item}  {row.what}{values}")

@@ -33,7 +33,7 @@ def print_objects(columns: list[str], rows: Rows) -> None:
         raise UsageError(
             f"two columns are named {twice[0]}",
             why="an object holds each name once",
-            todo="Give each its own name: SELECT … AS name",
+            hint="Give each its own name: SELECT … AS name",
         )
     print_json([dict(zip(columns, map(_plain, row), strict=True)) for row in rows])
 

@@ -100,7 +100,7 @@ def _fetch(result: FetchResult) -> str:
         "more": f"LangSmith counts {result.langsmith_count}: it is deleting some",
         "unproven": "cannot be proven: past LangSmith's retention",
         "not_asked": "LangSmith's count was not asked",
-    }[result.proof]
+    }[result.count_check]
     return f"{text}; {proof}" if proof else text
 
 

@@ -145,5 +145,5 @@ def _ask_before_fetch(settings: Settings, terminal: Terminal, project: ProjectCo
         f"{folder} is here. Look at LangSmith again and merge what changed (no run is removed)"
     ):
         raise ArchiveConflictError(
-            f"{folder} is here already", why="it was not to be touched", todo="--force looks again and merges"
+            f"{folder} is here already", why="it was not to be touched", hint="--force looks again and merges"
         )

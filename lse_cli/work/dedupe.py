@@ -35,7 +35,7 @@ def dedupe_projects(
     A day that cannot be resolved does not keep the others from it.
 
     Raises:
-        SettingsError, DriveError: Drive is not set up, or refuses.
+        SettingsError, DestinationError: Drive is not set up, or refuses.
         ArchiveConflictError: The question was answered by no.
     """
     with GoogleDrive(settings.drive) as drive:
@@ -53,7 +53,7 @@ def dedupe_projects(
         if removable and not dry_run:
             count = sum(len(day.decision.trash) for day in removable)
             if not terminal.confirm(f"Move {count} files to the trash, where Drive keeps them for 30 days"):
-                raise ArchiveConflictError("nothing was moved", why="nobody said yes", todo="--force answers by yes")
+                raise ArchiveConflictError("nothing was moved", why="nobody said yes", hint="--force answers by yes")
             for day in removable:
                 _resolve(destination, settings.layout, terminal, day)
         if not days and not folders:

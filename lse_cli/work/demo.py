@@ -78,7 +78,7 @@ def run_demo_platform(directory: Path, *, port: int) -> None:
     """
     directory = directory.absolute()
     if not (directory / "projects.toml").exists():
-        raise ArchiveError(f"there is no demo in {directory}", todo="Make it first: make demo")
+        raise ArchiveError(f"there is no demo in {directory}", hint="Make it first: make demo")
     out = Console(highlight=False, soft_wrap=True)
     with _servers(directory) as settings:
         run_platform(settings, port=port, say=out.print)
@@ -89,11 +89,11 @@ def _clear(directory: Path) -> None:
         if alive := Registry(settings.home / "run").alive():
             raise ArchiveError(
                 f"the demo's platform is running (process {next(iter(alive.values())).pid})",
-                todo="Stop it with Ctrl-C, then start the demo again",
+                hint="Stop it with Ctrl-C, then start the demo again",
             )
         if directory.exists():
             if not (directory / "projects.toml").exists() and any(directory.iterdir()):
-                raise ArchiveError(f"{directory} is not a demo's directory", todo="Choose another with --directory")
+                raise ArchiveError(f"{directory} is not a demo's directory", hint="Choose another with --directory")
             embedded_server(settings).remove()
             shutil.rmtree(directory)
     directory.mkdir(parents=True)
@@ -198,7 +198,7 @@ def _verify(settings: Settings, one_day: Selection, **config: object) -> tuple[d
 
 def _require(condition: bool, what: str) -> None:
     if not condition:
-        raise ArchiveError(f"the demo failed: {what}", todo="Please report it with the output above")
+        raise ArchiveError(f"the demo failed: {what}", hint="Please report it with the output above")
 
 
 def _table(settings: Settings, entries: list[dict[str, Any]]) -> Table:

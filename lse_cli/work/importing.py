@@ -28,7 +28,7 @@ def import_directory(
         ArchiveConflictError: The question was answered by no.
     """
     if not project.strip():
-        raise UsageError("--project is empty", todo="Name a LangSmith project")
+        raise UsageError("--project is empty", hint="Name a LangSmith project")
     with terminal.bars() as bars, bars.day("older files") as bar:
         reading = bar("read", "files")
         found = survey(directory, progress=lambda files: reading(files, None))
@@ -41,7 +41,7 @@ def import_directory(
     if dry_run or not added:
         return plans, code
     if not terminal.confirm(f"Import {counted(added, 'run')} into {project}"):
-        raise ArchiveConflictError("nothing was imported", why="nobody said yes", todo="--force answers by yes")
+        raise ArchiveConflictError("nothing was imported", why="nobody said yes", hint="--force answers by yes")
     return _days(layout, terminal, project, found, 3 if found.unfit else 0, dry_run=False)
 
 
@@ -64,7 +64,7 @@ def _days(
                 )
         except ArchiveError as error:
             terminal.warn(f"  ✗ {project} {day}: {error}")
-            entry["error"] = {"step": "import", "what": error.what, "why": error.why, "todo": error.todo}
+            entry["error"] = {"step": "import", "what": error.what, "why": error.why, "todo": error.hint}
             code = 1
         else:
             sign = "!" if result.action == "refused" else " " if dry_run else "✓"

@@ -49,7 +49,7 @@ def entry(project: str, day: date, steps: list[str], outcome: DayOutcome, *, swe
 
 
 def _error(step: str, error: ArchiveError) -> dict[str, str]:
-    return {"step": STEP_NAMES.get(step, step), "what": error.what, "why": error.why, "todo": error.todo}
+    return {"step": STEP_NAMES.get(step, step), "what": error.what, "why": error.why, "todo": error.hint}
 
 
 # A failure is worse news than a difference.
@@ -66,6 +66,6 @@ def exit_code(outcome: DayOutcome) -> int:
     if outcome.errors or any(check.verdict == "unknown" for check in outcome.checks):
         return 1
     fetched = outcome.results.get("run_files")
-    if isinstance(fetched, FetchResult) and fetched.proof == "fewer":
+    if isinstance(fetched, FetchResult) and fetched.count_check == "fewer":
         return 3
     return 3 if any(check.verdict == "differs" for check in outcome.checks) else 0

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from lse_archive.days import today
-from lse_archive.errors import ArchiveConflictError, ArchiveError, DatabaseError, DriveError, UsageError
+from lse_archive.errors import ArchiveConflictError, ArchiveError, DatabaseError, DestinationError, UsageError
 from lse_archive.layout import DayPaths
 from lse_archive.results import PruneResult
 from lse_cli.terminal.console import Terminal
@@ -18,7 +18,7 @@ from lse_cli.terminal.texts import describe, size
 from lse_cli.work.outcome import worst
 from lse_operations.prune import What, prune_copy, prune_day
 from lse_operations.restore.restore import copies
-from lse_platform.home import open_house
+from lse_platform.home import open_home
 from lse_resources.destinations.google_drive.retry import DriveRefusalError
 from lse_resources.destinations.protocol import Destination
 from lse_resources.projects import read_projects
@@ -47,7 +47,7 @@ class PruneWork:
         known = [config.name for config in read_projects(self._settings.projects_file)]
         if project is None and not known:
             raise UsageError(
-                "no project is named", why=f"{self._settings.projects_file} lists none", todo="Name one with --project"
+                "no project is named", why=f"{self._settings.projects_file} lists none", hint="Name one with --project"
             )
         return list(self._old_days([project] if project is not None else known, destination))
 
@@ -78,11 +78,11 @@ class PruneWork:
             raise ArchiveConflictError(
                 f"the {self._what} of {len(days)} days were not pruned",
                 why="nobody said yes",
-                todo="--force answers by yes, --dry-run shows what would go",
+                hint="--force answers by yes, --dry-run shows what would go",
             )
         entries, code, freed = [], 0, 0
         if self._what != "copies":
-            self._database = open_house(self._settings).database
+            self._database = open_home(self._settings).database
         for paths in days:
             entry: dict[str, Any] = {"project": paths.project, "date": str(paths.day)}
             name = f"{paths.project} {paths.day}"
@@ -90,11 +90,11 @@ class PruneWork:
                 result = self._prune(destination, paths, dry_run=dry_run)
             except ArchiveError as error:
                 self._terminal.warn(f"  ✗ {name}: {error}")
-                entry["error"] = {"step": "prune", "what": error.what, "why": error.why, "todo": error.todo}
+                entry["error"] = {"step": "prune", "what": error.what, "why": error.why, "todo": error.hint}
                 entries.append(entry)
                 code = 1
                 of_this_file = isinstance(error, DriveRefusalError) and error.status in (403, 404)
-                if isinstance(error, DriveError | DatabaseError) and not of_this_file:
+                if isinstance(error, DestinationError | DatabaseError) and not of_this_file:
                     break
                 continue
             self._terminal.say(f"  {'!' if result.action == 'kept' else '✓'} {name}: {describe(result)}")

@@ -20,7 +20,7 @@ from lse_cli.terminal.bars import DayBars
 from lse_cli.terminal.console import Terminal
 from lse_cli.terminal.texts import describe, size
 from lse_operations.restore.restore import (
-    Copy,
+    RemoteArchive,
     RestoreOptions,
     archived_projects,
     copies,
@@ -28,7 +28,7 @@ from lse_operations.restore.restore import (
     repeated_folders,
     restore_day,
 )
-from lse_platform.home import open_house
+from lse_platform.home import open_home
 from lse_resources.destinations.protocol import Destination
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
@@ -49,7 +49,7 @@ class RestoreSelection:
 @dataclass
 class _Day:
     paths: DayPaths
-    copy: Copy
+    copy: RemoteArchive
     may_replace: bool = False
     result: RestoreResult | None = None
     error: ArchiveError | None = None
@@ -71,20 +71,20 @@ def selected(
     """
     known = [config.name for config in read_projects(settings.projects_file)]
     if project is not None and all_projects:
-        raise UsageError("--project does not go with --all-projects", todo="Use one or the other")
+        raise UsageError("--project does not go with --all-projects", hint="Use one or the other")
     if date_text and (start_text or end_text):
-        raise UsageError("--date does not go with --start-date or --end-date", todo="Use one or the other")
+        raise UsageError("--date does not go with --start-date or --end-date", hint="Use one or the other")
     first = parse_day(text) if (text := date_text or start_text) else None
     last = parse_day(text) if (text := date_text or end_text) else None
     if first and last and last < first:
         raise UsageError(f"the range ends before it starts ({first} to {last})")
     if project is not None and not project.strip():
-        raise UsageError("--project is empty", todo="Name a LangSmith project")
+        raise UsageError("--project is empty", hint="Name a LangSmith project")
     if project is None and not all_projects and not known:
         raise UsageError(
             "no project is named",
             why=f"{settings.projects_file} lists none",
-            todo="Name one with --project, or take all that the destination holds: --all-projects",
+            hint="Name one with --project, or take all that the destination holds: --all-projects",
         )
     return RestoreSelection(None if all_projects else [project] if project else known, known, first, last)
 
@@ -119,7 +119,7 @@ class RestoreWork:
             raise ArchiveError(
                 f"there is nothing to restore on {self._destination.place}",
                 why="it holds no archive of these projects and days",
-                todo="Look with: lse archive restore --all-projects --dry-run",
+                hint="Look with: lse archive restore --all-projects --dry-run",
             )
         self._plan(days)
         if not dry_run:
@@ -170,7 +170,7 @@ class RestoreWork:
             day.may_replace = True
             return True
         why = "it was not to be replaced"
-        self._fail(day, ArchiveConflictError(f"{day.paths.folder} {differs}", why=why, todo="--force replaces it"))
+        self._fail(day, ArchiveConflictError(f"{day.paths.folder} {differs}", why=why, hint="--force replaces it"))
         return False
 
     def _restore(self, days: list[_Day], *, to_db: bool) -> None:
@@ -207,7 +207,7 @@ class RestoreWork:
 
     @cached_property
     def _database(self) -> Database:
-        return open_house(self._settings).database
+        return open_home(self._settings).database
 
     def _load(self, day: _Day) -> LoadResult:
         return load_day(self._database, day.paths.project, day.paths.day, day.paths.folder, overwrite=True)
@@ -235,4 +235,4 @@ def _entry(day: _Day) -> dict[str, Any]:
 
 
 def _error(error: ArchiveError) -> dict[str, str]:
-    return {"step": "restore", "what": error.what, "why": error.why, "todo": error.todo}
+    return {"step": "restore", "what": error.what, "why": error.why, "todo": error.hint}

@@ -51,15 +51,15 @@ class Runner:
     def _open_instance(self) -> dg.DagsterInstance:
         import dagster as dg
 
-        from lse_platform.home import open_house
+        from lse_platform.home import open_home
 
         # Dagster's own logger prints every event to stderr; the instance records them all the same.
         logging.getLogger("dagster").setLevel(logging.CRITICAL)
         try:
-            house = open_house(self._settings)
-            _check_dagster(house.dagster_url)
-            os.environ.update(house.environment())
-            return dg.DagsterInstance.from_config(str(house.dagster_home))
+            home = open_home(self._settings)
+            _check_dagster(home.dagster_url)
+            os.environ.update(home.environment())
+            return dg.DagsterInstance.from_config(str(home.dagster_home))
         except DatabaseError as error:
             self.refusal = error
             return dg.DagsterInstance.ephemeral()
@@ -108,12 +108,12 @@ class Runner:
 
         Dagster would wait too, but without a word, and deaf to Ctrl-C.
         """
-        from lse_platform.exited_runs import fail_dead_runs, free_places
+        from lse_platform.exited_runs import fail_exited_runs, release_pool_slots
 
         told: set[str] = set()
         while self._full(pools):
-            fail_dead_runs(self._instance)
-            free_places(self._instance)
+            fail_exited_runs(self._instance)
+            release_pool_slots(self._instance)
             full = self._full(pools)
             for pool in full.keys() - told:
                 self._terminal.warn(f"  waiting: the pool {pool} is full, {full[pool]} other steps are at work")
@@ -141,8 +141,8 @@ class Runner:
             raise KeyboardInterrupt
         if not self._terminal.day.errors:
             step, cause = _cause(result, failure)
-            todo = f"Please report it; the run {result.run_id} in the UI has the details"
-            self._terminal.failed(step, ArchiveError("something unforeseen happened", why=cause, todo=todo))
+            hint = f"Please report it; the run {result.run_id} in the UI has the details"
+            self._terminal.failed(step, ArchiveError("something unforeseen happened", why=cause, hint=hint))
 
 
 def _check_dagster(url: str) -> None:
@@ -153,7 +153,7 @@ def _check_dagster(url: str) -> None:
         Database(url.replace("+psycopg2", "", 1)).connect().close()
     except DatabaseError as error:
         raise DatabaseError(
-            "cannot connect to Dagster's database", why=error.why, todo="Check LSE_DAGSTER_DATABASE_URL"
+            "cannot connect to Dagster's database", why=error.why, hint="Check LSE_DAGSTER_DATABASE_URL"
         ) from None
 
 

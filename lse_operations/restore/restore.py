@@ -29,7 +29,7 @@ _DATED = re.compile(r"(\d{4}-\d{2}-\d{2})\.zip")
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class RemoteArchive:
     """A day at the destination. `files` are several where one name stands for two files."""
 
     project: str
@@ -47,14 +47,14 @@ class Copy:
             raise ArchiveConflictError(
                 f"{self.project} {self.day} is there encrypted and unencrypted, and the two differ",
                 why="only one can be the archive",
-                todo="Upload the day, if its runs are here (lse archive upload); else move one of the two elsewhere,"
+                hint="Upload the day, if its runs are here (lse archive upload); else move one of the two elsewhere,"
                 " restore the other, and look which holds more",
             )
         if len(self.files) > 1:
             raise ArchiveConflictError(
                 f"there are {len(self.files)} files for {self.project} {self.day}: {self.files[0].name}",
                 why="only one can be the archive",
-                todo="Look at them: lse drive dedupe --dry-run",
+                hint="Look at them: lse drive dedupe --dry-run",
             )
         return self.files[0]
 
@@ -99,36 +99,38 @@ def archived_projects(
         on_unknown: Told the folder of which that is not so, and why it is left out. Default: raises that.
 
     Raises:
-        DriveError: The destination refused or cannot be reached.
+        DestinationError: The destination refused or cannot be reached.
         UsageError: A project's name cannot be had back.
     """
     by_folder = {project_folder(name): name for name in known}
     for folder in destination.project_folders():
         name = by_folder.get(folder) or project_name(folder)
         if name is None:
-            what, todo = f"the project of the folder '{folder}' is not known", "Restore it by its name: --project NAME"
-            on_unknown(folder, UsageError(what, why="it was too long to be kept in the folder's", todo=todo))
+            what, hint = f"the project of the folder '{folder}' is not known", "Restore it by its name: --project NAME"
+            on_unknown(folder, UsageError(what, why="it was too long to be kept in the folder's", hint=hint))
         else:
             yield name
 
 
 def repeated_folders(destination: Destination) -> dict[str, ArchiveConflictError]:
-    """Names that several projects' folders share, and why a restore of such a project is not all. Raises DriveError."""
+    """Names that several folders share, each with the error of an incomplete restore. Raises DestinationError."""
     names = destination.duplicate_folders() if isinstance(destination, RepeatsNames) else []
-    why, todo = "only the oldest of them is read", "Move the others' files into the oldest by hand, and restore again"
+    why, hint = "only the oldest of them is read", "Move the others' files into the oldest by hand, and restore again"
     return {
-        name: ArchiveConflictError(f"there are several folders named '{name}'", why=why, todo=todo) for name in names
+        name: ArchiveConflictError(f"there are several folders named '{name}'", why=why, hint=hint) for name in names
     }
 
 
-def copies(destination: Destination, project: str, first: date | None = None, last: date | None = None) -> list[Copy]:
+def copies(
+    destination: Destination, project: str, first: date | None = None, last: date | None = None
+) -> list[RemoteArchive]:
     """The days of a project at the destination, oldest first.
 
     Older tools named their zips otherwise: any that ends in a day counts, where no zip of our name does. An unencrypted
     zip beside the encrypted one of the same content does not count: a killed upload left it.
 
     Raises:
-        DriveError: The destination refused or cannot be reached.
+        DestinationError: The destination refused or cannot be reached.
     """
     folder = destination.find_project_folder(project_folder(project))
     by_day: dict[date, list[StoredFile]] = {}
@@ -143,7 +145,7 @@ def copies(destination: Destination, project: str, first: date | None = None, la
     result = []
     for day, files in sorted(by_day.items()):
         named = [file for file in files if file.name == zip_name(project, day)]
-        result.append(Copy(project, day, tuple(_without_leftovers(named or files))))
+        result.append(RemoteArchive(project, day, tuple(_without_leftovers(named or files))))
     return result
 
 
@@ -159,7 +161,7 @@ def _is_same(file: StoredFile, other: StoredFile) -> bool:
     return bytes_agree or (file.content is not None and file.content == other.content)
 
 
-def plan(destination: Destination, paths: DayPaths, copy: Copy, *, verify_only: bool = False) -> RestoreResult:
+def plan(destination: Destination, paths: DayPaths, copy: RemoteArchive, *, verify_only: bool = False) -> RestoreResult:
     """What a restore of the day would do, by what the destination tells. Nothing is downloaded or written.
 
     Raises:
@@ -193,7 +195,7 @@ def plan(destination: Destination, paths: DayPaths, copy: Copy, *, verify_only: 
 
 
 def restore_day(
-    destination: Destination, paths: DayPaths, copy: Copy, options: RestoreOptions | None = None
+    destination: Destination, paths: DayPaths, copy: RemoteArchive, options: RestoreOptions | None = None
 ) -> RestoreResult:
     """Brings one day back: its run files and its zip, as they are at the destination, or nothing.
 
@@ -205,7 +207,7 @@ def restore_day(
         ArchiveConflictError: The day has two files there, or `may_replace` said no.
         ShrinkError: What is here holds runs that the copy does not.
         RefusedArchiveError, CorruptArchiveError: The copy is no archive of this day, or damaged.
-        DriveError: The destination refused or cannot be reached.
+        DestinationError: The destination refused or cannot be reached.
         ArchiveError: It cannot be written.
     """
     options = options or RestoreOptions()
@@ -237,13 +239,13 @@ def bring_back(
         raise ArchiveError(
             f"{paths.project} {paths.day} cannot be brought back",
             why=f"its files were pruned here, and {destination.place} does not have it",
-            todo=f"Look into the trash of {destination.place}; the rows in Postgres are still there",
+            hint=f"Look into the trash of {destination.place}; the rows in Postgres are still there",
         )
     return restore_day(destination, paths, found[0], RestoreOptions(on_wait=on_wait))
 
 
 def _restore(
-    destination: Destination, paths: DayPaths, copy: Copy, file: StoredFile, options: RestoreOptions
+    destination: Destination, paths: DayPaths, copy: RemoteArchive, file: StoredFile, options: RestoreOptions
 ) -> RestoreResult:
     asked = False
     if copy.content and not options.verify_only:
@@ -303,7 +305,7 @@ def _ask(destination: Destination, paths: DayPaths, file: StoredFile, options: R
     if paths.folder.exists():
         what = f"{paths.folder} differs from the copy on {destination.place} ({file.modified[:10]})"
         if not options.may_replace(f"{what}. Replace it by the copy"):
-            raise ArchiveConflictError(what, why="it was not to be replaced", todo="--force replaces it")
+            raise ArchiveConflictError(what, why="it was not to be replaced", hint="--force replaces it")
     return True
 
 
@@ -333,5 +335,5 @@ def _disk_errors(paths: DayPaths) -> Generator[None]:
         raise ArchiveError(
             f"{paths.project} {paths.day} cannot be restored under {paths.data_dir}",
             why=f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error),
-            todo="Free space or mend the rights; nothing was published in part",
+            hint="Free space or mend the rights; nothing was published in part",
         ) from error

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lse_archive.errors import CorruptArchiveError, RefusedArchiveError, ShrinkError
-from lse_archive.folder.contents import content_files, is_as_recorded, sealed_summary
+from lse_archive.folder.contents import content_files, ensure_manifest, is_as_recorded
 from lse_archive.folder.manifest import SUMMARY, Summary, content_hash, content_sums, read_summary, read_sums
 from lse_archive.folder.pruned import day_content, forget_pruned, is_pruned, pruned_runs
 from lse_archive.folder.state import forget_proof, publish_day
 from lse_archive.layout import DayPaths
 from lse_archive.zips.day import set_aside
-from lse_archive.zips.inventory import Held, held_by_folder, held_by_zip, shrinking
+from lse_archive.zips.inventory import Inventory, folder_inventory, shrink_error, zip_inventory
 from lse_archive.zips.unzip import extract
 
 _GIVE_UP = "lse archive restore --allow-shrink gives the runs up"
@@ -70,7 +70,7 @@ def lay_out(
             f"{source.name} is refused",
             why=f"it holds {contents.summary.project} {contents.summary.date}, not {paths.project} {paths.day}",
         )
-    summary = sealed_summary(laid)
+    summary = ensure_manifest(laid)
     sums = read_sums(laid.folder) or {}
     content = content_hash(content_sums(sums))
     if contents.sums is not None:
@@ -92,7 +92,7 @@ def publish(paths: DayPaths, laid: LaidOut, source: Path, *, allow_shrink: bool 
     """
     archived = None
     if paths.zip.is_file() and not paths.zip.samefile(source):
-        archived = held_by_zip(paths.zip)
+        archived = zip_inventory(paths.zip)
     if not allow_shrink:
         _check_superset(paths, laid, archived)
     if archived and archived.damaged:
@@ -110,34 +110,34 @@ def clear(paths: DayPaths) -> None:
     shutil.rmtree(paths.discarded, ignore_errors=True)
 
 
-def _check_superset(paths: DayPaths, laid: LaidOut, archived: Held | None) -> None:
+def _check_superset(paths: DayPaths, laid: LaidOut, archived: Inventory | None) -> None:
     if not (paths.folder.is_dir() or archived or is_pruned(paths)):
         return
     restored = _held(laid.paths.folder)
-    if paths.folder.is_dir() and (lost := _held(paths.folder).lost_by(restored)):
+    if paths.folder.is_dir() and (lost := _held(paths.folder).missing_from(restored)):
         raise _shrink(str(paths.folder), lost, "Archive and upload what is here: lse archive zip, lse archive upload")
     # A damaged one is set aside, not lost.
-    if archived and not archived.damaged and (lost := archived.lost_by(restored)):
+    if archived and not archived.damaged and (lost := archived.missing_from(restored)):
         raise _shrink(str(paths.zip), lost, "Upload it: lse archive upload")
-    if is_pruned(paths) and (lost := _given_up(paths, laid).lost_by(restored)):
-        todo = "Look for the former copy in the trash and among the versions at its place"
-        raise _shrink(f"{paths.project} {paths.day}, whose files were pruned,", lost, todo)
+    if is_pruned(paths) and (lost := _given_up(paths, laid).missing_from(restored)):
+        hint = "Look for the former copy in the trash and among the versions at its place"
+        raise _shrink(f"{paths.project} {paths.day}, whose files were pruned,", lost, hint)
 
 
-def _given_up(paths: DayPaths, laid: LaidOut) -> Held:
+def _given_up(paths: DayPaths, laid: LaidOut) -> Inventory:
     """The runs of a pruned day; none to look for if the copy has the very content that was pruned."""
     with contextlib.suppress(CorruptArchiveError):
         if day_content(paths) == laid.content:
-            return Held()
+            return Inventory()
     try:
-        return Held(named={run_id for run_id, _, _ in pruned_runs(paths)})
+        return Inventory(named={run_id for run_id, _, _ in pruned_runs(paths)})
     except CorruptArchiveError as error:
-        raise ShrinkError(error.what, why="the copy has other content than was pruned", todo=_GIVE_UP) from error
+        raise ShrinkError(error.what, why="the copy has other content than was pruned", hint=_GIVE_UP) from error
 
 
-def _shrink(what: str, lost: dict[str, str], todo: str) -> ShrinkError:
-    return shrinking(what, "the copy", lost, f"{todo}; {_GIVE_UP}")
+def _shrink(what: str, lost: dict[str, str], hint: str) -> ShrinkError:
+    return shrink_error(what, "the copy", lost, f"{hint}; {_GIVE_UP}")
 
 
-def _held(folder: Path) -> Held:
-    return held_by_folder(content_files(folder))
+def _held(folder: Path) -> Inventory:
+    return folder_inventory(content_files(folder))

@@ -66,7 +66,7 @@ def _read_all(source: BinaryIO) -> bytes:
         raise ArchiveError(
             "the zip is too long for a passphrase",
             why=f"more than {_PASSPHRASE_BYTES >> 20} MiB would have to be in memory at once",
-            todo="Use a key: age-keygen -o key.txt, and LSE_AGE_IDENTITY_FILE",
+            hint="Use a key: age-keygen -o key.txt, and LSE_AGE_IDENTITY_FILE",
         )
     return content
 
@@ -84,7 +84,7 @@ def read_keys(recipient: str | None, identity_file: Path | None, passphrase: str
     """
     if passphrase is not None:
         if recipient or identity_file:
-            raise SettingsError("LSE_AGE_PASSPHRASE does not go with a key", todo="Set one or the other")
+            raise SettingsError("LSE_AGE_PASSPHRASE does not go with a key", hint="Set one or the other")
         return Keys(passphrase=passphrase)
     if not recipient and not identity_file:
         return None
@@ -95,7 +95,7 @@ def read_keys(recipient: str | None, identity_file: Path | None, passphrase: str
         raise SettingsError(
             "the age key cannot be read",
             why="LSE_AGE_RECIPIENT or LSE_AGE_IDENTITY_FILE holds something else",
-            todo="Make one with: age-keygen -o key.txt",
+            hint="Make one with: age-keygen -o key.txt",
         ) from None
     return Keys(tuple(recipients or [identity.to_public() for identity in identities]), tuple(identities))
 
@@ -110,7 +110,7 @@ def _key_lines(path: Path | None) -> list[str]:
         raise SettingsError(f"cannot read the age key file {path}", why=why) from error
     keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not keys:
-        raise SettingsError(f"the age key file {path} holds no key", todo="Make one with: age-keygen -o key.txt")
+        raise SettingsError(f"the age key file {path} holds no key", hint="Make one with: age-keygen -o key.txt")
     return keys
 
 
@@ -133,8 +133,8 @@ def is_encrypted(file: StoredFile) -> bool:
 def check_opens(file: StoredFile) -> None:
     """Raises NoKeyError if the file is encrypted and nothing is set with which it could be opened."""
     if isinstance(file, _Sealed) and file.locked:
-        why, todo = file.locked
-        raise NoKeyError(f"{file.sealed.name} is encrypted", why=why, todo=todo)
+        why, hint = file.locked
+        raise NoKeyError(f"{file.sealed.name} is encrypted", why=why, hint=hint)
 
 
 class EncryptedDestination:
@@ -263,7 +263,7 @@ class EncryptedDestination:
             draft.replace(target)
         except _age.DecryptError as error:
             why = "the key or passphrase does not open it"
-            raise NoKeyError(f"cannot decrypt {sealed.name}", why=why, todo=_SET_A_KEY) from error
+            raise NoKeyError(f"cannot decrypt {sealed.name}", why=why, hint=_SET_A_KEY) from error
         except OSError as error:
             if error.errno is not None:  # of the disk, not of the library
                 raise ArchiveError(f"cannot write {target}", why=error.strerror or str(error)) from error

@@ -19,7 +19,7 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import from_url
 
-from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, DriveError, SettingsError
+from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, DestinationError, SettingsError
 from lse_resources.destinations.files import LocalFile, StoredFile
 
 _SCHEMES = ("s3", "gs", "az")
@@ -60,7 +60,7 @@ class ObjectStore:
         endpoint = urlsplit(facts.get("endpoint", ""))
         if endpoint.scheme == "http" and endpoint.hostname not in _LOOPBACK:
             raise SettingsError(
-                "AWS_ENDPOINT_URL is not safe", why="archives would travel unencrypted", todo="Use https"
+                "AWS_ENDPOINT_URL is not safe", why="archives would travel unencrypted", hint="Use https"
             )
         if parts.scheme == "s3":
             facts |= {"checksum_algorithm": "sha256"}  # S3 compares each part as it comes in
@@ -76,7 +76,7 @@ class ObjectStore:
         """Nothing stays open."""
 
     def check_folder(self, need: int = 0) -> None:
-        """Raises DriveError unless the bucket can be listed. How much room it has no store tells."""
+        """Raises DestinationError unless the bucket can be listed. How much room it has no store tells."""
         with self._explained("use the bucket"):
             self._store.list_with_delimiter()
 
@@ -128,7 +128,7 @@ class ObjectStore:
         Raises:
             ArchiveConflictError: Without `existing`, there is an object of that name; with it, it has changed.
             CorruptArchiveError: The store kept other bytes, three times; the name stays as it was.
-            DriveError: The store refused or cannot be reached.
+            DestinationError: The store refused or cannot be reached.
         """
         content, key = LocalFile.read(path), f"{folder_id}/{name}"
         self._check_unchanged(folder_id, name, existing)
@@ -155,7 +155,7 @@ class ObjectStore:
         raise CorruptArchiveError(
             f"cannot upload {name}",
             why=f"{self.place} kept other bytes than were sent, {_TRIES} times",
-            todo="Run the command again; if it stays so, look for a proxy that changes uploads",
+            hint="Run the command again; if it stays so, look for a proxy that changes uploads",
         )
 
     def download(self, file: StoredFile, target: Path, *, progress: Callable[[int], None] = lambda _: None) -> None:
@@ -164,7 +164,7 @@ class ObjectStore:
         Raises:
             ArchiveConflictError: The object is not the one that `file` describes any more.
             CorruptArchiveError: Other bytes came than its checksum promises, three times.
-            DriveError: The store refused or cannot be reached.
+            DestinationError: The store refused or cannot be reached.
             ArchiveError: The target cannot be written.
         """
         part = target.with_name(f".{target.name}.{(file.sha256 or file.md5 or 'new')[:16]}.part")
@@ -182,7 +182,7 @@ class ObjectStore:
         raise CorruptArchiveError(
             f"cannot download {file.name}",
             why=f"other bytes came than its checksum promises, {_TRIES} times",
-            todo="Run the command again; if it stays so, the object is damaged",
+            hint="Run the command again; if it stays so, the object is damaged",
         )
 
     def prove(self, file: StoredFile) -> StoredFile:
@@ -208,10 +208,10 @@ class ObjectStore:
     def _check_unchanged(self, folder_id: str, name: str, existing: StoredFile | None) -> None:
         now = self.find_file(folder_id, name)
         if existing is None and now:
-            raise ArchiveConflictError(f"{name} is on {self.place} already", todo="Compare them, or use --force")
+            raise ArchiveConflictError(f"{name} is on {self.place} already", hint="Compare them, or use --force")
         if existing is not None and [file.revision for file in now] != [existing.revision]:
             raise ArchiveConflictError(
-                f"{name} changed on {self.place} since it was looked at", todo="Run the command again"
+                f"{name} changed on {self.place} since it was looked at", hint="Run the command again"
             )
 
     def _heads(self, keys: list[str]) -> list[StoredFile]:
@@ -288,7 +288,7 @@ class ObjectStore:
                 try:
                     with self._explained(f"download {file.name}"):
                         data = self._range(file, at)
-                except DriveError:
+                except DestinationError:
                     failures += 1
                     if failures == _ATTEMPTS:
                         raise
@@ -306,7 +306,7 @@ class ObjectStore:
         answer = obstore.get(self._store, file.id, options={"range": (at, last)})
         if answer.meta["e_tag"] != file.revision:
             raise ArchiveConflictError(
-                f"{file.name} changed on {self.place} while it was downloaded", todo="Run the command again"
+                f"{file.name} changed on {self.place} while it was downloaded", hint="Run the command again"
             )
         return bytes(answer.bytes())
 
@@ -317,18 +317,18 @@ class ObjectStore:
             yield
         except FileNotFoundError as error:
             raise ArchiveConflictError(
-                f"cannot {what}", why=f"it is gone from {self.place}", todo="Run the command again"
+                f"cannot {what}", why=f"it is gone from {self.place}", hint="Run the command again"
             ) from error
         except _REFUSALS as error:
-            raise DriveError(
-                f"cannot {what}", why=f"{self.place} refused: {_brief(error)}", todo="Check the credentials"
+            raise DestinationError(
+                f"cannot {what}", why=f"{self.place} refused: {_brief(error)}", hint="Check the credentials"
             ) from error
         except _ERRORS as error:
             if "NoSuchBucket" in str(error):
-                raise DriveError(
-                    f"cannot {what}", why="there is no such bucket", todo="Check LSE_ARCHIVE_URL"
+                raise DestinationError(
+                    f"cannot {what}", why="there is no such bucket", hint="Check LSE_ARCHIVE_URL"
                 ) from error
-            raise DriveError(f"cannot {what}", why=_brief(error), todo="Run the command again later") from error
+            raise DestinationError(f"cannot {what}", why=_brief(error), hint="Run the command again later") from error
 
 
 def _note(key: str) -> str:
@@ -345,7 +345,7 @@ def _split(url: str) -> SplitResult:
         raise SettingsError(
             "LSE_ARCHIVE_URL holds credentials",
             why="they would stand in messages and records",
-            todo="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead, and the address as in s3://bucket/folder",
+            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead, and the address as in s3://bucket/folder",
         )
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
@@ -354,7 +354,7 @@ def _split(url: str) -> SplitResult:
     raise SettingsError(
         "LSE_ARCHIVE_URL is not an object store",
         why="it is not s3://, gs:// or az:// with a bucket, or has a ? or #",
-        todo="Set it as in s3://bucket/folder",
+        hint="Set it as in s3://bucket/folder",
     )
 
 

@@ -12,7 +12,7 @@ from lse_resources.destinations.files import StoredFile
 class Destination(Protocol):
     """A place with one folder per project and one zip per day. Threads may share it.
 
-    Every method raises DriveError, in one sentence without secrets, when the place refuses for good or cannot be
+    Every method raises DestinationError, in one sentence without secrets, when the place refuses for good or cannot be
     reached for long enough.
     """
 
@@ -90,5 +90,5 @@ class RepeatsNames(Protocol):
     """A place on which two folders may have one name, as on Drive."""
 
     def duplicate_folders(self) -> list[str]:
-        """The names that several projects' folders share; only the oldest of them is used. Raises DriveError."""
+        """The names that several projects' folders share; only the oldest of them is used. Raises DestinationError."""
         ...

@@ -81,7 +81,7 @@ def wheel_binaries() -> Path:
         raise EmbeddedServerError(
             "no embedded PostgreSQL here",
             why=f"the package {_DISTRIBUTION} has no server for this platform, or is not installed",
-            todo=OWN_DATABASE,
+            hint=OWN_DATABASE,
         )
     return root
 
@@ -100,7 +100,7 @@ def binaries_for(user: ServerUser) -> Path:
         if _can_run(user, root):
             return root
     raise EmbeddedServerError(
-        "the embedded PostgreSQL does not run here", why=f"cannot execute {root / 'bin' / 'initdb'}", todo=OWN_DATABASE
+        "the embedded PostgreSQL does not run here", why=f"cannot execute {root / 'bin' / 'initdb'}", hint=OWN_DATABASE
     )
 
 
@@ -120,7 +120,7 @@ def server_user(data: Path) -> ServerUser:
         raise EmbeddedServerError(
             f"cannot use the embedded PostgreSQL in {data}",
             why=f"it belongs to another user (uid {owner.st_uid})",
-            todo=f"Run as that user or as root, or set LSE_HOME to a directory of your own. Or: {OWN_DATABASE}",
+            hint=f"Run as that user or as root, or set LSE_HOME to a directory of your own. Or: {OWN_DATABASE}",
         )
     _passwd_entry(os.geteuid())  # initdb asks for the name of the user who runs it
     return ServerUser(os.geteuid(), os.getegid())
@@ -131,7 +131,7 @@ def _passwd_entry(user: int | str) -> pwd.struct_passwd:
         return pwd.getpwuid(user) if isinstance(user, int) else pwd.getpwnam(user)
     except KeyError:
         raise EmbeddedServerError(
-            "cannot run the embedded PostgreSQL", why=f"user {user} has no passwd entry", todo=OWN_DATABASE
+            "cannot run the embedded PostgreSQL", why=f"user {user} has no passwd entry", hint=OWN_DATABASE
         ) from None
 
 

@@ -76,7 +76,7 @@ def find_location(home: Path) -> Location:
     raise EmbeddedServerError(
         f"cannot use the embedded PostgreSQL of {home}",
         why=why,
-        todo=f"Delete {record} to begin with an empty database. Or: {OWN_DATABASE}",
+        hint=f"Delete {record} to begin with an empty database. Or: {OWN_DATABASE}",
     )
 
 

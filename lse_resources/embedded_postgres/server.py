@@ -165,7 +165,7 @@ class EmbeddedServer:
         except (OSError, ValueError, KeyError, subprocess.SubprocessError, psycopg.Error) as error:
             why = str(error).strip()
             raise EmbeddedServerError(
-                f"cannot {verb} the embedded PostgreSQL of {self.home}", why=why, todo=_todo(why, OWN_DATABASE)
+                f"cannot {verb} the embedded PostgreSQL of {self.home}", why=why, hint=_todo(why, OWN_DATABASE)
             ) from error
 
 
@@ -248,7 +248,7 @@ def _check_version(data: Path, binaries: Path) -> None:
         raise EmbeddedServerError(
             f"cannot use the database in {data}",
             why=f"PostgreSQL {theirs} made it, and this is PostgreSQL {ours}",
-            todo=f"Dump it with PostgreSQL {theirs} (pg_dumpall) and load it into a new LSE_HOME. Or: {OWN_DATABASE}",
+            hint=f"Dump it with PostgreSQL {theirs} (pg_dumpall) and load it into a new LSE_HOME. Or: {OWN_DATABASE}",
         )
 
 
@@ -308,7 +308,7 @@ def _failure(what: str, location: Location) -> EmbeddedServerError:
     lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()[-8:]]
     grave = [line for line in lines if any(word in line for word in ("FATAL:", "PANIC:", "ERROR:", "error:"))]
     why = " | ".join(grave or lines) or "it said nothing"
-    return EmbeddedServerError(what, why=why, todo=_todo(why, f"Log: {logs[-1]}. Or: {OWN_DATABASE}"))
+    return EmbeddedServerError(what, why=why, hint=_todo(why, f"Log: {logs[-1]}. Or: {OWN_DATABASE}"))
 
 
 def _todo(why: str, otherwise: str) -> str:

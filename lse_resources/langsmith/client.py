@@ -21,13 +21,13 @@ class LangSmith:
             raise SettingsError(
                 "LangSmith cannot be asked",
                 why="LANGSMITH_API_KEY holds characters that no key has",
-                todo="Copy the key again, without spaces or line ends",
+                hint="Copy the key again, without spaces or line ends",
             )
         if not settings.api_key:
             raise SettingsError(
                 "LangSmith cannot be asked",
                 why="LANGSMITH_API_KEY is not set",
-                todo="Put it into .env or the environment",
+                hint="Put it into .env or the environment",
             )
         self.settings = settings
         self._http = LangSmithHttp(settings)
@@ -63,7 +63,7 @@ class LangSmith:
         raise AccessError(
             f"LangSmith has no project '{name}'",
             why="no tracing project of the workspace has exactly this name",
-            todo="Check the spelling, LANGSMITH_API_KEY and LANGSMITH_WORKSPACE_ID",
+            hint="Check the spelling, LANGSMITH_API_KEY and LANGSMITH_WORKSPACE_ID",
         )
 
     def source(self, name: str) -> ProjectSource:
@@ -73,8 +73,8 @@ class LangSmith:
             AccessError: There is no such project.
         """
         project = self.project(name)
-        dialect = self._http.shared.dialect or ("v1" if _is_old(self.info()) else "v2")
-        return ProjectSource(self._http.sibling(), project, dialect)
+        api_version = self._http.shared.api_version or ("v1" if _is_old(self.info()) else "v2")
+        return ProjectSource(self._http.sibling(), project, api_version)
 
     def _get(self, path: str, what: str, query: Mapping[str, object] | None = None) -> Any:
         from langsmith._httpx import httpx as sdk_httpx

@@ -69,9 +69,9 @@ class NotServedError(SourceError):
 class StatusError(SourceError):
     """A final answer other than success; `status` is its code."""
 
-    def __init__(self, status: int, what: str, *, why: str = "", todo: str = "") -> None:
+    def __init__(self, status: int, what: str, *, why: str = "", hint: str = "") -> None:
         self.status = status
-        super().__init__(what, why=why, todo=todo)
+        super().__init__(what, why=why, hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +98,14 @@ class Shared:
 
     Attributes:
         queries, counts, others: The limiters of run queries, of `/runs/stats` and of everything else.
-        dialect: `v2` or `v1`, once it has been answered.
+        api_version: `v2` or `v1`, once it has been answered.
         told: When it was last said that one waits for it, by the monotonic clock.
     """
 
     queries: AdaptiveLimiter
     counts: AdaptiveLimiter
     others: AdaptiveLimiter
-    dialect: str | None = None
+    api_version: str | None = None
     told: float = -math.inf
 
 
@@ -253,15 +253,15 @@ class LangSmithHttp:
 
     def _sleep(self, seconds: float, what: str, stop: threading.Event) -> None:
         if stop.wait(seconds):
-            raise SourceError(what, why="it was stopped", todo=_KEPT)
+            raise SourceError(what, why="it was stopped", hint=_KEPT)
 
     def _given_up(self, failure: _Failure, what: str) -> SourceError:
         patience = self.settings.patience
         if failure.status == 429:
-            todo = f"LangSmith refused for {patience:.0f} s: another client may use the same key; try later. {_KEPT}"
+            hint = f"LangSmith refused for {patience:.0f} s: another client may use the same key; try later. {_KEPT}"
         else:
-            todo = f"It did not get better in {patience:.0f} s: see whether LangSmith can be reached. {_KEPT}"
-        return SourceError(what, why=failure.why, todo=todo)
+            hint = f"It did not get better in {patience:.0f} s: see whether LangSmith can be reached. {_KEPT}"
+        return SourceError(what, why=failure.why, hint=hint)
 
     def _note_deprecation(self, headers: Mapping[str, str]) -> None:
         sunset = headers.get("Sunset") or headers.get("Deprecation")
@@ -323,12 +323,12 @@ def _seconds(retry_after: str | None) -> float | None:
 def _final(failure: _Failure, what: str) -> SourceError:
     status, why = failure.status, failure.why
     if status in (401, 403):
-        todo = "Check LANGSMITH_API_KEY"
+        hint = "Check LANGSMITH_API_KEY"
         if "org_scoped_key_requires_workspace" in why:
-            todo = "The key is for a whole organisation: set LANGSMITH_WORKSPACE_ID"
+            hint = "The key is for a whole organisation: set LANGSMITH_WORKSPACE_ID"
         elif status == 403:
-            todo += ", and LANGSMITH_WORKSPACE_ID if the key is for a whole organisation"
-        return AccessError(what, why=why, todo=todo)
+            hint += ", and LANGSMITH_WORKSPACE_ID if the key is for a whole organisation"
+        return AccessError(what, why=why, hint=hint)
     if status in (404, 405, 410, 501):
-        return NotServedError(what, why=why, todo="Check LANGSMITH_ENDPOINT, and that the project still exists")
-    return StatusError(status, what, why=why, todo="Asking again will not help; report it if it stays")
+        return NotServedError(what, why=why, hint="Check LANGSMITH_ENDPOINT, and that the project still exists")
+    return StatusError(status, what, why=why, hint="Asking again will not help; report it if it stays")

@@ -1,4 +1,4 @@
-"""The runs of one LangSmith project, in whichever dialect the deployment answers."""
+"""The runs of one LangSmith project, in whichever api_version the deployment answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lse_archive.days import Window, format_time
 from lse_archive.errors import SourceError
-from lse_archive.fetch.source import DialectChangedError, LostCursorError, Page
+from lse_archive.fetch.source import ApiVersionChangedError, LostCursorError, Page
 from lse_archive.runs.documents import NotARunError, cut_page
 from lse_resources.langsmith.http import LangSmithHttp, NotServedError, StatusError
 from lse_resources.langsmith.v1 import V1
@@ -49,15 +49,15 @@ class ProjectSource:
 
     Args:
         http: Stays open when the source is closed.
-        dialect: The one to try first; if the deployment does not answer it, the other is used.
+        api_version: The one to try first; if the deployment does not answer it, the other is used.
     """
 
-    def __init__(self, http: LangSmithHttp, project: Project, dialect: str) -> None:
+    def __init__(self, http: LangSmithHttp, project: Project, api_version: str) -> None:
         self._http = http
         self.project = project
         v2 = V2(http.client, project.id)
         v1 = V1(http.client, http.settings.endpoint, project.id, self._download)
-        self._dialects: list[V1 | V2] = [v1, v2] if dialect == "v1" else [v2, v1]
+        self._dialects: list[V1 | V2] = [v1, v2] if api_version == "v1" else [v2, v1]
         self._storage: httpx.Client | None = None
         self._download_pool = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="lse-payload")
         self._agreed = False
@@ -71,8 +71,8 @@ class ProjectSource:
         return self._dialects[0]
 
     @property
-    def dialect(self) -> str:
-        """See `RunSource.dialect`."""
+    def api_version(self) -> str:
+        """See `RunSource.api_version`."""
         return self._dialect.name
 
     @property
@@ -105,11 +105,11 @@ class ProjectSource:
         cursor: str | None,
         *,
         ids_only: bool = False,
-        vary: int = 0,
+        size_offset: int = 0,
         stop: threading.Event | None = None,
     ) -> Page:
         """See `RunSource.page`."""
-        runs, next_cursor, size = self._ask(window, cursor, ids_only=ids_only, vary=vary, stop=stop)
+        runs, next_cursor, size = self._ask(window, cursor, ids_only=ids_only, size_offset=size_offset, stop=stop)
         self._grow(size)
         return Page(runs, next_cursor, full=len(runs) >= size)
 
@@ -142,7 +142,7 @@ class ProjectSource:
         try:
             return _run_count(self._http.send(what, request, limiter=self._http.shared.counts, check=_run_count))
         except NotServedError as error:
-            raise SourceError(what, why=error.why, todo="A deployment without /runs/stats needs --no-count") from error
+            raise SourceError(what, why=error.why, hint="A deployment without /runs/stats needs --no-count") from error
 
     def _ask(
         self,
@@ -151,57 +151,57 @@ class ProjectSource:
         *,
         ids: list[str] | None = None,
         ids_only: bool = False,
-        vary: int = 0,
+        size_offset: int = 0,
         stop: threading.Event | None = None,
     ) -> tuple[list[bytes], str | None, int]:
         """Asks for a page; returns its runs, the next cursor and how many runs it was asked for.
 
         Of the ids only as many as fit into a page are asked for.
         """
-        dialect = self._dialect
+        api_version = self._dialect
         size = 0
         answer: tuple[list[bytes], str | None] = ([], None)
 
         def request() -> tuple[bytes, Mapping[str, str]]:
             nonlocal size
-            size = min(self._page_size, dialect.max_page, _MAX_IDS if ids else dialect.max_page)
-            size = size + vary if size + vary <= dialect.max_page else max(1, size - vary)
+            size = min(self._page_size, api_version.max_page, _MAX_IDS if ids else api_version.max_page)
+            size = size + size_offset if size + size_offset <= api_version.max_page else max(1, size - size_offset)
             part = ids[:size] if ids else None
-            return dialect.query(window, cursor=cursor, size=size, ids=part, ids_only=ids_only)
+            return api_version.query(window, cursor=cursor, size=size, ids=part, ids_only=ids_only)
 
         def check(body: bytes) -> None:
             nonlocal answer
             runs, next_cursor = cut_page(body)
-            answer = self._complete(dialect, runs), next_cursor
+            answer = self._complete(api_version, runs), next_cursor
 
         def shrink(why: str) -> bool:
-            nonlocal vary
-            if vary:
-                vary = 0
+            nonlocal size_offset
+            if size_offset:
+                size_offset = 0
                 return True
             return self._shrink(size, why)
 
-        what = f"cannot list the runs of '{self.project.name}' ({dialect.name})"
+        what = f"cannot list the runs of '{self.project.name}' ({api_version.name})"
         try:
             self._http.send(what, request, check=check, shrink=shrink, stop=stop)
         except NotServedError as error:
             if cursor is not None:
                 raise LostCursorError from error
-            if not self._change_dialect(dialect, error):
+            if not self._change_dialect(api_version, error):
                 raise
-            raise DialectChangedError from error
+            raise ApiVersionChangedError from error
         except StatusError as error:
             if cursor is not None and error.status in _LOST_CURSOR:
                 raise LostCursorError from error
             raise
         self._agreed = True
-        self._http.shared.dialect = dialect.name
+        self._http.shared.api_version = api_version.name
         return *answer, size
 
-    def _complete(self, dialect: V1 | V2, runs: list[bytes]) -> list[bytes]:
-        if not any(map(dialect.is_partial, runs)):
+    def _complete(self, api_version: V1 | V2, runs: list[bytes]) -> list[bytes]:
+        if not any(map(api_version.is_partial, runs)):
             return runs
-        return list(self._download_pool.map(dialect.complete, runs))
+        return list(self._download_pool.map(api_version.complete, runs))
 
     def _change_dialect(self, failed: V1 | V2, error: NotServedError) -> bool:
         with self._lock:

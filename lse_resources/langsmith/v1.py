@@ -1,4 +1,4 @@
-"""The v1 dialect: `POST /runs/query`, for deployments that do not have v2."""
+"""The v1 api_version: `POST /runs/query`, for deployments that do not have v2."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class V1:
-    """Requests of the v1 dialect for one project.
+    """Requests of the v1 api_version for one project.
 
     Args:
         download: Fetches a presigned link, without the API key.

@@ -1,4 +1,4 @@
-"""The v2 dialect: `POST /api/v2/runs/query` through the SDK's generated client, raw."""
+"""The v2 api_version: `POST /api/v2/runs/query` through the SDK's generated client, raw."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _all_fields() -> list[RunSelectField]:
 
 
 class V2:
-    """Requests of the v2 dialect for one project."""
+    """Requests of the v2 api_version for one project."""
 
     name = "v2"
     max_page = MAX_PAGE

@@ -17,7 +17,7 @@ _URL_TODO = "Write LSE_DATABASE_URL as postgresql://user:password@host:5432/data
 # What a failed attempt may meet again a moment later (PostgreSQL manual, appendix A, "Error Codes").
 _TRANSIENT = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable, errors.UniqueViolation)
 _LOST = (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleInTransactionSessionTimeout)
-_TODO: dict[type[psycopg.Error], str] = {
+_HINTS: dict[type[psycopg.Error], str] = {
     errors.InvalidPassword: "Check the user and password in LSE_DATABASE_URL, or in the password file",
     errors.InvalidAuthorizationSpecification: "Check the user in LSE_DATABASE_URL, and the server's pg_hba.conf",
     errors.InvalidCatalogName: "Create the database, or name another in LSE_DATABASE_URL",
@@ -32,17 +32,17 @@ _TODO: dict[type[psycopg.Error], str] = {
 }
 _ROOT_TODO = "Let sslrootcert in LSE_DATABASE_URL name the certificate of the authority that signed the server's"
 # Refusals while connecting carry no SQLSTATE (libpq: PQconnectPoll has no result): what is known by a part of the text.
-_TODO_WHILE_CONNECTING = (
-    ("password authentication failed", _TODO[errors.InvalidPassword]),
+_HINTS_WHILE_CONNECTING = (
+    ("password authentication failed", _HINTS[errors.InvalidPassword]),
     (
         "no password supplied",
         "Give the password in LSE_DATABASE_URL, or in a password file (PGPASSFILE) that only its owner may read",
     ),
-    ("no pg_hba.conf entry", _TODO[errors.InvalidAuthorizationSpecification]),
-    ("FATAL:  role", _TODO[errors.InvalidAuthorizationSpecification]),
-    ("FATAL:  database", _TODO[errors.InvalidCatalogName]),
-    ("too many", _TODO[errors.TooManyConnections]),
-    ("No space left on device", _TODO[errors.DiskFull]),
+    ("no pg_hba.conf entry", _HINTS[errors.InvalidAuthorizationSpecification]),
+    ("FATAL:  role", _HINTS[errors.InvalidAuthorizationSpecification]),
+    ("FATAL:  database", _HINTS[errors.InvalidCatalogName]),
+    ("too many", _HINTS[errors.TooManyConnections]),
+    ("No space left on device", _HINTS[errors.DiskFull]),
     ("certificate verify failed", _ROOT_TODO),
     ("root certificate file", _ROOT_TODO),
     ("does not match host name", "Name the server in LSE_DATABASE_URL as its certificate does"),
@@ -65,11 +65,11 @@ class Database:
     def __post_init__(self) -> None:
         # Every complaint of the parser could quote a part of a password.
         if self.url.partition("://")[2].partition("?")[0].count("@") > 1:
-            raise SettingsError("the database URL is malformed", why="it holds more than one @", todo=_URL_TODO)
+            raise SettingsError("the database URL is malformed", why="it holds more than one @", hint=_URL_TODO)
         try:
             conninfo.conninfo_to_dict(self.url)
         except psycopg.ProgrammingError:
-            raise SettingsError("the database URL is malformed", why="libpq cannot read it", todo=_URL_TODO) from None
+            raise SettingsError("the database URL is malformed", why="libpq cannot read it", hint=_URL_TODO) from None
 
     def connect(self, *, autocommit: bool = True) -> psycopg.Connection:
         """A connection, by default in autocommit mode: transactions are the blocks that ask for one.
@@ -110,14 +110,14 @@ def explain(error: psycopg.Error, doing: str, *, password: object = None) -> Dat
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("\t", "Multiple "))]
     lines = [line for line in lines if "connection to server " in line] or lines
     why = re.sub(r"^(?:- )?(?:connection (?:failed|is bad): )?", "", lines[-1] if lines else "no reason given")
-    todo = next((todo for kind, todo in _TODO.items() if isinstance(error, kind)), "")
-    if not todo and error.sqlstate is None:
-        todo = _todo_while_connecting(why)
-    return DatabaseError(doing, why=why.rstrip("."), todo=todo)
+    hint = next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), "")
+    if not hint and error.sqlstate is None:
+        hint = _hint_while_connecting(why)
+    return DatabaseError(doing, why=why.rstrip("."), hint=hint)
 
 
-def _todo_while_connecting(why: str) -> str:
-    found = (todo for part, todo in _TODO_WHILE_CONNECTING if part in why)
+def _hint_while_connecting(why: str) -> str:
+    found = (hint for part, hint in _HINTS_WHILE_CONNECTING if part in why)
     return next(found, "Check that the server runs and that LSE_DATABASE_URL names it")
 
 

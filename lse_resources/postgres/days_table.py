@@ -13,7 +13,7 @@ from lse_resources.postgres.database import Database
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DayState:
+class DayRow:
     """What is known of one day; None: not known yet.
 
     Attributes:
@@ -23,7 +23,7 @@ class DayState:
         zip_sha256, zip_bytes: Of the day archive.
         drive_file_id, drive_sha256: Of the copy on Drive.
         rows: Rows of the day after its last load.
-        loaded_at, looked_at: When rows were last written; when LangSmith was last asked.
+        loaded_at, last_fetched_at: When rows were last written; when LangSmith was last asked.
         verified_at, consistent: The last proof and its answer.
         files_pruned_at, zip_pruned_at: When the local copies were given up.
     """
@@ -50,7 +50,7 @@ class DayState:
     zip_pruned_at: datetime | None = None
 
 
-_COLUMNS = tuple(field.name for field in fields(DayState))
+_COLUMNS = tuple(field.name for field in fields(DayRow))
 _STATE = frozenset(_COLUMNS[2:])
 _SELECT = sql.SQL("SELECT {} FROM days").format(sql.SQL(", ").join(map(sql.Identifier, _COLUMNS)))
 
@@ -62,7 +62,7 @@ class DaysTable:
         self._database = database
 
     def update(self, project: str, day: date, state: Mapping[str, object]) -> None:
-        """Notes some facts of a day, by the names of `DayState`; the others stay as they are.
+        """Notes some facts of a day, by the names of `DayRow`; the others stay as they are.
 
         Raises:
             ValueError: There is no fact of this name.
@@ -86,12 +86,12 @@ class DaysTable:
         with self._database.session(f"cannot note the state of {project} {day}") as connection:
             connection.execute(statement, (project, day, *state.values()))
 
-    def get(self, project: str, day: date) -> DayState | None:
+    def get(self, project: str, day: date) -> DayRow | None:
         """What is known of a day."""
         found = self.find(project, day, day)
         return found[0] if found else None
 
-    def find(self, project: str | None = None, first: date | None = None, last: date | None = None) -> list[DayState]:
+    def find(self, project: str | None = None, first: date | None = None, last: date | None = None) -> list[DayRow]:
         """The states of all days, or of one project, or within a range, by project and day.
 
         Raises:
@@ -103,5 +103,5 @@ class DaysTable:
             " ORDER BY project, run_date"
         )
         with self._database.session("cannot read the states of days") as connection:
-            cursor = connection.cursor(row_factory=class_row(DayState))
+            cursor = connection.cursor(row_factory=class_row(DayRow))
             return cursor.execute(statement, {"project": project, "first": first, "last": last}).fetchall()

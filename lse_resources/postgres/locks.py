@@ -26,7 +26,7 @@ def day_advisory_lock(connection: psycopg.Connection, project: str, day: date, *
         connection.execute("SELECT pg_advisory_lock(%s)", key)
     elif connection.execute("SELECT pg_try_advisory_lock(%s)", key).fetchone() == (False,):
         raise DayLockedError(
-            f"cannot load {project} {day}", why="another process is loading or verifying it", todo="Try again later"
+            f"cannot load {project} {day}", why="another process is loading or verifying it", hint="Try again later"
         )
     try:
         yield

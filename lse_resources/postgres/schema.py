@@ -39,7 +39,7 @@ def migrate(database: Database) -> None:
     with database.session(doing) as connection:
         if connection.info.server_version < _OLDEST_SERVER:
             version = connection.info.parameter_status("server_version")
-            raise DatabaseError(doing, why=f"it runs PostgreSQL {version}", todo="Version 15 or newer is needed")
+            raise DatabaseError(doing, why=f"it runs PostgreSQL {version}", hint="Version 15 or newer is needed")
         found = _version(connection)
         if found is not None and found > SCHEMA_VERSION:
             raise _newer(found)
@@ -73,7 +73,7 @@ def check_schema(database: Database) -> None:
         found = _version(connection)
     if found is None or found < SCHEMA_VERSION:
         why = "it has no tables yet" if found is None else f"its schema is {found}, this version needs {SCHEMA_VERSION}"
-        raise UnpreparedError("the database is not prepared", why=why, todo="Prepare it: lse up, or lse db migrate")
+        raise UnpreparedError("the database is not prepared", why=why, hint="Prepare it: lse up, or lse db migrate")
     if found > SCHEMA_VERSION:
         raise _newer(found)
 
@@ -90,5 +90,5 @@ def _newer(found: str) -> DatabaseError:
     return DatabaseError(
         "the database is too new",
         why=f"its schema is {found}, this version knows {SCHEMA_VERSION}",
-        todo="Update lse on this machine",
+        hint="Update lse on this machine",
     )

@@ -50,7 +50,7 @@ def dagster_url(settings: Settings) -> str:
         raise DatabaseError(
             "Dagster's database cannot be named",
             why="the database is not given as a URL (postgresql://…)",
-            todo="Set LSE_DAGSTER_DATABASE_URL to one",
+            hint="Set LSE_DAGSTER_DATABASE_URL to one",
         )
     return f"postgresql+psycopg2://{rest}"
 
@@ -70,7 +70,7 @@ def _beside(url: str) -> str:
                 raise DatabaseError(
                     explained.what,
                     why=explained.why,
-                    todo=f"Make the database {name} by hand, or set LSE_DAGSTER_DATABASE_URL",
+                    hint=f"Make the database {name} by hand, or set LSE_DAGSTER_DATABASE_URL",
                 ) from error
     # Not urlunsplit: it drops the slashes of a URL without a host.
     address, question, options = url.partition("?")

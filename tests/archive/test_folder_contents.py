@@ -4,7 +4,7 @@ import pytest
 from day_fixtures import day_paths, digests, fill, run
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError
-from lse_archive.folder.contents import sealed_summary
+from lse_archive.folder.contents import ensure_manifest
 from lse_archive.folder.manifest import SUMMARY, SUMS, read_sums
 
 
@@ -14,7 +14,7 @@ def test_a_folder_of_an_older_tool_is_sealed_as_it_is(tmp_path):
     (paths.folder / "broken.json").write_bytes(b"{")
     (paths.folder / "notes.txt").write_bytes(b"by hand")
     before = digests(paths.folder)
-    summary = sealed_summary(paths)
+    summary = ensure_manifest(paths)
     assert (summary.runs, summary.unfit_files, summary.api) == (2, ["broken.json", "notes.txt"], None)
     after = digests(paths.folder)
     del after[SUMS]
@@ -22,23 +22,23 @@ def test_a_folder_of_an_older_tool_is_sealed_as_it_is(tmp_path):
     recorded = read_sums(paths.folder)
     assert recorded is not None
     assert {name: value.hex() for name, value in recorded.items() if name != SUMMARY} == before
-    assert sealed_summary(paths) == summary
+    assert ensure_manifest(paths) == summary
 
 
 def test_there_must_be_a_folder(tmp_path):
     with pytest.raises(ArchiveError, match="has no run files"):
-        sealed_summary(day_paths(tmp_path))
+        ensure_manifest(day_paths(tmp_path))
 
 
 def test_a_lost_half_of_the_manifest_is_made_again_only_if_nothing_else_changed(tmp_path):
     paths = day_paths(tmp_path)
     fill(paths.folder, run(1), run(2))
-    summary = sealed_summary(paths)
+    summary = ensure_manifest(paths)
     (paths.folder / SUMMARY).unlink()
-    assert sealed_summary(paths) == summary
+    assert ensure_manifest(paths) == summary
     (paths.folder / SUMMARY).unlink()
     fill(paths.folder, run(1, name="changed"))
     with pytest.raises(CorruptArchiveError, match="is not as its"):
-        sealed_summary(paths)
+        ensure_manifest(paths)
     (paths.folder / SUMS).unlink()
-    assert sealed_summary(paths).runs == 2
+    assert ensure_manifest(paths).runs == 2

@@ -15,8 +15,8 @@ from lse_archive.folder.manifest import SUMMARY, SUMS
 from lse_archive.layout import DayPaths
 from lse_archive.names import project_folder
 from lse_archive.zips.day import zip_day
-from lse_archive.zips.inventory import Held, held_by_zip
-from lse_operations.upload import find_on_drive, upload_day
+from lse_archive.zips.inventory import Inventory, zip_inventory
+from lse_operations.upload import find_copies, upload_day
 from lse_resources.destinations.object_store import ObjectStore
 
 ENDED = "2026-01-02T00:00:05Z"
@@ -77,10 +77,10 @@ def test_a_damaged_copy_is_not_replaced_by_fewer_runs(archive: Archive, tmp_path
     put(archive, spoiled)
     paths = archive.write(runs=7)
     zip_day(paths)
-    [before] = find_on_drive(archive.destination, paths)
+    [before] = find_copies(archive.destination, paths)
     with pytest.raises(ShrinkError, match=run_id(8)):
         upload_day(archive.destination, paths)
-    assert find_on_drive(archive.destination, paths) == [before]
+    assert find_copies(archive.destination, paths) == [before]
     assert upload_day(archive.destination, paths, allow_shrink=True).action == "replaced"
 
 
@@ -98,7 +98,7 @@ def test_what_tells_no_run_by_its_name_may_have_been_any(archive: Archive, tmp_p
     zip_day(paths)
     with pytest.raises(ShrinkError, match=r"holds 1 files .*trace-1\.json, which cannot be read"):
         upload_day(archive.destination, paths)
-    archive.destination.trash(find_on_drive(archive.destination, paths)[0])
+    archive.destination.trash(find_copies(archive.destination, paths)[0])
     put(archive, bytes(content[:-30]))
     with pytest.raises(ShrinkError, match="the list of its files, which cannot be read"):
         upload_day(archive.destination, paths)
@@ -126,7 +126,7 @@ def test_a_zip_of_another_day_or_project_is_not_uploaded(drive_archive: Archive)
         other.zip.write_bytes(paths.zip.read_bytes())
         with pytest.raises(RefusedArchiveError, match=f"it holds {PROJECT} {DAY}, not {other.project} {other.day}"):
             upload_day(drive_archive.destination, other)
-        assert find_on_drive(drive_archive.destination, other) == []
+        assert find_copies(drive_archive.destination, other) == []
 
 
 # ---- older states ---------------------------------------------------------------------------------------------------
@@ -207,15 +207,15 @@ def test_a_second_damaged_zip_does_not_replace_the_first(drive_archive: Archive)
 
 def test_a_run_is_held_by_its_best_state(tmp_path: Path) -> None:
     zipped(tmp_path, {"a.json": run(1, end_time=ENDED), "b.json": run(1), "c/d.json": run(2), ".DS_Store": b"x"})
-    held = held_by_zip(tmp_path / "made.zip")
+    held = zip_inventory(tmp_path / "made.zip")
     assert (held.runs, held.others, held.damaged) == ({run_id(1): True, run_id(2): False}, {}, False)
-    assert held.lost_by(held) == {}
-    assert held.lost_by(Held()).keys() == {run_id(1), run_id(2)}
+    assert held.missing_from(held) == {}
+    assert held.missing_from(Inventory()).keys() == {run_id(1), run_id(2)}
 
 
 def test_nothing_is_held_by_what_is_no_zip(tmp_path: Path) -> None:
     for content in (b"", b"no zip", b"PK"):
         (tmp_path / "x").write_bytes(content)
-        held = held_by_zip(tmp_path / "x")
+        held = zip_inventory(tmp_path / "x")
         assert held.damaged
-        assert held.lost_by(Held()) == {}
+        assert held.missing_from(Inventory()) == {}

@@ -23,7 +23,7 @@ from lse_archive.folder.manifest import (
     sums_lines,
     write_manifest,
 )
-from lse_archive.runs.documents import read_facts
+from lse_archive.runs.documents import read_header
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=30)
 
@@ -31,7 +31,7 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size
 def tally(*runs: bytes) -> Tally:
     result = Tally(DAY)
     for document in runs:
-        result.add(read_facts(document), len(document))
+        result.add(read_header(document), len(document))
     return result
 
 
@@ -103,7 +103,7 @@ def test_a_damaged_manifest_is_named(tmp_path):
 
 
 def test_another_day_has_other_neighbours():
-    facts = read_facts(run(1, START))
+    header = read_header(run(1, START))
     other = Tally(date(2026, 1, 1))
-    other.add(facts, 1)
+    other.add(header, 1)
     assert other.summary("p", "h").runs == 1

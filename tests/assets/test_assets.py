@@ -7,12 +7,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from house_fixtures import DAY, PROJECT, House
+from home_fixtures import DAY, PROJECT, Installation
 
 from lse_assets.assets import project_assets, project_definitions
 from lse_assets.verification import CHECKS
 from lse_location.definitions import definitions, resources
-from lse_operations.reporter import LogOnly
+from lse_operations.reporter import LogReporter
 from lse_platform.asset_keys import STEPS, asset_key, langsmith_key
 from lse_resources.projects import ProjectConfig
 
@@ -32,7 +32,7 @@ def materialize(*steps: str, **config: dict[str, Any]) -> dg.ExecuteInProcessRes
             assets,
             selection=[by_name[step] for step in steps or STEPS],
             partition_key=str(DAY),
-            resources=resources(LogOnly()),
+            resources=resources(LogReporter()),
             instance=instance,
             run_config={"ops": ops, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
@@ -43,10 +43,10 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluati
     return {check.check_name: check for check in result.get_asset_check_evaluations()}
 
 
-def test_the_code_location_loads_with_all_projects(bare_house: House) -> None:
+def test_the_code_location_loads_with_all_projects(bare_installation: Installation) -> None:
     names = [PROJECT, "shop-emea", "Shop EMEA", "東京"]
     for name in names:
-        assert bare_house.lse("projects", "add", name, "--start", str(DAY)).code == 0
+        assert bare_installation.lse("projects", "add", name, "--start", str(DAY)).code == 0
     defined = definitions()
     dg.Definitions.validate_loadable(defined)
     keys = set(defined.resolve_asset_graph().get_all_asset_keys())
@@ -54,12 +54,12 @@ def test_the_code_location_loads_with_all_projects(bare_house: House) -> None:
     assert len({key.path[0] for key in keys}) == len(names)
 
 
-def test_without_projects_it_loads_too(bare_house: House) -> None:
+def test_without_projects_it_loads_too(bare_installation: Installation) -> None:
     dg.Definitions.validate_loadable(definitions())
 
 
 def test_lineage_partitions_and_checks() -> None:
-    shared = dg.Definitions(resources=resources(LogOnly()))
+    shared = dg.Definitions(resources=resources(LogReporter()))
     graph = dg.Definitions.merge(shared, project_definitions(_CONFIG)).resolve_asset_graph()
     parents = {step: {key.path[-1] for key in graph.get(asset_key(PROJECT, step)).parent_keys} for step in STEPS}
     assert parents == {
@@ -79,8 +79,8 @@ def test_lineage_partitions_and_checks() -> None:
     assert {key.asset_key for key in graph.asset_check_keys} == {asset_key(PROJECT, "verification")}
 
 
-def test_a_day_leaves_numbers_and_passed_checks(house: House) -> None:
-    house.fill(7)
+def test_a_day_leaves_numbers_and_passed_checks(installation: Installation) -> None:
+    installation.fill(7)
 
     result = materialize()
 
@@ -89,7 +89,7 @@ def test_a_day_leaves_numbers_and_passed_checks(house: House) -> None:
     assert set(metadata) == set(STEPS)
     assert metadata["run_files"]["runs"].value == 7
     assert metadata["run_files"]["langsmith_count"].value == 7
-    assert metadata["day_zip"]["bytes"].value == house.paths().zip.stat().st_size
+    assert metadata["day_zip"]["bytes"].value == installation.paths().zip.stat().st_size
     assert str(metadata["drive_file"]["url"].value).startswith("http")
     assert metadata["runs_table"]["dagster/partition_row_count"].value == 7
     assert {name: check.passed for name, check in checks(result).items()} == dict.fromkeys(CHECKS, True)
@@ -103,18 +103,18 @@ def materializations(result: dg.ExecuteInProcessResult) -> list[dg.AssetMaterial
     ]
 
 
-def test_checks_say_what_differs_where_and_what_to_do(house: House) -> None:
-    house.fill(7)
+def test_checks_say_what_differs_where_and_what_to_do(installation: Installation) -> None:
+    installation.fill(7)
     assert materialize().success
-    changed, deleted, *_ = sorted(house.rows())
-    house.sql("""UPDATE runs SET data = data || '{"name": "by hand"}' WHERE run_id = %s""", changed)
-    house.sql("DELETE FROM runs WHERE run_id = %s", deleted)
-    damaged = next(house.paths().folder.glob("*.json"))
+    changed, deleted, *_ = sorted(installation.rows())
+    installation.sql("""UPDATE runs SET data = data || '{"name": "by hand"}' WHERE run_id = %s""", changed)
+    installation.sql("DELETE FROM runs WHERE run_id = %s", deleted)
+    damaged = next(installation.paths().folder.glob("*.json"))
     content = damaged.read_bytes()
     damaged.write_bytes(content.replace(b'"SUCCESS"', b'"SUCCES5"'))
-    house.paths().zip.unlink()
-    [on_drive] = house.drive.store.named(house.paths().zip.name)
-    house.drive.store.content(on_drive).write_bytes(b"rotten")
+    installation.paths().zip.unlink()
+    [on_drive] = installation.drive.store.named(installation.paths().zip.name)
+    installation.drive.store.content(on_drive).write_bytes(b"rotten")
 
     result = materialize("verification")
 
@@ -143,8 +143,8 @@ def differing(check: dg.AssetCheckEvaluation) -> list[Any]:
     return [record.data for record in table.records]
 
 
-def test_what_cannot_be_proven_is_a_warning(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.fill(2)
+def test_what_cannot_be_proven_is_a_warning(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    installation.fill(2)
     monkeypatch.setenv("GOOGLE_DRIVE_FOLDER_URL", "")
     result = materialize("run_files", "day_zip", "runs_table", "verification", run_files={"ask_count": False})
     found = checks(result)
@@ -152,9 +152,9 @@ def test_what_cannot_be_proven_is_a_warning(house: House, monkeypatch: pytest.Mo
         assert (found[name].passed, found[name].severity) == (False, dg.AssetCheckSeverity.WARN)
 
 
-def test_a_failed_step_fails_the_run_with_its_one_sentence(house: House) -> None:
-    house.store.project(PROJECT)
-    house.langsmith.behaviour.api_keys = frozenset(("another",))
+def test_a_failed_step_fails_the_run_with_its_one_sentence(installation: Installation) -> None:
+    installation.store.project(PROJECT)
+    installation.langsmith.behaviour.api_keys = frozenset(("another",))
     result = materialize("run_files")
     assert not result.success
     [failure] = result.filter_events(lambda event: event.is_step_failure)

@@ -10,14 +10,14 @@ import dagster as dg
 import pytest
 from dagster import DagsterEventType
 from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
-from house_fixtures import DAY, PROJECT, House
+from home_fixtures import DAY, PROJECT, Installation
 
 from lse_archive.errors import ArchiveError
 from lse_archive.folder.state import read_state
 from lse_assets.assets import project_assets, project_definitions
 from lse_demo.faults import Fault, on
 from lse_location.definitions import resources
-from lse_operations.reporter import LogOnly
+from lse_operations.reporter import LogReporter
 from lse_platform.asset_keys import STEPS, asset_key
 from lse_resources.projects import ProjectConfig
 
@@ -30,21 +30,25 @@ _DOWN = Fault("cut_before", match=on("POST", "/runs/query"))
 _SOON = dg.RetryPolicy(max_retries=2, delay=0.01)
 
 
-class Watcher(LogOnly):
+class Watcher(LogReporter):
     """Notes which steps failed; the first failure is when somebody mends LangSmith, if `mends` says so."""
 
-    def __init__(self, house: House, *, mends: bool) -> None:
+    def __init__(self, installation: Installation, *, mends: bool) -> None:
         self.failed_steps: list[str] = []
-        self._house, self._mends = house, mends
+        self._installation, self._mends = installation, mends
 
     def failed(self, step: str, error: ArchiveError) -> None:
         self.failed_steps.append(step)
         if self._mends:
-            self._house.langsmith.faults.clear()
+            self._installation.langsmith.faults.clear()
 
 
 def materialize(
-    instance: dg.DagsterInstance, ui: LogOnly, *steps: str, day: date = DAY, retry_policy: dg.RetryPolicy | None = None
+    instance: dg.DagsterInstance,
+    ui: LogReporter,
+    *steps: str,
+    day: date = DAY,
+    retry_policy: dg.RetryPolicy | None = None,
 ) -> dg.ExecuteInProcessResult:
     """Runs steps of a day as the platform does."""
     return dg.materialize(
@@ -68,12 +72,12 @@ def repeated(result: dg.ExecuteInProcessResult) -> list[str]:
 
 
 def test_a_step_that_met_an_outside_fault_is_repeated_and_the_day_ends_green(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "0.1")
-    house.fill(7)
-    house.langsmith.faults.add(_DOWN)
-    watcher = Watcher(house, mends=True)
+    installation.fill(7)
+    installation.langsmith.faults.add(_DOWN)
+    watcher = Watcher(installation, mends=True)
 
     with dg.DagsterInstance.ephemeral() as instance:
         result = materialize(instance, watcher, retry_policy=_SOON)
@@ -81,17 +85,17 @@ def test_a_step_that_met_an_outside_fault_is_repeated_and_the_day_ends_green(
     assert result.success
     assert watcher.failed_steps == repeated(result) == ["run_files"]
     assert {check.check_name for check in result.get_asset_check_evaluations() if not check.passed} == set()
-    assert len(house.rows()) == 7
-    assert read_state(house.paths()).verified_at
+    assert len(installation.rows()) == 7
+    assert read_state(installation.paths()).verified_at
 
 
 def test_a_fault_that_stays_ends_the_step_after_the_last_repetition(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "0.1")
-    house.fill(7)
-    house.langsmith.faults.add(_DOWN)
-    watcher = Watcher(house, mends=False)
+    installation.fill(7)
+    installation.langsmith.faults.add(_DOWN)
+    watcher = Watcher(installation, mends=False)
 
     with dg.DagsterInstance.ephemeral() as instance:
         result = materialize(instance, watcher, "run_files", retry_policy=_SOON)
@@ -99,13 +103,13 @@ def test_a_fault_that_stays_ends_the_step_after_the_last_repetition(
     assert not result.success
     assert watcher.failed_steps == ["run_files"] * 3
     assert repeated(result) == ["run_files"] * 2
-    assert not house.paths().folder.exists()
+    assert not installation.paths().folder.exists()
 
 
-def test_a_refused_key_is_not_repeated(house: House) -> None:
-    house.fill(7)
-    house.langsmith.behaviour.api_keys = frozenset(("another",))
-    watcher = Watcher(house, mends=False)
+def test_a_refused_key_is_not_repeated(installation: Installation) -> None:
+    installation.fill(7)
+    installation.langsmith.behaviour.api_keys = frozenset(("another",))
+    watcher = Watcher(installation, mends=False)
 
     with dg.DagsterInstance.ephemeral() as instance:
         result = materialize(instance, watcher, "run_files", retry_policy=_SOON)
@@ -116,7 +120,7 @@ def test_a_refused_key_is_not_repeated(house: House) -> None:
 
 
 def test_the_platform_repeats_what_asks_the_outside_and_takes_its_time() -> None:
-    shared = dg.Definitions(resources=resources(LogOnly()))
+    shared = dg.Definitions(resources=resources(LogReporter()))
     definitions = dg.Definitions.merge(shared, project_definitions(_CONFIG))
     policies = {step: definitions.resolve_assets_def(asset_key(PROJECT, step)).op.retry_policy for step in STEPS}
     assert [step for step, policy in policies.items() if policy is None] == ["day_zip"]
@@ -131,12 +135,12 @@ def test_the_platform_repeats_what_asks_the_outside_and_takes_its_time() -> None
 # ---- pools ---------------------------------------------------------------------------------------------------------
 
 
-def test_of_four_steps_three_at_once_talk_to_langsmith(house: House) -> None:
+def test_of_four_steps_three_at_once_talk_to_langsmith(installation: Installation) -> None:
     """By the instance's own book of places, which every run asks before a step of the pool."""
     runs = [str(uuid.uuid4()) for _ in range(LIMIT + 1)]
     [pool] = {asset.op.pool for asset in project_assets(_CONFIG) if asset.key.path[-1] == "run_files"}
     assert pool is not None
-    with house.instance() as instance, contextlib.ExitStack() as contexts:
+    with installation.instance() as instance, contextlib.ExitStack() as contexts:
         storage = instance.event_log_storage
         lines = [
             contexts.enter_context(InstanceConcurrencyContext(instance, dg.DagsterRun("archive", run_id=run)))
@@ -153,16 +157,16 @@ def test_of_four_steps_three_at_once_talk_to_langsmith(house: House) -> None:
         assert storage.get_concurrency_info(pool).active_run_ids == set(runs[1:])
 
 
-def test_a_step_gives_its_place_back(house: House) -> None:
-    house.fill(3)
+def test_a_step_gives_its_place_back(installation: Installation) -> None:
+    installation.fill(3)
     seen: list[int] = []
-    with house.instance() as instance:
+    with installation.instance() as instance:
         storage = instance.event_log_storage
 
         def look() -> None:
             seen.append(storage.get_concurrency_info("langsmith").active_slot_count)
 
-        house.langsmith.faults.add(Fault("call", match=on("POST", "/runs/query"), times=1, action=look))
-        assert materialize(instance, LogOnly(), "run_files").success
+        installation.langsmith.faults.add(Fault("call", match=on("POST", "/runs/query"), times=1, action=look))
+        assert materialize(instance, LogReporter(), "run_files").success
         assert seen == [1]
         assert storage.get_concurrency_info("langsmith").active_slot_count == 0

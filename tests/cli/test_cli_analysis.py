@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from house_fixtures import DAY, PROJECT, House
+from home_fixtures import DAY, PROJECT, Installation
 from test_cli_prompts import terminal
 
 _LSE = Path(sys.executable).with_name("lse")
@@ -19,14 +19,14 @@ _RANGE = ("--start-date", str(DAY), "--end-date", str(DAY))
 
 
 @pytest.fixture
-def loaded(house: House) -> House:
-    house.fill(3)
+def loaded(installation: Installation) -> Installation:
+    installation.fill(3)
     for step in ("fetch", "to-db"):
-        assert house.archive(step).code == 0
-    return house
+        assert installation.archive(step).code == 0
+    return installation
 
 
-def test_lines_can_be_read_back_by_copy(loaded: House) -> None:
+def test_lines_can_be_read_back_by_copy(loaded: Installation) -> None:
     values = r"E'a\tb\nc\\d\x1b[31m' AS text, NULL AS nothing, '\x00ff'::bytea AS bytes, '{1,2}'::int[] AS list"
     ended = loaded.lse("sql", f"SELECT {values}, '{{\"n\": 1.00000000000000000001}}'::jsonb AS json")
     assert ended.out.splitlines() == [
@@ -35,7 +35,7 @@ def test_lines_can_be_read_back_by_copy(loaded: House) -> None:
     ]
 
 
-def test_json_loses_nothing(loaded: House) -> None:
+def test_json_loses_nothing(loaded: Installation) -> None:
     numbers = "'NaN'::float8 AS nan, '{-Infinity,1}'::float8[] AS list, 'NaN'::numeric AS numeric"
     ended = loaded.lse(
         "sql", "--json", f"SELECT {numbers}, '\\x00ff'::bytea AS bytes, '{{\"n\": 1.10}}'::jsonb AS json"
@@ -63,15 +63,17 @@ def test_json_loses_nothing(loaded: House) -> None:
         (" -- nothing\n", 2, "the statement is empty"),
     ],
 )
-def test_a_statement_that_cannot_run_is_explained(house: House, statement: str, code: int, todo: str) -> None:
-    ended = house.lse("sql", statement)
+def test_a_statement_that_cannot_run_is_explained(
+    installation: Installation, statement: str, code: int, hint: str
+) -> None:
+    ended = installation.lse("sql", statement)
     assert (ended.code, ended.out) == (code, "")
-    assert todo in ended.err
+    assert hint in ended.err
     assert "db migrate" not in ended.err
     assert "primary" not in ended.err
 
 
-def test_a_terminal_is_shown_short_cells_and_no_control_characters(loaded: House) -> None:
+def test_a_terminal_is_shown_short_cells_and_no_control_characters(loaded: Installation) -> None:
     wide = "SELECT repeat('x', 10000000) || E'\\x1b[31m' AS long, E'\\x1b[31mred' AS odd FROM generate_series(1, 3)"
     with terminal(loaded, "sql", wide) as shown:
         assert shown.end() == 0
@@ -84,7 +86,7 @@ def test_a_terminal_is_shown_short_cells_and_no_control_characters(loaded: House
     assert max(map(len, shown.screen.splitlines())) <= 200
 
 
-def test_a_typo_is_no_export_of_nothing(loaded: House) -> None:
+def test_a_typo_is_no_export_of_nothing(loaded: Installation) -> None:
     target = loaded.directory / "out"
     ended = loaded.lse("export", "--project", "nonesuch", "--output", str(target), *_RANGE)
     assert (ended.code, "there is no project 'nonesuch'" in ended.err) == (2, True)
@@ -92,7 +94,7 @@ def test_a_typo_is_no_export_of_nothing(loaded: House) -> None:
     assert loaded.lse("export", "--project", "new", "--output", str(target), *_RANGE).out.startswith("0 runs in")
 
 
-def test_an_export_replaces_nothing_unasked_and_keeps_a_symlink(loaded: House) -> None:
+def test_an_export_replaces_nothing_unasked_and_keeps_a_symlink(loaded: Installation) -> None:
     target, link = loaded.directory / "elsewhere" / "target.csv", loaded.directory / "link.csv"
     target.parent.mkdir()
     target.write_text("mine")
@@ -106,7 +108,7 @@ def test_an_export_replaces_nothing_unasked_and_keeps_a_symlink(loaded: House) -
     assert [path.name for path in target.parent.iterdir()] == ["target.csv"]
 
 
-def test_an_export_goes_into_a_pipe_as_it_is(loaded: House) -> None:
+def test_an_export_goes_into_a_pipe_as_it_is(loaded: Installation) -> None:
     fifo = loaded.directory / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)  # three runs fit into the pipe
@@ -122,7 +124,7 @@ def test_an_export_goes_into_a_pipe_as_it_is(loaded: House) -> None:
 
 
 @pytest.mark.parametrize("name", ["-", "out"])
-def test_an_export_goes_to_standard_output(loaded: House, name: str) -> None:
+def test_an_export_goes_to_standard_output(loaded: Installation, name: str) -> None:
     """Also where the name of the file is that of the one behind it, as /dev/stdout is."""
     out = loaded.directory / "out"
     with out.open("wb") as file:

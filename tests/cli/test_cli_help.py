@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import typer
-from house_fixtures import House
+from home_fixtures import Installation
 from typer.core import TyperCommand
 
 from lse_cli.main import app
@@ -69,7 +69,7 @@ def test_help_and_wrong_usage_import_nothing_heavy(words: list[str], code: int) 
     assert modules.isdisjoint(_HEAVY), sorted(modules & _HEAVY)
 
 
-def test_a_malformed_day_is_refused_before_dagster_is_imported(bare_house: House) -> None:
+def test_a_malformed_day_is_refused_before_dagster_is_imported(bare_installation: Installation) -> None:
     ended, modules, said = lse("archive", "fetch", "--project", "p", "--date", "yesterday")
     assert (ended, "'yesterday' is not a day" in said) == (2, True)
     assert modules.isdisjoint(_HEAVY), sorted(modules & _HEAVY)

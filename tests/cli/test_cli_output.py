@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from house_fixtures import DAY, PROJECT, House
+from home_fixtures import DAY, PROJECT, Installation
 
 from lse_archive.folder.state import update_state
 
@@ -17,12 +17,12 @@ _LSE = Path(sys.executable).with_name("lse")
 
 
 def run(
-    house: House, *words: str, stdout: int = subprocess.PIPE, encoding: str = "utf-8"
+    installation: Installation, *words: str, stdout: int = subprocess.PIPE, encoding: str = "utf-8"
 ) -> subprocess.CompletedProcess[str]:
     """Runs the console script with a standard output of one's own."""
     return subprocess.run(
         [_LSE, *words],
-        cwd=house.directory,
+        cwd=installation.directory,
         env=os.environ | {"PYTHONIOENCODING": encoding},
         stdin=subprocess.DEVNULL,
         stdout=stdout,
@@ -42,13 +42,13 @@ def closed_pipe() -> int:
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["closed", "full"])
-def test_a_step_goes_on_when_its_lines_cannot_be_printed(house: House, full: bool) -> None:
-    house.fill(2)
-    assert house.archive("full-sweep").code == 0
-    house.sql("DELETE FROM runs WHERE run_id = %s", min(house.rows()))
+def test_a_step_goes_on_when_its_lines_cannot_be_printed(installation: Installation, full: bool) -> None:
+    installation.fill(2)
+    assert installation.archive("full-sweep").code == 0
+    installation.sql("DELETE FROM runs WHERE run_id = %s", min(installation.rows()))
     stdout = os.open("/dev/full", os.O_WRONLY) if full else closed_pipe()
     try:
-        ended = run(house, "archive", "verify", "--project", PROJECT, "--date", str(DAY), stdout=stdout)
+        ended = run(installation, "archive", "verify", "--project", PROJECT, "--date", str(DAY), stdout=stdout)
     finally:
         os.close(stdout)
     assert ended.returncode == 3
@@ -57,11 +57,11 @@ def test_a_step_goes_on_when_its_lines_cannot_be_printed(house: House, full: boo
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_full_disk_under_the_output_is_one_line(bare_house: House, options: list[str]) -> None:
-    bare_house.paths().folder.mkdir(parents=True)
+def test_a_full_disk_under_the_output_is_one_line(bare_installation: Installation, options: list[str]) -> None:
+    bare_installation.paths().folder.mkdir(parents=True)
     stdout = os.open("/dev/full", os.O_WRONLY)
     try:
-        ended = run(bare_house, "status", *options, stdout=stdout)
+        ended = run(bare_installation, "status", *options, stdout=stdout)
     finally:
         os.close(stdout)
     lines = [line for line in ended.stderr.splitlines() if "nothing is known of Postgres" not in line]
@@ -69,19 +69,21 @@ def test_a_full_disk_under_the_output_is_one_line(bare_house: House, options: li
     assert ended.returncode == 1
 
 
-def test_a_closed_output_stops_nothing(bare_house: House) -> None:
+def test_a_closed_output_stops_nothing(bare_installation: Installation) -> None:
     words = ["sh", "-c", '"$0" "$@" >&-', str(_LSE), "projects", "list", "--json"]
-    ended = subprocess.run(words, cwd=bare_house.directory, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(
+        words, cwd=bare_installation.directory, capture_output=True, text=True, timeout=60, check=False
+    )
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_a_terminal_without_the_letters_gets_others(house: House) -> None:
+def test_a_terminal_without_the_letters_gets_others(installation: Installation) -> None:
     name = "größe"
-    house.fill(2, project=name)
+    installation.fill(2, project=name)
     words = ["--project", name, "--date", str(DAY)]
-    ended = run(house, "archive", "fetch", *words, encoding="ascii")
+    ended = run(installation, "archive", "fetch", *words, encoding="ascii")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "? fetch" in ended.stdout
-    update_state(house.paths(name), verified_at="2026-01-01T00:00:00Z")
-    [entry] = json.loads(run(house, "status", "--json", encoding="ascii").stdout)["results"]
+    update_state(installation.paths(name), verified_at="2026-01-01T00:00:00Z")
+    [entry] = json.loads(run(installation, "status", "--json", encoding="ascii").stdout)["results"]
     assert entry["project"] == name

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import dagster as dg
-from house_fixtures import DAY, PROJECT, House
+from home_fixtures import DAY, PROJECT, Installation
 from test_cli_prompts import terminal
 
 from lse_demo.faults import Fault, on
@@ -18,9 +18,9 @@ _POOL = "langsmith"
 _FETCH = ["archive", "fetch", "--project", PROJECT, "--date", str(DAY)]
 
 
-def test_places_of_killed_processes_are_free_again(house: House) -> None:
-    house.fill(3)
-    with house.instance() as instance:
+def test_places_of_killed_processes_are_free_again(installation: Installation) -> None:
+    installation.fill(3)
+    with installation.instance() as instance:
         instance.event_log_storage.set_concurrency_slots(_POOL, 1)
     arrived, go_on = threading.Event(), threading.Event()
 
@@ -28,43 +28,43 @@ def test_places_of_killed_processes_are_free_again(house: House) -> None:
         arrived.set()
         go_on.wait(60)
 
-    house.langsmith.faults.add(Fault("call", on("POST", "runs/query"), times=1, action=hold))
-    with subprocess.Popen([Path(sys.executable).with_name("lse"), *_FETCH], cwd=house.directory) as killed:
+    installation.langsmith.faults.add(Fault("call", on("POST", "runs/query"), times=1, action=hold))
+    with subprocess.Popen([Path(sys.executable).with_name("lse"), *_FETCH], cwd=installation.directory) as killed:
         try:
             assert arrived.wait(60)
         finally:
             killed.kill()
             go_on.set()
-    ended = house.script(*_FETCH)
+    ended = installation.script(*_FETCH)
     assert (ended.returncode, ended.stderr) == (0, "")
-    with house.instance() as instance:
+    with installation.instance() as instance:
         assert {run.status for run in instance.get_runs()} == {
             dg.DagsterRunStatus.FAILURE,
             dg.DagsterRunStatus.SUCCESS,
         }
 
 
-def test_a_full_pool_is_told_of_and_waited_for(house: House) -> None:
-    house.fill(3)
-    with house.instance() as instance:
+def test_a_full_pool_is_told_of_and_waited_for(installation: Installation) -> None:
+    installation.fill(3)
+    with installation.instance() as instance:
         storage = instance.event_log_storage
         storage.set_concurrency_slots(_POOL, 1)
         living = instance.create_run_for_job(_nothing, status=dg.DagsterRunStatus.STARTED).run_id
         assert storage.claim_concurrency_slot(_POOL, living, "step").is_claimed
-        with terminal(house, *_FETCH) as shown:
+        with terminal(installation, *_FETCH) as shown:
             shown.until("waiting: the pool langsmith is full, 1 other steps are at work")
-            assert not house.paths().folder.exists()
+            assert not installation.paths().folder.exists()
             storage.free_concurrency_slots_for_run(living)
             assert shown.end() == 0
     assert shown.screen.count("waiting") == 1
-    assert house.paths().folder.is_dir()
+    assert installation.paths().folder.is_dir()
 
 
-def test_an_interrupt_ends_the_wait_for_a_pool(house: House) -> None:
-    house.fill(3)
-    with house.instance() as instance:
+def test_an_interrupt_ends_the_wait_for_a_pool(installation: Installation) -> None:
+    installation.fill(3)
+    with installation.instance() as instance:
         instance.event_log_storage.set_concurrency_slots(_POOL, 0)
-    with terminal(house, *_FETCH) as shown:
+    with terminal(installation, *_FETCH) as shown:
         shown.until("waiting: the pool langsmith is full")
         shown.process.send_signal(signal.SIGINT)
         assert shown.end() == 130

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from house_fixtures import DAY, PROJECT, House
+from home_fixtures import DAY, PROJECT, Installation
 
 from lse_demo.faults import Fault, on
 
@@ -28,14 +28,14 @@ _LSE = Path(sys.executable).with_name("lse")
 class Terminal:
     """A process on a pseudo-terminal; its standard output may go elsewhere."""
 
-    def __init__(self, house: House, *words: str, stdout: int | None = None) -> None:
+    def __init__(self, installation: Installation, *words: str, stdout: int | None = None) -> None:
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
             [_LSE, *words],
             stdin=slave,
             stdout=slave if stdout is None else stdout,
             stderr=slave,
-            cwd=house.directory,
+            cwd=installation.directory,
             env=os.environ | {"TERM": "xterm", "COLUMNS": "200"},
             start_new_session=True,
         )
@@ -105,8 +105,8 @@ class Terminal:
 
 
 @contextmanager
-def terminal(house: House, *words: str, stdout: int | None = None) -> Generator[Terminal]:
-    opened = Terminal(house, *words, stdout=stdout)
+def terminal(installation: Installation, *words: str, stdout: int | None = None) -> Generator[Terminal]:
+    opened = Terminal(installation, *words, stdout=stdout)
     try:
         yield opened
     finally:
@@ -114,19 +114,19 @@ def terminal(house: House, *words: str, stdout: int | None = None) -> Generator[
 
 
 @pytest.fixture
-def fetched(house: House) -> House:
+def fetched(installation: Installation) -> Installation:
     """A day that is here, and has changed in LangSmith since."""
-    house.fill(3)
-    assert house.lse("archive", "--project", PROJECT, "--date", str(DAY)).code == 0
-    house.store.generate(PROJECT, DAY, runs=2, mean_bytes=3000, seed=1)
-    return house
+    installation.fill(3)
+    assert installation.lse("archive", "--project", PROJECT, "--date", str(DAY)).code == 0
+    installation.store.generate(PROJECT, DAY, runs=2, mean_bytes=3000, seed=1)
+    return installation
 
 
-def files(house: House) -> int:
-    return len(list(house.paths().folder.glob("*.json"))) - 1
+def files(installation: Installation) -> int:
+    return len(list(installation.paths().folder.glob("*.json"))) - 1
 
 
-def test_yes_goes_on_and_shows_progress(fetched: House) -> None:
+def test_yes_goes_on_and_shows_progress(fetched: Installation) -> None:
     with terminal(fetched, "archive", "--project", PROJECT, "--date", str(DAY)) as shown:
         shown.until("no run is removed)? [y/N]: ")
         shown.type("y\n")
@@ -140,7 +140,7 @@ def test_yes_goes_on_and_shows_progress(fetched: House) -> None:
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", "\x04", "ctrl-c"], ids=["no", "enter", "ctrl-d", "ctrl-c"])
-def test_anything_but_yes_changes_nothing(fetched: House, answer: str) -> None:
+def test_anything_but_yes_changes_nothing(fetched: Installation, answer: str) -> None:
     with terminal(fetched, "archive", "fetch", "--project", PROJECT, "--date", str(DAY)) as shown:
         shown.until("[y/N]: ")
         if answer == "ctrl-c":
@@ -153,24 +153,24 @@ def test_anything_but_yes_changes_nothing(fetched: House, answer: str) -> None:
     assert files(fetched) == 3
 
 
-def test_force_asks_nothing(fetched: House) -> None:
+def test_force_asks_nothing(fetched: Installation) -> None:
     with terminal(fetched, "archive", "fetch", "--force", "--project", PROJECT, "--date", str(DAY)) as shown:
         assert shown.end() == 0
     assert "[y/N]" not in shown.screen
 
 
-def test_an_interrupt_stops_the_whole_range_at_once(house: House) -> None:
-    house.fill(5)
+def test_an_interrupt_stops_the_whole_range_at_once(installation: Installation) -> None:
+    installation.fill(5)
     asked, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
         asked.set()
         go_on.wait(30)
 
-    house.langsmith.faults.add(Fault("call", on("POST", "/runs/query"), action=hold))
+    installation.langsmith.faults.add(Fault("call", on("POST", "/runs/query"), action=hold))
     words = ["archive", "full-sweep", "--project", PROJECT, "--start-date", "2026-01-01", "--json"]
     pipe = subprocess.PIPE
-    with subprocess.Popen([_LSE, *words], cwd=house.directory, stdout=pipe, stderr=pipe) as process:
+    with subprocess.Popen([_LSE, *words], cwd=installation.directory, stdout=pipe, stderr=pipe) as process:
         try:
             assert asked.wait(60)
             process.send_signal(signal.SIGINT)
@@ -183,20 +183,20 @@ def test_an_interrupt_stops_the_whole_range_at_once(house: House) -> None:
     assert b"lse: interrupted" in err
     assert b"Traceback" not in err
     assert out == b""
-    assert not house.paths().folder.parent.exists() or not list(house.paths().folder.parent.glob("2*"))
-    with house.instance() as instance:
+    assert not installation.paths().folder.parent.exists() or not list(installation.paths().folder.parent.glob("2*"))
+    with installation.instance() as instance:
         [run] = instance.get_runs()
         assert run.status == dg.DagsterRunStatus.FAILURE
 
 
-def test_the_console_script_prints_one_object_and_nothing_else(house: House) -> None:
-    house.fill(5)
+def test_the_console_script_prints_one_object_and_nothing_else(installation: Installation) -> None:
+    installation.fill(5)
     words = ["archive", "full-sweep", "--project", PROJECT, "--date", str(DAY)]
-    ended = house.script(*words, "--json")
+    ended = installation.script(*words, "--json")
     assert ended.returncode == 0, ended.stderr
     [entry] = json.loads(ended.stdout)["results"]
     assert list(entry)[:2] == ["project", "date"]
     assert ended.stderr == ""  # neither Dagster's log nor a warning
-    again = house.script("archive", "fetch", "--force", "--project", PROJECT, "--date", str(DAY))
+    again = installation.script("archive", "fetch", "--force", "--project", PROJECT, "--date", str(DAY))
     assert [line[:4] for line in again.stdout.splitlines()] == ["shop", "  ✓ "]
     assert again.stderr == ""

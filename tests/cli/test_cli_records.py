@@ -8,7 +8,7 @@ from urllib.parse import quote
 import dagster as dg
 import pytest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
-from house_fixtures import DAY, PROJECT, House
+from home_fixtures import DAY, PROJECT, Installation
 from psycopg import sql
 
 from lse_assets.verification import CHECKS
@@ -19,15 +19,15 @@ from lse_resources.postgres.database import Database
 _KEY = "lsv2_pt_c0ffee0000000000000000000000secret"
 
 
-def test_the_ui_shows_what_the_command_line_did(house: House) -> None:
-    house.fill(4)
-    assert house.archive("full-sweep").code == 0
-    [run_id] = house.rows().keys() - list(house.rows())[1:]
-    house.sql("DELETE FROM runs WHERE run_id = %s", run_id)
-    assert house.archive("verify").code == 3
+def test_the_ui_shows_what_the_command_line_did(installation: Installation) -> None:
+    installation.fill(4)
+    assert installation.archive("full-sweep").code == 0
+    [run_id] = installation.rows().keys() - list(installation.rows())[1:]
+    installation.sql("DELETE FROM runs WHERE run_id = %s", run_id)
+    assert installation.archive("verify").code == 3
 
     verification = asset_key(PROJECT, "verification")
-    with house.instance() as instance:
+    with installation.instance() as instance:
         for step in STEPS:
             assert instance.get_materialized_partitions(asset_key(PROJECT, step)) == {str(DAY)}
         keys = [dg.AssetCheckKey(verification, name) for name in CHECKS]
@@ -41,43 +41,49 @@ def test_the_ui_shows_what_the_command_line_did(house: House) -> None:
         assert {run.tags["dagster/partition"] for run in instance.get_runs()} == {str(DAY)}
 
 
-def test_a_failed_step_is_a_failed_run_that_says_why(house: House) -> None:
-    house.store.project(PROJECT)
-    house.langsmith.behaviour.api_keys = frozenset(("another",))
-    assert house.archive("fetch").code == 1
-    with house.instance() as instance:
+def test_a_failed_step_is_a_failed_run_that_says_why(installation: Installation) -> None:
+    installation.store.project(PROJECT)
+    installation.langsmith.behaviour.api_keys = frozenset(("another",))
+    assert installation.archive("fetch").code == 1
+    with installation.instance() as instance:
         [run] = instance.get_runs()
         assert run.status == dg.DagsterRunStatus.FAILURE
         [failure] = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
         assert "Check LANGSMITH_API_KEY" in str(failure.dagster_event)
 
 
-def test_no_secret_is_in_any_output_file_or_event(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.fill(4)
+def test_no_secret_is_in_any_output_file_or_event(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    installation.fill(4)
     password = "p%40ssw0rd-of-the-database"
     for name in ("LSE_DATABASE_URL", "LSE_DAGSTER_DATABASE_URL"):
-        monkeypatch.setenv(name, f"{house.environment[name]}&password={password}")
+        monkeypatch.setenv(name, f"{installation.environment[name]}&password={password}")
     monkeypatch.setenv("LANGSMITH_API_KEY", _KEY)
-    house.langsmith.behaviour.api_keys = frozenset((_KEY,))
-    said = [house.archive("full-sweep", "--json")]
+    installation.langsmith.behaviour.api_keys = frozenset((_KEY,))
+    said = [installation.archive("full-sweep", "--json")]
     assert said[0].code == 0, said[0].err
     # A gateway that repeats what it was sent.
     echo = json.dumps({"detail": f"bad header x-api-key: {_KEY}"}).encode()
-    house.langsmith.faults.add(Fault("status", on("POST", "/runs/query"), status=400, body=echo))
-    house.drive.faults.add(Fault("status", on("GET", "/drive/v3/files"), status=401, body=b"{}"))
-    said += [house.archive("fetch", "--force"), house.archive("upload"), house.lse("archive", "fetch")]
+    installation.langsmith.faults.add(Fault("status", on("POST", "/runs/query"), status=400, body=echo))
+    installation.drive.faults.add(Fault("status", on("GET", "/drive/v3/files"), status=401, body=b"{}"))
+    said += [
+        installation.archive("fetch", "--force"),
+        installation.archive("upload"),
+        installation.lse("archive", "fetch"),
+    ]
     assert [ended.code for ended in said] == [0, 1, 1, 2]
 
-    credentials = json.loads((house.directory / "drive.json").read_text())
+    credentials = json.loads((installation.directory / "drive.json").read_text())
     secrets = [_KEY, password, quote(password), "p@ssw0rd-of-the-database"]
     secrets += [credentials[name] for name in ("client_secret", "refresh_token")]
     text = "".join(ended.out + ended.err for ended in said)
-    text += "".join(everything_in(Database(house.environment["LSE_DAGSTER_DATABASE_URL"])))
-    text += "".join(everything_in(house.database))
+    text += "".join(everything_in(Database(installation.environment["LSE_DAGSTER_DATABASE_URL"])))
+    text += "".join(everything_in(installation.database))
     # The user's own credentials and the signed-in token are where they belong.
-    token = house.directory / "home" / "drive-token.json"
-    texts = {path: path.read_bytes().decode(errors="replace") for path in house.directory.rglob("*") if path.is_file()}
-    for path in [house.directory / "drive.json", token, *(house.directory / "drive").rglob("*")]:
+    token = installation.directory / "home" / "drive-token.json"
+    texts = {
+        path: path.read_bytes().decode(errors="replace") for path in installation.directory.rglob("*") if path.is_file()
+    }
+    for path in [installation.directory / "drive.json", token, *(installation.directory / "drive").rglob("*")]:
         texts.pop(path, None)
     assert len(text) > 50_000
     for secret in secrets:
@@ -98,10 +104,10 @@ def everything_in(database: Database) -> list[str]:
     return rows
 
 
-def test_the_home_is_readable_by_its_owner_alone(house: House) -> None:
-    assert house.lse("db", "url").out.strip() == house.environment["LSE_DATABASE_URL"]
-    house.fill(1)
-    assert house.lse("archive", "--project", PROJECT, "--date", str(DAY)).code == 0
-    home = house.directory / "home"
+def test_the_home_is_readable_by_its_owner_alone(installation: Installation) -> None:
+    assert installation.lse("db", "url").out.strip() == installation.environment["LSE_DATABASE_URL"]
+    installation.fill(1)
+    assert installation.lse("archive", "--project", PROJECT, "--date", str(DAY)).code == 0
+    home = installation.directory / "home"
     assert home.stat().st_mode & 0o077 == 0
     assert [path for path in home.rglob("*token*") if path.stat().st_mode & 0o077] == []

@@ -13,11 +13,11 @@ from typing import Any, cast
 import pyrage
 import pytest
 from alert_targets import webhook
-from house_fixtures import PROJECT, House
+from home_fixtures import PROJECT, Installation
 from s3_fixtures import Door
 
 from lse_demo.faults import Fault, on
-from lse_platform.home import open_house
+from lse_platform.home import open_home
 from lse_resources.alerts import Alert
 from lse_resources.destinations.object_store import ObjectStore
 from lse_resources.projects import ProjectConfig, add_project
@@ -27,31 +27,31 @@ from lse_sensors.outbox import Outbox
 age: Any = pyrage
 
 
-def wrong(house: House) -> dict[str, str]:
+def wrong(installation: Installation) -> dict[str, str]:
     """What is wrong: name, and text with remedy."""
-    ended = house.lse("doctor", "--json")
+    ended = installation.lse("doctor", "--json")
     found = [entry for entry in json.loads(ended.out)["results"] if entry["verdict"] == "wrong"]
     assert ended.code == (1 if found else 0)
     assert all(entry["todo"] for entry in found)
     return {entry["name"]: f"{entry['says']} {entry['todo']}" for entry in found}
 
 
-def said(house: House, name: str) -> tuple[str, str]:
+def said(installation: Installation, name: str) -> tuple[str, str]:
     """The one finding of that name: verdict, and text with remedy."""
-    entries = json.loads(house.lse("doctor", "--json").out)["results"]
+    entries = json.loads(installation.lse("doctor", "--json").out)["results"]
     [entry] = [entry for entry in entries if entry["name"] == name]
     return entry["verdict"], f"{entry['says']} {entry['todo']}"
 
 
 @pytest.fixture
-def healthy(house: House) -> House:
-    house.fill(runs=1)
-    add_project(house.directory / "projects.toml", ProjectConfig(PROJECT, date(2026, 1, 1)))
-    open_house(Settings.load())
-    return house
+def healthy(installation: Installation) -> Installation:
+    installation.fill(runs=1)
+    add_project(installation.directory / "projects.toml", ProjectConfig(PROJECT, date(2026, 1, 1)))
+    open_home(Settings.load())
+    return installation
 
 
-def test_a_healthy_house(healthy: House) -> None:
+def test_a_healthy_installation(healthy: Installation) -> None:
     assert wrong(healthy) == {}
     ended = healthy.lse("doctor")
     assert ended.code == 0
@@ -73,7 +73,7 @@ def test_a_healthy_house(healthy: House) -> None:
     ],
 )
 def test_what_is_wrong_is_named_with_its_remedy(
-    healthy: House, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, name: str, remedy: str
+    healthy: Installation, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, name: str, remedy: str
 ) -> None:
     monkeypatch.setenv(variable, value)
     found = wrong(healthy)
@@ -82,19 +82,21 @@ def test_what_is_wrong_is_named_with_its_remedy(
     assert "hush" not in found[name]
 
 
-def test_a_project_that_langsmith_does_not_have(healthy: House) -> None:
+def test_a_project_that_langsmith_does_not_have(healthy: Installation) -> None:
     add_project(healthy.directory / "projects.toml", ProjectConfig("typo", date(2026, 1, 1)))
     assert "'typo'" in wrong(healthy)["LangSmith"]
 
 
-def test_a_database_without_tables(healthy: House) -> None:
+def test_a_database_without_tables(healthy: Installation) -> None:
     healthy.sql("DROP TABLE alembic_version")
     assert wrong(healthy) == {}
     assert "! Postgres    the database is not prepared" in (shown := healthy.lse("doctor").out)
     assert "lse archive and lse up prepare it by themselves" in shown
 
 
-def test_a_langsmith_that_never_answers_is_not_waited_for(healthy: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_langsmith_that_never_answers_is_not_waited_for(
+    healthy: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lse_cli.commands.doctor._ANSWER_SECONDS", 0.2)
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "300")
     with socket.create_server(("127.0.0.1", 0)) as deaf:
@@ -102,7 +104,7 @@ def test_a_langsmith_that_never_answers_is_not_waited_for(healthy: House, monkey
         assert "no answer in time" in wrong(healthy)["LangSmith"]
 
 
-def test_a_line_is_printed_as_soon_as_its_look_has_ended(healthy: House) -> None:
+def test_a_line_is_printed_as_soon_as_its_look_has_ended(healthy: Installation) -> None:
     printed: list[str] = []
     look = Fault(
         "call", on("GET", "/sessions"), action=lambda: printed.append(cast(io.StringIO, sys.stdout).getvalue())
@@ -113,32 +115,32 @@ def test_a_line_is_printed_as_soon_as_its_look_has_ended(healthy: House) -> None
     assert "LangSmith  " not in printed[0]
 
 
-def test_a_clock_that_is_wrong(healthy: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_wrong(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     with webhook(clock_behind_seconds=3600) as another:
         monkeypatch.setenv("LANGSMITH_ENDPOINT", another.url)
         assert "NTP" in wrong(healthy)["clock"]
 
 
-def test_a_disk_that_is_full(healthy: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lse_cli.commands.doctor._MIN_FREE_BYTES", 10**18)
     assert "Make room" in wrong(healthy)["disk"]
 
 
-def test_a_mail_server_that_cannot_be_one(healthy: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mail_server_that_cannot_be_one(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSE_ALERT_EMAIL", "me@example.com")
     monkeypatch.setenv("LSE_ALERT_SMTP_URL", "smtp://me:hunter/2@mail.example.com")
     assert "%XX" in wrong(healthy)["alerts"]
     assert "hunter" not in healthy.lse("doctor").out
 
 
-def test_alerts_that_nobody_takes(healthy: House) -> None:
+def test_alerts_that_nobody_takes(healthy: Installation) -> None:
     Outbox(Settings.load().home / "alerts").put("1", Alert("x"), {"webhook": lambda alert: None})
     assert "lse alerts test" in wrong(healthy)["alerts"]
 
 
 @pytest.fixture
-def stored(healthy: House, door: Door, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> House:
-    """A house whose zips go to an object store."""
+def stored(healthy: Installation, door: Door, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Installation:
+    """A installation whose zips go to an object store."""
     for name, value in {
         "LSE_ARCHIVE_URL": f"{store.place}/the archive",
         "AWS_ENDPOINT_URL": door.url,
@@ -154,7 +156,7 @@ def objects(store: ObjectStore) -> list[str]:
     return sorted(meta["path"] for meta in store._store.list().collect())
 
 
-def test_a_healthy_object_store(stored: House, store: ObjectStore) -> None:
+def test_a_healthy_object_store(stored: Installation, store: ObjectStore) -> None:
     stored.drive.requests.clear()
     assert wrong(stored) == {}
     ended = stored.lse("doctor")
@@ -176,7 +178,7 @@ def test_a_healthy_object_store(stored: House, store: ObjectStore) -> None:
     ],
 )
 def test_a_wrong_setting_of_the_object_store(
-    stored: House, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, remedy: str
+    stored: Installation, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, remedy: str
 ) -> None:
     monkeypatch.setenv(variable, value)
     found = wrong(stored)
@@ -186,7 +188,7 @@ def test_a_wrong_setting_of_the_object_store(
 
 
 def test_an_object_store_without_a_key_asks_for_the_role(
-    stored: House, door: Door, monkeypatch: pytest.MonkeyPatch
+    stored: Installation, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -198,7 +200,7 @@ def test_an_object_store_without_a_key_asks_for_the_role(
 
 
 @pytest.mark.parametrize(("method", "says"), [("GET", "use the bucket"), ("PUT", "upload"), ("POST", "not delete")])
-def test_a_right_that_is_missing(stored: House, door: Door, store: ObjectStore, method: str, says: str) -> None:
+def test_a_right_that_is_missing(stored: Installation, door: Door, store: ObjectStore, method: str, says: str) -> None:
     door.faults.add(Fault("status", on(method), status=403))
     found = wrong(stored)
     assert list(found) == ["bucket"]
@@ -218,7 +220,7 @@ def keys(tmp_path: Path) -> tuple[Path, str]:
     return path, str(identity.to_public())
 
 
-def test_encryption_is_tried(healthy: House, keys: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encryption_is_tried(healthy: Installation, keys: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     path, recipient = keys
     assert said(healthy, "encryption") == ("ok", "off: zips leave as they are ")
     monkeypatch.setenv("LSE_AGE_RECIPIENT", recipient)
@@ -230,7 +232,7 @@ def test_encryption_is_tried(healthy: House, keys: tuple[Path, str], monkeypatch
     assert "leave it out" in wrong(healthy)["encryption"]
 
 
-def test_a_passphrase_is_tried(healthy: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_passphrase_is_tried(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSE_AGE_PASSPHRASE", "hush")
     verdict, text = said(healthy, "encryption")
     assert (verdict, "hush" in text) == ("ok", False)
@@ -240,7 +242,7 @@ def test_a_passphrase_is_tried(healthy: House, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(("content", "remedy"), [(None, "No such file"), (b"AGE-SECRET-KEY-1HUSH", "age-keygen")])
 def test_an_age_key_that_cannot_be_read(
-    healthy: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, remedy: str
+    healthy: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, remedy: str
 ) -> None:
     if content is not None:
         (tmp_path / "bad.txt").write_bytes(content)

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from archive_fixtures import Archive, snapshot
-from house_fixtures import House
+from home_fixtures import Installation
 from test_cli_prompts import terminal
 
 from lse_archive.names import project_folder
@@ -30,49 +30,49 @@ PROJECTS = ("shop / EMEA", "other")
 
 
 @pytest.fixture
-def archive(house: House) -> Iterator[Archive]:
-    """The house's own archive."""
+def archive(installation: Installation) -> Iterator[Archive]:
+    """The installation's own archive."""
     with open_destination(Settings.load()) as destination:
-        yield Archive(house.directory, destination)
+        yield Archive(installation.directory, destination)
 
 
-def test_a_month_of_two_projects_comes_back_with_its_rows(house: House, archive: Archive) -> None:
+def test_a_month_of_two_projects_comes_back_with_its_rows(installation: Installation, archive: Archive) -> None:
     days = [FIRST + timedelta(days=number) for number in range(30)]
     for project in PROJECTS:
         for number, day in enumerate(days):
             paths = archive.add(day, project, runs=1 + number % 4, seed=f"{project} {day}")
-            load_day(house.database, project, day, paths.folder)
+            load_day(installation.database, project, day, paths.folder)
     before = snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)
     archive.lose()
-    with psycopg.connect(house.database.url) as connection:
+    with psycopg.connect(installation.database.url) as connection:
         connection.execute("TRUNCATE runs, loads CASCADE")
-    listed = house.lse("archive", "restore", "--all-projects", "--dry-run", "--json")
+    listed = installation.lse("archive", "restore", "--all-projects", "--dry-run", "--json")
     assert listed.code == 0
     assert [entry["action"] for entry in listed.json] == ["would restore"] * 60
     assert not archive.layout.data_dir.exists() or snapshot(archive.layout.data_dir) == {}
-    ended = house.lse("archive", "restore", "--all-projects", "--to-db", "--json")
+    ended = installation.lse("archive", "restore", "--all-projects", "--to-db", "--json")
     assert ended.code == 0, ended.err
     assert [entry["action"] for entry in ended.json] == ["restored"] * 60
     assert sum(entry["db_result"]["successful_inserts"] for entry in ended.json) == sum(e["runs"] for e in ended.json)
     assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
     for project in PROJECTS:
         for day in days:
-            assert verify_day(house.database, project, day, archive.paths(day, project).folder).is_consistent
-    again = house.lse("archive", "restore", "--all-projects")
+            assert verify_day(installation.database, project, day, archive.paths(day, project).folder).is_consistent
+    again = installation.lse("archive", "restore", "--all-projects")
     assert (again.code, again.out.count("unchanged: it is here and equal")) == (0, 60)
 
 
-def test_a_day_that_differs_is_not_replaced_without_a_yes(house: House, archive: Archive) -> None:
+def test_a_day_that_differs_is_not_replaced_without_a_yes(installation: Installation, archive: Archive) -> None:
     same, differing = archive.add(FIRST, "other"), archive.add(FIRST + timedelta(days=1), "other")
     victim = next(differing.folder.glob("0*.json"))
     victim.write_bytes(b"{")
-    ended = house.lse("archive", "restore", "--project", "other", "--json")
+    ended = installation.lse("archive", "restore", "--project", "other", "--json")
     assert ended.code == 1
     assert "--force replaces it" in ended.err
     assert victim.read_bytes() == b"{"
     [first, second] = ended.json
     assert (first["action"], second["error"]["step"]) == ("unchanged", "restore")
-    forced = house.lse("archive", "restore", "--project", "other", "--force", "--json")
+    forced = installation.lse("archive", "restore", "--project", "other", "--force", "--json")
     assert (forced.code, [entry["action"] for entry in forced.json]) == (0, ["unchanged", "replaced"])
     assert victim.read_bytes() != b"{"
     assert same.folder.is_dir()
@@ -80,7 +80,7 @@ def test_a_day_that_differs_is_not_replaced_without_a_yes(house: House, archive:
 
 @pytest.mark.parametrize("planned", ["unchanged", "would restore"])
 def test_a_day_that_changes_after_the_look_is_not_replaced_unasked(
-    house: House, archive: Archive, monkeypatch: pytest.MonkeyPatch, planned: str
+    installation: Installation, archive: Archive, monkeypatch: pytest.MonkeyPatch, planned: str
 ) -> None:
     paths = archive.add(FIRST, "other")
     if planned == "would restore":
@@ -91,22 +91,22 @@ def test_a_day_that_changes_after_the_look_is_not_replaced_unasked(
         return restore_day(*arguments)
 
     monkeypatch.setattr("lse_cli.work.restore.restore_day", after_another)
-    ended = house.lse("archive", "restore", "--project", "other", "--json")
+    ended = installation.lse("archive", "restore", "--project", "other", "--json")
     assert (ended.code, ended.entry["action"]) == (1, planned)
     assert "--force replaces it" in ended.entry["error"]["todo"]
     written = next(paths.folder.glob("0*.json"))
     assert b"of another process" in written.read_bytes()
-    forced = house.lse("archive", "restore", "--project", "other", "--force", "--json")
+    forced = installation.lse("archive", "restore", "--project", "other", "--force", "--json")
     assert (forced.code, forced.entry["action"]) == (0, "replaced")
     assert b"of another process" not in written.read_bytes()
 
 
-def test_a_yes_is_for_one_day(house: House, archive: Archive) -> None:
+def test_a_yes_is_for_one_day(installation: Installation, archive: Archive) -> None:
     days = [FIRST, FIRST + timedelta(days=1)]
     victims = [next(archive.add(day, "other").folder.glob("0*.json")) for day in days]
     for victim in victims:
         victim.write_bytes(b"{")
-    with terminal(house, "archive", "restore", "--project", "other") as shown:
+    with terminal(installation, "archive", "restore", "--project", "other") as shown:
         for day, answer in zip(days, "yn", strict=True):
             shown.until(f"{day} differs from the copy on Drive")
             shown.until("[y/N]: ")
@@ -115,11 +115,11 @@ def test_a_yes_is_for_one_day(house: House, archive: Archive) -> None:
     assert [victim.read_bytes() == b"{" for victim in victims] == [False, True]
 
 
-def test_what_cannot_be_read_here_fails_its_own_day(house: House, archive: Archive) -> None:
+def test_what_cannot_be_read_here_fails_its_own_day(installation: Installation, archive: Archive) -> None:
     bad, good = archive.add(FIRST, "other"), archive.add(FIRST + timedelta(days=1), "other")
-    (bad.folder / "zz.json").symlink_to(house.directory / "nowhere")
+    (bad.folder / "zz.json").symlink_to(installation.directory / "nowhere")
     shutil.rmtree(good.folder)
-    ended = house.lse("archive", "restore", "--project", "other", "--force", "--json")
+    ended = installation.lse("archive", "restore", "--project", "other", "--force", "--json")
     assert ended.code == 1
     [first, second] = ended.json
     assert "zz.json: No such file" in first["error"]["why"]
@@ -127,14 +127,14 @@ def test_what_cannot_be_read_here_fails_its_own_day(house: House, archive: Archi
     assert good.folder.is_dir()
 
 
-def test_a_project_that_cannot_be_named_does_not_stop_the_others(house: House, archive: Archive) -> None:
+def test_a_project_that_cannot_be_named_does_not_stop_the_others(installation: Installation, archive: Archive) -> None:
     long = "x" * 230
     archive.add(FIRST, long)
-    alone = house.lse("archive", "restore", "--all-projects", "--json")
+    alone = installation.lse("archive", "restore", "--all-projects", "--json")
     assert (alone.code, [entry["error"]["step"] for entry in alone.json]) == (1, ["restore"])
     paths = archive.add(FIRST, "other")
     archive.lose()
-    ended = house.lse("archive", "restore", "--all-projects", "--json")
+    ended = installation.lse("archive", "restore", "--all-projects", "--json")
     assert ended.code == 1
     [left_out, restored] = ended.json
     assert left_out["project"] == project_folder(long)
@@ -145,12 +145,12 @@ def test_a_project_that_cannot_be_named_does_not_stop_the_others(house: House, a
 
 @pytest.mark.parametrize("selection", [["--all-projects"], ["--project", "other"]])
 def test_of_two_folders_of_one_name_it_is_said_that_one_is_read(
-    house: House, archive: Archive, selection: list[str]
+    installation: Installation, archive: Archive, selection: list[str]
 ) -> None:
     paths = archive.add(FIRST, "other")
-    house.drive.store.add_folder("other", USER, parent=Settings.load().drive.folder)
+    installation.drive.store.add_folder("other", USER, parent=Settings.load().drive.folder)
     archive.lose()
-    ended = house.lse("archive", "restore", *selection, "--json")
+    ended = installation.lse("archive", "restore", *selection, "--json")
     assert ended.code == 1
     [warning, restored] = ended.json
     assert (warning["project"], warning["error"]["what"]) == ("other", "there are several folders named 'other'")
@@ -158,15 +158,17 @@ def test_of_two_folders_of_one_name_it_is_said_that_one_is_read(
     assert paths.folder.is_dir()
 
 
-def test_restore_of_a_range(house: House, archive: Archive) -> None:
+def test_restore_of_a_range(installation: Installation, archive: Archive) -> None:
     for number in range(4):
         archive.add(FIRST + timedelta(days=number), "other", runs=1)
     archive.lose()
-    ended = house.lse(
+    ended = installation.lse(
         "archive", "restore", "--project", "other", "--start-date", "2026-01-02", "--end-date", "2026-01-03", "--json"
     )
     assert [entry["date"] for entry in ended.json] == ["2026-01-02", "2026-01-03"]
-    ended = house.lse("archive", "restore", "--project", "other", "--date", "2026-01-01", "--verify-only", "--json")
+    ended = installation.lse(
+        "archive", "restore", "--project", "other", "--date", "2026-01-01", "--verify-only", "--json"
+    )
     assert [(entry["date"], entry["action"]) for entry in ended.json] == [("2026-01-01", "proven")]
     assert sorted(path.name for path in (archive.layout.data_dir / "other").iterdir() if path.name[0] != ".") == [
         "2026-01-02",
@@ -174,12 +176,12 @@ def test_restore_of_a_range(house: House, archive: Archive) -> None:
     ]
 
 
-def test_one_bad_day_does_not_stop_the_others(house: House, archive: Archive) -> None:
+def test_one_bad_day_does_not_stop_the_others(installation: Installation, archive: Archive) -> None:
     good, bad = archive.add(FIRST, "other"), archive.add(FIRST + timedelta(days=1), "other")
-    [doc] = house.drive.store.named(bad.zip.name)
-    house.drive.store.content(doc).write_bytes(bytes(int(doc["size"])))
+    [doc] = installation.drive.store.named(bad.zip.name)
+    installation.drive.store.content(doc).write_bytes(bytes(int(doc["size"])))
     archive.lose()
-    ended = house.lse("archive", "restore", "--project", "other", "--json")
+    ended = installation.lse("archive", "restore", "--project", "other", "--json")
     assert ended.code == 1
     assert [entry.get("error", {}).get("step") for entry in ended.json] == [None, "restore"]
     assert good.folder.is_dir()
@@ -199,25 +201,25 @@ def test_one_bad_day_does_not_stop_the_others(house: House, archive: Archive) ->
         (["--project", "nobody's"], 1, "nothing to restore on Drive"),
     ],
 )
-def test_wrong_usage_is_one_clear_line(house: House, options: list[str], code: int, text: str) -> None:
-    ended = house.lse("archive", "restore", *options)
+def test_wrong_usage_is_one_clear_line(installation: Installation, options: list[str], code: int, text: str) -> None:
+    ended = installation.lse("archive", "restore", *options)
     assert (ended.code, ended.err.count("\n")) == (code, 1)
     assert text in ended.err
 
 
 def test_without_a_database_files_come_back_all_the_same(
-    house: House, archive: Archive, monkeypatch: pytest.MonkeyPatch
+    installation: Installation, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = archive.add(FIRST, "other")
     shutil.rmtree(paths.folder)
     monkeypatch.setenv("LSE_DATABASE_URL", "postgresql://127.0.0.1:1/none?connect_timeout=1")
-    ended = house.lse("archive", "restore", "--project", "other", "--to-db", "--json")
+    ended = installation.lse("archive", "restore", "--project", "other", "--to-db", "--json")
     assert ended.code == 1
     assert paths.folder.is_dir()
     assert json.loads(ended.out)["results"][0]["error"]["what"]
 
 
-def test_restored_days_stay_on_the_screen_above_the_bars(house: House, archive: Archive) -> None:
+def test_restored_days_stay_on_the_screen_above_the_bars(installation: Installation, archive: Archive) -> None:
     days = [FIRST + timedelta(days=number) for number in range(4)]
     for day in days:
         archive.add(day, "other")
@@ -231,10 +233,10 @@ def test_restored_days_stay_on_the_screen_above_the_bars(house: House, archive: 
     def is_download(request: Matchable) -> bool:
         return request.query.get("alt") == "media"
 
-    house.drive.faults.add(Fault("call", is_download, times=3, action=hold))
-    house.drive.faults.add(Fault("call", is_download, after=3, action=lambda: second.wait(60)))
+    installation.drive.faults.add(Fault("call", is_download, times=3, action=hold))
+    installation.drive.faults.add(Fault("call", is_download, after=3, action=lambda: second.wait(60)))
     try:
-        with terminal(house, "archive", "restore", "--project", "other") as shown:
+        with terminal(installation, "archive", "restore", "--project", "other") as shown:
             for _ in range(3):
                 assert arrived.acquire(timeout=60)
             shown.until("━")

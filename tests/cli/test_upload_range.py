@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from house_fixtures import DAY, PROJECT, House
+from home_fixtures import DAY, PROJECT, Installation
 from test_cli_prompts import terminal
 
 from lse_demo.faults import Fault, on
@@ -39,20 +39,20 @@ class Gates:
 
 
 @pytest.fixture
-def zipped(house: House) -> House:
+def zipped(installation: Installation) -> Installation:
     """Five days with their archives."""
     for day in _DAYS:
-        house.fill(3, day=day)
+        installation.fill(3, day=day)
         for command in ("fetch", "zip"):
-            assert house.archive(command, day=day).code == 0
-    return house
+            assert installation.archive(command, day=day).code == 0
+    return installation
 
 
-def archived(house: House) -> list[bool]:
-    return [len(house.drive.store.named(house.paths(day=day).zip.name)) == 1 for day in _DAYS]
+def archived(installation: Installation) -> list[bool]:
+    return [len(installation.drive.store.named(installation.paths(day=day).zip.name)) == 1 for day in _DAYS]
 
 
-def test_three_days_are_on_their_way_at_once(zipped: House) -> None:
+def test_three_days_are_on_their_way_at_once(zipped: Installation) -> None:
     together = threading.Barrier(3)
     zipped.drive.faults.add(Fault("call", _UPLOAD, times=3, action=lambda: together.wait(60)))
     ended = zipped.lse("archive", "upload", *_RANGE, "--json")
@@ -64,7 +64,7 @@ def test_three_days_are_on_their_way_at_once(zipped: House) -> None:
         assert len(instance.get_runs()) == 3 * len(_DAYS)
 
 
-def test_the_one_that_differs_is_asked_for_and_the_others_are_not_held_up(zipped: House) -> None:
+def test_the_one_that_differs_is_asked_for_and_the_others_are_not_held_up(zipped: Installation) -> None:
     assert zipped.archive("upload", day=_DAYS[1]).code == 0
     zipped.store.generate(PROJECT, _DAYS[1], runs=4, mean_bytes=3000, seed=1)
     for command in ("fetch", "zip"):
@@ -86,7 +86,7 @@ def test_the_one_that_differs_is_asked_for_and_the_others_are_not_held_up(zipped
 
 
 @pytest.fixture
-def gates(zipped: House) -> Iterator[Gates]:
+def gates(zipped: Installation) -> Iterator[Gates]:
     """The uploads of the first three days wait for each other and a gate, the others for the second one."""
     found = Gates(threading.Semaphore(0), threading.Event(), threading.Event())
 
@@ -101,7 +101,7 @@ def gates(zipped: House) -> Iterator[Gates]:
     found.second.set()
 
 
-def test_results_stay_on_the_screen_above_the_bars(zipped: House, gates: Gates) -> None:
+def test_results_stay_on_the_screen_above_the_bars(zipped: Installation, gates: Gates) -> None:
     with terminal(zipped, "archive", "upload", *_RANGE) as shown:
         gates.until_arrived(3)
         shown.until("━")
@@ -115,7 +115,7 @@ def test_results_stay_on_the_screen_above_the_bars(zipped: House, gates: Gates) 
     assert rows == [line for day in _DAYS for line in (f"{PROJECT} {day}", "  ✓ upload")]
 
 
-def test_a_question_stays_on_the_screen_above_the_bars(zipped: House, gates: Gates) -> None:
+def test_a_question_stays_on_the_screen_above_the_bars(zipped: Installation, gates: Gates) -> None:
     """The oldest day differs; the next two have their bars by then."""
     gates.first.set()
     assert zipped.archive("upload", day=_DAYS[0]).code == 0
@@ -143,7 +143,7 @@ def test_a_question_stays_on_the_screen_above_the_bars(zipped: House, gates: Gat
     assert len(rows) == 11
 
 
-def test_results_in_a_pipe_leave_the_bars_to_the_terminal(zipped: House, gates: Gates) -> None:
+def test_results_in_a_pipe_leave_the_bars_to_the_terminal(zipped: Installation, gates: Gates) -> None:
     reader, writer = os.pipe()
     with os.fdopen(reader) as pipe, terminal(zipped, "archive", "upload", *_RANGE, stdout=writer) as shown:
         os.close(writer)
@@ -157,7 +157,7 @@ def test_results_in_a_pipe_leave_the_bars_to_the_terminal(zipped: House, gates: 
     assert set(shown.rows()) == {""}
 
 
-def test_what_is_set_up_wrong_is_said_once(zipped: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_set_up_wrong_is_said_once(zipped: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_DRIVE_FOLDER_URL", "not a link")
     ended = zipped.lse("archive", "upload", *_RANGE, "--json")
     assert ended.code == 1
@@ -165,7 +165,7 @@ def test_what_is_set_up_wrong_is_said_once(zipped: House, monkeypatch: pytest.Mo
     assert 1 <= ended.err.count("GOOGLE_DRIVE_FOLDER_URL is not a Drive folder") <= 3
 
 
-def test_an_interrupt_ends_them_all(zipped: House) -> None:
+def test_an_interrupt_ends_them_all(zipped: Installation) -> None:
     arrived, go_on = threading.Semaphore(0), threading.Event()
 
     def hold() -> None:
@@ -194,7 +194,7 @@ def test_an_interrupt_ends_them_all(zipped: House) -> None:
     assert archived(zipped) == [True] * 5
 
 
-def test_an_interrupt_ends_those_that_wait_for_drive(zipped: House) -> None:
+def test_an_interrupt_ends_those_that_wait_for_drive(zipped: Installation) -> None:
     arrived = threading.Semaphore(0)
     zipped.drive.faults.add(Fault("call", _UPLOAD, action=arrived.release))
     zipped.drive.faults.add(Fault("status", _UPLOAD, status=503, headers={"Retry-After": "300"}))
@@ -214,7 +214,7 @@ def test_an_interrupt_ends_those_that_wait_for_drive(zipped: House) -> None:
     assert archived(zipped) == [True] * 5
 
 
-def test_an_interrupt_ends_the_one_that_waits_for_another_process(zipped: House) -> None:
+def test_an_interrupt_ends_the_one_that_waits_for_another_process(zipped: Installation) -> None:
     command = [_LSE, "archive", "upload", *_RANGE]
     with zipped.paths(day=_DAYS[1]).lock.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

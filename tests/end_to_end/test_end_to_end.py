@@ -12,7 +12,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from house_fixtures import DAY, PROJECT, House, midnight, run_uuid
+from home_fixtures import DAY, PROJECT, Installation, midnight, run_uuid
 
 from lse_archive.days import compact_time
 from lse_archive.folder.manifest import SUMMARY, SUMS
@@ -28,9 +28,9 @@ def everything(*directories: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in published}
 
 
-def run_files(house: House, project: str = PROJECT, day: date = DAY) -> dict[str, bytes]:
+def run_files(installation: Installation, project: str = PROJECT, day: date = DAY) -> dict[str, bytes]:
     """The run files of a day by the ids that their names begin with."""
-    folder = house.paths(project, day).folder
+    folder = installation.paths(project, day).folder
     return {path.name[:36]: path.read_bytes() for path in folder.glob("*.json") if not path.name.startswith("_")}
 
 
@@ -39,124 +39,132 @@ def zipped_runs(path: Path) -> dict[str, bytes]:
         return {name[:36]: archive.read(name) for name in archive.namelist() if not name.startswith("_")}
 
 
-def test_a_second_sweep_changes_nothing_and_says_so(house: House) -> None:
-    house.fill(30)
-    first = house.archive("full-sweep", "--force")
+def test_a_second_sweep_changes_nothing_and_says_so(installation: Installation) -> None:
+    installation.fill(30)
+    first = installation.archive("full-sweep", "--force")
     assert first.code == 0, first.err
-    before, rows, uploads = everything(house.directory / "data", house.directory / "archives"), house.rows(), 1
-    assert (len(rows), house.uploads()) == (30, uploads)
+    before, rows, uploads = (
+        everything(installation.directory / "data", installation.directory / "archives"),
+        installation.rows(),
+        1,
+    )
+    assert (len(rows), installation.uploads()) == (30, uploads)
 
-    second = house.archive("full-sweep", "--force")
+    second = installation.archive("full-sweep", "--force")
 
     assert second.code == 0
     for word in ("fetch   unchanged", "zip     unchanged", "same content is on Drive already", "30 unchanged", "agree"):
         assert word in second.out
-    assert everything(house.directory / "data", house.directory / "archives") == before
-    assert house.rows() == rows  # ctid and xmin too: no row was written again
-    assert house.uploads() == uploads
+    assert everything(installation.directory / "data", installation.directory / "archives") == before
+    assert installation.rows() == rows  # ctid and xmin too: no row was written again
+    assert installation.uploads() == uploads
 
 
-def test_what_langsmith_loses_stays_in_the_archive(house: House) -> None:
-    house.fill(20)
-    assert house.archive("full-sweep", "--force").code == 0
-    places = house.directory / "data", house.directory / "archives"
-    before, rows, uploads = everything(*places), house.rows(), house.uploads()
+def test_what_langsmith_loses_stays_in_the_archive(installation: Installation) -> None:
+    installation.fill(20)
+    assert installation.archive("full-sweep", "--force").code == 0
+    places = installation.directory / "data", installation.directory / "archives"
+    before, rows, uploads = everything(*places), installation.rows(), installation.uploads()
 
-    house.store.delete(sorted(rows)[:8])
-    fewer = house.archive("fetch", "--force", "--json").entry
+    installation.store.delete(sorted(rows)[:8])
+    fewer = installation.archive("fetch", "--force", "--json").entry
     assert (fewer["outcome"], fewer["runs"], fewer["no_longer_served"]) == ("unchanged", 20, 8)
 
-    house.store.delete(rows)
-    none = house.archive("full-sweep", "--force", "--json")
+    installation.store.delete(rows)
+    none = installation.archive("full-sweep", "--force", "--json")
     assert none.code == 0
     assert none.entry["fetch_result"]["no_longer_served"] == 20
 
-    house.langsmith.behaviour.api_keys = frozenset(("another",))
-    refused = house.archive("fetch", "--force")
+    installation.langsmith.behaviour.api_keys = frozenset(("another",))
+    refused = installation.archive("fetch", "--force")
     assert refused.code == 1
     assert "Check LANGSMITH_API_KEY" in refused.err
 
-    house.langsmith.behaviour.api_keys = frozenset((house.environment["LANGSMITH_API_KEY"],))
-    house.store.delete_project(PROJECT)
-    gone = house.archive("fetch", "--force")
+    installation.langsmith.behaviour.api_keys = frozenset((installation.environment["LANGSMITH_API_KEY"],))
+    installation.store.delete_project(PROJECT)
+    gone = installation.archive("fetch", "--force")
     assert gone.code == 1
     assert f"LangSmith has no project '{PROJECT}'" in gone.err
 
     assert everything(*places) == before
-    assert house.rows() == rows
-    assert house.uploads() == uploads
+    assert installation.rows() == rows
+    assert installation.uploads() == uploads
 
 
-def test_every_run_of_the_day_is_in_all_four_places_and_none_of_its_neighbours(house: House) -> None:
+def test_every_run_of_the_day_is_in_all_four_places_and_none_of_its_neighbours(installation: Installation) -> None:
     start, end = midnight(), midnight() + _DAY_MICROSECONDS
     # Two on the first microsecond and one on the last, so that the day's ends are no round numbers of runs.
-    ids = {house.put(1, start), house.put(2, start, parent=1), house.put(3, end - 1)}
-    ids |= {house.put(4, start + 7, end_time=None, status="PENDING")}
-    ids |= {house.put(number, start + 1_000_000) for number in range(10, 60)}  # all on one microsecond
-    ids |= {house.put(5, start + 8, inputs={"text": "x" * 5_000_000})}
-    ids |= {house.put(6, start + 9, name="../../🤖 'agent' \"v2\"\\<%00>/x")}
-    house.put(8, start - 1)
+    ids = {installation.put(1, start), installation.put(2, start, parent=1), installation.put(3, end - 1)}
+    ids |= {installation.put(4, start + 7, end_time=None, status="PENDING")}
+    ids |= {installation.put(number, start + 1_000_000) for number in range(10, 60)}  # all on one microsecond
+    ids |= {installation.put(5, start + 8, inputs={"text": "x" * 5_000_000})}
+    ids |= {installation.put(6, start + 9, name="../../🤖 'agent' \"v2\"\\<%00>/x")}
+    installation.put(8, start - 1)
     before = f"{compact_time(start - 1)}{run_uuid(8)}"
-    ids |= {house.put(7, start + 10, parent=8, dotted_order=f"{before}.{compact_time(start + 10)}{run_uuid(7)}")}
-    house.put(9, end)
+    ids |= {installation.put(7, start + 10, parent=8, dotted_order=f"{before}.{compact_time(start + 10)}{run_uuid(7)}")}
+    installation.put(9, end)
 
-    swept = house.archive("full-sweep", "--json")
+    swept = installation.archive("full-sweep", "--json")
 
     assert swept.code == 0, swept.err
     assert (swept.entry["fetch_result"]["runs"], swept.entry["fetch_result"]["pending"]) == (57, 1)
-    served = {run.id: run.v2 for run in house.store.runs(PROJECT) if run.id in ids}
-    assert run_files(house) == served  # byte for byte
-    assert zipped_runs(house.paths().zip) == served
-    [on_drive] = house.drive.store.named(house.paths().zip.name)
-    assert house.drive.store.content(on_drive).read_bytes() == house.paths().zip.read_bytes()
-    assert {run: row[-1] for run, row in house.rows().items()} == {run: json.loads(v2) for run, v2 in served.items()}
-    summary = json.loads((house.paths().folder / SUMMARY).read_bytes())
+    served = {run.id: run.v2 for run in installation.store.runs(PROJECT) if run.id in ids}
+    assert run_files(installation) == served  # byte for byte
+    assert zipped_runs(installation.paths().zip) == served
+    [on_drive] = installation.drive.store.named(installation.paths().zip.name)
+    assert installation.drive.store.content(on_drive).read_bytes() == installation.paths().zip.read_bytes()
+    assert {run: row[-1] for run, row in installation.rows().items()} == {
+        run: json.loads(v2) for run, v2 in served.items()
+    }
+    summary = json.loads((installation.paths().folder / SUMMARY).read_bytes())
     assert summary["continued_from_previous_day"] == [run_uuid(8)]
 
 
-def test_projects_of_any_name(house: House) -> None:
+def test_projects_of_any_name(installation: Installation) -> None:
     names = ["../a", 'it\'s "quoted" \\ 100%', "🤖 агент 東京", "x" * 250, "a", "A"]
     for number, name in enumerate(names):
-        assert house.lse("projects", "add", name, "--start", str(DAY)).code == 0
-        house.put(number, midnight(), project=name)
+        assert installation.lse("projects", "add", name, "--start", str(DAY)).code == 0
+        installation.put(number, midnight(), project=name)
 
-    swept = house.lse("archive", "--date", str(DAY), "--json")
+    swept = installation.lse("archive", "--date", str(DAY), "--json")
 
     assert swept.code == 0, swept.err
     assert [(entry["project"], entry["fetch_result"]["runs"]) for entry in swept.json] == [(name, 1) for name in names]
     for number, name in enumerate(names):
-        assert list(run_files(house, name)) == [run_uuid(number)]
-        assert house.paths(name).folder.parent.parent == house.directory / "data"  # one level deep, whatever the name
-        assert house.drive.store.named(house.paths(name).zip.name)
+        assert list(run_files(installation, name)) == [run_uuid(number)]
+        assert (
+            installation.paths(name).folder.parent.parent == installation.directory / "data"
+        )  # one level deep, whatever the name
+        assert installation.drive.store.named(installation.paths(name).zip.name)
 
 
-def test_what_jsonb_cannot_hold_is_kept_marked_and_consistent(house: House) -> None:
-    plain, nul, half = house.put(1, midnight()), house.put(2, midnight() + 1), run_uuid(3)
-    house.put(2, midnight() + 1, outputs={"text": "a\u0000b"})
-    half_a_pair = house.store.run(plain)
+def test_what_jsonb_cannot_hold_is_kept_marked_and_consistent(installation: Installation) -> None:
+    plain, nul, half = installation.put(1, midnight()), installation.put(2, midnight() + 1), run_uuid(3)
+    installation.put(2, midnight() + 1, outputs={"text": "a\u0000b"})
+    half_a_pair = installation.store.run(plain)
     assert half_a_pair
     raw = half_a_pair.v2.replace(plain.encode(), half.encode()).replace(b'"yes"', b'"cut \\ud83d off"')
-    house.store.put_raw(PROJECT, raw)
+    installation.store.put_raw(PROJECT, raw)
 
-    swept = house.archive("full-sweep", "--json")
+    swept = installation.archive("full-sweep", "--json")
 
     assert swept.code == 0, swept.err
     assert swept.entry["db_result"]["marked"] == 2
     assert swept.entry["verification_result"]["is_consistent"]
     assert swept.entry["verification_result"]["marked_runs"] == sorted((nul, half))
-    assert run_files(house)[half] == raw
-    assert b"\\u0000" in run_files(house)[nul]
-    assert {run: bool(row[3]) for run, row in house.rows().items()} == {plain: False, nul: True, half: True}
+    assert run_files(installation)[half] == raw
+    assert b"\\u0000" in run_files(installation)[nul]
+    assert {run: bool(row[3]) for run, row in installation.rows().items()} == {plain: False, nul: True, half: True}
 
 
-def test_the_usual_tools_accept_folder_and_zip(house: House, tmp_path: Path) -> None:
-    house.fill(12)
-    assert house.archive("full-sweep", "--skip-upload", "--skip-db").code == 0
-    folder, archive = house.paths().folder, house.paths().zip
+def test_the_usual_tools_accept_folder_and_zip(installation: Installation, tmp_path: Path) -> None:
+    installation.fill(12)
+    assert installation.archive("full-sweep", "--skip-upload", "--skip-db").code == 0
+    folder, archive = installation.paths().folder, installation.paths().zip
     first = archive.read_bytes()
     archive.unlink()
     os.utime(next(folder.glob("*.json")))
-    assert house.archive("zip").code == 0
+    assert installation.archive("zip").code == 0
     assert archive.read_bytes() == first
 
     unpacked = tmp_path / "unpacked"
@@ -174,15 +182,15 @@ def test_the_usual_tools_accept_folder_and_zip(house: House, tmp_path: Path) -> 
         subprocess.run([unzip, "-tq", archive], check=True, capture_output=True)
 
 
-def test_a_range_of_days_and_all_projects(house: House) -> None:
+def test_a_range_of_days_and_all_projects(installation: Installation) -> None:
     days = [DAY - timedelta(days=1), DAY]
     for project in (PROJECT, "second"):
-        assert house.lse("projects", "add", project, "--start", str(DAY)).code == 0
+        assert installation.lse("projects", "add", project, "--start", str(DAY)).code == 0
         for day in days:
-            house.fill(4, project, day)
+            installation.fill(4, project, day)
 
     # The first day lies before the projects' first one.
-    swept = house.lse("archive", "fetch", "--start-date", str(days[0]), "--end-date", str(days[1]), "--json")
+    swept = installation.lse("archive", "fetch", "--start-date", str(days[0]), "--end-date", str(days[1]), "--json")
 
     assert swept.code == 0, swept.err
     found = [(entry["project"], entry["date"], entry["runs"]) for entry in swept.json]
@@ -190,12 +198,12 @@ def test_a_range_of_days_and_all_projects(house: House) -> None:
 
 
 def test_files_go_on_without_the_database_and_the_database_catches_up(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house.fill(5)
-    url = house.environment["LSE_DATABASE_URL"]
+    installation.fill(5)
+    url = installation.environment["LSE_DATABASE_URL"]
     monkeypatch.setenv("LSE_DATABASE_URL", "postgresql://127.0.0.1:9/lse?connect_timeout=2")
-    without = house.archive("full-sweep", "--json")
+    without = installation.archive("full-sweep", "--json")
 
     assert without.code == 1
     entry = without.entry
@@ -207,14 +215,16 @@ def test_files_go_on_without_the_database_and_the_database_catches_up(
     assert "not done: verify" in without.err
 
     monkeypatch.setenv("LSE_DATABASE_URL", url)
-    assert house.archive("to-db", "--json").entry["successful_inserts"] == 5
-    assert house.archive("verify").code == 0
+    assert installation.archive("to-db", "--json").entry["successful_inserts"] == 5
+    assert installation.archive("verify").code == 0
 
 
-def test_files_go_on_without_the_database_of_dagster(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.fill(5)
+def test_files_go_on_without_the_database_of_dagster(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.fill(5)
     monkeypatch.setenv("LSE_DAGSTER_DATABASE_URL", "postgresql://me:hush@127.0.0.1:9/dagster?connect_timeout=2")
-    fetched = house.script("archive", "fetch", "--project", PROJECT, "--date", str(DAY))
+    fetched = installation.script("archive", "fetch", "--project", PROJECT, "--date", str(DAY))
 
     assert fetched.returncode == 0, fetched.stderr
     assert "✓ fetch" in fetched.stdout
@@ -222,22 +232,22 @@ def test_files_go_on_without_the_database_of_dagster(house: House, monkeypatch: 
     assert "Check LSE_DAGSTER_DATABASE_URL" in fetched.stderr
     assert fetched.stderr.count("\n") == 2
     assert "hush" not in fetched.stderr
-    assert house.paths().folder.is_dir()
+    assert installation.paths().folder.is_dir()
 
-    loaded = house.archive("to-db")
+    loaded = installation.archive("to-db")
     assert loaded.code == 1
     assert "cannot connect to Dagster's database" in loaded.err
 
 
-def test_the_load_goes_on_without_drive(house: House) -> None:
-    house.fill(5)
-    house.drive.faults.add(Fault("status", on("GET", "/drive/v3/files"), status=404, body=b"{}"))
+def test_the_load_goes_on_without_drive(installation: Installation) -> None:
+    installation.fill(5)
+    installation.drive.faults.add(Fault("status", on("GET", "/drive/v3/files"), status=404, body=b"{}"))
 
-    swept = house.archive("full-sweep", "--json")
+    swept = installation.archive("full-sweep", "--json")
 
     assert swept.code == 1
     assert swept.entry["error"]["step"] == "upload"
     assert swept.entry["db_result"]["successful_inserts"] == 5
     assert "not done: verify" in swept.err
-    house.drive.faults.clear()
-    assert house.archive("full-sweep", "--force", "--skip-fetch").code == 0
+    installation.drive.faults.clear()
+    assert installation.archive("full-sweep", "--force", "--skip-fetch").code == 0

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from house_fixtures import DAY, PROJECT, Ended, House
+from home_fixtures import DAY, PROJECT, Ended, Installation
 
 from lse_archive.days import today
 from lse_demo.faults import Fault, on
@@ -44,163 +44,169 @@ def one_line(ended: Ended, code: int, *parts: str) -> None:
         ([], ["no project is named", "lse projects add NAME --start DAY"]),
     ],
 )
-def test_wrong_options(bare_house: House, options: list[str], parts: list[str]) -> None:
+def test_wrong_options(bare_installation: Installation, options: list[str], parts: list[str]) -> None:
     if options and "--project" not in options:
         options = ["--project", PROJECT, *options]
-    ended = bare_house.lse("archive", "fetch", *options, "--json")
+    ended = bare_installation.lse("archive", "fetch", *options, "--json")
     one_line(ended, 2, "lse: ", *parts)
     assert ended.out == ""
-    assert content(bare_house.directory) == {}
+    assert content(bare_installation.directory) == {}
 
 
-def test_options_before_the_command_are_refused_rather_than_ignored(bare_house: House) -> None:
-    ended = bare_house.lse("archive", "--project", PROJECT, "fetch")
+def test_options_before_the_command_are_refused_rather_than_ignored(bare_installation: Installation) -> None:
+    ended = bare_installation.lse("archive", "--project", PROJECT, "fetch")
     one_line(ended, 2, "options before the command would be ignored", "lse archive fetch …")
 
 
 @pytest.mark.parametrize("words", [["archive", "fetch", "--dat", "2026-01-01"], ["archive", "fecth"], ["fetch"]])
-def test_words_that_do_not_exist(bare_house: House, words: list[str]) -> None:
-    ended = bare_house.lse(*words)
+def test_words_that_do_not_exist(bare_installation: Installation, words: list[str]) -> None:
+    ended = bare_installation.lse(*words)
     assert ended.code == 2
     assert "No such" in ended.err
 
 
-def test_a_setting_that_cannot_be_read(bare_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_that_cannot_be_read(bare_installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "much")
-    one_line(bare_house.archive("fetch"), 1, "LSE_LANGSMITH_PATIENCE is not set right", "Mend it")
+    one_line(bare_installation.archive("fetch"), 1, "LSE_LANGSMITH_PATIENCE is not set right", "Mend it")
 
 
-def test_a_projects_file_that_cannot_be_read(bare_house: House) -> None:
-    (bare_house.directory / "projects.toml").write_text("[[project]]\nname = 'x'\n")
-    one_line(bare_house.archive("fetch"), 1, "projects.toml cannot be read")
+def test_a_projects_file_that_cannot_be_read(bare_installation: Installation) -> None:
+    (bare_installation.directory / "projects.toml").write_text("[[project]]\nname = 'x'\n")
+    one_line(bare_installation.archive("fetch"), 1, "projects.toml cannot be read")
 
 
 @pytest.mark.parametrize(
     "words", [["archive", "zip", "--project", "p"], ["sql", "SELECT 1"], ["db", "migrate"], ["up"]]
 )
-def test_a_home_that_cannot_be_written(bare_house: House, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
-    (bare_house.directory / "file").touch()
-    monkeypatch.setenv("LSE_HOME", str(bare_house.directory / "file" / "home"))
-    one_line(bare_house.lse(*words), 1, str(bare_house.directory / "file"), "Not a directory")
+def test_a_home_that_cannot_be_written(
+    bare_installation: Installation, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    (bare_installation.directory / "file").touch()
+    monkeypatch.setenv("LSE_HOME", str(bare_installation.directory / "file" / "home"))
+    one_line(bare_installation.lse(*words), 1, str(bare_installation.directory / "file"), "Not a directory")
 
 
-def test_a_projects_file_that_cannot_be_written(bare_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_projects_file_that_cannot_be_written(
+    bare_installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Not even root may make files there.
     monkeypatch.setenv("LSE_PROJECTS_FILE", "/proc/projects.toml")
     one_line(
-        bare_house.lse("projects", "add", "x", "--start", "2026-01-01"), 1, "/proc/projects.toml cannot be written"
+        bare_installation.lse("projects", "add", "x", "--start", "2026-01-01"),
+        1,
+        "/proc/projects.toml cannot be written",
     )
 
 
-def test_what_langsmith_refuses(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.fill(3)
+def test_what_langsmith_refuses(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    installation.fill(3)
     two_days = "--start-date", str(DAY - timedelta(days=1)), "--end-date", str(DAY)
 
-    missing = house.lse("archive", "fetch", "--project", "no such", *two_days, "--json")
+    missing = installation.lse("archive", "fetch", "--project", "no such", *two_days, "--json")
     first = f"no such {DAY - timedelta(days=1)}: "  # with --json no line above it says which
     one_line(missing, 1, first, "LangSmith has no project 'no such'", "Check the spelling")
     assert "not started: 1 day," in missing.err
     assert [entry["error"]["step"] for entry in missing.json] == ["fetch", "fetch"]
 
     monkeypatch.setenv("LANGSMITH_API_KEY", "lsv2_pt_wrong")
-    one_line(house.archive("fetch"), 1, "HTTP 403", "Check LANGSMITH_API_KEY")
+    one_line(installation.archive("fetch"), 1, "HTTP 403", "Check LANGSMITH_API_KEY")
     monkeypatch.setenv("LANGSMITH_API_KEY", "")
-    one_line(house.archive("fetch"), 1, "LANGSMITH_API_KEY is not set")
-    monkeypatch.setenv("LANGSMITH_API_KEY", house.environment["LANGSMITH_API_KEY"])
+    one_line(installation.archive("fetch"), 1, "LANGSMITH_API_KEY is not set")
+    monkeypatch.setenv("LANGSMITH_API_KEY", installation.environment["LANGSMITH_API_KEY"])
     monkeypatch.setenv("LANGSMITH_ENDPOINT", "http://127.0.0.1:9")
-    one_line(house.archive("fetch"), 1, "ConnectError", "see whether LangSmith can be reached")
-    assert content(house.directory) == {}
+    one_line(installation.archive("fetch"), 1, "ConnectError", "see whether LangSmith can be reached")
+    assert content(installation.directory) == {}
 
 
-def test_one_project_that_langsmith_lost_does_not_stop_the_others(house: House) -> None:
-    house.fill(3)
+def test_one_project_that_langsmith_lost_does_not_stop_the_others(installation: Installation) -> None:
+    installation.fill(3)
     for name in ("gone", PROJECT):
-        assert house.lse("projects", "add", name, "--start", str(DAY)).code == 0
-    ended = house.lse("archive", "fetch", "--date", str(DAY), "--json")
+        assert installation.lse("projects", "add", name, "--start", str(DAY)).code == 0
+    ended = installation.lse("archive", "fetch", "--date", str(DAY), "--json")
     assert ended.code == 1
     assert ["error" in entry for entry in ended.json] == [True, False]
 
 
-def test_days_that_were_never_fetched(house: House) -> None:
-    one_line(house.archive("zip"), 1, "has no run files", "lse archive fetch")
-    one_line(house.archive("upload"), 1, "has no archive", "lse archive zip")
-    one_line(house.archive("to-db"), 1, "there are no run files", "Fetch or restore the day first")
-    one_line(house.archive("to-db", "--dry-run"), 1, "there are no run files", "Fetch or restore the day first")
-    assert content(house.directory) == {}
+def test_days_that_were_never_fetched(installation: Installation) -> None:
+    one_line(installation.archive("zip"), 1, "has no run files", "lse archive fetch")
+    one_line(installation.archive("upload"), 1, "has no archive", "lse archive zip")
+    one_line(installation.archive("to-db"), 1, "there are no run files", "Fetch or restore the day first")
+    one_line(installation.archive("to-db", "--dry-run"), 1, "there are no run files", "Fetch or restore the day first")
+    assert content(installation.directory) == {}
 
 
-def test_a_day_that_is_here_is_not_touched_without_being_asked_for(house: House) -> None:
-    house.fill(3)
-    assert house.archive("fetch").code == 0
-    before, asked = content(house.directory), len(house.langsmith.requests)
+def test_a_day_that_is_here_is_not_touched_without_being_asked_for(installation: Installation) -> None:
+    installation.fill(3)
+    assert installation.archive("fetch").code == 0
+    before, asked = content(installation.directory), len(installation.langsmith.requests)
 
-    one_line(house.archive("fetch"), 1, "is here already", "--force looks again and merges")
-    bare = house.lse("archive", "--project", PROJECT, "--date", str(DAY))
+    one_line(installation.archive("fetch"), 1, "is here already", "--force looks again and merges")
+    bare = installation.lse("archive", "--project", PROJECT, "--date", str(DAY))
     one_line(bare, 1, "is here already")
     assert "not done: zip, upload" in bare.err
-    assert content(house.directory) == before
-    assert len(house.langsmith.requests) == asked
+    assert content(installation.directory) == before
+    assert len(installation.langsmith.requests) == asked
 
-    assert house.archive("fetch", "--refresh").code == 0
+    assert installation.archive("fetch", "--refresh").code == 0
 
 
-def test_drive_is_not_replaced_without_being_asked_for(house: House) -> None:
-    house.fill(3)
-    assert house.lse("archive", "--project", PROJECT, "--date", str(DAY)).code == 0
-    [before] = house.drive.store.named(house.paths().zip.name)
-    house.store.generate(PROJECT, DAY, runs=4, mean_bytes=3000, seed=1)
-    assert house.archive("fetch", "--refresh").code == 0
-    assert house.archive("zip").code == 0
+def test_drive_is_not_replaced_without_being_asked_for(installation: Installation) -> None:
+    installation.fill(3)
+    assert installation.lse("archive", "--project", PROJECT, "--date", str(DAY)).code == 0
+    [before] = installation.drive.store.named(installation.paths().zip.name)
+    installation.store.generate(PROJECT, DAY, runs=4, mean_bytes=3000, seed=1)
+    assert installation.archive("fetch", "--refresh").code == 0
+    assert installation.archive("zip").code == 0
 
-    one_line(house.archive("upload"), 1, "on Drive has other content", "--force replaces it")
-    assert house.drive.store.named(house.paths().zip.name) == [before]
+    one_line(installation.archive("upload"), 1, "on Drive has other content", "--force replaces it")
+    assert installation.drive.store.named(installation.paths().zip.name) == [before]
 
-    assert house.archive("upload", "--force", "--json").entry["action"] == "replaced"
-    [after] = house.drive.store.named(house.paths().zip.name)
+    assert installation.archive("upload", "--force", "--json").entry["action"] == "replaced"
+    [after] = installation.drive.store.named(installation.paths().zip.name)
     assert after["id"] == before["id"]
-    assert house.drive.store.content(after).read_bytes() == house.paths().zip.read_bytes()
+    assert installation.drive.store.content(after).read_bytes() == installation.paths().zip.read_bytes()
 
 
-def test_drive_cannot_be_reached_or_is_not_set_up(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.fill(3)
+def test_drive_cannot_be_reached_or_is_not_set_up(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    installation.fill(3)
     bare = "archive", "--project", PROJECT, "--date", str(DAY)
     monkeypatch.setenv("GOOGLE_DRIVE_FOLDER_URL", "")
-    unset = house.lse(*bare)
+    unset = installation.lse(*bare)
     one_line(unset, 1, "Google Drive is not set up", "--skip-upload")
     assert "✓ zip" in unset.out
-    assert house.paths().zip.exists()
+    assert installation.paths().zip.exists()
 
     monkeypatch.setenv("GOOGLE_DRIVE_FOLDER_URL", "not a link")
-    one_line(house.archive("upload"), 1, "GOOGLE_DRIVE_FOLDER_URL is not a Drive folder")
-    monkeypatch.setenv("GOOGLE_DRIVE_FOLDER_URL", house.environment["GOOGLE_DRIVE_FOLDER_URL"])
-    house.drive.faults.add(Fault("status", on(path="/drive/v3"), status=401, body=b"{}"))
-    one_line(house.archive("upload"), 1, "Drive")
-    assert house.uploads() == 0
+    one_line(installation.archive("upload"), 1, "GOOGLE_DRIVE_FOLDER_URL is not a Drive folder")
+    monkeypatch.setenv("GOOGLE_DRIVE_FOLDER_URL", installation.environment["GOOGLE_DRIVE_FOLDER_URL"])
+    installation.drive.faults.add(Fault("status", on(path="/drive/v3"), status=401, body=b"{}"))
+    one_line(installation.archive("upload"), 1, "Drive")
+    assert installation.uploads() == 0
 
 
-def test_postgres_cannot_be_reached(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.fill(3)
-    assert house.archive("full-sweep").code == 0
+def test_postgres_cannot_be_reached(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    installation.fill(3)
+    assert installation.archive("full-sweep").code == 0
     password = "hunter2-secret"
     monkeypatch.setenv("LSE_DATABASE_URL", f"postgresql://lse:{password}@127.0.0.1:9/lse?connect_timeout=2")
 
-    loading = house.archive("to-db", "--json")
+    loading = installation.archive("to-db", "--json")
     one_line(loading, 1, "cannot connect to Postgres", "Check that the server runs and that LSE_DATABASE_URL names it")
     assert loading.entry["error"]["what"] == "cannot connect to Postgres"
-    one_line(house.archive("to-db", "--dry-run"), 1, "cannot connect to Postgres")
-    one_line(house.archive("verify"), 1, "cannot connect to Postgres")
-    one_line(house.lse("db", "migrate"), 1, "cannot connect to Postgres")
+    one_line(installation.archive("to-db", "--dry-run"), 1, "cannot connect to Postgres")
+    one_line(installation.archive("verify"), 1, "cannot connect to Postgres")
+    one_line(installation.lse("db", "migrate"), 1, "cannot connect to Postgres")
     monkeypatch.setenv("LSE_DATABASE_URL", f"postgresql://lse:{password}@127.0.0.1:notaport/lse")
-    malformed = house.archive("to-db")
+    malformed = installation.archive("to-db")
     one_line(malformed, 1, "127.0.0.1" if password in malformed.err else "Postgres")
     assert password not in malformed.err + loading.err
 
 
-def test_a_short_day_is_published_and_ends_in_3(house: House) -> None:
-    house.fill(5)
-    house.langsmith.behaviour.stats_offset = 2
+def test_a_short_day_is_published_and_ends_in_3(installation: Installation) -> None:
+    installation.fill(5)
+    installation.langsmith.behaviour.stats_offset = 2
 
-    swept = house.archive("full-sweep", "--json")
+    swept = installation.archive("full-sweep", "--json")
 
     entry = swept.entry
     assert swept.code == 3
@@ -208,16 +214,16 @@ def test_a_short_day_is_published_and_ends_in_3(house: House) -> None:
     assert entry["db_result"]["successful_inserts"] == 5  # the sweep went on
     [count] = [check for check in entry["checks"] if check["name"] == "langsmith_count"]
     assert (count["verdict"], count["differences"][0]["expected"]) == ("differs", "7")
-    assert house.archive("fetch", "--refresh").code == 3
-    assert house.archive("fetch", "--refresh", "--no-count").code == 0
+    assert installation.archive("fetch", "--refresh").code == 3
+    assert installation.archive("fetch", "--refresh", "--no-count").code == 0
 
 
-def test_an_old_empty_day_is_no_proof(house: House) -> None:
-    house.store.project(PROJECT)
+def test_an_old_empty_day_is_no_proof(installation: Installation) -> None:
+    installation.store.project(PROJECT)
     old = date(2024, 2, 29)
 
-    ended = house.archive("fetch", "--json", day=old)
+    ended = installation.archive("fetch", "--json", day=old)
 
     assert ended.code == 0
     assert (ended.entry["runs"], ended.entry["proof"]) == (0, "unproven")
-    assert "cannot be proven" in house.archive("fetch", "--refresh", day=old).out
+    assert "cannot be proven" in installation.archive("fetch", "--refresh", day=old).out

@@ -7,15 +7,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from house_fixtures import House, midnight, run_uuid, small_run
+from home_fixtures import Installation, midnight, run_uuid, small_run
 
 from lse_archive.folder.manifest import SUMMARY, SUMS
 
 
 @pytest.fixture
-def old_folder(house: House) -> Path:
+def old_folder(installation: Installation) -> Path:
     """Two wrapped runs, two direct ones, and what is none."""
-    folder = house.paths().folder
+    folder = installation.paths().folder
     folder.mkdir(parents=True)
     runs = [small_run(number, midnight() + number, run_uuid(99), parent=0 if number else None) for number in range(4)]
     for run in runs[:2]:
@@ -35,16 +35,16 @@ def old_folder(house: House) -> Path:
 _UNFIT = {"half.json", "list.json", "another day.json"}
 
 
-def test_zip_to_db_and_verify_work_and_name_what_is_broken(house: House, old_folder: Path) -> None:
+def test_zip_to_db_and_verify_work_and_name_what_is_broken(installation: Installation, old_folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in old_folder.iterdir()}
 
-    zipped = house.archive("zip", "--json")
-    loaded = house.archive("to-db", "--json")
-    verified = house.archive("verify", "--json")
+    zipped = installation.archive("zip", "--json")
+    loaded = installation.archive("to-db", "--json")
+    verified = installation.archive("verify", "--json")
 
     assert (zipped.code, loaded.code) == (0, 0), zipped.err + loaded.err
     assert {path.name: path.read_bytes() for path in old_folder.iterdir() if path.name in before} == before
-    with zipfile.ZipFile(house.paths().zip) as archive:
+    with zipfile.ZipFile(installation.paths().zip) as archive:
         assert set(archive.namelist()) == {*before, SUMMARY, SUMS}
         assert archive.read("half.json") == before["half.json"]
     result = loaded.entry
@@ -52,7 +52,7 @@ def test_zip_to_db_and_verify_work_and_name_what_is_broken(house: House, old_fol
     assert {line.partition(":")[0] for line in result["errors"]} == _UNFIT
     assert "started on" in next(line for line in result["errors"] if line.startswith("another day"))
 
-    rows = house.rows()
+    rows = installation.rows()
     assert set(rows) == {run_uuid(number) for number in range(4)}
     assert rows[run_uuid(0)][-1]["name"] == "run 0"  # the run itself, never the wrapper
     entry = verified.entry
@@ -66,37 +66,37 @@ def test_zip_to_db_and_verify_work_and_name_what_is_broken(house: House, old_fol
         "runs_match_files": "agrees",
     }
     assert verified.code == 3
-    assert house.archive("upload").code == 0
-    last = house.archive("verify")
+    assert installation.archive("upload").code == 0
+    last = installation.archive("verify")
     assert last.code == 0
     assert "3 files hold no run of the day" in last.out
 
 
-def test_the_broken_ones_are_said_on_the_screen(house: House, old_folder: Path) -> None:
-    loaded = house.archive("to-db")
+def test_the_broken_ones_are_said_on_the_screen(installation: Installation, old_folder: Path) -> None:
+    loaded = installation.archive("to-db")
     assert "4 inserted, 3 put aside" in loaded.out
     for name in _UNFIT:
         assert f"{name}: " in loaded.err
 
 
-def test_a_dry_run_counts_and_writes_nothing(house: House, old_folder: Path) -> None:
-    dry = house.archive("to-db", "--dry-run", "--json")
+def test_a_dry_run_counts_and_writes_nothing(installation: Installation, old_folder: Path) -> None:
+    dry = installation.archive("to-db", "--dry-run", "--json")
     assert (dry.code, dry.entry["dry_run"], dry.entry["successful_inserts"], dry.entry["failed_inserts"]) == (
         0,
         True,
         4,
         3,
     )
-    assert house.rows() == {}
-    assert "dry run: 4 inserted" in house.archive("to-db", "--dry-run").out
+    assert installation.rows() == {}
+    assert "dry run: 4 inserted" in installation.archive("to-db", "--dry-run").out
 
 
-def test_a_fetch_over_an_old_folder_keeps_what_is_only_there(house: House, old_folder: Path) -> None:
-    house.put(2, midnight() + 2, name="as LangSmith has it now")
-    new = house.put(50, midnight() + 50)
+def test_a_fetch_over_an_old_folder_keeps_what_is_only_there(installation: Installation, old_folder: Path) -> None:
+    installation.put(2, midnight() + 2, name="as LangSmith has it now")
+    new = installation.put(50, midnight() + 50)
     before = {path.name: path.read_bytes() for path in old_folder.iterdir()}
 
-    fetched = house.archive("fetch", "--force", "--json")
+    fetched = installation.archive("fetch", "--force", "--json")
 
     assert fetched.code == 0, fetched.err
     entry = fetched.entry
@@ -104,19 +104,21 @@ def test_a_fetch_over_an_old_folder_keeps_what_is_only_there(house: House, old_f
     after = {path.name: path.read_bytes() for path in old_folder.iterdir()}
     kept = {name for name, bytes_ in before.items() if after.get(name) == bytes_}
     assert kept >= set(before) - {"trace three.json"}
-    assert house.archive("to-db", "--json").entry["successful_inserts"] == 5
-    assert house.rows()[run_uuid(2)][-1]["name"] == "as LangSmith has it now"
-    assert new in house.rows()
+    assert installation.archive("to-db", "--json").entry["successful_inserts"] == 5
+    assert installation.rows()[run_uuid(2)][-1]["name"] == "as LangSmith has it now"
+    assert new in installation.rows()
 
 
-def test_to_db_leaves_rows_whose_file_changed_unless_it_is_told_to(house: House, old_folder: Path) -> None:
-    assert house.archive("to-db").code == 0
+def test_to_db_leaves_rows_whose_file_changed_unless_it_is_told_to(
+    installation: Installation, old_folder: Path
+) -> None:
+    assert installation.archive("to-db").code == 0
     path = old_folder / "trace three.json"
     path.write_text(path.read_text().replace("number 2?", "changed"))
 
-    kept = house.archive("to-db", "--json").entry
+    kept = installation.archive("to-db", "--json").entry
     assert (kept["left"], kept["changed_not_replaced"], kept["replaced"]) == (4, 1, 0)
-    assert house.rows()[run_uuid(2)][-1]["inputs"] == {"question": "number 2?"}
-    replaced = house.archive("to-db", "--overwrite", "--batch-size", "1", "--json").entry
+    assert installation.rows()[run_uuid(2)][-1]["inputs"] == {"question": "number 2?"}
+    replaced = installation.archive("to-db", "--overwrite", "--batch-size", "1", "--json").entry
     assert (replaced["left"], replaced["replaced"]) == (3, 1)
-    assert house.rows()[run_uuid(2)][-1]["inputs"] == {"question": "changed"}
+    assert installation.rows()[run_uuid(2)][-1]["inputs"] == {"question": "changed"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from archive_fixtures import PROJECT, Archive, left_over, snapshot
 
-from lse_archive.errors import ArchiveError, DriveError
+from lse_archive.errors import ArchiveError, DestinationError
 from lse_archive.layout import DayPaths
 from lse_archive.zips.day import zip_day
 from lse_demo.faults import Fault, on
@@ -100,7 +100,7 @@ def test_what_does_not_pass_is_said_and_leaves_no_wrong_file(
     before = snapshot(drive_archive.layout.data_dir), snapshot(drive_archive.layout.archive_dir)
     with pytest.raises(ArchiveError) as refusal:
         upload_day(drive_archive.destination, day)
-    assert refusal.value.todo or refusal.value.why
+    assert refusal.value.hint or refusal.value.why
     assert "\n" not in str(refusal.value)
     assert drive_server.store.named(day.zip.name) == []
     assert (snapshot(drive_archive.layout.data_dir), snapshot(drive_archive.layout.archive_dir)) == before
@@ -136,5 +136,5 @@ def test_a_copy_that_changed_meanwhile(drive_archive: Archive, drive_server: Dri
 
 def test_a_project_folder_that_cannot_be_listed(drive_archive: Archive, drive_server: DriveServer) -> None:
     drive_server.faults.add(Fault("invalid_json", on("GET", "/drive/v3/files")))
-    with pytest.raises(DriveError):
+    with pytest.raises(DestinationError):
         copies(drive_archive.destination, PROJECT)

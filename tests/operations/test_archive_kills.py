@@ -24,7 +24,7 @@ from lse_archive.folder.pruned import is_pruned
 from lse_archive.folder.publish import SCRATCH
 from lse_archive.layout import DayPaths
 from lse_archive.zips.day import zip_day
-from lse_operations.upload import find_on_drive, upload_day
+from lse_operations.upload import find_copies, upload_day
 from lse_resources.destinations.encryption import EncryptedDestination, read_keys
 from lse_resources.destinations.google_drive.settings import DriveSettings
 from lse_resources.destinations.object_store import ObjectStore
@@ -135,7 +135,7 @@ def whole(step: Step, name: str, paths: DayPaths, **more: Any) -> int:
 def stored(archive: Archive, paths: DayPaths) -> list[bytes]:
     """What a restore would get: the zips under the day's name."""
     found = []
-    for file in find_on_drive(archive.destination, paths):
+    for file in find_copies(archive.destination, paths):
         archive.destination.download(file, archive.directory / "copy")
         found.append((archive.directory / "copy").read_bytes())
     return found

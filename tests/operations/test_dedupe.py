@@ -13,7 +13,7 @@ import pytest
 from archive_fixtures import Archive
 from day_fixtures import DAY
 from googleapiclient.http import MediaFileUpload
-from house_fixtures import House
+from home_fixtures import Installation
 
 from lse_archive.errors import ArchiveConflictError, DayLockedError
 from lse_archive.folder.locks import day_lock
@@ -21,7 +21,7 @@ from lse_archive.layout import DayPaths
 from lse_archive.zips.day import zip_day
 from lse_demo.faults import Fault
 from lse_operations.dedupe import decide, duplicates, remove
-from lse_operations.upload import find_on_drive, upload_day
+from lse_operations.upload import find_copies, upload_day
 from lse_resources.open_destination import open_destination
 from lse_resources.settings import Settings
 
@@ -30,18 +30,18 @@ age: Any = pyrage
 
 
 @pytest.fixture
-def archive(house: House) -> Iterator[Archive]:
+def archive(installation: Installation) -> Iterator[Archive]:
     with open_destination(Settings.load()) as destination:
-        yield Archive(house.directory, destination)
+        yield Archive(installation.directory, destination)
 
 
 @pytest.fixture
-def put_again(archive: Archive, house: House) -> Callable[..., str]:
+def put_again(archive: Archive, installation: Installation) -> Callable[..., str]:
     """Puts a second file of the name of a day's zip, as two installations can; or one of another name."""
 
     def put(path: Path, name: str = "", *, day: date = DAY, label: dict[str, str] | None = None) -> str:
         there = archive.paths(day, PROJECT).zip.name
-        [parent] = {doc["parents"][0] for end in ("", ".age") for doc in house.drive.store.named(there + end)}
+        [parent] = {doc["parents"][0] for end in ("", ".age") for doc in installation.drive.store.named(there + end)}
         body = {"name": name or there, "parents": [parent], "appProperties": label or {}}
         api: Any = archive.destination._inner._service.api  # ty: ignore[missing-attribute]
         return api.files().create(body=body, media_body=MediaFileUpload(str(path), "application/zip")).execute()["id"]
@@ -57,47 +57,51 @@ def rezip(archive: Archive, runs: int, day: date = DAY) -> DayPaths:
     return paths
 
 
-def names(house: House, paths: DayPaths) -> set[str]:
-    return {doc["id"] for doc in house.drive.store.named(paths.zip.name)}
+def names(installation: Installation, paths: DayPaths) -> set[str]:
+    return {doc["id"] for doc in installation.drive.store.named(paths.zip.name)}
 
 
-def test_without_duplicates_there_is_nothing_to_do(house: House, archive: Archive) -> None:
+def test_without_duplicates_there_is_nothing_to_do(installation: Installation, archive: Archive) -> None:
     archive.add(DAY, PROJECT)
-    ended = house.lse("drive", "dedupe")
+    ended = installation.lse("drive", "dedupe")
     assert (ended.code, ended.out) == (0, "no day has two files\n")
 
 
-def test_of_equal_files_the_oldest_stays(house: House, archive: Archive, put_again: Callable[..., str]) -> None:
+def test_of_equal_files_the_oldest_stays(
+    installation: Installation, archive: Archive, put_again: Callable[..., str]
+) -> None:
     paths = archive.add(DAY, PROJECT)
-    [first] = names(house, paths)
+    [first] = names(installation, paths)
     second = put_again(paths.zip)
-    shown = house.lse("drive", "dedupe", "--dry-run", "--json")
+    shown = installation.lse("drive", "dedupe", "--dry-run", "--json")
     assert (shown.code, shown.entry["action"], shown.entry["kept"]) == (3, "would resolve", first)
-    assert house.archive("upload", project=PROJECT, day=DAY).code == 1
-    refused = house.lse("drive", "dedupe")
-    assert (refused.code, names(house, paths)) == (1, {first, second})
-    done = house.lse("drive", "dedupe", "--force", "--project", PROJECT, "--json")
-    assert (done.code, done.entry["trashed"], names(house, paths)) == (0, [second], {first})
-    assert house.archive("upload", project=PROJECT, day=DAY).code == 0
+    assert installation.archive("upload", project=PROJECT, day=DAY).code == 1
+    refused = installation.lse("drive", "dedupe")
+    assert (refused.code, names(installation, paths)) == (1, {first, second})
+    done = installation.lse("drive", "dedupe", "--force", "--project", PROJECT, "--json")
+    assert (done.code, done.entry["trashed"], names(installation, paths)) == (0, [second], {first})
+    assert installation.archive("upload", project=PROJECT, day=DAY).code == 0
 
 
-def test_the_one_with_all_runs_stays(house: House, archive: Archive, put_again: Callable[..., str]) -> None:
+def test_the_one_with_all_runs_stays(
+    installation: Installation, archive: Archive, put_again: Callable[..., str]
+) -> None:
     paths = archive.add(DAY, PROJECT, runs=3)
     more = put_again(rezip(archive, 5).zip)
-    done = house.lse("drive", "dedupe", "--force", "--json")
-    assert (done.code, done.entry["kept"], names(house, paths)) == (0, more, {more})
+    done = installation.lse("drive", "dedupe", "--force", "--json")
+    assert (done.code, done.entry["kept"], names(installation, paths)) == (0, more, {more})
 
 
 @pytest.mark.parametrize("kind", ["no zip", "damaged", "private", "other notes", "pending"])
 def test_what_cannot_be_told_is_not_removed(
-    house: House, archive: Archive, put_again: Callable[..., str], kind: str
+    installation: Installation, archive: Archive, put_again: Callable[..., str], kind: str
 ) -> None:
     paths = archive.write(DAY, PROJECT, runs=3, end_time="2026-01-02T00:00:05Z")
     if kind == "other notes":
         (paths.folder / "notes.txt").write_text("one")
     zip_day(paths)
     upload_day(archive.destination, paths)
-    other = house.directory / "other.zip"
+    other = installation.directory / "other.zip"
     if kind == "no zip":
         other.write_bytes(b"no zip")
     elif kind == "damaged":
@@ -119,27 +123,31 @@ def test_what_cannot_be_told_is_not_removed(
         rezip(archive, 4)
         other = paths.zip
     put_again(other)
-    done = house.lse("drive", "dedupe", "--force", "--json")
+    done = installation.lse("drive", "dedupe", "--force", "--json")
     assert (done.code, done.entry["action"], done.entry["trashed"]) == (3, "unresolved", [])
-    assert len(names(house, paths)) == 2
+    assert len(names(installation, paths)) == 2
 
 
-def test_files_of_other_names_are_not_duplicates(house: House, archive: Archive, put_again: Callable[..., str]) -> None:
+def test_files_of_other_names_are_not_duplicates(
+    installation: Installation, archive: Archive, put_again: Callable[..., str]
+) -> None:
     paths = archive.add(DAY, PROJECT)
     archive.add(DAY + timedelta(days=1), PROJECT)
-    empty = house.directory / "empty.zip"
+    empty = installation.directory / "empty.zip"
     zipfile.ZipFile(empty, "w").close()
     for name in ("traces", "screenshots"):
         put_again(empty, f"{name}_{DAY}.zip")
-    assert house.lse("drive", "dedupe", "--force", "--json").json == []  # beside one of our name they do not count
-    archive.destination.trash(find_on_drive(archive.destination, paths)[0])
-    done = house.lse("drive", "dedupe", "--force", "--json")
+    assert (
+        installation.lse("drive", "dedupe", "--force", "--json").json == []
+    )  # beside one of our name they do not count
+    archive.destination.trash(find_copies(archive.destination, paths)[0])
+    done = installation.lse("drive", "dedupe", "--force", "--json")
     assert (done.code, done.entry["action"], "names differ" in done.entry["why"]) == (3, "unresolved", True)
     assert len(archive.destination.list_files(archive.destination.find_project_folder(PROJECT) or "")) == 3
 
 
 def test_the_one_that_stays_is_proven_before_another_goes(
-    house: House, archive: Archive, put_again: Callable[..., str]
+    installation: Installation, archive: Archive, put_again: Callable[..., str]
 ) -> None:
     paths = archive.add(DAY, PROJECT)
     second = put_again(paths.zip)
@@ -150,11 +158,11 @@ def test_the_one_that_stays_is_proven_before_another_goes(
     archive.destination.trash(decision.keep)  # while the question stands
     with pytest.raises(ArchiveConflictError, match="changed on Drive"):
         remove(archive.destination, paths, decision.trash[0], keep=decision.keep)
-    assert names(house, paths) == {second}
+    assert names(installation, paths) == {second}
 
 
 def test_a_file_that_has_changed_since_is_not_removed(
-    house: House, archive: Archive, put_again: Callable[..., str]
+    installation: Installation, archive: Archive, put_again: Callable[..., str]
 ) -> None:
     paths = archive.add(DAY, PROJECT)
     second = put_again(paths.zip)
@@ -165,11 +173,11 @@ def test_a_file_that_has_changed_since_is_not_removed(
     archive.destination._inner._service.api.files().update(fileId=second, media_body=more).execute()  # ty: ignore[missing-attribute]
     with pytest.raises(ArchiveConflictError, match="changed on Drive"):
         remove(archive.destination, paths, decision.trash[0], keep=decision.keep)
-    assert len(names(house, paths)) == 2
+    assert len(names(installation, paths)) == 2
 
 
 def test_nothing_is_removed_while_another_process_writes_the_day(
-    house: House, archive: Archive, put_again: Callable[..., str]
+    installation: Installation, archive: Archive, put_again: Callable[..., str]
 ) -> None:
     paths = archive.add(DAY, PROJECT)
     put_again(paths.zip)
@@ -182,78 +190,80 @@ def test_nothing_is_removed_while_another_process_writes_the_day(
 
     with day_lock(paths), pytest.raises(DayLockedError, match="told"):
         remove(archive.destination, paths, decision.trash[0], keep=decision.keep, on_wait=tell)
-    assert len(names(house, paths)) == 2
+    assert len(names(installation, paths)) == 2
 
 
 @pytest.mark.parametrize("refused", ["download", "trash"])
 def test_one_refusal_does_not_end_the_command(
-    house: House, archive: Archive, put_again: Callable[..., str], refused: str
+    installation: Installation, archive: Archive, put_again: Callable[..., str], refused: str
 ) -> None:
     days = [DAY, DAY + timedelta(days=1)]
     for day in days:
         paths = archive.add(day, PROJECT)
         put_again(rezip(archive, 6, day).zip, day=day)
-        assert len(names(house, paths)) == 2
-    file = house.drive.store.named(archive.paths(DAY, PROJECT).zip.name)[0]["id"]
+        assert len(names(installation, paths)) == 2
+    file = installation.drive.store.named(archive.paths(DAY, PROJECT).zip.name)[0]["id"]
 
     def struck(request: Any) -> bool:
         kind = "download" if request.query.get("alt") == "media" else "trash" if b"trashed" in request.body else ""
         return kind == refused and file in request.path
 
-    house.drive.faults.add(Fault("status", struck, status=403))
-    done = house.lse("drive", "dedupe", "--force", "--json")
+    installation.drive.faults.add(Fault("status", struck, status=403))
+    done = installation.lse("drive", "dedupe", "--force", "--json")
     assert (done.code, [entry["action"] for entry in done.json]) == (3, ["unresolved", "resolved"])
-    assert [len(names(house, archive.paths(day, PROJECT))) for day in days] == [2, 1]
+    assert [len(names(installation, archive.paths(day, PROJECT))) for day in days] == [2, 1]
     assert "403" in done.json[0]["why"]
 
 
 def test_encrypted_duplicates_are_found(
-    house: House, archive: Archive, put_again: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    installation: Installation, archive: Archive, put_again: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = house.directory / "key.txt"
+    key = installation.directory / "key.txt"
     key.write_text(str(age.x25519.Identity.generate()))
     monkeypatch.setenv("LSE_AGE_IDENTITY_FILE", str(key))
     with open_destination(Settings.load()) as encrypting:
-        paths = Archive(house.directory, encrypting).add(DAY, PROJECT, runs=3)
+        paths = Archive(installation.directory, encrypting).add(DAY, PROJECT, runs=3)
         name = f"{paths.zip.name}.age"
-        [first] = house.drive.store.named(name)
-        stored = house.directory / "stored"
-        stored.write_bytes(house.drive.store.content(first).read_bytes())
+        [first] = installation.drive.store.named(name)
+        stored = installation.directory / "stored"
+        stored.write_bytes(installation.drive.store.content(first).read_bytes())
         second = put_again(stored, name)  # without what stands beside the first
-        assert house.archive("upload", project=PROJECT, day=DAY).code == 1
-        done = house.lse("drive", "dedupe", "--force", "--json")
+        assert installation.archive("upload", project=PROJECT, day=DAY).code == 1
+        done = installation.lse("drive", "dedupe", "--force", "--json")
         assert (done.code, len(done.entry["trashed"])) == (0, 1)
         assert {first["id"], second} == {done.entry["kept"], *done.entry["trashed"]}
-        assert house.archive("upload", "--force", project=PROJECT, day=DAY).code == 0
+        assert installation.archive("upload", "--force", project=PROJECT, day=DAY).code == 0
 
 
 def test_encrypted_duplicates_that_the_key_does_not_open_stay(
-    house: House, archive: Archive, put_again: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    installation: Installation, archive: Archive, put_again: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key, stored = house.directory / "key.txt", house.directory / "stored"
+    key, stored = installation.directory / "key.txt", installation.directory / "stored"
     key.write_text(str(age.x25519.Identity.generate()))
     monkeypatch.setenv("LSE_AGE_IDENTITY_FILE", str(key))
     with open_destination(Settings.load()) as encrypting:
-        name = f"{Archive(house.directory, encrypting).add(DAY, PROJECT).zip.name}.age"
-    [first] = house.drive.store.named(name)
-    stored.write_bytes(house.drive.store.content(first).read_bytes())
+        name = f"{Archive(installation.directory, encrypting).add(DAY, PROJECT).zip.name}.age"
+    [first] = installation.drive.store.named(name)
+    stored.write_bytes(installation.drive.store.content(first).read_bytes())
     [label] = first["_app_properties"].values()
     put_again(stored, name, label=label)
     key.write_text(str(age.x25519.Identity.generate()))
-    done = house.lse("drive", "dedupe", "--force", "--json")  # by what stands beside them they are equal
+    done = installation.lse("drive", "dedupe", "--force", "--json")  # by what stands beside them they are equal
     assert (done.code, done.entry["action"], done.entry["trashed"]) == (3, "unresolved", [])
-    for doc in house.drive.store.named(name):
+    for doc in installation.drive.store.named(name):
         archive.destination._inner._service.api.files().delete(fileId=doc["id"]).execute()  # ty: ignore[missing-attribute]
     archive.add(DAY + timedelta(days=1), PROJECT)
     for _ in range(2):  # of the same length, and without a checksum of what is in them
         stored.write_bytes(age.encrypt(b"x", [age.x25519.Identity.generate().to_public()]))
         put_again(stored, name, day=DAY + timedelta(days=1))
-    done = house.lse("drive", "dedupe", "--force", "--json")
-    assert (done.code, done.entry["action"], len(house.drive.store.named(name))) == (3, "unresolved", 2)
+    done = installation.lse("drive", "dedupe", "--force", "--json")
+    assert (done.code, done.entry["action"], len(installation.drive.store.named(name))) == (3, "unresolved", 2)
     assert "cannot be read" in done.entry["why"]
 
 
-def test_where_none_has_all_runs_both_stay(house: House, archive: Archive, put_again: Callable[..., str]) -> None:
+def test_where_none_has_all_runs_both_stay(
+    installation: Installation, archive: Archive, put_again: Callable[..., str]
+) -> None:
     paths = archive.add(DAY, PROJECT, runs=3)
     for path in paths.folder.iterdir():
         path.unlink()
@@ -263,13 +273,13 @@ def test_where_none_has_all_runs_both_stay(house: House, archive: Archive, put_a
         path.unlink()
     zip_day(paths)
     put_again(paths.zip)
-    done = house.lse("drive", "dedupe", "--force", "--json")
-    assert (done.code, done.entry["action"], len(names(house, paths))) == (3, "unresolved", 2)
+    done = installation.lse("drive", "dedupe", "--force", "--json")
+    assert (done.code, done.entry["action"], len(names(installation, paths))) == (3, "unresolved", 2)
 
 
-def test_folders_of_one_name_are_told(house: House, archive: Archive) -> None:
+def test_folders_of_one_name_are_told(installation: Installation, archive: Archive) -> None:
     archive.add(DAY, PROJECT)
-    folder = house.environment["GOOGLE_DRIVE_FOLDER_URL"]
-    house.drive.store.add_folder(PROJECT, "ada@example.com", parent=folder)
-    ended = house.lse("drive", "dedupe")
+    folder = installation.environment["GOOGLE_DRIVE_FOLDER_URL"]
+    installation.drive.store.add_folder(PROJECT, "ada@example.com", parent=folder)
+    ended = installation.lse("drive", "dedupe")
     assert (ended.code, "several folders named 'other'" in ended.err) == (3, True)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from archive_fixtures import snapshot
 from day_fixtures import DAY, END, START, run, run_id
-from house_fixtures import House
+from home_fixtures import Installation
 
 from lse_archive.days import today
 from lse_archive.errors import ArchiveError, CorruptArchiveError, PrunedDayError, UsageError
@@ -57,7 +57,7 @@ def old(tmp_path: Path) -> Path:
 
 def ids(layout: Layout, day: date) -> dict[str, bytes]:
     folder = layout.day("chat", day).folder
-    return {f.facts.run_id: f.document for f in read_folder(folder, day) if isinstance(f, RunFile)}
+    return {f.header.run_id: f.document for f in read_folder(folder, day) if isinstance(f, RunFile)}
 
 
 def test_runs_come_into_the_days_on_which_they_started(layout: Layout, old: Path) -> None:
@@ -168,16 +168,16 @@ def write_day(layout: Layout) -> Callable[..., None]:
     return write
 
 
-def test_lse_archive_import(bare_house: House, old: Path) -> None:
+def test_lse_archive_import(bare_installation: Installation, old: Path) -> None:
     def lse(*options: str) -> tuple[int, str, str]:
-        ended = bare_house.lse("archive", "import", str(old), *options)
+        ended = bare_installation.lse("archive", "import", str(old), *options)
         return ended.code, ended.out, ended.err
 
     code, out, _ = lse("--project", "chat", "--dry-run")
     assert (code, "would create: 2 runs added" in out, "✓" in out) == (3, True, False)
     code, _, err = lse("--project", "chat")
     assert (code, "--force" in err) == (1, True)
-    ended = bare_house.lse("archive", "import", str(old), "--project", "chat", "--force", "--json")
+    ended = bare_installation.lse("archive", "import", str(old), "--project", "chat", "--force", "--json")
     assert [(entry["date"], entry["action"], entry["added"]) for entry in ended.json] == [
         (str(DAY), "created", 2),
         (str(NEXT), "created", 2),
@@ -187,15 +187,17 @@ def test_lse_archive_import(bare_house: House, old: Path) -> None:
     assert (code, out.count("unchanged: 0 runs added, 2 are there already")) == (0, 2)
     assert lse("--project", " ")[0] == 2
     assert lse()[0] == 2
-    assert bare_house.lse("archive", "import", str(old / "none"), "--project", "chat").code == 2
+    assert bare_installation.lse("archive", "import", str(old / "none"), "--project", "chat").code == 2
 
 
-def test_bars_are_for_those_who_watch(bare_house: House, old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bars_are_for_those_who_watch(
+    bare_installation: Installation, old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (old / "2026-01-03" / "broken.json").unlink()
     command = ("archive", "import", str(old), "--project", "chat", "--force", "--dry-run")
-    assert bare_house.lse(*command).err == ""
+    assert bare_installation.lse(*command).err == ""
     monkeypatch.setenv("FORCE_COLOR", "1")  # Rich takes any stream for a terminal
     monkeypatch.setenv("TERM", "xterm")
-    watched = bare_house.lse(*command)
+    watched = bare_installation.lse(*command)
     for title in ("older files", str(DAY), str(NEXT)):
         assert title in watched.err

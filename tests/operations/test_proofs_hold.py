@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from day_fixtures import day_paths, fill, run
-from house_fixtures import DAY, PROJECT, House
+from home_fixtures import DAY, PROJECT, Installation
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError
 from lse_archive.fetch import day as fetch
 from lse_archive.fetch.union import _meaning
-from lse_archive.folder.contents import sealed_summary
+from lse_archive.folder.contents import ensure_manifest
 from lse_archive.folder.manifest import SUMMARY, SUMS
 from lse_archive.folder.state import read_state
 from lse_archive.layout import DayPaths
@@ -35,77 +35,83 @@ def paths(tmp_path: Path) -> DayPaths:
     return paths
 
 
-def verdicts(house: House) -> dict[str, str]:
-    return {check["name"]: check["verdict"] for check in house.archive("verify", "--json").entry["checks"]}
+def verdicts(installation: Installation) -> dict[str, str]:
+    return {check["name"]: check["verdict"] for check in installation.archive("verify", "--json").entry["checks"]}
 
 
-def more_runs(house: House, runs: int = 4) -> None:
-    house.store.generate(PROJECT, DAY, runs=runs, mean_bytes=3000, seed=1)
+def more_runs(installation: Installation, runs: int = 4) -> None:
+    installation.store.generate(PROJECT, DAY, runs=runs, mean_bytes=3000, seed=1)
 
 
 # ---- the count ------------------------------------------------------------------------------------------------------
 
 
-def test_an_older_copy_that_came_back_is_not_the_day_that_was_proven(house: House) -> None:
-    house.fill(5)
-    assert house.archive("full-sweep").code == 0
-    more_runs(house)
+def test_an_older_copy_that_came_back_is_not_the_day_that_was_proven(installation: Installation) -> None:
+    installation.fill(5)
+    assert installation.archive("full-sweep").code == 0
+    more_runs(installation)
     for command in ("fetch", "zip"):
-        assert house.archive(command, "--force").code == 0
-    paths = house.paths()
+        assert installation.archive(command, "--force").code == 0
+    paths = installation.paths()
     shutil.rmtree(paths.folder)
     paths.zip.unlink()
-    assert house.archive("restore", "--force").code == 0
+    assert installation.archive("restore", "--force").code == 0
     assert json.loads((paths.folder / SUMMARY).read_text())["runs"] == 5
-    assert verdicts(house)["langsmith_count"] == "unproven"
+    assert verdicts(installation)["langsmith_count"] == "unproven"
 
 
-def test_a_fetch_that_dies_after_it_published_proves_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.fill(5)
-    assert house.archive("full-sweep").code == 0
-    assert read_state(house.paths()).verified_at
+def test_a_fetch_that_dies_after_it_published_proves_nothing(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.fill(5)
+    assert installation.archive("full-sweep").code == 0
+    assert read_state(installation.paths()).verified_at
 
     def die(_: object) -> None:
         raise KeyboardInterrupt
 
-    more_runs(house)
+    more_runs(installation)
     with monkeypatch.context() as patch:
         patch.setattr(fetch.Staging, "discard", die)
-        assert house.archive("fetch", "--force").code == 130
-    assert json.loads((house.paths().folder / SUMMARY).read_text())["runs"] == 9
-    assert read_state(house.paths()).verified_at is None
-    assert verdicts(house)["langsmith_count"] == "unproven"
+        assert installation.archive("fetch", "--force").code == 130
+    assert json.loads((installation.paths().folder / SUMMARY).read_text())["runs"] == 9
+    assert read_state(installation.paths()).verified_at is None
+    assert verdicts(installation)["langsmith_count"] == "unproven"
 
 
 # ---- the mark of a verified day -------------------------------------------------------------------------------------
 
 
-def test_a_day_that_changed_is_no_longer_verified(house: House) -> None:
+def test_a_day_that_changed_is_no_longer_verified(installation: Installation) -> None:
     add_project(Settings.load().projects_file, ProjectConfig(PROJECT, DAY))
-    house.fill(5)
-    assert house.archive("full-sweep").code == 0
+    installation.fill(5)
+    assert installation.archive("full-sweep").code == 0
     span = ["--start-date", str(DAY), "--end-date", str(DAY), "--json"]
-    assert house.lse("status", *span).entry["verified"]
-    assert house.archive("fetch", "--force").code == 0
-    assert house.lse("status", *span).entry["verified"]  # nothing had changed
-    more_runs(house)
-    assert house.archive("fetch", "--force").code == 0
-    assert not house.lse("status", *span).entry["verified"]
+    assert installation.lse("status", *span).entry["verified"]
+    assert installation.archive("fetch", "--force").code == 0
+    assert installation.lse("status", *span).entry["verified"]  # nothing had changed
+    more_runs(installation)
+    assert installation.archive("fetch", "--force").code == 0
+    assert not installation.lse("status", *span).entry["verified"]
 
 
-def test_a_verification_marks_only_the_content_that_it_saw(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.fill(5)
-    assert house.archive("full-sweep").code == 0
-    real = project.check_hops
+def test_a_verification_marks_only_the_content_that_it_saw(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.fill(5)
+    assert installation.archive("full-sweep").code == 0
+    real = project.check_steps
 
     def overtaken(*arguments: object):
         yield from real(*arguments)  # ty: ignore[invalid-argument-type]
-        more_runs(house)
-        assert house.script("archive", "fetch", "--force", "--project", PROJECT, "--date", str(DAY)).returncode == 0
+        more_runs(installation)
+        assert (
+            installation.script("archive", "fetch", "--force", "--project", PROJECT, "--date", str(DAY)).returncode == 0
+        )
 
-    monkeypatch.setattr(project, "check_hops", overtaken)
-    assert house.archive("verify").code == 0
-    state = read_state(house.paths())
+    monkeypatch.setattr(project, "check_steps", overtaken)
+    assert installation.archive("verify").code == 0
+    state = read_state(installation.paths())
     assert (state.verified_at, state.langsmith_count) == (None, 9)
 
 
@@ -115,7 +121,7 @@ def test_a_verification_marks_only_the_content_that_it_saw(house: House, monkeyp
 def test_a_folder_without_checksums_is_not_sealed_with_other_files(paths: DayPaths) -> None:
     before = paths.zip.read_bytes()
     (paths.folder / SUMS).unlink()
-    assert sealed_summary(paths).runs == 3  # the same files: the checksums are made again
+    assert ensure_manifest(paths).runs == 3  # the same files: the checksums are made again
     (paths.folder / SUMS).unlink()
     fill(paths.folder, run(1, name="changed"))
     with pytest.raises(CorruptArchiveError, match="has lost its"):
@@ -124,15 +130,15 @@ def test_a_folder_without_checksums_is_not_sealed_with_other_files(paths: DayPat
     assert check_files(paths).verdict == "unproven"
 
 
-def test_a_changed_summary_is_made_again_by_a_fetch(house: House) -> None:
-    house.fill(5)
-    assert house.archive("full-sweep").code == 0
-    summary = house.paths().folder / SUMMARY
+def test_a_changed_summary_is_made_again_by_a_fetch(installation: Installation) -> None:
+    installation.fill(5)
+    assert installation.archive("full-sweep").code == 0
+    summary = installation.paths().folder / SUMMARY
     summary.write_text(summary.read_text().replace('"runs": 5', '"runs": 6'))
-    assert verdicts(house)["run_files_intact"] == "differs"
-    assert house.archive("fetch", "--force").code == 0
+    assert verdicts(installation)["run_files_intact"] == "differs"
+    assert installation.archive("fetch", "--force").code == 0
     assert json.loads(summary.read_text())["runs"] == 5
-    assert house.archive("full-sweep", "--force").code == 0
+    assert installation.archive("full-sweep", "--force").code == 0
 
 
 def test_the_checksums_within_a_zip_are_those_of_the_day(paths: DayPaths, tmp_path: Path) -> None:
@@ -157,10 +163,10 @@ def test_a_file_system_that_reads_a_little_at_a_time(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("spoil", ["head", "tail", "encrypted"])
-def test_a_broken_zip_is_a_difference_and_not_the_end(house: House, spoil: str) -> None:
-    house.fill(5)
-    assert house.archive("full-sweep").code == 0
-    archive = house.paths().zip
+def test_a_broken_zip_is_a_difference_and_not_the_end(installation: Installation, spoil: str) -> None:
+    installation.fill(5)
+    assert installation.archive("full-sweep").code == 0
+    archive = installation.paths().zip
     content = bytearray(archive.read_bytes())
     if spoil == "head":
         content = content[1000:]
@@ -169,35 +175,37 @@ def test_a_broken_zip_is_a_difference_and_not_the_end(house: House, spoil: str) 
     else:
         content[content.index(b"PK\x01\x02") + 8] ^= 1
     archive.write_bytes(content)
-    ended = house.archive("verify", "--json")
+    ended = installation.archive("verify", "--json")
     assert ended.code == 3
     found = {check["name"]: check["verdict"] for check in ended.entry["checks"]}
     assert found["zip_matches_files"] == "differs"
     assert found["runs_match_files"] == "agrees"
-    assert house.archive("zip").code == 0
+    assert installation.archive("zip").code == 0
     assert archive.with_name(f"{archive.name}.damaged").exists()
-    assert house.archive("verify").code == 0
+    assert installation.archive("verify").code == 0
 
 
-def test_a_zip_elsewhere_does_not_stand_for_the_one_that_was_given_up(house: House, tmp_path: Path) -> None:
-    house.fill(5)
-    assert house.archive("full-sweep").code == 0
+def test_a_zip_elsewhere_does_not_stand_for_the_one_that_was_given_up(
+    installation: Installation, tmp_path: Path
+) -> None:
+    installation.fill(5)
+    assert installation.archive("full-sweep").code == 0
     words = ["--project", PROJECT, "--older-than", "1d", "--what", "zips", "--force"]
-    assert house.lse("archive", "prune", *words).code == 0
-    assert not house.paths().zip.exists()
-    assert house.archive("zip", "--output-dir", str(tmp_path)).code == 0
-    assert verdicts(house)["zip_matches_files"] == "agrees"
+    assert installation.lse("archive", "prune", *words).code == 0
+    assert not installation.paths().zip.exists()
+    assert installation.archive("zip", "--output-dir", str(tmp_path)).code == 0
+    assert verdicts(installation)["zip_matches_files"] == "agrees"
 
 
-def test_runs_that_were_given_up_are_given_up_by_the_zip_too(house: House) -> None:
-    house.fill(5)
-    assert house.archive("full-sweep").code == 0
-    house.store.delete(list(house.rows())[:2])
-    assert house.archive("fetch", "--allow-shrink", "--force").code == 0
-    refused = house.archive("zip")
+def test_runs_that_were_given_up_are_given_up_by_the_zip_too(installation: Installation) -> None:
+    installation.fill(5)
+    assert installation.archive("full-sweep").code == 0
+    installation.store.delete(list(installation.rows())[:2])
+    assert installation.archive("fetch", "--allow-shrink", "--force").code == 0
+    refused = installation.archive("zip")
     assert refused.code == 1
     assert "--allow-shrink" in refused.err
-    assert house.archive("zip", "--allow-shrink").code == 0
+    assert installation.archive("zip", "--allow-shrink").code == 0
 
 
 def test_a_name_that_no_zip_can_hold(tmp_path: Path) -> None:
@@ -216,29 +224,29 @@ def test_a_number_that_became_a_string_is_a_change() -> None:
     assert _meaning(b'{"n": 1.0}') != _meaning(b'{"n": 1}')
 
 
-def test_a_damaged_run_file_replaces_no_row(house: House) -> None:
-    house.fill(5)
-    assert house.archive("full-sweep").code == 0
-    before = house.rows()
-    damaged = sorted(house.paths().folder.glob("0*.json"))[2]
+def test_a_damaged_run_file_replaces_no_row(installation: Installation) -> None:
+    installation.fill(5)
+    assert installation.archive("full-sweep").code == 0
+    before = installation.rows()
+    damaged = sorted(installation.paths().folder.glob("0*.json"))[2]
     content = damaged.read_bytes()
     damaged.write_bytes(content.replace(b'"name"', b'"mane"'))
     for options in (("verify", "--fix"), ("to-db", "--overwrite")):
-        ended = house.archive(*options)
+        ended = installation.archive(*options)
         assert ended.code != 0
         assert damaged.name in ended.out + ended.err
-        assert house.rows() == before
-    assert "Restore the day" in house.archive("verify").out
+        assert installation.rows() == before
+    assert "Restore the day" in installation.archive("verify").out
     damaged.write_bytes(content)
-    assert house.archive("verify").code == 0
+    assert installation.archive("verify").code == 0
 
 
-def test_a_load_that_loads_nothing_is_no_success(house: House) -> None:
-    house.fill(3)
-    assert house.archive("full-sweep").code == 0
-    shutil.copytree(house.paths().folder, house.paths("misspelt").folder)
-    ended = house.archive("to-db", project="misspelt")
+def test_a_load_that_loads_nothing_is_no_success(installation: Installation) -> None:
+    installation.fill(3)
+    assert installation.archive("full-sweep").code == 0
+    shutil.copytree(installation.paths().folder, installation.paths("misspelt").folder)
+    ended = installation.archive("to-db", project="misspelt")
     assert ended.code == 1
     assert f"none of the 3 runs of misspelt {DAY} could be loaded" in ended.err
     assert "is filed under" in ended.err
-    assert house.rows("misspelt") == {}
+    assert installation.rows("misspelt") == {}

@@ -9,21 +9,21 @@ from typing import Any
 import pytest
 from archive_fixtures import PROJECT, Archive, left_over, snapshot
 from day_fixtures import DAY, run_id
-from house_fixtures import DAY as HOUSE_DAY
-from house_fixtures import PROJECT as HOUSE_PROJECT
-from house_fixtures import House
+from home_fixtures import DAY as HOME_DAY
+from home_fixtures import PROJECT as HOME_PROJECT
+from home_fixtures import Installation
 
-from lse_archive.errors import DriveError, PrunedDayError, ShrinkError
+from lse_archive.errors import DestinationError, PrunedDayError, ShrinkError
 from lse_archive.folder.pruned import is_pruned, pruned_summary
 from lse_archive.folder.state import read_state
 from lse_archive.results import PruneResult
 from lse_archive.zips.day import zip_day
 from lse_demo.faults import Fault
 from lse_demo.google_drive.server import DriveServer
-from lse_operations.checks import check_archive, check_drive, check_files
+from lse_operations.checks import check_archive, check_copy, check_files
 from lse_operations.prune import prune_copy, prune_day
 from lse_operations.restore.restore import bring_back
-from lse_operations.upload import drive_difference, upload_day
+from lse_operations.upload import find_copy_difference, upload_day
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
 
@@ -61,7 +61,7 @@ def test_a_pruned_day_is_known_and_comes_back_to_the_byte(
     summary = pruned_summary(paths)
     assert summary is not None
     assert summary.runs == 5
-    for check in (check_files(paths), check_archive(paths), check_drive(paths, archive.destination)):
+    for check in (check_files(paths), check_archive(paths), check_copy(paths, archive.destination)):
         assert check.verdict == "agrees", check
     assert prune().why == "its files are not here"
     result = bring_back(archive.destination, paths)
@@ -134,9 +134,9 @@ def test_what_happens_to_the_copy_of_a_pruned_day_is_found(
     prune()
     prune("zips")
     paths = archive.paths()
-    assert drive_difference(archive.destination, paths) is None
+    assert find_copy_difference(archive.destination, paths) is None
     spoil_drive(archive, None, drive_server)  # ty: ignore[invalid-argument-type]
-    assert check_drive(paths, archive.destination).verdict == "differs"
+    assert check_copy(paths, archive.destination).verdict == "differs"
 
 
 def test_a_pruned_day_is_neither_zipped_nor_fetched_before_it_is_back(
@@ -189,37 +189,37 @@ def test_a_pruned_day_whose_list_is_damaged_comes_back_as_it_was(
     assert snapshot(archive.layout.data_dir) == before
 
 
-def test_lse_verifies_restores_and_fetches_a_pruned_day(house: House) -> None:
-    house.fill(6)
-    assert house.archive("full-sweep").code == 0
-    before = snapshot(house.paths().folder)
-    asked = house.lse("archive", "prune", "--project", HOUSE_PROJECT, "--older-than", "1d")
+def test_lse_verifies_restores_and_fetches_a_pruned_day(installation: Installation) -> None:
+    installation.fill(6)
+    assert installation.archive("full-sweep").code == 0
+    before = snapshot(installation.paths().folder)
+    asked = installation.lse("archive", "prune", "--project", HOME_PROJECT, "--older-than", "1d")
     assert asked.code == 1
     assert "--force" in asked.err
-    pruned = house.lse("archive", "prune", "--project", HOUSE_PROJECT, "--older-than", "1d", "--force", "--json")
+    pruned = installation.lse("archive", "prune", "--project", HOME_PROJECT, "--older-than", "1d", "--force", "--json")
     assert (pruned.code, [entry["action"] for entry in pruned.json]) == (0, ["pruned"])
-    assert not house.paths().folder.exists()
-    verified = house.archive("verify", "--json")
+    assert not installation.paths().folder.exists()
+    verified = installation.archive("verify", "--json")
     assert verified.code == 0, verified.err
     assert {check["name"]: check["verdict"] for check in verified.entry["checks"]} == dict.fromkeys(
         ("langsmith_count", "run_files_intact", "zip_matches_files", "drive_matches_zip", "runs_match_files"), "agrees"
     )
-    house.sql("UPDATE runs SET data = '{}' WHERE run_id = (SELECT min(run_id::text) FROM runs)::uuid")
-    assert house.archive("verify").code == 3
+    installation.sql("UPDATE runs SET data = '{}' WHERE run_id = (SELECT min(run_id::text) FROM runs)::uuid")
+    assert installation.archive("verify").code == 3
     # LangSmith has fewer runs by now: the day comes back first, and nothing of it is lost.
-    house.store.delete([house.store.runs(HOUSE_PROJECT)[0].id])
-    assert house.archive("fetch", "--force").code in (0, 3)
-    after = snapshot(house.paths().folder)
+    installation.store.delete([installation.store.runs(HOME_PROJECT)[0].id])
+    assert installation.archive("fetch", "--force").code in (0, 3)
+    after = snapshot(installation.paths().folder)
     assert {name: after[name] for name in before} == before
 
 
-def test_prune_wants_an_age(house: House) -> None:
+def test_prune_wants_an_age(installation: Installation) -> None:
     for age in ("", "x", "0", "-1", "90w"):
-        ended = house.lse("archive", "prune", "--older-than", age, "--project", "x")
+        ended = installation.lse("archive", "prune", "--older-than", age, "--project", "x")
         assert ended.code == 2
         assert "number of days" in ended.err
-    assert house.lse("archive", "prune").code == 2
-    ended = house.lse("archive", "prune", "--older-than", "90d", "--project", "x")
+    assert installation.lse("archive", "prune").code == 2
+    ended = installation.lse("archive", "prune", "--older-than", "90d", "--project", "x")
     assert (ended.code, "no day older than 90 days has files to give up" in ended.out) == (0, True)
 
 
@@ -235,13 +235,13 @@ def test_the_copy_is_given_up_only_while_the_day_is_here(
     upload_day(archive.destination, paths)
     assert prune_copy(archive.destination, paths, dry_run=True).action == "would prune"
     drive_server.faults.add(Fault("status", lambda request: request.method == "PATCH", status=403))
-    with pytest.raises(DriveError):
+    with pytest.raises(DestinationError):
         prune_copy(archive.destination, paths)
     drive_server.faults.clear()
     assert read_state(paths).copy_pruned_at is None  # what is lost later was not given up
     assert prune_copy(archive.destination, paths).action == "pruned"
     assert drive_server.store.named(paths.zip.name) == []
-    assert check_drive(paths, archive.destination).verdict == "agrees"
+    assert check_copy(paths, archive.destination).verdict == "agrees"
     assert prune().action == "kept"  # now the day here is the last copy
     upload_day(archive.destination, paths)
     assert prune().action == "pruned"
@@ -256,23 +256,23 @@ def test_a_file_that_cannot_be_read_keeps_the_day(archive: Archive, prune: Calla
     assert (found.item, found.what) == ("dangling.json", "cannot be read")
 
 
-def test_lse_drive_prune(house: House) -> None:
-    house.fill(3)
-    assert house.archive("full-sweep").code == 0
-    options = ("drive", "prune", "--older-than", "1d", "--project", HOUSE_PROJECT)
-    assert house.lse(*options, "--dry-run", "--json").entry["action"] == "would prune"
-    assert house.lse(*options).code == 1
-    assert house.lse(*options, "--force", "--json").entry["action"] == "pruned"
-    assert house.archive("verify").code == 0
+def test_lse_drive_prune(installation: Installation) -> None:
+    installation.fill(3)
+    assert installation.archive("full-sweep").code == 0
+    options = ("drive", "prune", "--older-than", "1d", "--project", HOME_PROJECT)
+    assert installation.lse(*options, "--dry-run", "--json").entry["action"] == "would prune"
+    assert installation.lse(*options).code == 1
+    assert installation.lse(*options, "--force", "--json").entry["action"] == "pruned"
+    assert installation.archive("verify").code == 0
 
 
-def test_a_copy_that_drive_does_not_let_go_stops_no_other_day(house: House) -> None:
-    days = [HOUSE_DAY - timedelta(days=1), HOUSE_DAY]
+def test_a_copy_that_drive_does_not_let_go_stops_no_other_day(installation: Installation) -> None:
+    days = [HOME_DAY - timedelta(days=1), HOME_DAY]
     for day in days:
-        house.fill(2, day=day)
-        assert house.archive("full-sweep", day=day).code == 0
-    house.drive.faults.add(Fault("status", lambda request: request.method == "PATCH", status=403, times=1))
-    ended = house.lse(*("drive", "prune", "--older-than", "1d", "--project", HOUSE_PROJECT, "--force", "--json"))
+        installation.fill(2, day=day)
+        assert installation.archive("full-sweep", day=day).code == 0
+    installation.drive.faults.add(Fault("status", lambda request: request.method == "PATCH", status=403, times=1))
+    ended = installation.lse(*("drive", "prune", "--older-than", "1d", "--project", HOME_PROJECT, "--force", "--json"))
     assert ended.code == 1
     assert [(entry["date"], entry.get("action", "failed")) for entry in ended.json] == [
         (str(days[0]), "failed"),
@@ -290,7 +290,7 @@ def test_a_copy_whose_label_was_never_written_gets_it_by_the_next_upload(
         return request.method == "PATCH" and request.path.startswith("/drive/")
 
     drive_server.faults.add(Fault("status", labels, status=403))
-    with pytest.raises(DriveError):
+    with pytest.raises(DestinationError):
         upload_day(archive.destination, paths)
     drive_server.faults.clear()
     kept = prune("zips")
@@ -300,4 +300,4 @@ def test_a_copy_whose_label_was_never_written_gets_it_by_the_next_upload(
     assert upload_day(archive.destination, paths).action == "unchanged"
     assert not [request for request in drive_server.requests[seen:] if request.path.startswith("/upload/")]
     assert prune("zips").action == "pruned"
-    assert check_drive(paths, archive.destination).verdict == "agrees"
+    assert check_copy(paths, archive.destination).verdict == "agrees"

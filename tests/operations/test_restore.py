@@ -18,7 +18,7 @@ from lse_archive.errors import (
     ArchiveConflictError,
     ArchiveError,
     CorruptArchiveError,
-    DriveError,
+    DestinationError,
     RefusedArchiveError,
     ShrinkError,
     UsageError,
@@ -175,7 +175,7 @@ def test_verify_only_reads_the_copy_whatever_is_here(archive: Archive, drive_ser
     assert (archive.restore(verify_only=True).source, paths.zip.is_file()) == ("Drive", True)
     paths.incoming.write_bytes(paths.zip.read_bytes())
     drive_server.faults.add(Fault("status", no_downloads, status=403))
-    with pytest.raises(DriveError):
+    with pytest.raises(DestinationError):
         archive.restore(verify_only=True)
 
 
@@ -249,7 +249,7 @@ def test_a_broken_download_is_continued(archive: Archive, drive_server: DriveSer
     before = snapshot(archive.layout.data_dir)
     archive.lose()
     drive_server.faults.add(Fault("status", no_downloads, status=403, after=1))
-    with pytest.raises(DriveError):
+    with pytest.raises(DestinationError):
         archive.restore()
     assert not paths.folder.exists()
     drive_server.faults.clear()
@@ -264,7 +264,7 @@ def test_an_unreachable_destination_changes_nothing(archive: Archive, drive_serv
     paths = archive.add()
     archive.lose()
     drive_server.faults.add(Fault("status", no_downloads, status=403))
-    with pytest.raises(DriveError):
+    with pytest.raises(DestinationError):
         archive.restore()
     assert not paths.folder.exists()
     assert not paths.zip.exists()

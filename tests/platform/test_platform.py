@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from house_fixtures import House
+from home_fixtures import Installation
 
 from lse_platform.processes import Registry, is_alive
 from lse_resources.settings import Settings
@@ -20,29 +20,29 @@ from lse_resources.settings import Settings
 _LSE = Path(sys.executable).with_name("lse")
 
 
-def test_down_with_nothing_running(bare_house: House) -> None:
-    ended = bare_house.lse("down")
+def test_down_with_nothing_running(bare_installation: Installation) -> None:
+    ended = bare_installation.lse("down")
     assert (ended.code, ended.out) == (0, "nothing was running\n")
 
 
-def test_a_port_that_is_taken(bare_house: House) -> None:
+def test_a_port_that_is_taken(bare_installation: Installation) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        ended = bare_house.lse("up", "--port", str(port))
+        ended = bare_installation.lse("up", "--port", str(port))
     assert ended.code == 1
     assert f"port {port} of 127.0.0.1 cannot be used" in ended.err
     assert "lse up --port N" in ended.err
 
 
-def test_up_serves_one_home_once_and_ctrl_c_ends_all(bare_house: House) -> None:
+def test_up_serves_one_home_once_and_ctrl_c_ends_all(bare_installation: Installation) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     command = [_LSE, "up", "--port", port]
     with subprocess.Popen(
-        command, cwd=bare_house.directory, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command, cwd=bare_installation.directory, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
             assert process.stdout
@@ -52,16 +52,16 @@ def test_up_serves_one_home_once_and_ctrl_c_ends_all(bare_house: House) -> None:
                 assert answer.status == 200
             records = Registry(Settings.load().home / "run").alive()
             assert set(records) == {"up", "webserver", "daemon"}
-            url = bare_house.script("db", "url")
+            url = bare_installation.script("db", "url")
             with psycopg.connect(url.stdout.strip()) as connection:
                 assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
-            second = bare_house.script("up", "--port", port)
+            second = bare_installation.script("up", "--port", port)
             assert second.returncode == 1
             assert "is running already" in second.stderr
             os.kill(process.pid, signal.SIGINT)
             assert process.wait(60) == 0
         finally:
-            bare_house.lse("down")
+            bare_installation.lse("down")
             process.kill()
     assert not [name for name, record in records.items() if is_alive(record)]
     with pytest.raises(psycopg.OperationalError):

@@ -5,17 +5,17 @@ from __future__ import annotations
 import signal
 import urllib.request
 
-from house_fixtures import House
+from home_fixtures import Installation
 from platform_fixtures import Up, free_port
 
 from lse_platform.processes import Registry, is_alive
 from lse_resources.settings import Settings
 
 
-def test_what_a_killed_platform_left_behind_is_replaced(bare_house: House) -> None:
+def test_what_a_killed_platform_left_behind_is_replaced(bare_installation: Installation) -> None:
     port = free_port()
     registry = Registry(Settings.load().home / "run")
-    first = Up(bare_house, "--port", port)
+    first = Up(bare_installation, "--port", port)
     try:
         first.wait()
         left = registry.alive()
@@ -23,9 +23,9 @@ def test_what_a_killed_platform_left_behind_is_replaced(bare_house: House) -> No
         first.process.send_signal(signal.SIGKILL)
         first.process.wait()
         assert is_alive(left["webserver"])
-        log = bare_house.directory / "up.log"
+        log = bare_installation.directory / "up.log"
         log.write_text("")
-        second = Up(bare_house, "--port", port)
+        second = Up(bare_installation, "--port", port)
         try:
             second.wait()
             assert "stopping the webserver that a killed `lse up` left behind" in second.text
@@ -37,5 +37,5 @@ def test_what_a_killed_platform_left_behind_is_replaced(bare_house: House) -> No
             second.process.kill()
     finally:
         first.process.kill()
-        bare_house.lse("down")
+        bare_installation.lse("down")
     assert registry.alive() == {}

@@ -14,14 +14,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster import DagsterRunStatus
-from house_fixtures import PROJECT, House
+from home_fixtures import PROJECT, Installation
 from platform_fixtures import Up, free_port, wait_until
 
 from lse_archive.days import today
 from lse_archive.errors import ArchiveError
 from lse_archive.folder.state import read_state
 from lse_archive.names import project_slug
-from lse_platform.home import open_house
+from lse_platform.home import open_home
 from lse_platform.platform import run_platform
 from lse_platform.processes import Registry
 from lse_platform.services import Service, rotate
@@ -101,35 +101,37 @@ def test_a_log_that_was_deleted_is_no_end(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def up(house: House) -> Iterator[Up]:
+def up(installation: Installation) -> Iterator[Up]:
     """A platform over a project with days to archive."""
     for day in DAYS:
-        house.fill(runs=RUNS, day=day)
-    add_project(house.directory / "projects.toml", ProjectConfig(PROJECT, DAYS[0], schedule="off"))
-    platform = Up(house, "--port", free_port())
+        installation.fill(runs=RUNS, day=day)
+    add_project(installation.directory / "projects.toml", ProjectConfig(PROJECT, DAYS[0], schedule="off"))
+    platform = Up(installation, "--port", free_port())
     try:
         platform.wait()
         yield platform
     finally:
         if platform.process.poll() is None:
             platform.stop()
-        house.lse("down")
+        installation.lse("down")
 
 
-def test_a_daemon_killed_in_a_backfill_loses_no_day(house: House, up: Up) -> None:
-    second = house.script("up", "--port", free_port())
+def test_a_daemon_killed_in_a_backfill_loses_no_day(installation: Installation, up: Up) -> None:
+    second = installation.script("up", "--port", free_port())
     assert second.returncode == 1
     assert "running already" in second.stderr
 
-    ended = house.lse("backfill", "--project", PROJECT, "--start-date", str(DAYS[0]), "--end-date", str(DAYS[-1]))
+    ended = installation.lse(
+        "backfill", "--project", PROJECT, "--start-date", str(DAYS[0]), "--end-date", str(DAYS[-1])
+    )
     assert ended.code == 0, ended.err
     assert f"{len(DAYS)} days" in ended.out
-    wait_until(lambda: bool(list(house.paths(day=DAYS[0]).folder.parent.glob("2*"))), 120, "no day was begun")
-    os.kill(Registry(house.directory / "home" / "run").alive()["daemon"].pid, signal.SIGKILL)
+    wait_until(lambda: bool(list(installation.paths(day=DAYS[0]).folder.parent.glob("2*"))), 120, "no day was begun")
+    os.kill(Registry(installation.directory / "home" / "run").alive()["daemon"].pid, signal.SIGKILL)
     wait_until(lambda: "the daemon ended with -9; starting it again" in up.text, 30, "nobody noticed")
 
-    os.environ.update(open_house(Settings.load()).environment())  # the house puts back what it was
-    with house.instance() as instance:
+    os.environ.update(open_home(Settings.load()).environment())  # the installation puts back what it was
+    with installation.instance() as instance:
         [backfill] = instance.get_backfills()
 
         def done() -> bool:
@@ -144,14 +146,14 @@ def test_a_daemon_killed_in_a_backfill_loses_no_day(house: House, up: Up) -> Non
         green = [run.tags["dagster/partition"] for run in runs if run.status == DagsterRunStatus.SUCCESS]
         assert sorted(green) == [str(day) for day in DAYS]
     for day in DAYS:
-        assert len(house.rows(day=day)) == RUNS
-        assert read_state(house.paths(day=day)).verified_at
+        assert len(installation.rows(day=day)) == RUNS
+        assert read_state(installation.paths(day=day)).verified_at
     assert up.stop() == 0
-    assert Registry(house.directory / "home" / "run").alive() == {}
+    assert Registry(installation.directory / "home" / "run").alive() == {}
 
 
 @pytest.mark.parametrize(("host", "warned"), [("192.0.2.1", True), ("no-such-host.invalid", True), ("::1", False)])
-def test_a_ui_that_others_could_reach_is_warned_of(bare_house: House, host: str, warned: bool) -> None:
+def test_a_ui_that_others_could_reach_is_warned_of(bare_installation: Installation, host: str, warned: bool) -> None:
     said: list[str] = []
     with socket.socket(socket.AF_INET6) as taken:
         taken.bind(("::1", 0))

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from house_fixtures import House
+from home_fixtures import Installation
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,33 +73,35 @@ def test_a_malformed_file_is_explained(tmp_path: Path, text: str, why: str) -> N
         read_projects(path)
 
 
-def test_a_directory_in_its_place_is_explained(bare_house: House) -> None:
-    (bare_house.directory / "projects.toml").mkdir()
+def test_a_directory_in_its_place_is_explained(bare_installation: Installation) -> None:
+    (bare_installation.directory / "projects.toml").mkdir()
     for command in (["status"], ["projects", "list"], ["projects", "add", "x", "--start", "2026-01-01"]):
-        ended = bare_house.lse(*command)
+        ended = bare_installation.lse(*command)
         assert ended.code == 1
         assert "projects.toml cannot be read: Is a directory" in ended.err
 
 
-def test_the_commands(bare_house: House) -> None:
-    nothing = bare_house.lse("projects", "list")
+def test_the_commands(bare_installation: Installation) -> None:
+    nothing = bare_installation.lse("projects", "list")
     assert (nothing.code, nothing.out) == (0, "")
     assert "projects.toml; add one: lse projects add NAME --start DAY" in nothing.err
 
-    assert bare_house.lse("projects", "add", "shop / EMEA", "--start", "2026-01-31").code == 0
-    assert bare_house.lse("projects", "add", "café", "--start", "2026-02-01", "--retention-days", "400").code == 0
-    assert "shop / EMEA\tfrom 2026-01-31" in bare_house.lse("projects", "list").out
-    listed = json.loads(bare_house.lse("projects", "list", "--json").out)["projects"]
+    assert bare_installation.lse("projects", "add", "shop / EMEA", "--start", "2026-01-31").code == 0
+    assert (
+        bare_installation.lse("projects", "add", "café", "--start", "2026-02-01", "--retention-days", "400").code == 0
+    )
+    assert "shop / EMEA\tfrom 2026-01-31" in bare_installation.lse("projects", "list").out
+    listed = json.loads(bare_installation.lse("projects", "list", "--json").out)["projects"]
     assert [(entry["name"], entry["start"], entry["retention_days"]) for entry in listed] == [
         ("shop / EMEA", "2026-01-31", 14),
         ("café", "2026-02-01", 400),
     ]
 
-    again = bare_house.lse("projects", "add", "café", "--start", "2026-02-01")
+    again = bare_installation.lse("projects", "add", "café", "--start", "2026-02-01")
     assert (again.code, "already" in again.err) == (2, True)
     for name, start, why in (("a\nb", "2026-01-01", "a line end"), ("x", "9998-01-01", "in the future")):
-        refused = bare_house.lse("projects", "add", name, "--start", start)
+        refused = bare_installation.lse("projects", "add", name, "--start", start)
         assert (refused.code, why in refused.err) == (2, True)
-    malformed = bare_house.lse("projects", "add", "x", "--start", "1.2.2026")
+    malformed = bare_installation.lse("projects", "add", "x", "--start", "1.2.2026")
     assert (malformed.code, "is not a day" in malformed.err) == (2, True)
-    assert bare_house.lse("projects", "add", "x").code == 2
+    assert bare_installation.lse("projects", "add", "x").code == 2

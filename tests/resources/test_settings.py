@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from house_fixtures import House
+from home_fixtures import Installation
 
 from lse_archive.errors import SettingsError
 from lse_resources.settings import Settings
@@ -18,25 +18,29 @@ _SECRETS = {
 }
 
 
-def test_the_environment_goes_before_the_file(bare_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = bare_house.directory / "settings.env"
+def test_the_environment_goes_before_the_file(bare_installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = bare_installation.directory / "settings.env"
     path.write_text("LANGSMITH_API_KEY=from-file\nLANGSMITH_WORKSPACE_ID=w1\nLSE_HOME=/nowhere\nUNKNOWN=1\n")
     monkeypatch.setenv("LSE_ENV_FILE", str(path))
     monkeypatch.setenv("LANGSMITH_API_KEY", "from-environment")
     settings = Settings.load()
     assert settings.langsmith.api_key == "from-environment"
     assert settings.langsmith.workspace_id == "w1"
-    assert settings.home == bare_house.directory / "home"
+    assert settings.home == bare_installation.directory / "home"
 
 
-def test_the_env_file_of_the_working_directory_is_read(bare_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_env_file_of_the_working_directory_is_read(
+    bare_installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("LSE_ENV_FILE")
-    monkeypatch.chdir(bare_house.directory)
+    monkeypatch.chdir(bare_installation.directory)
     Path(".env").write_text("LANGSMITH_ENDPOINT='https://eu.api.smith.langchain.com'\n")
     assert Settings.load().langsmith.endpoint == "https://eu.api.smith.langchain.com"
 
 
-def test_an_empty_setting_is_one_that_is_not_set(bare_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_setting_is_one_that_is_not_set(
+    bare_installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("LSE_DATABASE_URL", "LANGSMITH_WORKSPACE_ID", "LANGSMITH_ENDPOINT"):
         monkeypatch.setenv(name, "")
     settings = Settings.load()
@@ -44,7 +48,7 @@ def test_an_empty_setting_is_one_that_is_not_set(bare_house: House, monkeypatch:
     assert settings.langsmith_endpoint == "https://api.smith.langchain.com"
 
 
-def test_no_secret_is_shown(bare_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_is_shown(bare_installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in _SECRETS.items():
         monkeypatch.setenv(name, value)
     settings = Settings.load()
@@ -64,7 +68,7 @@ def test_no_secret_is_shown(bare_house: House, monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_a_malformed_setting_is_named_and_its_value_is_not_shown(
-    bare_house: House, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+    bare_installation: Installation, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=name) as refused:
@@ -72,14 +76,16 @@ def test_a_malformed_setting_is_named_and_its_value_is_not_shown(
     assert "hunter2" not in str(refused.value)
 
 
-def test_places_are_absolute_and_go_to_child_processes(bare_house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(bare_house.directory)
+def test_places_are_absolute_and_go_to_child_processes(
+    bare_installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bare_installation.directory)
     monkeypatch.setenv("LSE_DATA_DIR", "here")
     monkeypatch.setenv("LSE_HOME", "~/lse-home")
-    monkeypatch.setenv("HOME", str(bare_house.directory))
+    monkeypatch.setenv("HOME", str(bare_installation.directory))
     settings = Settings.load()
-    assert settings.layout.data_dir == bare_house.directory / "here"
-    assert settings.home == bare_house.directory / "lse-home"
+    assert settings.layout.data_dir == bare_installation.directory / "here"
+    assert settings.home == bare_installation.directory / "lse-home"
     environment = settings.as_environment()
-    assert environment["LSE_DATA_DIR"] == str(bare_house.directory / "here")
+    assert environment["LSE_DATA_DIR"] == str(bare_installation.directory / "here")
     assert environment["PATH"] == os.environ["PATH"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from alert_targets import MailServer, Webhook, mail_server, webhook
-from house_fixtures import DAY, PROJECT, House
+from home_fixtures import DAY, PROJECT, Installation
 
 from lse_archive.errors import ArchiveError, SettingsError
 from lse_resources.alerts import Alert, mail, post, targets
@@ -37,13 +37,13 @@ def post_office() -> Iterator[MailServer]:
 class Watch:
     """The alerts' sensor, as the daemon evaluates it: each time in a context of its own, with the cursor kept."""
 
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
         self.cursor: str | None = None
         self.tick()
 
     def tick(self) -> str:
-        with self._house.instance() as instance, dg.build_sensor_context(instance, self.cursor) as context:
+        with self._installation.instance() as instance, dg.build_sensor_context(instance, self.cursor) as context:
             said = alerts_sensor(context)
             self.cursor = context.cursor
         assert isinstance(said, dg.SkipReason)
@@ -51,21 +51,21 @@ class Watch:
 
 
 @pytest.fixture
-def watch(house: House, hook: Webhook, post_office: MailServer, monkeypatch: pytest.MonkeyPatch) -> Watch:
-    """A house with an archived day, in which alerts go to both targets."""
+def watch(installation: Installation, hook: Webhook, post_office: MailServer, monkeypatch: pytest.MonkeyPatch) -> Watch:
+    """A installation with an archived day, in which alerts go to both targets."""
     monkeypatch.setenv("LSE_ALERT_WEBHOOK_URL", hook.url)
     monkeypatch.setenv("LSE_ALERT_SMTP_URL", post_office.url)
     monkeypatch.setenv("LSE_ALERT_EMAIL", "oncall@example.com, lead@example.com")
-    house.fill()
-    add_project(house.directory / "projects.toml", ProjectConfig(PROJECT, DAY - timedelta(days=5)))
-    assert house.archive("full-sweep").code == 0
-    return Watch(house)
+    installation.fill()
+    add_project(installation.directory / "projects.toml", ProjectConfig(PROJECT, DAY - timedelta(days=5)))
+    assert installation.archive("full-sweep").code == 0
+    return Watch(installation)
 
 
-def damage(house: House) -> str:
+def damage(installation: Installation) -> str:
     """Changes a row by hand; returns the run."""
-    run = min(house.rows())
-    house.sql('UPDATE runs SET data = data || \'{"name": "by hand"}\' WHERE run_id = %s', run)
+    run = min(installation.rows())
+    installation.sql('UPDATE runs SET data = data || \'{"name": "by hand"}\' WHERE run_id = %s', run)
     return run
 
 
@@ -78,10 +78,10 @@ def test_what_happened_before_the_first_start_is_no_news(watch: Watch, hook: Web
 
 
 def test_a_changed_row_is_told_of_once_and_resolved_once(
-    watch: Watch, house: House, hook: Webhook, post_office: MailServer
+    watch: Watch, installation: Installation, hook: Webhook, post_office: MailServer
 ) -> None:
-    run = damage(house)
-    assert house.archive("verify").code == 3
+    run = damage(installation)
+    assert installation.archive("verify").code == 3
     watch.tick()
     watch.tick()
     [text] = hook.texts
@@ -92,7 +92,7 @@ def test_a_changed_row_is_told_of_once_and_resolved_once(
     assert post_office.texts == [text]
     assert post_office.recipients == ["oncall@example.com", "lead@example.com"]
     assert post_office.messages[0]["Subject"] == f"[LSE] {PROJECT} {DAY}: runs_match_files failed"
-    assert house.archive("verify", "--fix").code == 0
+    assert installation.archive("verify", "--fix").code == 0
     watch.tick()
     watch.tick()
     assert [text.splitlines()[0] for text in hook.texts[1:]] == [f"resolved: {PROJECT} {DAY} is good again"]
@@ -100,11 +100,11 @@ def test_a_changed_row_is_told_of_once_and_resolved_once(
 
 
 def test_a_target_that_is_down_gets_it_later_and_the_other_one_not_twice(
-    watch: Watch, house: House, hook: Webhook, post_office: MailServer
+    watch: Watch, installation: Installation, hook: Webhook, post_office: MailServer
 ) -> None:
-    damage(house)
+    damage(installation)
     hook.status = 503
-    assert house.archive("verify").code == 3
+    assert installation.archive("verify").code == 3
     assert "HTTP 503" in watch.tick()
     watch.tick()
     assert (len(hook.texts), len(post_office.texts)) == (0, 1)
@@ -114,26 +114,28 @@ def test_a_target_that_is_down_gets_it_later_and_the_other_one_not_twice(
     assert (len(hook.texts), len(post_office.texts)) == (1, 1)
 
 
-def test_a_failed_run_is_told_of_and_a_later_sweep_resolves_it(watch: Watch, house: House, hook: Webhook) -> None:
-    keys, house.langsmith.behaviour.api_keys = house.langsmith.behaviour.api_keys, frozenset()
-    assert house.archive("fetch", "--force").code == 1
+def test_a_failed_run_is_told_of_and_a_later_sweep_resolves_it(
+    watch: Watch, installation: Installation, hook: Webhook
+) -> None:
+    keys, installation.langsmith.behaviour.api_keys = installation.langsmith.behaviour.api_keys, frozenset()
+    assert installation.archive("fetch", "--force").code == 1
     watch.tick()
     [text] = hook.texts
     assert text.startswith(f"{PROJECT} {DAY}: the run failed\n")
     assert "LANGSMITH_API_KEY" in text
     assert "lsv2" not in text
-    house.langsmith.behaviour.api_keys = keys
-    assert house.archive("full-sweep", "--force").code == 0
+    installation.langsmith.behaviour.api_keys = keys
+    assert installation.archive("full-sweep", "--force").code == 0
     watch.tick()
     assert hook.texts[1].startswith("resolved:")
     assert len(hook.texts) == 2
 
 
 def test_a_check_that_cannot_be_proven_wakes_nobody(
-    watch: Watch, house: House, hook: Webhook, monkeypatch: pytest.MonkeyPatch
+    watch: Watch, installation: Installation, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GOOGLE_DRIVE_FOLDER_URL")
-    house.archive("verify")
+    installation.archive("verify")
     watch.tick()
     assert hook.texts == []
 
@@ -314,17 +316,17 @@ def test_alerts_are_sent_in_order_and_a_target_that_refuses_is_not_tried_for_eac
 
 
 def test_alerts_test_sends_a_sample_to_each_target(
-    house: House, hook: Webhook, post_office: MailServer, monkeypatch: pytest.MonkeyPatch
+    installation: Installation, hook: Webhook, post_office: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert house.lse("alerts", "test").code == 1  # no target is set up
+    assert installation.lse("alerts", "test").code == 1  # no target is set up
     monkeypatch.setenv("LSE_ALERT_WEBHOOK_URL", hook.url)
     monkeypatch.setenv("LSE_ALERT_SMTP_URL", post_office.url)
     monkeypatch.setenv("LSE_ALERT_EMAIL", "oncall@example.com")
-    ended = house.lse("alerts", "test")
+    ended = installation.lse("alerts", "test")
     assert (ended.code, len(hook.texts), len(post_office.texts)) == (0, 1, 1)
     assert "webhook: sent" in ended.out
     hook.status = 500
-    ended = house.lse("alerts", "test")
+    ended = installation.lse("alerts", "test")
     assert (ended.code, len(post_office.texts)) == (1, 2)
     assert "HTTP 500" in ended.err
     assert "sent again" not in ended.err
@@ -339,8 +341,10 @@ def _nothing() -> None:
     """A job without steps."""
 
 
-def test_a_run_that_is_repeated_by_itself_has_not_failed_yet(watch: Watch, house: House, hook: Webhook) -> None:
-    with house.instance() as instance:
+def test_a_run_that_is_repeated_by_itself_has_not_failed_yet(
+    watch: Watch, installation: Installation, hook: Webhook
+) -> None:
+    with installation.instance() as instance:
         for retries in ("2", "0"):
             tags = {"dagster/max_retries": retries, "dagster/partition": f"2026-01-0{retries}"}
             run = instance.create_run_for_job(_nothing, tags=tags, status=dg.DagsterRunStatus.STARTED)
@@ -349,8 +353,10 @@ def test_a_run_that_is_repeated_by_itself_has_not_failed_yet(watch: Watch, house
     assert [text.splitlines()[0] for text in hook.texts] == ["_nothing 2026-01-00: the run failed"]
 
 
-def test_a_failed_run_of_a_backfill_waits_for_the_others(watch: Watch, house: House, hook: Webhook) -> None:
-    with house.instance() as instance:
+def test_a_failed_run_of_a_backfill_waits_for_the_others(
+    watch: Watch, installation: Installation, hook: Webhook
+) -> None:
+    with installation.instance() as instance:
         tags = {"dagster/backfill": "abc", "dagster/max_retries": "0"}
         started = dg.DagsterRunStatus.STARTED
         first, second = (instance.create_run_for_job(_nothing, tags=tags, status=started) for _ in range(2))

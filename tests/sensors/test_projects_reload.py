@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 import pytest
-from house_fixtures import DAY, PROJECT, House
+from home_fixtures import DAY, PROJECT, Installation
 from platform_fixtures import Up, free_port, wait_until
 
 from lse_archive.errors import SettingsError
@@ -34,18 +34,18 @@ _QUERY = """{
 
 
 @pytest.fixture
-def url(house: House) -> Iterator[str]:
+def url(installation: Installation) -> Iterator[str]:
     """The address of a platform over one project; what it says is in `up.log`."""
-    add_project(house.directory / "projects.toml", ProjectConfig(PROJECT, DAY, schedule="off"))
+    add_project(installation.directory / "projects.toml", ProjectConfig(PROJECT, DAY, schedule="off"))
     port = free_port()
-    platform = Up(house, "--port", port)
+    platform = Up(installation, "--port", port)
     try:
         platform.wait()
         yield f"http://127.0.0.1:{port}"
     finally:
         if platform.process.poll() is None:
             platform.stop()
-        house.lse("down")
+        installation.lse("down")
 
 
 def known(url: str) -> set[str]:
@@ -58,8 +58,10 @@ def known(url: str) -> set[str]:
     return {node["assetKey"]["path"][0] for node in found["assetNodes"]}
 
 
-def test_a_new_project_is_in_the_ui_and_a_malformed_file_takes_nothing_away(house: House, url: str) -> None:
-    projects, log = house.directory / "projects.toml", house.directory / "up.log"
+def test_a_new_project_is_in_the_ui_and_a_malformed_file_takes_nothing_away(
+    installation: Installation, url: str
+) -> None:
+    projects, log = installation.directory / "projects.toml", installation.directory / "up.log"
     first, both = {project_slug(PROJECT)}, {project_slug(PROJECT), project_slug(SECOND)}
     assert known(url) == first
 
@@ -84,8 +86,10 @@ def defined() -> set[dg.AssetKey]:
     return set(definitions().resolve_asset_graph().get_all_asset_keys())
 
 
-def test_processes_that_start_while_the_file_is_malformed_know_the_last_good_one(bare_house: House) -> None:
-    path, settings = bare_house.directory / "projects.toml", Settings.load()
+def test_processes_that_start_while_the_file_is_malformed_know_the_last_good_one(
+    bare_installation: Installation,
+) -> None:
+    path, settings = bare_installation.directory / "projects.toml", Settings.load()
     add_project(path, ProjectConfig(PROJECT, DAY))
     keep_projects(settings)
     before = defined()
@@ -102,13 +106,13 @@ def test_processes_that_start_while_the_file_is_malformed_know_the_last_good_one
     assert defined() > before
 
 
-def test_a_file_that_was_never_good_is_refused_by_its_name(bare_house: House) -> None:
-    path = bare_house.directory / "projects.toml"
+def test_a_file_that_was_never_good_is_refused_by_its_name(bare_installation: Installation) -> None:
+    path = bare_installation.directory / "projects.toml"
     path.write_text(_SLIP)
     with pytest.raises(SettingsError, match=r"projects\.toml cannot be read"):
         definitions()
-    ended = bare_house.lse("up", "--port", free_port())
+    ended = bare_installation.lse("up", "--port", free_port())
     assert ended.code == 1
     assert f"{path} cannot be read" in ended.err
     assert "Traceback" not in ended.err
-    assert not (bare_house.directory / "home" / "postgres").exists()
+    assert not (bare_installation.directory / "home" / "postgres").exists()

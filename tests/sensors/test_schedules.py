@@ -43,7 +43,7 @@ def look(layout: Layout, day: date, at: datetime, **more: object) -> None:
     """The day was archived at this time."""
     paths = layout.day(NAME, day)
     paths.folder.mkdir(parents=True, exist_ok=True)
-    update_state(paths, looked_at=at.strftime("%Y-%m-%dT%H:%M:%SZ"), **more)
+    update_state(paths, last_fetched_at=at.strftime("%Y-%m-%dT%H:%M:%SZ"), **more)
 
 
 def live_through(layout: Layout, first: datetime, ticks: int) -> None:
@@ -91,8 +91,8 @@ def test_nothing_before_the_first_day_is_due(layout: Layout) -> None:
 
 def test_a_day_that_was_served_short_stays_due_while_it_can_be_fetched(layout: Layout) -> None:
     live_through(layout, TICK - timedelta(days=20), 21)
-    look(layout, date(2026, 3, 2), TICK, proof="fewer")
-    look(layout, date(2026, 2, 1), TICK, proof="fewer")
+    look(layout, date(2026, 3, 2), TICK, count_check="fewer")
+    look(layout, date(2026, 2, 1), TICK, count_check="fewer")
     assert days_to_archive(layout, PROJECT, TICK) == [date(2026, 3, 2)]
 
 

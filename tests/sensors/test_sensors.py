@@ -9,12 +9,12 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 from dagster import DagsterRunStatus, DefaultSensorStatus
-from house_fixtures import PROJECT, House
+from home_fixtures import PROJECT, Installation
 
 from lse_archive.days import today
 from lse_archive.folder.state import now_text, update_state
-from lse_platform.exited_runs import fail_dead_runs
-from lse_platform.home import open_house
+from lse_platform.exited_runs import fail_exited_runs
+from lse_platform.home import open_home
 from lse_platform.processes import describe
 from lse_resources.projects import ProjectConfig, add_project, read_projects
 from lse_resources.settings import Settings
@@ -39,9 +39,11 @@ def alerts_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSE_ALERT_WEBHOOK_URL", "http://127.0.0.1:1/")
 
 
-def list_project(house: House, first_day_back: int, name: str = PROJECT, retention_days: int = 14) -> None:
+def list_project(
+    installation: Installation, first_day_back: int, name: str = PROJECT, retention_days: int = 14
+) -> None:
     config = ProjectConfig(name, today() - timedelta(days=first_day_back), retention_days)
-    add_project(house.directory / "projects.toml", config)
+    add_project(installation.directory / "projects.toml", config)
 
 
 def test_every_sensor_runs_from_the_first_start() -> None:
@@ -49,8 +51,10 @@ def test_every_sensor_runs_from_the_first_start() -> None:
     assert all(sensor.default_status == DefaultSensorStatus.RUNNING for sensor in SENSORS)
 
 
-def test_days_in_the_last_third_of_the_retention_are_warned_of_once(bare_house: House, alerts_on: None) -> None:
-    list_project(bare_house, first_day_back=100)
+def test_days_in_the_last_third_of_the_retention_are_warned_of_once(
+    bare_installation: Installation, alerts_on: None
+) -> None:
+    list_project(bare_installation, first_day_back=100)
     said, cursor = tick(expiring_days_sensor)
     assert "4 days" in said
     [title] = titles()
@@ -60,61 +64,65 @@ def test_days_in_the_last_third_of_the_retention_are_warned_of_once(bare_house: 
     assert len(titles()) == 1
 
 
-def test_days_that_are_archived_and_verified_are_not_warned_of(bare_house: House, alerts_on: None) -> None:
-    list_project(bare_house, first_day_back=100)
+def test_days_that_are_archived_and_verified_are_not_warned_of(
+    bare_installation: Installation, alerts_on: None
+) -> None:
+    list_project(bare_installation, first_day_back=100)
     for back in range(1, 14):
         day = today() - timedelta(days=back)
         proof = "fewer" if back == 12 else "equal"
-        update_state(bare_house.paths(day=day), looked_at=now_text(), verified_at=now_text(), proof=proof)
+        update_state(
+            bare_installation.paths(day=day), last_fetched_at=now_text(), verified_at=now_text(), count_check=proof
+        )
     tick(expiring_days_sensor)
     assert [title[:6] for title in titles()] == ["1 days"]
 
 
-def test_a_young_project_is_not_warned_of(bare_house: House) -> None:
-    list_project(bare_house, first_day_back=5)
+def test_a_young_project_is_not_warned_of(bare_installation: Installation) -> None:
+    list_project(bare_installation, first_day_back=5)
     said, _ = tick(expiring_days_sensor)
     assert said.startswith("0 days")
 
 
-def test_projects_that_nobody_archives_are_told_of_once(house: House, alerts_on: None) -> None:
+def test_projects_that_nobody_archives_are_told_of_once(installation: Installation, alerts_on: None) -> None:
     for name in ("one", "two"):
-        house.fill(runs=1, project=name)
-    list_project(house, 5, name="one")
+        installation.fill(runs=1, project=name)
+    list_project(installation, 5, name="one")
     _, cursor = tick(new_projects_sensor)
     assert titles() == ["1 LangSmith projects are not archived"]
     tick(new_projects_sensor, cursor)
     assert len(titles()) == 1
-    assert [project.name for project in read_projects(house.directory / "projects.toml")] == ["one"]
+    assert [project.name for project in read_projects(installation.directory / "projects.toml")] == ["one"]
 
 
-def test_new_projects_are_added_where_that_is_set(house: House, alerts_on: None) -> None:
-    house.fill(runs=1, project="two / 2")
-    (house.directory / "projects.toml").write_text("add_new_projects = true\n")
+def test_new_projects_are_added_where_that_is_set(installation: Installation, alerts_on: None) -> None:
+    installation.fill(runs=1, project="two / 2")
+    (installation.directory / "projects.toml").write_text("add_new_projects = true\n")
     _, cursor = tick(new_projects_sensor)
-    [project] = read_projects(house.directory / "projects.toml")
+    [project] = read_projects(installation.directory / "projects.toml")
     assert (project.name, project.start) == ("two / 2", today() - timedelta(days=13))
     assert titles() == ["1 new LangSmith projects are archived from now on"]
     tick(new_projects_sensor, cursor)
     assert len(titles()) == 1
 
 
-def test_a_langsmith_that_is_down_is_asked_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_langsmith_that_is_down_is_asked_again(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANGSMITH_ENDPOINT", "http://127.0.0.1:1")
     said, cursor = tick(new_projects_sensor, '["one"]')
     assert "could not be asked" in said
     assert cursor == '["one"]'
 
 
-def test_projects_sync_adds_what_is_missing(house: House) -> None:
-    house.fill(runs=1, project="one")
-    assert "not archived: one" in house.lse("projects", "sync", "--dry-run").out
-    assert read_projects(house.directory / "projects.toml") == []
-    assert "added: one" in house.lse("projects", "sync").out
-    assert [project.name for project in read_projects(house.directory / "projects.toml")] == ["one"]
-    assert "every project" in house.lse("projects", "sync").out
+def test_projects_sync_adds_what_is_missing(installation: Installation) -> None:
+    installation.fill(runs=1, project="one")
+    assert "not archived: one" in installation.lse("projects", "sync", "--dry-run").out
+    assert read_projects(installation.directory / "projects.toml") == []
+    assert "added: one" in installation.lse("projects", "sync").out
+    assert [project.name for project in read_projects(installation.directory / "projects.toml")] == ["one"]
+    assert "every project" in installation.lse("projects", "sync").out
 
 
-def test_runs_of_a_dead_process_are_failed_and_the_living_go_on(house: House) -> None:
+def test_runs_of_a_dead_process_are_failed_and_the_living_go_on(installation: Installation) -> None:
     waits = [sys.executable, "-c", "input()"]
     with subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
         dead = _tags(process.pid)
@@ -135,21 +143,21 @@ def test_runs_of_a_dead_process_are_failed_and_the_living_go_on(house: House) ->
             status = {name: instance.get_run_by_id(run).status for name, run in runs.items()}  # ty: ignore
             assert status.pop("dead") == DagsterRunStatus.FAILURE
             assert set(status.values()) == {DagsterRunStatus.STARTED}
-            assert fail_dead_runs(instance, platform_starts=True) == [runs["copied"]]
+            assert fail_exited_runs(instance, platform_starts=True) == [runs["copied"]]
         process.communicate(b"\n")
 
 
-def test_a_run_of_the_command_line_says_which_process_works_on_it(house: House) -> None:
-    house.fill()
-    assert house.archive("fetch").code == 0
-    with house.instance() as instance:
+def test_a_run_of_the_command_line_says_which_process_works_on_it(installation: Installation) -> None:
+    installation.fill()
+    assert installation.archive("fetch").code == 0
+    with installation.instance() as instance:
         [run] = instance.get_runs()
         assert run.tags["lse/run"] == run.run_id
         assert run.tags["lse/process"].isdigit()
 
 
 def _instance() -> dg.DagsterInstance:
-    opened = open_house(Settings.load())
+    opened = open_home(Settings.load())
     with pytest.MonkeyPatch.context() as patch:
         for name, value in opened.environment().items():
             patch.setenv(name, value)

@@ -12,7 +12,7 @@ from dagster._core.test_utils import create_test_daemon_workspace_context, freez
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
 from dagster._scheduler.scheduler import launch_scheduled_runs
-from house_fixtures import PROJECT, House
+from home_fixtures import PROJECT, Installation
 
 from lse_platform.asset_keys import asset_key, job_name
 from lse_resources.projects import ProjectConfig, add_project
@@ -22,11 +22,11 @@ _DAY = "dagster/partition"
 
 
 @pytest.fixture
-def workspace(house: House) -> Iterator[WorkspaceProcessContext]:
-    """The code location in a server of its own, over the house's instance."""
-    add_project(house.directory / "projects.toml", ProjectConfig(PROJECT, (SUNDAY - timedelta(days=40)).date()))
+def workspace(installation: Installation) -> Iterator[WorkspaceProcessContext]:
+    """The code location in a server of its own, over the installation's instance."""
+    add_project(installation.directory / "projects.toml", ProjectConfig(PROJECT, (SUNDAY - timedelta(days=40)).date()))
     with (
-        house.instance() as instance,
+        installation.instance() as instance,
         create_test_daemon_workspace_context(
             ModuleTarget("lse_location.definitions", attribute=None, working_directory=None, location_name="lse"),
             instance=instance,
@@ -44,8 +44,10 @@ def tick(workspace: WorkspaceProcessContext, now: datetime) -> list[dg.DagsterRu
     return [run for run in workspace.instance.get_runs() if run.run_id not in known]
 
 
-def test_schedules_tick_once_for_the_days_that_are_due(house: House, workspace: WorkspaceProcessContext) -> None:
-    house.paths(day=SUNDAY.date() - timedelta(days=20)).folder.mkdir(parents=True)
+def test_schedules_tick_once_for_the_days_that_are_due(
+    installation: Installation, workspace: WorkspaceProcessContext
+) -> None:
+    installation.paths(day=SUNDAY.date() - timedelta(days=20)).folder.mkdir(parents=True)
     assert tick(workspace, SUNDAY) == []
     at_two = tick(workspace, SUNDAY + timedelta(minutes=2))
     assert {run.job_name for run in at_two} == {job_name(PROJECT)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from lse_archive.errors import ArchiveConflictError, DriveError
+from lse_archive.errors import ArchiveConflictError, DestinationError
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.google_drive.download import download
 from lse_resources.destinations.google_drive.files import FIELDS, FOLDER_TYPE, DriveFile, LocalFile
@@ -46,8 +46,9 @@ def _ignore(_: int) -> None:
 class GoogleDrive:
     """The Drive of `settings`; threads may share it. Close it, or use it as a context manager.
 
-    Every method raises DriveError, in one sentence without secrets, when Drive refuses for good or cannot be reached
-    for as long as `retries` allows. Raises SettingsError or DriveError at once if the credentials cannot be used.
+    Every method raises DestinationError, in one sentence without secrets, when Drive refuses for good or cannot be
+    reached for as long as `retries` allows. Raises SettingsError or DestinationError at once if the credentials cannot
+    be used.
     """
 
     def __init__(self, settings: DriveSettings, *, retries: Retries | None = None) -> None:
@@ -84,7 +85,7 @@ class GoogleDrive:
     def check_folder(self, need: int = 0) -> DriveFolder:
         """The archive's folder, proven to be there, a folder, writable, and with room for `need` bytes more.
 
-        Raises DriveError that says which of these is not so.
+        Raises DestinationError that says which of these is not so.
         """
         what = "use the Drive folder"
         fields = "id,name,mimeType,trashed,driveId,capabilities(canAddChildren)"
@@ -92,29 +93,29 @@ class GoogleDrive:
         facts = self._service.run(what, request, retries=self._service.retries.impatient())
         account, name, shared = self.about(), facts["name"], "driveId" in facts
         if facts["mimeType"] != FOLDER_TYPE:
-            raise DriveError(
-                f"cannot {what}", why=f"{name!r} is not a folder", todo="Set GOOGLE_DRIVE_FOLDER_URL to a folder's link"
+            raise DestinationError(
+                f"cannot {what}", why=f"{name!r} is not a folder", hint="Set GOOGLE_DRIVE_FOLDER_URL to a folder's link"
             )
         if facts.get("trashed"):
-            raise DriveError(f"cannot {what}", why=f"{name!r} is in the trash", todo="Restore it in Drive")
+            raise DestinationError(f"cannot {what}", why=f"{name!r} is in the trash", hint="Restore it in Drive")
         if not facts.get("capabilities", {}).get("canAddChildren"):
-            raise DriveError(
+            raise DestinationError(
                 f"cannot {what}",
                 why=f"{account.email} may not write to {name!r}",
-                todo="Ask the folder's owner to make this account an editor",
+                hint="Ask the folder's owner to make this account an editor",
             )
         free = None if shared or account.limit is None else max(0, account.limit - account.usage)
         if free is not None and (free == 0 or free < need):
             if self._settings.auth_type == "service_account" and account.limit == 0:
-                raise DriveError(
+                raise DestinationError(
                     f"cannot {what}",
                     why="a service account owns no storage",
-                    todo="Use a folder in a shared drive, let it act for a user, or sign in as one (oauth2)",
+                    hint="Use a folder in a shared drive, let it act for a user, or sign in as one (oauth2)",
                 )
             why = (
                 f"the storage of {account.email} is full" if free == 0 else f"{need} bytes are needed, {free} are free"
             )
-            raise DriveError(f"cannot {what}", why=why, todo="Free some space, or use a folder in a shared drive")
+            raise DestinationError(f"cannot {what}", why=why, hint="Free some space, or use a folder in a shared drive")
         return DriveFolder(facts["id"], name, shared, account, free)
 
     def describe(self) -> dict[str, str]:
@@ -232,7 +233,7 @@ class GoogleDrive:
             ArchiveConflictError: Without `existing`, a file of that name is there; with it, it has changed, even while
                 this was on its way. Or what was uploaded is not in the folder any more.
             CorruptArchiveError: Drive kept other bytes, three times; nothing of it is left under the name.
-            DriveError: Drive refused or could not be reached.
+            DestinationError: Drive refused or could not be reached.
         """
         content = LocalFile.read(path)
         upload = Upload(
@@ -246,7 +247,7 @@ class GoogleDrive:
             session_file=session_file,
         )
         if existing is None and any(file.id != upload.file_id for file in self.find_file(folder_id, name)):
-            raise ArchiveConflictError(f"{name} is in the Drive folder already", todo="Compare them, or use --force")
+            raise ArchiveConflictError(f"{name} is in the Drive folder already", hint="Compare them, or use --force")
         return upload.run()
 
     def download(self, file: StoredFile, target: Path, *, progress: Callable[[int], None] = _ignore) -> None:
@@ -280,8 +281,8 @@ class GoogleDrive:
             )
             answer = self._service.run("list the Drive folder", request)
             if answer.get("incompleteSearch"):
-                raise DriveError(
-                    "cannot list the Drive folder", why="Drive searched only a part", todo="Try again later"
+                raise DestinationError(
+                    "cannot list the Drive folder", why="Drive searched only a part", hint="Try again later"
                 )
             yield from answer.get("files", ())
             token = answer.get("nextPageToken")

@@ -19,7 +19,7 @@ from google.auth.transport import Request
 from google.oauth2 import credentials as oauth2
 from google.oauth2 import service_account
 
-from lse_archive.errors import DriveError, SettingsError
+from lse_archive.errors import DestinationError, SettingsError
 from lse_resources.destinations.google_drive.secret import write_secret
 from lse_resources.destinations.google_drive.settings import DriveSettings
 
@@ -53,7 +53,7 @@ class StoredCredentials(oauth2.Credentials):
 def load_credentials(settings: DriveSettings) -> Credentials:
     """The credentials that the settings name; nothing is sent yet.
 
-    Raises SettingsError for a file that is missing or of another kind, DriveError if nobody has signed in.
+    Raises SettingsError for a file that is missing or of another kind, DestinationError if nobody has signed in.
     """
     if settings.auth_type == "adc":
         return _adc()
@@ -64,7 +64,7 @@ def load_credentials(settings: DriveSettings) -> Credentials:
     if settings.auth_type == "service_account":
         return _parsed(path, _service_account, content, settings.subject)
     if content.get("type") == "service_account":
-        raise SettingsError(f"{path} is a service account's key", todo="Set GOOGLE_DRIVE_AUTH_TYPE=service_account")
+        raise SettingsError(f"{path} is a service account's key", hint="Set GOOGLE_DRIVE_AUTH_TYPE=service_account")
     stored = _read(settings.token_path) if settings.token_path.exists() else None
     if content.get("type") == "authorized_user":
         # A file with a new refresh token replaces the token that is kept; else that one, which is fresher.
@@ -73,10 +73,10 @@ def load_credentials(settings: DriveSettings) -> Credentials:
     elif "installed" not in content:
         raise SettingsError(
             f"{path} is not the credentials file of a desktop application",
-            todo="In Google's console, make an OAuth client of type 'Desktop app' and download its JSON",
+            hint="In Google's console, make an OAuth client of type 'Desktop app' and download its JSON",
         )
     if stored is None:
-        raise DriveError("nobody has signed in to Google Drive", todo="Run: lse drive login")
+        raise DestinationError("nobody has signed in to Google Drive", hint="Run: lse drive login")
     return _parsed(settings.token_path, _user, stored).keep_at(settings.token_path)
 
 
@@ -84,8 +84,8 @@ def _adc() -> Credentials:
     try:
         credentials, _ = google.auth.default(scopes=[SCOPE])
     except GoogleAuthError as error:
-        raise DriveError(
-            "no application-default credentials", why=str(error), todo="Run: gcloud auth application-default login"
+        raise DestinationError(
+            "no application-default credentials", why=str(error), hint="Run: gcloud auth application-default login"
         ) from error
     return credentials
 
@@ -113,7 +113,7 @@ def _parsed(path: Path, parse: Callable[..., T], *content: Any) -> T:
         return parse(*content)
     except (ValueError, KeyError, GoogleAuthError) as error:
         # The error's text may quote the key: only its kind is told.
-        raise SettingsError(f"cannot use {path}", why=type(error).__name__, todo=_CONSOLE) from None
+        raise SettingsError(f"cannot use {path}", why=type(error).__name__, hint=_CONSOLE) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"cannot read {path}", why=error.strerror or str(error)) from error
     except ValueError:
-        raise SettingsError(f"{path} is not JSON", todo=_CONSOLE) from None
+        raise SettingsError(f"{path} is not JSON", hint=_CONSOLE) from None
     if not isinstance(content, dict):
-        raise SettingsError(f"{path} is not a credentials file", todo=_CONSOLE)
+        raise SettingsError(f"{path} is not a credentials file", hint=_CONSOLE)
     return content

@@ -24,7 +24,7 @@ def download(service: DriveService, file: StoredFile, target: Path, progress: Ca
     A broken download leaves `.<name>.<checksum>.part` beside the target and goes on there the next time.
 
     Raises:
-        DriveError: Drive refused, or could not be reached for too long.
+        DestinationError: Drive refused, or could not be reached for too long.
         ArchiveConflictError: The file on Drive is not the one that `file` describes any more.
         CorruptArchiveError: Other bytes came than Drive's checksum promises, three times.
         ArchiveError: The target cannot be written.
@@ -43,12 +43,12 @@ def download(service: DriveService, file: StoredFile, target: Path, progress: Ca
     raise CorruptArchiveError(
         f"cannot download {file.name}",
         why=f"other bytes came than Drive's checksum promises, {_TRIES} times",
-        todo="Run the command again; if it stays so, look for a proxy that changes downloads",
+        hint="Run the command again; if it stays so, look for a proxy that changes downloads",
     )
 
 
 def _fetch(service: DriveService, file: StoredFile, part: Path, progress: Callable[[int], None]) -> None:
-    patience = service.retries.patience(f"download {file.name}")
+    backoff = service.retries.patience(f"download {file.name}")
     request = service.api.files().get_media(fileId=file.id, **DRIVES)
     with part.open("ab") as stream:
         if stream.tell() > file.size:
@@ -59,9 +59,9 @@ def _fetch(service: DriveService, file: StoredFile, part: Path, progress: Callab
             try:
                 data = _piece(request, at, file)
             except CALL_ERRORS as error:
-                patience.bear(error)
+                backoff.wait_or_raise(error)
                 continue
-            patience.reset()
+            backoff.reset()
             stream.write(data)
             at += len(data)
             progress(at)
@@ -78,7 +78,7 @@ def _piece(request: Any, at: int, file: StoredFile) -> bytes:
             raise http.client.HTTPException("Drive did not heed the range")
         if response.status in (404, 416):
             raise ArchiveConflictError(
-                f"{file.name} changed on Drive while it was downloaded", todo="Run the command again"
+                f"{file.name} changed on Drive while it was downloaded", hint="Run the command again"
             )
         raise HttpError(response, content, uri=request.uri)
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.get("content-range", ""))
@@ -86,6 +86,6 @@ def _piece(request: Any, at: int, file: StoredFile) -> bytes:
         raise http.client.IncompleteRead(b"")
     if int(found[2]) != file.size:
         raise ArchiveConflictError(
-            f"{file.name} changed on Drive while it was downloaded", todo="Run the command again"
+            f"{file.name} changed on Drive while it was downloaded", hint="Run the command again"
         )
     return content[: last + 1 - at]

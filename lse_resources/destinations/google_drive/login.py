@@ -10,7 +10,7 @@ from google.oauth2.credentials import Credentials
 from google_auth_oauthlib.flow import InstalledAppFlow
 from oauthlib.oauth2 import OAuth2Error
 
-from lse_archive.errors import DriveError, SettingsError
+from lse_archive.errors import DestinationError, SettingsError
 from lse_resources.destinations.google_drive.credentials import SCOPE
 from lse_resources.destinations.google_drive.secret import write_secret
 from lse_resources.destinations.google_drive.settings import DriveSettings
@@ -27,7 +27,7 @@ def login(settings: DriveSettings, *, paste: Callable[[str], str] | None = None)
 
     Raises:
         SettingsError: The file is not a client-secrets JSON.
-        DriveError: Access was denied or the code was not accepted.
+        DestinationError: Access was denied or the code was not accepted.
     """
     try:
         flow = InstalledAppFlow.from_client_secrets_file(str(settings.credentials_path), scopes=[SCOPE])
@@ -35,7 +35,7 @@ def login(settings: DriveSettings, *, paste: Callable[[str], str] | None = None)
         raise SettingsError(
             f"{settings.credentials_path} is not the credentials file of a desktop application",
             why=type(error).__name__,
-            todo="In Google's console, make an OAuth client of type 'Desktop app' and download its JSON",
+            hint="In Google's console, make an OAuth client of type 'Desktop app' and download its JSON",
         ) from None
     try:
         if paste is None:
@@ -43,9 +43,11 @@ def login(settings: DriveSettings, *, paste: Callable[[str], str] | None = None)
         else:
             credentials = _pasted(flow, paste)
     except webbrowser.Error:
-        raise DriveError("no browser can be opened here", todo="Run: lse drive login --paste") from None
+        raise DestinationError("no browser can be opened here", hint="Run: lse drive login --paste") from None
     except (OAuth2Error, GoogleAuthError, OSError) as error:
-        raise DriveError("Google did not sign you in", why=type(error).__name__, todo="Run: lse drive login") from None
+        raise DestinationError(
+            "Google did not sign you in", why=type(error).__name__, hint="Run: lse drive login"
+        ) from None
     write_secret(settings.token_path, credentials.to_json())
 
 
@@ -55,6 +57,6 @@ def _pasted(flow: InstalledAppFlow, paste: Callable[[str], str]) -> Credentials 
     answer = parse_qs(urlsplit(paste(url).strip()).query)
     if "code" not in answer or answer.get("state") != [state]:
         reason = answer.get("error", ["the address holds no code for this request"])[0]
-        raise DriveError("Google did not sign you in", why=reason, todo="Run: lse drive login")
+        raise DestinationError("Google did not sign you in", why=reason, hint="Run: lse drive login")
     flow.fetch_token(code=answer["code"][0])
     return flow.credentials

@@ -17,8 +17,8 @@ from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
 from googleapiclient.errors import Error as GoogleError
 from googleapiclient.errors import HttpError
 
-from lse_archive.cancellation import pause
-from lse_archive.errors import DriveError
+from lse_archive.cancellation import cancellable_sleep
+from lse_archive.errors import DestinationError
 
 # All that a call to Google may raise. Local files are read elsewhere, so that their OSError is not mistaken for one.
 CALL_ERRORS = (
@@ -31,7 +31,7 @@ CALL_ERRORS = (
     UnicodeDecodeError,
 )
 _PASSING_403 = {"userRateLimitExceeded", "rateLimitExceeded", "backendError"}
-_TODO = {
+_HINTS = {
     "storageQuotaExceeded": "Free some space, or use a folder in a shared drive",
     "teamDriveFileLimitExceeded": "Remove files from the shared drive, or use another one",
     "numChildrenInNonRootLimitExceeded": "Move old projects to another folder",
@@ -48,11 +48,11 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
-class DriveRefusalError(DriveError):
+class DriveRefusalError(DestinationError):
     """Drive answered with an error that waiting does not heal. `status` and `reason` are Drive's."""
 
-    def __init__(self, what: str, *, why: str, todo: str, status: int, reason: str) -> None:
-        super().__init__(what, why=why, todo=todo)
+    def __init__(self, what: str, *, why: str, hint: str, status: int, reason: str) -> None:
+        super().__init__(what, why=why, hint=hint)
         self.status = status
         self.reason = reason
 
@@ -65,29 +65,29 @@ class Retries:
     """
 
     attempts: int = 7
-    sleep: Callable[[float], None] = pause
+    sleep: Callable[[float], None] = cancellable_sleep
     jitter: Callable[[], float] = random.random
     sign_in: str = "Run: lse drive login"
 
     def call(self, what: str, function: Callable[[], T]) -> T:
-        """What `function` returns, tried again while Drive asks to wait. Raises DriveError "cannot <what>"."""
-        patience = self.patience(what)
+        """What `function` returns, tried again while Drive asks to wait. Raises DestinationError "cannot <what>"."""
+        backoff = self.patience(what)
         while True:
             try:
                 return function()
             except CALL_ERRORS as error:
-                patience.bear(error)
+                backoff.wait_or_raise(error)
 
-    def patience(self, what: str) -> "Patience":
+    def patience(self, what: str) -> "Backoff":
         """For loops of one's own."""
-        return Patience(self, what)
+        return Backoff(self, what)
 
     def impatient(self) -> "Retries":
         """The same with few attempts, for questions asked before the work begins."""
         return replace(self, attempts=min(3, self.attempts))
 
 
-class Patience:
+class Backoff:
     """The failures of one operation in a row."""
 
     def __init__(self, retries: Retries, what: str) -> None:
@@ -99,8 +99,8 @@ class Patience:
         """There was progress: counting begins anew."""
         self._failures = 0
 
-    def bear(self, error: Exception) -> None:
-        """Waits for the next attempt. Raises DriveError if there is no point in it."""
+    def wait_or_raise(self, error: Exception) -> None:
+        """Waits for the next attempt. Raises DestinationError if there is no point in it."""
         self._failures += 1
         if not passes(error) or self._failures >= self._retries.attempts:
             raise explain(self._what, error, self._retries.sign_in) from error
@@ -150,7 +150,7 @@ def passes(error: Exception) -> bool:
     return not isinstance(error, ssl.SSLCertVerificationError)
 
 
-def explain(what: str, error: Exception, sign_in: str) -> DriveError:
+def explain(what: str, error: Exception, sign_in: str) -> DestinationError:
     """The error for a person: no URL of a session, no token."""
     what = f"cannot {what}"
     if isinstance(error, HttpError):
@@ -161,13 +161,13 @@ def explain(what: str, error: Exception, sign_in: str) -> DriveError:
             + (f" {reason}" if reason else "")
             + (f", {message.rstrip('.')}" if message else "")
         )
-        todo = sign_in if status == 401 else _TODO.get(reason, "Run the command again later" if passes(error) else "")
-        return DriveRefusalError(what, why=why, todo=todo, status=status, reason=reason)
+        hint = sign_in if status == 401 else _HINTS.get(reason, "Run the command again later" if passes(error) else "")
+        return DriveRefusalError(what, why=why, hint=hint, status=status, reason=reason)
     if isinstance(error, RefreshError) and not passes(error):
         code = error.args[1].get("error", "") if len(error.args) > 1 and isinstance(error.args[1], dict) else ""
-        return DriveError(what, why=f"Google no longer accepts the sign-in ({code or 'refused'})", todo=sign_in)
-    return DriveError(
-        what, why=f"Google Drive cannot be reached ({_kind(error)})", todo="Check the network and run the command again"
+        return DestinationError(what, why=f"Google no longer accepts the sign-in ({code or 'refused'})", hint=sign_in)
+    return DestinationError(
+        what, why=f"Google Drive cannot be reached ({_kind(error)})", hint="Check the network and run the command again"
     )
 
 

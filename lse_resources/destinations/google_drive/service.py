@@ -55,7 +55,7 @@ class DriveService:
         return self._document["rootUrl"]
 
     def run(self, what: str, request: Any, *, retries: Retries | None = None) -> Any:
-        """Executes a request with retries. Raises DriveError "cannot <what>"."""
+        """Executes a request with retries. Raises DestinationError "cannot <what>"."""
 
         def execute() -> Any:
             answer = request.execute()

@@ -39,11 +39,11 @@ class DriveSettings:
             raise SettingsError(
                 "GOOGLE_DRIVE_AUTH_TYPE is not known",
                 why=repr(self.auth_type),
-                todo="Set it to oauth2, service_account or adc",
+                hint="Set it to oauth2, service_account or adc",
             )
         if self.auth_type != "adc" and self.credentials_path is None:
             raise SettingsError(
-                "GOOGLE_DRIVE_CREDENTIALS_PATH is not set", todo="Point it to the JSON file from Google's console"
+                "GOOGLE_DRIVE_CREDENTIALS_PATH is not set", hint="Point it to the JSON file from Google's console"
             )
         if self.subject and self.auth_type != "service_account":
             raise SettingsError("a delegation subject needs a service account", why=f"the type is {self.auth_type}")
@@ -51,7 +51,7 @@ class DriveSettings:
             parts = urlsplit(self.api_root)
             if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
                 raise SettingsError(
-                    "GOOGLE_DRIVE_API_ROOT is not safe", why="access tokens would travel unencrypted", todo="Use https"
+                    "GOOGLE_DRIVE_API_ROOT is not safe", why="access tokens would travel unencrypted", hint="Use https"
                 )
 
     @property
@@ -78,5 +78,5 @@ def folder_id(url: str) -> str:
     raise SettingsError(
         "GOOGLE_DRIVE_FOLDER_URL is not a Drive folder",
         why=repr(text) if text else "it is empty",
-        todo="Open the folder in the browser and copy its address: https://drive.google.com/drive/folders/…",
+        hint="Open the folder in the browser and copy its address: https://drive.google.com/drive/folders/…",
     )

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 from googleapiclient.http import MediaUpload
 
-from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, DriveError
+from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, DestinationError
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.google_drive.files import FIELDS, DriveFile, LocalFile
-from lse_resources.destinations.google_drive.retry import CALL_ERRORS, DriveRefusalError, Patience, legible, status_of
+from lse_resources.destinations.google_drive.retry import CALL_ERRORS, Backoff, DriveRefusalError, legible, status_of
 from lse_resources.destinations.google_drive.service import DRIVES, DriveService
 from lse_resources.destinations.google_drive.session import SessionKeeper, UploadSession
 
@@ -115,7 +115,7 @@ class Upload:
         existing file the wrong revision is deleted, so that the one before is the file again.
 
         Raises:
-            DriveError: Drive refused, or could not be reached for too long. The session is kept.
+            DestinationError: Drive refused, or could not be reached for too long. The session is kept.
             ArchiveConflictError: The existing file is not what the caller saw, or what was sent is not in its folder.
             CorruptArchiveError: Drive kept something else, three times.
         """
@@ -136,13 +136,13 @@ class Upload:
                     raise ArchiveConflictError(
                         f"{self._name} is not in its folder on Drive",
                         why="the file or the folder was moved, or put into the trash, while it was uploaded",
-                        todo="Run the command again",
+                        hint="Run the command again",
                     )
             resumed = False
         raise CorruptArchiveError(
             f"cannot {self._what}",
             why=f"Drive kept other bytes than were sent, {_TRIES} times",
-            todo="Run the command again; if it stays so, look for a proxy that changes uploads",
+            hint="Run the command again; if it stays so, look for a proxy that changes uploads",
         )
 
     def _kept(self) -> UploadSession | None:
@@ -183,7 +183,7 @@ class Upload:
         if now.trashed or (now.revision != existing.revision and not ours):
             self._forget()
             raise ArchiveConflictError(
-                f"{self._name} changed on Drive since it was looked at", todo="Run the command again"
+                f"{self._name} changed on Drive since it was looked at", hint="Run the command again"
             )
 
     def _get(self, file_id: str) -> DriveFile:
@@ -197,7 +197,9 @@ class Upload:
                 return self._stream(session)
             except _SessionLostError:
                 self._session = msgspec.structs.replace(session, uri="") if self._session else None
-        raise DriveError(f"cannot {self._what}", why="Drive lost the upload again and again", todo="Try again later")
+        raise DestinationError(
+            f"cannot {self._what}", why="Drive lost the upload again and again", hint="Try again later"
+        )
 
     def _new_session(self) -> UploadSession:
         # The id is ours before the first byte is sent: to repeat a create with it is safe, Drive answers 409.
@@ -222,10 +224,10 @@ class Upload:
     def _stream(self, session: UploadSession) -> DriveFile:
         media = FileChunks(self._content, self._look_again)
         request = self._request(session, media)
-        patience = self._service.retries.patience(self._what)
+        backoff = self._service.retries.patience(self._what)
         if session.uri:
             request.resumable_uri = session.uri
-            resource = self._ask(request, patience)
+            resource = self._ask(request, backoff)
             if resource is not None:
                 return DriveFile.of(resource)
             self._progress(request.resumable_progress)
@@ -240,23 +242,23 @@ class Upload:
                 if (found := self._settle(session, request, error)) is not None:
                     return found
                 if request.resumable_progress > furthest:
-                    patience.reset()
-                patience.bear(error)
+                    backoff.reset()
+                backoff.wait_or_raise(error)
             else:
                 if resource is not None:
                     return DriveFile.of(resource)
                 if request.resumable_progress > furthest:
-                    patience.reset()
+                    backoff.reset()
                     media.quick(time.monotonic() - began)
                 else:
-                    patience.bear(TimeoutError("Drive kept nothing of the last chunk"))
+                    backoff.wait_or_raise(TimeoutError("Drive kept nothing of the last chunk"))
             furthest = max(furthest, request.resumable_progress)
             self._progress(request.resumable_progress)
             if request.resumable_uri and request.resumable_uri != session.uri:
                 session = self._session = msgspec.structs.replace(session, uri=request.resumable_uri)
                 self._keeper.save(session)
 
-    def _ask(self, request: Any, patience: Patience) -> Any:
+    def _ask(self, request: Any, backoff: Backoff) -> Any:
         """How far a session of before got: sets the request's progress, or returns the finished file's resource."""
         headers = {"Content-Range": f"bytes */{self._content.size}", "Content-Length": "0"}
         while True:
@@ -269,7 +271,7 @@ class Upload:
                     raise _SessionLostError
                 return legible(request.postproc(response, content))  # raises HttpError for what is no success
             except CALL_ERRORS as error:
-                patience.bear(error)
+                backoff.wait_or_raise(error)
 
     def _settle(self, session: UploadSession, request: Any, error: Exception) -> DriveFile | None:
         """What an error means for the session: it is lost, the file is there already, or (None) nothing yet."""
@@ -308,5 +310,5 @@ class Upload:
             raise CorruptArchiveError(
                 f"cannot {what}",
                 why="Drive's current version is not the one of before",
-                todo="Restore it in Drive: right click, File information, Manage versions",
+                hint="Restore it in Drive: right click, File information, Manage versions",
             )

@@ -11,7 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 from uuid import UUID
 
-from lse_archive.runs.documents import RunFacts
+from lse_archive.runs.documents import RunHeader
 from lse_resources.postgres.jsonb import render
 
 _COUNT = re.compile(r"\d{1,18}", re.ASCII)
@@ -19,7 +19,7 @@ _NUMBER = re.compile(r"-?\d{1,30}(\.\d{1,60})?([eE]-?\d{1,2})?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class RunFactsRow:
+class RunColumns:
     """One row of `run_facts`. Times are aware and in UTC, costs in USD, latency in seconds; None where unknown."""
 
     project: str
@@ -49,10 +49,10 @@ class RunFactsRow:
     mark: list[str] | None
 
 
-COLUMNS = tuple(field.name for field in fields(RunFactsRow))
+COLUMNS = tuple(field.name for field in fields(RunColumns))
 
 
-def facts_of(project: str, day: date, facts: RunFacts, document: bytes) -> RunFactsRow:
+def run_columns(project: str, day: date, facts: RunHeader, document: bytes) -> RunColumns:
     """Reads the row from a run's JSON, as it would be rendered in the database."""
     rendering = render(document)
     run = _loads(rendering.data or b"{}")
@@ -61,7 +61,7 @@ def facts_of(project: str, day: date, facts: RunFacts, document: bytes) -> RunFa
     order = _text(run.get("dotted_order"))
     tags = run.get("tags")
     metadata = run.get("metadata")
-    return RunFactsRow(
+    return RunColumns(
         project=project,
         run_date=day,
         run_id=UUID(facts.run_id),

@@ -66,11 +66,11 @@ def export_runs(
         BrokenPipeError: Nobody reads the stream any more.
     """
     if format not in get_args(Format):
-        raise UsageError(f"there is no format {format}", todo=f"Choose one of {', '.join(get_args(Format))}")
+        raise UsageError(f"there is no format {format}", hint=f"Choose one of {', '.join(get_args(Format))}")
     values = [sql.Literal(value) for value in (project, start, end)]
     streams = is_stream(path)
     if streams and format == "parquet":
-        raise UsageError(f"{path} takes no parquet", why="it is no file", todo="Name a file, or choose csv or jsonl")
+        raise UsageError(f"{path} takes no parquet", why="it is no file", hint="Name a file, or choose csv or jsonl")
     try:
         with database.session("cannot export the runs") as connection, _target(path) as file:
             if format == "parquet":
@@ -84,7 +84,7 @@ def export_runs(
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise ArchiveError(f"cannot write {path}", why=error.strerror or str(error), todo="Choose another") from error
+        raise ArchiveError(f"cannot write {path}", why=error.strerror or str(error), hint="Choose another") from error
 
 
 def is_stream(path: Path) -> bool:

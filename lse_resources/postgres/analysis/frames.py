@@ -19,7 +19,7 @@ from lse_archive.days import day_of
 from lse_archive.errors import CorruptArchiveError, DatabaseError, UsageError
 from lse_archive.folder.reader import run_file_paths
 from lse_archive.runs.documents import NotARunError, unwrap
-from lse_resources.postgres.analysis.columns import COLUMNS, RunFactsRow, facts_of
+from lse_resources.postgres.analysis.columns import COLUMNS, RunColumns, run_columns
 from lse_resources.postgres.database import Database, explain
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _COUNTS = ("depth", "prompt_tokens", "completion_tokens", "total_tokens")
 _COSTS = ("prompt_cost", "completion_cost", "total_cost")
 _NAMES_TODO = "docs/database.md describes tables and views; information_schema.columns lists them"
 # What a statement of the reader's own may meet: the database is prepared, and this is no load.
-_STATEMENT_TODO: dict[type[psycopg.Error], str] = {
+_STATEMENT_HINTS: dict[type[psycopg.Error], str] = {
     errors.ReadOnlySqlTransaction: "Statements can only read here: use psql with the URL of `lse db url` to write",
     errors.UndefinedTable: _NAMES_TODO,
     errors.UndefinedColumn: _NAMES_TODO,
@@ -125,11 +125,11 @@ class Runs:
             try:
                 # Prepared: the server takes one statement only, so that none can end the transaction and then write.
                 cursor.execute(statement.encode(), prepare=True)
-            except tuple(_STATEMENT_TODO) as error:
-                todo = next(todo for kind, todo in _STATEMENT_TODO.items() if isinstance(error, kind))
-                raise DatabaseError(_STATEMENT, why=explain(error, _STATEMENT).why, todo=todo) from error
+            except tuple(_STATEMENT_HINTS) as error:
+                hint = next(hint for kind, hint in _STATEMENT_HINTS.items() if isinstance(error, kind))
+                raise DatabaseError(_STATEMENT, why=explain(error, _STATEMENT).why, hint=hint) from error
             if cursor.pgresult and cursor.pgresult.status == pq.ExecStatus.EMPTY_QUERY:
-                raise UsageError("the statement is empty", todo="Give one, as in: SELECT * FROM daily_facts")
+                raise UsageError("the statement is empty", hint="Give one, as in: SELECT * FROM daily_facts")
             if cursor.description is None:
                 return [], []
             return [column.name for column in cursor.description], cursor.fetchall()
@@ -165,14 +165,14 @@ def load_runs_from_files(project: str, sources: Iterable[Path]) -> pd.DataFrame:
         UsageError: A source does not exist.
         CorruptArchiveError: A zip cannot be read.
     """
-    facts: dict[UUID, RunFactsRow] = {}
+    facts: dict[UUID, RunColumns] = {}
     for source in sources:
         for content in _contents(source):
             try:
                 document, run = unwrap(content)
             except NotARunError:
                 continue
-            row = facts_of(project, day_of(run.start), run, document)
+            row = run_columns(project, day_of(run.start), run, document)
             facts.setdefault(row.run_id, row)
     ordered = sorted(facts.values(), key=lambda row: (row.run_date, row.start_time or 0, row.run_id))
     return _frame([astuple(row) for row in ordered])
@@ -190,9 +190,9 @@ def _contents(source: Path) -> Iterator[bytes]:
                 if base.endswith(".json") and base[0] not in "_.":
                     yield archive.read(name)
     except FileNotFoundError:
-        raise UsageError(f"{source} does not exist", todo="Name a day's folder or its zip") from None
+        raise UsageError(f"{source} does not exist", hint="Name a day's folder or its zip") from None
     except (zipfile.BadZipFile, EOFError) as error:
-        raise CorruptArchiveError(f"{source} cannot be read", why=str(error), todo="Restore it from Drive") from error
+        raise CorruptArchiveError(f"{source} cannot be read", why=str(error), hint="Restore it from Drive") from error
 
 
 def _frame(rows: Sequence[Sequence[Any]]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.folder.manifest import SUMS, read_sums
-from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, RunFile, UnfitFile
+from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile
 from lse_archive.results import LoadResult
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.batches import BATCH_SIZE, CONNECTIONS, batches
@@ -87,7 +87,7 @@ def load_day(
         raise CorruptArchiveError(
             f"{len(damaged)} of {len(reader.names)} run files of {project} {day} are not loaded",
             why=f"{damaged[0]} is not as {SUMS} has it" + (", and so are others" if len(damaged) > 1 else ""),
-            todo="Restore the day (lse archive restore) or fetch it again, then load it again",
+            hint="Restore the day (lse archive restore) or fetch it again, then load it again",
         )
     result.duration_seconds = time.monotonic() - started
     return result
@@ -102,7 +102,7 @@ def _to_load(
 ) -> Iterator[RunFile | None]:
     """The files that have no row of the same content; the others are counted, None stands for them."""
     for number, file in enumerate(reader.files(known), 1):
-        if isinstance(file, UnfitFile):
+        if isinstance(file, InvalidFile):
             result.failed_inserts += 1
             result.errors.append(f"{file.name}: {file.reason}")
             if file.reason == NOT_AS_RECORDED:

@@ -69,7 +69,7 @@ def forget_replaced(connection: psycopg.Connection) -> None:
 def _day_of(connection: psycopg.Connection, load_id: int) -> tuple[str, date]:
     load = connection.execute(_LOAD, (load_id,)).fetchone()
     if load is None:
-        raise UsageError(f"there is no load {load_id}", todo="See the table loads")
+        raise UsageError(f"there is no load {load_id}", hint="See the table loads")
     kind, project, day = load[:3]
     if kind not in ("load", "overwrite", "repair"):
         raise UsageError(f"{load_id} cannot be taken back", why=f"it is a {kind}")
@@ -88,7 +88,7 @@ def _require_undoable(connection: psycopg.Connection, load_id: int) -> None:
         raise UsageError(doing, why=f"load {load[4]} did that already")
     if later[0] is not None:
         why = f"load {later[0]} has replaced rows of it since"
-        raise ArchiveConflictError(doing, why=why, todo=f"Take load {later[0]} back first")
+        raise ArchiveConflictError(doing, why=why, hint=f"Take load {later[0]} back first")
     if kept[0] < load[3]:
         why = f"the rows that it replaced were kept for {KEEP_REPLACED_DAYS} days"
-        raise ArchiveConflictError(doing, why=why, todo="Restore the day's older files, and load them with --overwrite")
+        raise ArchiveConflictError(doing, why=why, hint="Restore the day's older files, and load them with --overwrite")

@@ -119,7 +119,7 @@ class RowWriter:
     def _write_refused(self, file: RunFile, tried: Rendering, refusal: psycopg.Error) -> Outcome:
         if other := render_refused(file.document, tried):
             return self._write([file], [other])
-        why = explain(refusal, f"run {file.facts.run_id} ({file.name}) was not loaded")
+        why = explain(refusal, f"run {file.header.run_id} ({file.name}) was not loaded")
         return Outcome(failed=1, errors=[f"{why.what}: {why.why}"])
 
     @property
@@ -166,14 +166,14 @@ class RowWriter:
         here: dict[str, tuple[bytes | None, int | None]] = {}
         elsewhere: dict[str, tuple[date, str]] = {}
         with connection.cursor(binary=True) as cursor:
-            ids = [file.facts.run_id for file in batch]
+            ids = [file.header.run_id for file in batch]
             for run, day, project, digest, load in cursor.execute(_LOOK, (ids, self._day, self._day)):
                 if (project, day) == (self._project, self._day):
                     here[run] = digest, load
                 else:
                     elsewhere[run] = day, project
         for file in batch:
-            run = file.facts.run_id
+            run = file.header.run_id
             self._place(plan, file, here.get(run), elsewhere.get(run))
         return plan
 
@@ -184,7 +184,7 @@ class RowWriter:
         here: tuple[bytes | None, int | None] | None,
         elsewhere: tuple[date, str] | None,
     ) -> None:
-        run, outcome = file.facts.run_id, plan.outcome
+        run, outcome = file.header.run_id, plan.outcome
         repair = self._existing == "repair"
         if self._load_id is not None and here == (file.sha256, self._load_id):
             plan.ours.append(run)
@@ -217,8 +217,8 @@ class RowWriter:
                 "project": self._project,
                 "day": self._day,
                 "load": self._load_id,
-                "runs": [file.facts.run_id for file in files],
-                "traces": [file.facts.trace_id for file in files],
+                "runs": [file.header.run_id for file in files],
+                "traces": [file.header.trace_id for file in files],
                 "data": as_jsonb(chosen),
                 "files": [file.sha256 for file in files],
                 "marks": [" ".join(rendering.mark) for rendering in chosen],

@@ -35,7 +35,7 @@ WHERE runs.data IS DISTINCT FROM batch.data
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ContentDifference:
     """A run whose row does not hold what its file holds; `paths` are JSON paths, at most MAX_PATHS."""
 
     run_id: str
@@ -44,7 +44,9 @@ class Difference:
     paths: tuple[str, ...]
 
 
-def compare_contents(database: Database, project: str, day: date, files: Iterable[RunFile]) -> Generator[Difference]:
+def compare_contents(
+    database: Database, project: str, day: date, files: Iterable[RunFile]
+) -> Generator[ContentDifference]:
     """Sends every file's content to the server, which compares it with the row, and yields the runs that differ.
 
     Runs without a row are passed over.
@@ -56,8 +58,8 @@ def compare_contents(database: Database, project: str, day: date, files: Iterabl
     with database.session(doing) as connection:
         marked = frozenset(run for (run,) in connection.execute(_MARKED, (project, day)))
 
-    def compare(batch: Sequence[RunFile]) -> list[Difference]:
-        renderings = [render(file.document, closely=file.facts.run_id in marked) for file in batch]
+    def compare(batch: Sequence[RunFile]) -> list[ContentDifference]:
+        renderings = [render(file.document, closely=file.header.run_id in marked) for file in batch]
         connection = idle.get()
         try:
             return list(_compare(connection, project, day, batch, renderings))
@@ -80,11 +82,11 @@ def _compare(
     day: date,
     files: Sequence[RunFile],
     renderings: Sequence[Rendering],
-) -> Iterator[Difference]:
+) -> Iterator[ContentDifference]:
     parameters = {
         "project": project,
         "day": day,
-        "runs": [file.facts.run_id for file in files],
+        "runs": [file.header.run_id for file in files],
         "data": as_jsonb(renderings),
         "marks": [" ".join(rendering.mark) for rendering in renderings],
     }
@@ -105,7 +107,7 @@ def _compare_refused(
     day: date,
     files: Sequence[RunFile],
     renderings: Sequence[Rendering],
-) -> Iterator[Difference]:
+) -> Iterator[ContentDifference]:
     if len(files) == 1:
         if other := render_refused(files[0].document, renderings[0]):
             yield from _compare(connection, project, day, files, [other])
@@ -117,11 +119,11 @@ def _compare_refused(
 
 def _difference(
     file: RunFile, rendering: Rendering, here: str | None, there: str | None, mark: list[str] | None
-) -> Difference:
+) -> ContentDifference:
     marks_differ = tuple(mark or ()) != rendering.mark
     paths = tuple(differing_paths(here, there)) if here != there else ()
     what = ", ".join(["content"] * bool(paths) + ["mark"] * marks_differ)
-    return Difference(file.facts.run_id, file.facts.trace_id, what, paths)
+    return ContentDifference(file.header.run_id, file.header.trace_id, what, paths)
 
 
 def differing_paths(here: str | None, there: str | None) -> Iterator[str]:

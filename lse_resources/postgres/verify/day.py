@@ -13,14 +13,14 @@ import psycopg
 
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.folder.manifest import read_summary, read_sums
-from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, RunFile, UnfitFile
+from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile
 from lse_archive.results import Inconsistency, VerificationResult
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import TELL_EVERY, Progress, write_rows
 from lse_resources.postgres.load.writer import Outcome
 from lse_resources.postgres.loads_table import begin_load, finish_load
 from lse_resources.postgres.locks import day_advisory_lock
-from lse_resources.postgres.verify.contents import Difference, compare_contents
+from lse_resources.postgres.verify.contents import ContentDifference, compare_contents
 from lse_resources.postgres.verify.hashes import compare_hashes
 
 FileSide = Iterable[tuple[str, str | None, bytes]]
@@ -99,7 +99,7 @@ class _Folder:
 
     folder: Path
     reader: DayReader
-    unfit: list[UnfitFile] = field(default_factory=list)
+    unfit: list[InvalidFile] = field(default_factory=list)
 
     def runs(self, progress: Progress | None = None) -> Iterator[RunFile]:
         self.unfit.clear()
@@ -107,7 +107,7 @@ class _Folder:
         for done, file in enumerate(self.reader.files(), 1):
             if isinstance(file, RunFile):
                 yield file
-            elif isinstance(file, UnfitFile):
+            elif isinstance(file, InvalidFile):
                 self.unfit.append(file)
             if progress and (done % TELL_EVERY == 0 or done == total):
                 progress(done, total)
@@ -133,12 +133,12 @@ def _verify(
     detailed: bool,
     progress: Progress | None = None,
 ) -> VerificationResult:
-    differences: list[Difference] = []
+    differences: list[ContentDifference] = []
 
     def feed(copy: psycopg.Copy) -> None:
         def passing() -> Iterator[RunFile]:
             for file in side.runs(progress):
-                copy.write_row((file.facts.run_id, file.facts.trace_id, file.sha256))
+                copy.write_row((file.header.run_id, file.header.trace_id, file.sha256))
                 yield file
 
         if detailed:
@@ -156,7 +156,7 @@ def _verify(
     return result
 
 
-def _merge(result: VerificationResult, differences: Iterable[Difference]) -> None:
+def _merge(result: VerificationResult, differences: Iterable[ContentDifference]) -> None:
     """Adds what the comparison of contents found to what the hashes told."""
     known = {one.run_id: one for one in result.inconsistent_runs}
     traces = set(result.inconsistent_traces)
@@ -185,7 +185,7 @@ def _to_fix(result: VerificationResult, *, differing: bool) -> set[str]:
 
 def _repair(database: Database, project: str, day: date, side: _Folder, wanted: set[str]) -> list[str]:
     """Writes the rows of some runs anew from their files. Returns the runs that were written."""
-    files = (file for file in side.runs() if file.facts.run_id in wanted)
+    files = (file for file in side.runs() if file.header.run_id in wanted)
     done = Outcome()
     with database.session(f"cannot repair {project} {day}") as connection:
         load_id = begin_load(connection, "repair", project, day)

@@ -34,7 +34,13 @@ def test_v2_runs_are_kept_byte_for_byte(cloud):
     cloud.generate(500)
     result = cloud.fetch(page_size=100)
     assert cloud.published() == cloud.served()
-    assert (result.outcome, result.runs, result.added, result.proof, result.api) == ("created", 500, 500, "equal", "v2")
+    assert (result.outcome, result.runs, result.added, result.count_check, result.api) == (
+        "created",
+        500,
+        500,
+        "equal",
+        "v2",
+    )
     assert result.langsmith_count == cloud.summary().langsmith_count == 500
     assert cloud.summary().api == "v2"
     assert cloud.summary().runs == 500
@@ -51,7 +57,7 @@ def test_v1_runs_are_kept_as_they_were_sent(cloud):
     files = cloud.published()
     assert files[run_id] == raw
     assert set(files) == set(cloud.served())
-    assert (result.api, cloud.summary().api, result.proof) == ("v1", "v1", "equal")
+    assert (result.api, cloud.summary().api, result.count_check) == ("v1", "v1", "equal")
     assert all(
         json.loads(files[found])["inputs"] == json.loads(sent)["inputs"]
         for found, sent in cloud.served().items()
@@ -69,10 +75,10 @@ def test_no_secret_link_is_asked_for(cloud):
     assert not asked & {"share_url", "attachments"}
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("api_version", DIALECTS)
 @pytest.mark.parametrize("inclusive", [False, True])
-def test_a_day_ends_with_its_last_microsecond(cloud, dialect, inclusive):
-    cloud.speak(dialect)
+def test_a_day_ends_with_its_last_microsecond(cloud, api_version, inclusive):
+    cloud.speak(api_version)
     cloud.server.behaviour.max_start_inclusive = inclusive
     ours = {cloud.put(START), cloud.put(START + 1), cloud.put(END - 1), cloud.put(START + 43_200_000_000)}
     theirs = {cloud.put(START - 1), cloud.put(END)}
@@ -86,20 +92,20 @@ def test_a_day_ends_with_its_last_microsecond(cloud, dialect, inclusive):
 
 
 @pytest.mark.parametrize("runs", [30, 31, 40])
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_many_runs_on_one_microsecond(cloud, dialect, runs):
-    cloud.speak(dialect)
+@pytest.mark.parametrize("api_version", DIALECTS)
+def test_many_runs_on_one_microsecond(cloud, api_version, runs):
+    cloud.speak(api_version)
     moment = START + 1_000_000
     ids = {cloud.put(moment) for _ in range(runs)} | {cloud.put(moment - 1), cloud.put(moment + 1)}
-    assert cloud.fetch(page_size=10).proof == "equal"
+    assert cloud.fetch(page_size=10).count_check == "equal"
     assert set(cloud.published()) == ids
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_day_without_runs_is_a_day(cloud, dialect):
-    cloud.speak(dialect)
+@pytest.mark.parametrize("api_version", DIALECTS)
+def test_a_day_without_runs_is_a_day(cloud, api_version):
+    cloud.speak(api_version)
     result = cloud.fetch()
-    assert (result.outcome, result.runs, result.proof) == ("created", 0, "equal")
+    assert (result.outcome, result.runs, result.count_check) == ("created", 0, "equal")
     assert cloud.fetch().outcome == "unchanged"
 
 
@@ -119,7 +125,7 @@ def test_runs_of_every_kind(cloud):
     assert child in cloud.published()
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("api_version", DIALECTS)
 @pytest.mark.parametrize(
     "odd",
     [
@@ -135,14 +141,14 @@ def test_runs_of_every_kind(cloud):
         '"../../🎉/\\" quotes"'.encode(),
     ],
 )
-def test_odd_json_costs_neither_itself_nor_its_page(cloud, dialect, odd):
-    cloud.speak(dialect)
+def test_odd_json_costs_neither_itself_nor_its_page(cloud, api_version, odd):
+    cloud.speak(api_version)
     run_id = cloud.put(START + 7)
     spoiled = b'{"id":"%s", "start_time": "%s" ,"name":"../x","inputs":%s}'
     spoiled %= (run_id.encode(), format_time(START + 7).encode(), odd)
     cloud.rewrite(run_id, spoiled)
     others = {cloud.put(START + number) for number in range(5)}
-    assert cloud.fetch().proof == "equal"
+    assert cloud.fetch().count_check == "equal"
     assert cloud.published()[run_id] == spoiled
     assert set(cloud.published()) == others | {run_id}
 
@@ -167,8 +173,8 @@ def test_runs_that_belong_elsewhere_are_named_and_put_aside(cloud):
     cloud.rewrite(other_day, b'{"id":"%s","start_time":"2026-01-03T00:00:00Z"}' % other_day.encode())
     result = cloud.fetch()
     assert set(cloud.published()) == {ours}
-    assert result.put_aside == sorted([lost, other_day])
-    assert result.proof == "fewer"
+    assert result.misfiled == sorted([lost, other_day])
+    assert result.count_check == "fewer"
 
 
 # ---- dialects --------------------------------------------------------------------------------------------------------
@@ -211,7 +217,7 @@ def test_offloaded_payloads_are_put_in_their_place_without_the_key(cloud, relati
         b'{"id": "%s", "start_time": "2026-01-02T00:00:00.000003" ,"inputs":{"presigned_url":"x"}, "inputs_s3_urls":{}}'
     )
     cloud.rewrite(quoting, raw % quoting.encode())
-    assert cloud.fetch().proof == "equal"
+    assert cloud.fetch().count_check == "equal"
     assert cloud.published()[quoting] == raw % quoting.encode()
     files = {run_id: json.loads(content) for run_id, content in cloud.published().items()}
     assert files[large]["inputs"] == {"q": "x" * 2000}

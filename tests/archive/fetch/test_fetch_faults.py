@@ -77,34 +77,34 @@ ALL = [replace(fault, rate=fault.rate / 10) for faults in MATRIX.values() for fa
 
 
 @pytest.mark.parametrize(
-    ("name", "dialect"),
+    ("name", "api_version"),
     [
         *((name, "v2") for name in (*MATRIX, "all together")),
         *((name, "v1") for name in ("page repeated", "cursor lost 404", "all together")),
     ],
 )
-def test_the_published_day_is_the_servers_day(cloud, name, dialect):
+def test_the_published_day_is_the_servers_day(cloud, name, api_version):
     if name != "cursor lost always":  # there is no way through a crowd without any cursor
         crowd(cloud)
     cloud.server.faults = Faults(*(MATRIX.get(name) or ALL), seed=7)
-    cloud.speak(dialect)
+    cloud.speak(api_version)
     result = cloud.fetch(page_size=PAGE)
-    assert (result.proof, result.api, result.runs) == ("equal", dialect, len(cloud.served()))
+    assert (result.count_check, result.api, result.runs) == ("equal", api_version, len(cloud.served()))
     assert set(cloud.published()) == set(cloud.served())
-    if dialect == "v2":
+    if api_version == "v2":
         assert cloud.published() == cloud.served()
     assert cloud.server.faults.struck() > 0
 
 
 def test_runs_that_arrive_during_the_fetch_are_all_there(cloud):
     cloud.server.faults.add(Fault("call", _V2, rate=0.7, times=6, action=arriving(cloud)))
-    assert cloud.fetch(page_size=PAGE).proof == "equal"
+    assert cloud.fetch(page_size=PAGE).count_check == "equal"
     assert cloud.published() == cloud.served()
 
 
 def test_answers_that_are_too_large_are_asked_for_in_halves(cloud):
     cloud.server.behaviour.max_page_bytes = 20_000
-    assert cloud.fetch(page_size=PAGE).proof == "equal"
+    assert cloud.fetch(page_size=PAGE).count_check == "equal"
     assert cloud.published() == cloud.served()
     sizes = [entry.facts["page_size"] for entry in cloud.queries() if entry.status == 200]
     assert min(sizes) <= PAGE // 4
@@ -128,14 +128,14 @@ def test_a_page_grows_again_after_a_bad_time(cloud):
 def test_an_answer_that_does_not_come_is_asked_for_again(cloud):
     cloud.settings = replace(cloud.settings, timeout=0.3)
     cloud.server.faults.add(Fault("slow", _V2, delay=60.0, times=2, after=3))
-    assert cloud.fetch(page_size=PAGE).proof == "equal"
+    assert cloud.fetch(page_size=PAGE).count_check == "equal"
     assert cloud.published() == cloud.served()
 
 
 def test_what_a_fetch_waits_for_is_told_once(cloud, caplog):
     cloud.server.faults.add(Fault("status", _V2, status=500, times=30, body=b"lsv2_pt_demo is down"))
     cloud.settings = replace(cloud.settings, patience=7.0)
-    assert cloud.fetch(page_size=PAGE).proof == "equal"
+    assert cloud.fetch(page_size=PAGE).count_check == "equal"
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert told == ["  waiting for LangSmith: HTTP 500 … is down; asked again for 7 s"]
 
@@ -183,7 +183,7 @@ def test_a_failed_fetch_publishes_nothing_and_is_continued(cloud, name):
     asked = len(cloud.queries())
     cloud.server.faults.clear()
     result = cloud.fetch(page_size=PAGE)
-    assert (result.outcome, result.proof) == ("created", "equal")
+    assert (result.outcome, result.count_check) == ("created", "equal")
     assert cloud.published() == cloud.served()
     again = sum(entry.facts["runs"] for entry in cloud.queries()[asked:])
     assert missing <= again <= missing + 4 * PAGE, "more was asked for again than what was missing"
@@ -210,7 +210,7 @@ def test_a_failing_count_does_not_cost_the_pages(cloud):
     assert not cloud.paths.folder.exists()
     cloud.server.faults.clear()
     asked = len(cloud.queries())
-    assert cloud.fetch(page_size=PAGE).proof == "equal"
+    assert cloud.fetch(page_size=PAGE).count_check == "equal"
     assert len(cloud.queries()) == asked
     assert cloud.published() == cloud.served()
 
@@ -229,4 +229,4 @@ def test_the_limit_of_counts_is_waited_for(cloud):
     cloud.server.behaviour.stats_limit = RateLimit(1, 0.2)
     cloud.server.behaviour.retry_after = None
     for _ in range(2):
-        assert cloud.fetch(page_size=PAGE).proof == "equal"
+        assert cloud.fetch(page_size=PAGE).count_check == "equal"

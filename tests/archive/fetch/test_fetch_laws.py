@@ -28,7 +28,7 @@ def test_nothing_new_writes_nothing(cloud):
     result = cloud.fetch(page_size=7)
     assert (result.outcome, result.unchanged, result.added) == ("unchanged", 50, 0)
     assert photograph(cloud.paths.folder) == before
-    assert read_state(cloud.paths).looked_at is not None
+    assert read_state(cloud.paths).last_fetched_at is not None
 
 
 def spoil_fewer(cloud: Cloud) -> None:

@@ -25,15 +25,15 @@ def count_requests(cloud: Cloud) -> int:
     return sum(entry.path.endswith("/runs/stats") for entry in cloud.server.requests)
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_runs_that_arrive_late_are_found_by_the_repair_pass(cloud, dialect):
-    cloud.speak(dialect)
+@pytest.mark.parametrize("api_version", DIALECTS)
+def test_runs_that_arrive_late_are_found_by_the_repair_pass(cloud, api_version):
+    cloud.speak(api_version)
     cloud.generate(50)
     late: list[str] = []
     arrive = Fault("call", match=on("POST", "/runs/stats"), times=1, action=lambda: late.append(cloud.put(END - 1)))
     cloud.server.faults.add(arrive)
     result = cloud.fetch(page_size=10)
-    assert (result.proof, result.runs, result.langsmith_count) == ("equal", 51, 51)
+    assert (result.count_check, result.runs, result.langsmith_count) == ("equal", 51, 51)
     assert set(cloud.published()) == set(cloud.served())
     assert late[0] in cloud.published()
     assert count_requests(cloud) == 1
@@ -45,21 +45,21 @@ def test_a_day_that_stays_short_is_published_and_says_so(cloud):
     cloud.generate(50)
     cloud.server.behaviour.stats_offset = 2
     result = cloud.fetch()
-    assert (result.proof, result.runs, result.langsmith_count) == ("fewer", 50, 52)
+    assert (result.count_check, result.runs, result.langsmith_count) == ("fewer", 50, 52)
     assert result.langsmith_root_count == result.root_runs + 2
     assert cloud.published() == cloud.served()
     state = read_state(cloud.paths)
-    assert (state.proof, state.served_runs, state.langsmith_count) == ("fewer", 50, 52)
+    assert (state.count_check, state.served_runs, state.langsmith_count) == ("fewer", 50, 52)
     cloud.server.behaviour.stats_offset = 0
     before = photograph(cloud.paths.folder)
-    assert cloud.fetch().proof == "equal"
+    assert cloud.fetch().count_check == "equal"
     assert photograph(cloud.paths.folder) == before
 
 
 def test_a_count_below_ours_is_told(cloud):
     cloud.generate(50)
     cloud.server.behaviour.stats_offset = -3
-    assert (cloud.fetch().proof, read_state(cloud.paths).proof) == ("more", "more")
+    assert (cloud.fetch().count_check, read_state(cloud.paths).count_check) == ("more", "more")
 
 
 def test_a_deployment_that_cannot_count(cloud):
@@ -69,17 +69,19 @@ def test_a_deployment_that_cannot_count(cloud):
         cloud.fetch()
     assert not cloud.paths.folder.exists()
     result = cloud.fetch(ask_count=False)
-    assert (result.proof, result.langsmith_count, result.runs) == ("not_asked", None, 5)
+    assert (result.count_check, result.langsmith_count, result.runs) == ("not_asked", None, 5)
 
 
 @pytest.mark.parametrize(("age", "proof"), [(13, "equal"), (14, "unproven"), (400, "unproven")])
 def test_past_the_retention_nothing_is_proven(cloud, monkeypatch, age, proof):
     monkeypatch.setattr("lse_archive.fetch.day.today", lambda: DAY + timedelta(days=age))
-    assert cloud.fetch(retention_days=14).proof == proof  # 0 = 0
+    assert cloud.fetch(retention_days=14).count_check == proof  # 0 = 0
     cloud.put()
-    assert cloud.fetch(retention_days=14).proof == proof
-    assert cloud.fetch(retention_days=14, ask_count=False).proof == ("not_asked" if proof == "equal" else "unproven")
-    assert cloud.fetch(retention_days=None).proof == "equal"
+    assert cloud.fetch(retention_days=14).count_check == proof
+    assert cloud.fetch(retention_days=14, ask_count=False).count_check == (
+        "not_asked" if proof == "equal" else "unproven"
+    )
+    assert cloud.fetch(retention_days=None).count_check == "equal"
 
 
 def test_an_earlier_proof_is_kept_while_the_day_is_unchanged(cloud):
@@ -87,8 +89,8 @@ def test_an_earlier_proof_is_kept_while_the_day_is_unchanged(cloud):
     cloud.fetch()
     gone = list(cloud.served())[:15]
     cloud.store.delete(gone)
-    assert cloud.fetch(retention_days=14).proof == "equal"
-    assert cloud.fetch(retention_days=14).proof == "equal"
+    assert cloud.fetch(retention_days=14).count_check == "equal"
+    assert cloud.fetch(retention_days=14).count_check == "equal"
     cloud.put(START + 99)
-    assert cloud.fetch(retention_days=14).proof == "unproven"
-    assert cloud.fetch(retention_days=14).proof == "unproven"
+    assert cloud.fetch(retention_days=14).count_check == "unproven"
+    assert cloud.fetch(retention_days=14).count_check == "unproven"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lse_archive.days import Window
 from lse_archive.errors import SourceError
-from lse_archive.fetch.paginate import PageReport, walk
+from lse_archive.fetch.paginate import PageReport, paginate
 from lse_archive.fetch.source import LostCursorError, Page
 
 Run = tuple[int, int]  # start and number
@@ -22,7 +22,7 @@ Run = tuple[int, int]  # start and number
 class Source:
     """Serves runs newest first in pages; `spoil` may change an answer, or raise in its place."""
 
-    dialect, project_id, requests, throttled = "v2", "", 0, 0
+    api_version, project_id, requests, throttled = "v2", "", 0, 0
 
     def __init__(
         self, runs: list[Run], page_size: int, spoil: Callable[[Page, str | None], Page] | None = None
@@ -39,13 +39,13 @@ class Source:
         cursor: str | None,
         *,
         ids_only: bool = False,
-        vary: int = 0,
+        size_offset: int = 0,
         stop: threading.Event | None = None,
     ) -> Page:
         self.asked.append((window, cursor))
         begin = int(cursor) if cursor else 0
         found = [run for run in self.runs if run[0] in window]
-        size = self.page_size + vary
+        size = self.page_size + size_offset
         end = begin + size
         page = [b"%d %d" % run for run in found[begin:end]]
         more = str(end) if end < len(found) else None
@@ -77,7 +77,7 @@ class Sink:
         newest = max((start for start, _ in new), default=None)
         return PageReport(len(new), newest, min(starts, default=None), starts == sorted(starts, reverse=True))
 
-    def cover(self, window: Window) -> None:
+    def mark_complete(self, window: Window) -> None:
         with self._lock:
             self.covered.append(window)
         wanted = {run for run in self.served or () if run[0] in window}
@@ -86,7 +86,7 @@ class Sink:
 
 def walked(source: Source, window: Window) -> Sink:
     sink = Sink(source.runs)
-    walk(source, sink, [window])
+    paginate(source, sink, [window])
     assert sink.runs == {run for run in source.runs if run[0] in window}
     gaps = [moment for moment in range(window.start, window.end) if not any(moment in w for w in sink.covered)]
     assert not gaps
@@ -112,7 +112,7 @@ def test_pages_that_are_not_sorted_are_walked_to_the_end(runs, page_size):
     random.Random(len(runs)).shuffle(source.runs)
     source.workers = 4
     sink = Sink()
-    walk(source, sink, [WINDOW])
+    paginate(source, sink, [WINDOW])
     assert sink.runs == {run for run in runs if run[0] in WINDOW}
 
 
@@ -172,7 +172,7 @@ def test_a_lost_cursor_within_one_microsecond_begins_it_again():
 def test_a_microsecond_that_cannot_be_passed_is_an_error(fault):
     source = Source([(7, number) for number in range(300)], 10, times(1000, fault))
     with pytest.raises(SourceError, match="does not get past"):
-        walk(source, Sink(source.runs), [WINDOW])
+        paginate(source, Sink(source.runs), [WINDOW])
 
 
 def test_empty_pages_with_new_cursors_are_followed_but_not_for_ever():
@@ -184,7 +184,7 @@ def test_empty_pages_with_new_cursors_are_followed_but_not_for_ever():
     walked(late, WINDOW)
     never = Source(spread(5), 10, lambda page, cursor: Page([], f"{next(asked)}", full=False))
     with pytest.raises(SourceError, match="does not get past"):
-        walk(never, Sink(), [WINDOW])
+        paginate(never, Sink(), [WINDOW])
 
 
 def test_a_busy_hour_is_shared_by_the_workers():
@@ -202,7 +202,7 @@ def test_a_busy_hour_is_shared_by_the_workers():
 
     met: list[bool] = []
     source.spoil = meet
-    walk(source, sink := Sink(), [Window(0, 100_000)])
+    paginate(source, sink := Sink(), [Window(0, 100_000)])
     assert len(sink.runs) == 10_000
     assert met
     assert len(source.asked) <= 100 + 30
@@ -222,7 +222,7 @@ def test_the_first_error_ends_the_walk_and_wakes_who_waits():
             cursor: str | None,
             *,
             ids_only: bool = False,
-            vary: int = 0,
+            size_offset: int = 0,
             stop: threading.Event | None = None,
         ) -> Page:
             if len(self.asked) < 3:
@@ -237,13 +237,13 @@ def test_the_first_error_ends_the_walk_and_wakes_who_waits():
     source = Waiting(spread(1000), 10)
     source.workers = 2
     with pytest.raises(SourceError, match="the cause"):
-        walk(source, Sink(), [WINDOW])
+        paginate(source, Sink(), [WINDOW])
 
 
 def test_only_the_gaps_are_walked():
     source = Source(spread(50), 10)
     sink = Sink()
-    walk(source, sink, [Window(3, 5), Window(20, 30)])
+    paginate(source, sink, [Window(3, 5), Window(20, 30)])
     assert sink.runs == {run for run in source.runs if run[0] in (3, 4, *range(20, 30))}
-    walk(source, sink, [])
+    paginate(source, sink, [])
     assert all(window.start >= 3 for window, _ in source.asked)

@@ -25,9 +25,11 @@ def paths(tmp_path: Path) -> DayPaths:
 
 
 @contextlib.contextmanager
-def staging(paths: DayPaths, dialect: str = "v2", project_id: str = PROJECT_ID, now: float = 1e9) -> Generator[Staging]:
+def staging(
+    paths: DayPaths, api_version: str = "v2", project_id: str = PROJECT_ID, now: float = 1e9
+) -> Generator[Staging]:
     with contextlib.closing(Staging(paths)) as opened:
-        opened.resume(dialect=dialect, project_id=project_id, now=now)
+        opened.resume(api_version=api_version, project_id=project_id, now=now)
         yield opened
 
 
@@ -36,7 +38,7 @@ def begin(paths: DayPaths) -> None:
     with staging(paths) as first:
         report = first.add([run(9), run(5), run(1)])
         assert (report.new, report.newest, report.oldest, report.ordered) == (3, START + 9, START + 1, True)
-        first.cover(Window(START + 5, END))
+        first.mark_complete(Window(START + 5, END))
 
 
 LEFT = [Window(START, START + 5)]
@@ -50,7 +52,7 @@ def test_a_fetch_goes_on_where_it_stopped(paths):
         assert second.served_runs() == 3
         assert second.add([run(5), run(1), run(0)]).new == 1
         assert second.unknown([run_id(0), run_id(7)]) == [run_id(7)]
-        assert [facts.run_id for facts, _ in second.facts()] == [run_id(number) for number in (0, 1, 5, 9)]
+        assert [header.run_id for header, _ in second.headers()] == [run_id(number) for number in (0, 1, 5, 9)]
         names = [f"{run_id(number)}_{compact_time(START + number)}.json" for number in (0, 1, 5, 9)]
         assert [name for name, _ in second.sums()] == names
         assert dict(second.sums())[names[0]] == hashlib.sha256(run(0)).digest()
@@ -64,16 +66,16 @@ def test_gaps_lie_between_what_is_covered(paths):
             (START + 40, END),
             (START + 12, START + 13),
         ):
-            first.cover(Window(low, high))
+            first.mark_complete(Window(low, high))
         assert first.gaps() == [Window(START, START + 10), Window(START + 30, START + 40)]
-        first.cover(Window(START, END))
+        first.mark_complete(Window(START, END))
         assert first.gaps() == []
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"dialect": "v1"},
+        {"api_version": "v1"},
         {"project_id": "0190f0a0-0000-7000-8000-00000000000b"},
         {"now": 1e9 + 25 * 3600},
         {"now": 1e9 - 60},

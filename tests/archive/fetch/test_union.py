@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from lse_archive.fetch.staging import Staging
 from lse_archive.fetch.union import unite
-from lse_archive.folder.contents import is_as_recorded, sealed_summary
+from lse_archive.folder.contents import ensure_manifest, is_as_recorded
 from lse_archive.folder.manifest import write_manifest
 from lse_archive.folder.publish import recover
 from lse_archive.layout import DayPaths
-from lse_archive.runs.documents import read_facts
+from lse_archive.runs.documents import read_header
 
 # Of each run that is served: the version of its content.
 SERVED = st.dictionaries(st.integers(0, 9), st.integers(0, 2), max_size=10)
@@ -30,7 +30,7 @@ def document(number: int, version: int) -> bytes:
 def publish(paths: DayPaths, served: dict[int, int], *, allow_shrink: bool = False) -> tuple[int, int]:
     """A fetch without the network, and without the flush to the disk that a property test cannot afford."""
     with contextlib.closing(Staging(paths)) as staging:
-        staging.resume(dialect="v2", project_id="p")
+        staging.resume(api_version="v2", project_id="p")
         staging.add([document(number, version) for number, version in sorted(served.items(), reverse=True)])
         counts = (0, 0)
         if paths.folder.exists():
@@ -52,7 +52,7 @@ def _summary(paths: DayPaths):
 
 def content(paths: DayPaths) -> dict[str, bytes]:
     return {
-        read_facts(path.read_bytes()).run_id: path.read_bytes()
+        read_header(path.read_bytes()).run_id: path.read_bytes()
         for path in paths.folder.glob("*.json")
         if not path.name.startswith("_")
     }
@@ -76,7 +76,7 @@ def test_a_folder_that_was_there_before_keeps_its_names(tmp_path):
     paths = day_paths(tmp_path)
     fill(paths.folder, document(1, 0), document(2, 0))
     (paths.folder / "by-hand.json").write_bytes(b'{"trace":' + document(3, 0) + b"}")
-    sealed_summary(paths)
+    ensure_manifest(paths)
     assert publish(paths, {1: 0, 3: 0}) == (0, 2)
     assert (paths.folder / "by-hand.json").exists()
     assert len(list(paths.folder.glob("0*.json"))) == 2
@@ -89,7 +89,7 @@ def test_a_folder_that_was_there_before_keeps_its_names(tmp_path):
 def test_what_an_abandoned_fetch_had_is_older_than_what_is_published(tmp_path):
     paths = day_paths(tmp_path)
     with contextlib.closing(Staging(paths)) as abandoned:
-        abandoned.resume(dialect="v2", project_id="p", now=0.0)
+        abandoned.resume(api_version="v2", project_id="p", now=0.0)
         abandoned.add([document(2, 0), document(1, 0)])
     fill(paths.folder, document(1, 1))
     publish(paths, {})

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lse_archive.runs.documents import NotARunError, check_json, cut_page, elements, members, read_facts, unwrap
+from lse_archive.runs.documents import NotARunError, check_json, cut_page, elements, members, read_header, unwrap
 
 ID = "0190f0a0-0000-7000-8000-000000000001"
 TRACE = "0190f0a0-0000-7000-8000-000000000002"
@@ -103,39 +103,39 @@ def test_odd_documents_cost_neither_themselves_nor_their_page(odd):
     run = RUN + b',"inputs":' + odd + b"}"
     other = RUN + b',"inputs":{}}'
     assert cut_page(b'{"items":[%s, %s],"next_cursor":"c"}' % (run, other)) == ([run, other], "c")
-    assert read_facts(run) == read_facts(other)
+    assert read_header(run) == read_header(other)
     assert check_json(run) == run
 
 
 def test_the_facts_of_a_v2_run():
-    facts = read_facts(
+    header = read_header(
         RUN
         + f',"trace_id":"{TRACE.upper()}","end_time":"2026-01-03T00:00:00Z","status":"ERROR","is_root":false,'.encode()
         + f'"dotted_order":"20260101T235959999999Z{TRACE}.20260102T100000000001Z{ID}","total_tokens":12,'.encode()
         + b'"total_cost":0.5,"project_id":"p"}'
     )
-    assert (facts.run_id, facts.trace_id) == (ID, TRACE)
-    assert facts.end is not None
-    assert facts.trace_start is not None
-    assert facts.end - facts.start == 14 * 3600 * 1_000_000 - 1
-    assert facts.start - facts.trace_start == 10 * 3600 * 1_000_000 + 2
-    assert (facts.is_root, facts.failed, facts.tokens, facts.cost, facts.project_id) == (False, True, 12, 0.5, "p")
+    assert (header.run_id, header.trace_id) == (ID, TRACE)
+    assert header.end is not None
+    assert header.trace_start is not None
+    assert header.end - header.start == 14 * 3600 * 1_000_000 - 1
+    assert header.start - header.trace_start == 10 * 3600 * 1_000_000 + 2
+    assert (header.is_root, header.failed, header.tokens, header.cost, header.project_id) == (False, True, 12, 0.5, "p")
 
 
 def test_the_facts_of_a_v1_run():
-    facts = read_facts(
+    header = read_header(
         f'{{"id":"{ID}","start_time":"2026-01-02T10:00:00","parent_run_id":"{TRACE}","status":"success",'.encode()
         + b'"total_cost":"0.25","error":null,"session_id":"p"}'
     )
-    assert (facts.trace_id, facts.end, facts.is_root, facts.failed) == (ID, None, False, False)
-    assert (facts.cost, facts.project_id) == (0.25, "p")
-    assert read_facts(RUN + b',"error":"boom"}').failed
+    assert (header.trace_id, header.end, header.is_root, header.failed) == (ID, None, False, False)
+    assert (header.cost, header.project_id) == (0.25, "p")
+    assert read_header(RUN + b',"error":"boom"}').failed
 
 
 @pytest.mark.parametrize("number", [b'"much"', b"NaN", b"1e999", b"{}", b"true"])
 def test_unusable_numbers_count_as_nothing(number):
-    facts = read_facts(RUN + b',"total_tokens":' + number + b',"total_cost":' + number + b"}")
-    assert (facts.tokens, facts.cost) == (0, 0.0)
+    header = read_header(RUN + b',"total_tokens":' + number + b',"total_cost":' + number + b"}")
+    assert (header.tokens, header.cost) == (0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_unusable_numbers_count_as_nothing(number):
 )
 def test_what_is_no_run_is_refused(document):
     with pytest.raises(NotARunError):
-        read_facts(document)
+        read_header(document)
 
 
 def test_the_wrapper_of_older_tools_is_taken_off():
@@ -168,5 +168,5 @@ def test_the_wrapper_of_older_tools_is_taken_off():
 @given(JSON)
 def test_any_payload_leaves_the_facts_alone(payload):
     document = RUN + b',"inputs":' + json.dumps(payload).encode() + b"}"
-    assert read_facts(document).run_id == ID
+    assert read_header(document).run_id == ID
     assert check_json(document) == document

@@ -4,20 +4,20 @@ from pathlib import Path
 
 from day_fixtures import DAY, END, START, day_paths, fill, run, run_id
 
-from lse_archive.folder.reader import RunFile, UnfitFile, read_folder, run_file_name
+from lse_archive.folder.reader import InvalidFile, RunFile, read_folder, run_file_name
 from lse_archive.layout import Layout
-from lse_archive.runs.documents import read_facts
+from lse_archive.runs.documents import read_header
 
 
 def test_a_run_file_is_named_after_id_and_start():
-    assert run_file_name(read_facts(run(5))) == f"{run_id(5)}_20260102T000000000005Z.json"
+    assert run_file_name(read_header(run(5))) == f"{run_id(5)}_20260102T000000000005Z.json"
 
 
 def test_the_day_has_its_first_and_last_microsecond_and_nothing_else(tmp_path):
     fill(tmp_path, run(1, START), run(2, END - 1), run(3, START - 1), run(4, END))
     files = list(read_folder(tmp_path, DAY))
-    assert [file.facts.run_id for file in files if isinstance(file, RunFile)] == [run_id(1), run_id(2)]
-    assert [file.reason for file in files if isinstance(file, UnfitFile)] == [
+    assert [file.header.run_id for file in files if isinstance(file, RunFile)] == [run_id(1), run_id(2)]
+    assert [file.reason for file in files if isinstance(file, InvalidFile)] == [
         f"run {run_id(3)} started on 2026-01-01",
         f"run {run_id(4)} started on 2026-01-03",
     ]
@@ -49,7 +49,7 @@ def test_a_run_counts_once(tmp_path):
     (tmp_path / "b.json").write_bytes(run(1))
     first, second = read_folder(tmp_path, DAY)
     assert isinstance(first, RunFile)
-    assert isinstance(second, UnfitFile)
+    assert isinstance(second, InvalidFile)
     assert second.reason == f"run {run_id(1)} is already in a.json"
 
 

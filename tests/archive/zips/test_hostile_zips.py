@@ -217,9 +217,9 @@ def changes() -> dict[str, Callable[[dict[str, bytes]], Any]]:
 
 def _names() -> list[str]:
     from lse_archive.folder.reader import run_file_name
-    from lse_archive.runs.documents import read_facts
+    from lse_archive.runs.documents import read_header
 
-    return [run_file_name(read_facts(run(number))) for number in range(1, 4)]
+    return [run_file_name(read_header(run(number))) for number in range(1, 4)]
 
 
 @pytest.mark.parametrize("change", changes())

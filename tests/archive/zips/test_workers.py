@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from house_fixtures import House
+from home_fixtures import Installation
 
 from lse_archive.errors import ArchiveError
 from lse_archive.zips import workers as processes
@@ -141,10 +141,10 @@ def test_a_zip_is_the_same_whoever_compresses(tmp_path: Path, monkeypatch: pytes
     assert digests == {name: hashlib.sha256((folder / name).read_bytes()).digest() for name in names}
 
 
-def test_a_day_is_zipped_and_proven_by_them(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    house.fill(30)
+def test_a_day_is_zipped_and_proven_by_them(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    installation.fill(30)
     started = []
     popen = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *given, **named: started.append(given) or popen(*given, **named))
-    assert house.archive("full-sweep").code == 0
+    assert installation.archive("full-sweep").code == 0
     assert len([command for command, *_ in started if "lse_archive.zips.workers" in command]) == 2

@@ -14,16 +14,16 @@ import pyrage
 import pytest
 from archive_fixtures import PROJECT, Archive, left_over, snapshot
 from day_fixtures import DAY
-from house_fixtures import DAY as HOUSE_DAY
-from house_fixtures import PROJECT as HOUSE_PROJECT
-from house_fixtures import House, midnight
+from home_fixtures import DAY as HOME_DAY
+from home_fixtures import PROJECT as HOME_PROJECT
+from home_fixtures import Installation, midnight
 from s3_fixtures import Door
 
 from lse_archive.errors import (
     ArchiveConflictError,
     ArchiveError,
     CorruptArchiveError,
-    DriveError,
+    DestinationError,
     NoKeyError,
     SettingsError,
     ShrinkError,
@@ -34,7 +34,7 @@ from lse_archive.zips.day import zip_day
 from lse_demo.faults import Fault, Faults, on
 from lse_operations.prune import prune_copy, prune_day
 from lse_operations.restore.restore import archived_projects, bring_back, copies, plan
-from lse_operations.upload import drive_difference, find_on_drive, upload_day
+from lse_operations.upload import find_copies, find_copy_difference, upload_day
 from lse_resources.destinations.encryption import EncryptedDestination, read_keys
 from lse_resources.destinations.object_store import ObjectStore
 from lse_resources.destinations.protocol import Destination
@@ -111,24 +111,24 @@ def test_several_days_at_once(archive: Archive) -> None:
 
 def test_the_same_content_is_not_sent_again(archive: Archive) -> None:
     paths = archive.add()
-    [before] = find_on_drive(archive.destination, paths)
+    [before] = find_copies(archive.destination, paths)
     assert upload_day(archive.destination, paths).action == "unchanged"
-    [after] = find_on_drive(archive.destination, paths)
+    [after] = find_copies(archive.destination, paths)
     assert before == after
-    assert drive_difference(archive.destination, paths) is None
+    assert find_copy_difference(archive.destination, paths) is None
     paths.zip.unlink()
-    assert drive_difference(archive.destination, paths) is None
+    assert find_copy_difference(archive.destination, paths) is None
 
 
 def test_other_content_is_asked_for_and_replaces(archive: Archive) -> None:
     paths = archive.add(runs=3)
     rezip(archive, 5)
-    assert drive_difference(archive.destination, paths) is not None
+    assert find_copy_difference(archive.destination, paths) is not None
     with pytest.raises(ArchiveConflictError, match="--force"):
         upload_day(archive.destination, paths, may_replace=lambda _: False)
     assert upload_day(archive.destination, paths).action == "replaced"
-    assert len(find_on_drive(archive.destination, paths)) == 1
-    assert drive_difference(archive.destination, paths) is None
+    assert len(find_copies(archive.destination, paths)) == 1
+    assert find_copy_difference(archive.destination, paths) is None
 
 
 def test_fewer_runs_never_replace_more(archive: Archive) -> None:
@@ -147,7 +147,7 @@ def test_a_pruned_day_comes_back(archive: Archive, database: Database) -> None:
     before = snapshot(archive.layout.data_dir)
     assert prune_day(archive.destination, database, paths, "files").action == "pruned"
     assert prune_day(archive.destination, database, paths, "zips").action == "pruned"
-    assert drive_difference(archive.destination, paths) is None
+    assert find_copy_difference(archive.destination, paths) is None
     assert bring_back(archive.destination, paths) is not None
     assert snapshot(archive.layout.data_dir) == before
 
@@ -177,7 +177,7 @@ def test_bytes_that_are_always_damaged_leave_no_file(archive: Archive, faults: F
     with pytest.raises(ArchiveError):
         upload_day(archive.destination, paths)
     faults.clear()
-    assert find_on_drive(archive.destination, paths) == []
+    assert find_copies(archive.destination, paths) == []
     assert upload_day(archive.destination, paths).action == "created"
     archive.lose()
     archive.layout.archive_dir.mkdir()
@@ -188,7 +188,7 @@ def test_a_place_that_is_down_is_one_clear_line(archive: Archive, faults: Faults
     paths = archive.write()
     zip_day(paths)
     faults.add(Fault("status", status=403))
-    with pytest.raises(DriveError) as refusal:
+    with pytest.raises(DestinationError) as refusal:
         upload_day(archive.destination, paths)
     assert "\n" not in str(refusal.value)
     assert "secret" not in str(refusal.value)
@@ -208,7 +208,7 @@ def test_a_copy_that_rotted_is_found_by_reading_it(store: ObjectStore, tmp_path:
     archive = Archive(tmp_path, store)
     paths = archive.add()
     load_day(database, PROJECT, DAY, paths.folder)
-    [file] = find_on_drive(store, paths)
+    [file] = find_copies(store, paths)
     attributes = {"bytes_sha256": file.sha256, "sha256": file.sha256, "content": file.app_properties["content"]}
     store._store.put(file.id, bytes(file.size), attributes=attributes)
     result = prune_day(store, database, paths, "files")
@@ -266,31 +266,33 @@ def test_a_wrong_setting_is_named(url: str, config: dict[str, str], text: str) -
 
 def test_a_bucket_that_is_not_there(door: Door) -> None:
     config = {"endpoint": door.url, "access_key_id": "key", "secret_access_key": "secret", "region": "us-east-1"}
-    with pytest.raises(DriveError, match="no such bucket"):
+    with pytest.raises(DestinationError, match="no such bucket"):
         ObjectStore("s3://no-such-bucket-here", config).check_folder()
 
 
 @pytest.fixture
-def s3_house(house: House, door: Door, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> House:
+def s3_installation(
+    installation: Installation, door: Door, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> Installation:
     monkeypatch.setenv("LSE_ARCHIVE_URL", f"{store.place}/the archive")
     monkeypatch.setenv("AWS_ENDPOINT_URL", door.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    return house
+    return installation
 
 
-def test_the_command_line_over_an_object_store(s3_house: House) -> None:
-    s3_house.fill(6)
-    swept = s3_house.archive("full-sweep")
+def test_the_command_line_over_an_object_store(s3_installation: Installation) -> None:
+    s3_installation.fill(6)
+    swept = s3_installation.archive("full-sweep")
     assert swept.code == 0, swept.err
-    before = snapshot(s3_house.paths().folder)
-    assert s3_house.drive.requests == []
-    Archive(s3_house.directory, None).lose()  # ty: ignore[invalid-argument-type]
-    restored = s3_house.archive("restore", "--to-db", "--json")
+    before = snapshot(s3_installation.paths().folder)
+    assert s3_installation.drive.requests == []
+    Archive(s3_installation.directory, None).lose()  # ty: ignore[invalid-argument-type]
+    restored = s3_installation.archive("restore", "--to-db", "--json")
     assert (restored.code, restored.entry["action"]) == (0, "restored")
-    assert snapshot(s3_house.paths().folder) == before
-    verified = s3_house.archive("verify")
+    assert snapshot(s3_installation.paths().folder) == before
+    verified = s3_installation.archive("verify")
     assert verified.code in (0, 3), verified.err
 
 
@@ -332,15 +334,17 @@ def test_a_damaged_encrypted_zip_is_called_damaged(store: ObjectStore, tmp_path:
     assert not (tmp_path / "back.zip").exists()
 
 
-def test_a_day_that_this_host_cannot_compare_stops_no_other(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_day_that_this_host_cannot_compare_stops_no_other(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LSE_AGE_RECIPIENT", str(age.x25519.Identity.generate().to_public()))
-    first = HOUSE_DAY - timedelta(days=1)
-    house.fill(2, day=first)
-    assert house.archive("full-sweep", "--skip-db", day=first).code == 0
-    house.put(77, midnight(first) + 1)
-    house.fill(2)
-    days = ["--project", HOUSE_PROJECT, "--start-date", str(first), "--end-date", str(HOUSE_DAY)]
-    ended = house.lse("archive", "full-sweep", "--skip-db", "--force", "--json", *days)
+    first = HOME_DAY - timedelta(days=1)
+    installation.fill(2, day=first)
+    assert installation.archive("full-sweep", "--skip-db", day=first).code == 0
+    installation.put(77, midnight(first) + 1)
+    installation.fill(2)
+    days = ["--project", HOME_PROJECT, "--start-date", str(first), "--end-date", str(HOME_DAY)]
+    ended = installation.lse("archive", "full-sweep", "--skip-db", "--force", "--json", *days)
     assert ended.code == 1
     [changed, other] = ended.json
     assert "LSE_AGE_RECIPIENT alone does not open it. Run this where the key is" in changed["problems"][0]
@@ -380,7 +384,7 @@ ENCRYPTED = pytest.mark.parametrize("archive", ["drive, encrypted", "s3, encrypt
 @ENCRYPTED
 def test_without_a_key_set_encrypted_days_are_seen_and_refused(archive: Archive, keyless: Archive) -> None:
     paths = archive.add(runs=3)
-    assert drive_difference(keyless.destination, paths) is None
+    assert find_copy_difference(keyless.destination, paths) is None
     assert upload_day(keyless.destination, paths).action == "unchanged"
     archive.lose()
     archive.layout.archive_dir.mkdir()
@@ -399,13 +403,13 @@ def test_without_a_key_set_encrypted_days_are_seen_and_refused(archive: Archive,
 def test_without_a_key_set_nothing_unencrypted_comes_beside(archive: Archive, keyless: Archive) -> None:
     inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
     paths = archive.add(runs=3)
-    [before] = find_on_drive(archive.destination, paths)
+    [before] = find_copies(archive.destination, paths)
     rezip(archive, 5)
     for allow_shrink in (False, True):
         with pytest.raises(NoKeyError, match="no key is set"):
             upload_day(keyless.destination, paths, allow_shrink=allow_shrink)
-    assert find_on_drive(inner, paths) == []
-    assert find_on_drive(archive.destination, paths) == [before]
+    assert find_copies(inner, paths) == []
+    assert find_copies(archive.destination, paths) == [before]
     assert upload_day(archive.destination, paths).action == "replaced"
 
 
@@ -547,12 +551,12 @@ def test_who_cannot_decrypt_may_give_up_a_copy_of_what_is_here_and_no_more(
     with pytest.raises(NoKeyError, match="alone does not open it"):
         prune_day(archive.destination, database, paths, "files")
     assert prune_copy(archive.destination, paths).action == "pruned"
-    assert find_on_drive(archive.destination, paths) == []
+    assert find_copies(archive.destination, paths) == []
 
 
 def test_a_damaged_zip_takes_no_copy_s_place(archive: Archive) -> None:
     paths = archive.add(runs=5)
-    [before] = find_on_drive(archive.destination, paths)
+    [before] = find_copies(archive.destination, paths)
     rezip(archive, 6)
     other = archive.write(DAY + timedelta(days=1))
     zip_day(other)
@@ -560,8 +564,8 @@ def test_a_damaged_zip_takes_no_copy_s_place(archive: Archive) -> None:
         spoil(damaged.zip)
         with pytest.raises(CorruptArchiveError, match=r"\.zip is damaged.*lse archive zip"):
             upload_day(archive.destination, damaged)
-    assert find_on_drive(archive.destination, paths) == [before]
-    assert find_on_drive(archive.destination, other) == []
+    assert find_copies(archive.destination, paths) == [before]
+    assert find_copies(archive.destination, other) == []
 
 
 def test_a_copy_that_cannot_be_read_is_replaced(archive: Archive, tmp_path: Path) -> None:
@@ -571,7 +575,7 @@ def test_a_copy_that_cannot_be_read_is_replaced(archive: Archive, tmp_path: Path
     folder = archive.destination.ensure_project_folder(project_folder(PROJECT))
     archive.destination.upload(tmp_path / "x", paths.zip.name, folder, {})
     assert upload_day(archive.destination, paths).action == "replaced"
-    assert drive_difference(archive.destination, paths) is None
+    assert find_copy_difference(archive.destination, paths) is None
 
 
 @pytest.mark.parametrize("archive", ["drive, encrypted"], indirect=True)
@@ -580,7 +584,7 @@ def test_an_encrypted_zip_without_its_label_is_replaced_and_restored(archive: Ar
     rezip(archive, 5)
     before = snapshot(archive.layout.data_dir)
     faults.add(Fault("status", labels, status=403))
-    with pytest.raises(DriveError):
+    with pytest.raises(DestinationError):
         upload_day(archive.destination, paths)
     faults.clear()
     whole = paths.zip.read_bytes()
@@ -588,9 +592,9 @@ def test_an_encrypted_zip_without_its_label_is_replaced_and_restored(archive: Ar
     archive.layout.archive_dir.mkdir()
     assert archive.restore().action == "restored"
     assert (snapshot(archive.layout.data_dir), paths.zip.read_bytes()) == (before, whole)
-    assert drive_difference(archive.destination, paths) is not None
+    assert find_copy_difference(archive.destination, paths) is not None
     assert upload_day(archive.destination, paths).action == "replaced"
-    assert drive_difference(archive.destination, paths) is None
+    assert find_copy_difference(archive.destination, paths) is None
 
 
 @pytest.mark.parametrize("archive", ["drive, encrypted", "s3, encrypted"], indirect=True)
@@ -601,20 +605,20 @@ def test_an_unencrypted_zip_that_was_left_is_removed(archive: Archive, faults: F
     upload_day(inner, paths)
     rezip(archive, 5)
     faults.add(Fault("status", removals, status=403))
-    with pytest.raises(DriveError):
+    with pytest.raises(DestinationError):
         upload_day(archive.destination, paths)
     faults.clear()
-    assert find_on_drive(inner, paths) != []
-    assert drive_difference(archive.destination, paths) == ("one encrypted file", "1 unencrypted beside it")
+    assert find_copies(inner, paths) != []
+    assert find_copy_difference(archive.destination, paths) == ("one encrypted file", "1 unencrypted beside it")
     assert upload_day(archive.destination, paths).action == "unchanged"
-    assert find_on_drive(inner, paths) == []
-    assert drive_difference(archive.destination, paths) is None
+    assert find_copies(inner, paths) == []
+    assert find_copy_difference(archive.destination, paths) is None
     # What holds more than the encrypted one is no such leftover.
     more = Archive(archive.directory / "more", inner)
     more.add(runs=6)
     with pytest.raises(ShrinkError, match="holds 1 runs"):
         upload_day(archive.destination, paths)
-    assert find_on_drive(inner, paths) != []
+    assert find_copies(inner, paths) != []
 
 
 @pytest.mark.parametrize("archive", ["drive, encrypted", "s3, encrypted"], indirect=True)
@@ -624,7 +628,7 @@ def test_an_unencrypted_zip_of_the_same_bytes_stays(archive: Archive) -> None:
     zip_day(paths)
     inner.upload(paths.zip, paths.zip.name, inner.ensure_project_folder(project_folder(PROJECT)), {})
     assert upload_day(archive.destination, paths).action == "unchanged"
-    [file] = find_on_drive(inner, paths)
+    [file] = find_copies(inner, paths)
     assert file.app_properties["runs"] == "5"
 
 

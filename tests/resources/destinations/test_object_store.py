@@ -18,7 +18,7 @@ from lse_archive.folder.manifest import SUMMARY, SUMS
 from lse_archive.names import project_folder
 from lse_archive.zips.day import zip_day
 from lse_operations.restore.restore import copies
-from lse_operations.upload import drive_difference, find_on_drive, upload_day
+from lse_operations.upload import find_copies, find_copy_difference, upload_day
 from lse_resources.destinations import object_store
 from lse_resources.destinations.object_store import ObjectStore
 
@@ -61,7 +61,7 @@ def test_the_slower_of_two_hosts_replaces_nothing(
     meanwhile(monkeypatch, store, lambda: upload_day(store, other.paths()))
     with pytest.raises(ArchiveConflictError, match=r"Run the command again|already"):
         upload_day(store, archive.paths())
-    assert drive_difference(store, other.paths()) is None
+    assert find_copy_difference(store, other.paths()) is None
     folder = project_folder(PROJECT)
     assert len(store._store.list_with_delimiter(folder)["objects"]) == 1  # nothing hidden is left
 
@@ -82,16 +82,16 @@ def test_a_large_zip_counts_only_when_it_has_been_read_back(
     monkeypatch.setattr(store, "_read_hash", killed)
     with pytest.raises(KeyboardInterrupt):
         upload_day(store, paths)
-    assert drive_difference(store, paths) is not None
+    assert find_copy_difference(store, paths) is not None
     monkeypatch.setattr(store, "_read_hash", read)
     assert upload_day(store, paths).action == "replaced"
-    assert drive_difference(store, paths) is None
+    assert find_copy_difference(store, paths) is None
     assert upload_day(store, paths).action == "unchanged"
     refill(archive, 7, blob=blob)
     monkeypatch.setattr(store, "_note_proof", killed)
     with pytest.raises(KeyboardInterrupt):
         upload_day(store, paths)
-    assert drive_difference(store, paths) is not None  # the note is of the former object
+    assert find_copy_difference(store, paths) is not None  # the note is of the former object
     archive.lose()
     assert archive.restore().action == "restored"
 
@@ -102,7 +102,7 @@ def test_an_object_put_there_in_parts_is_restored_and_replaced(archive: Archive,
     key = f"{project_folder(PROJECT)}/{paths.zip.name}"
     with paths.zip.open("rb") as file:
         obstore.put(store._store, key, file, chunk_size=5 << 20, use_multipart=True)
-    [there] = find_on_drive(store, paths)
+    [there] = find_copies(store, paths)
     assert (there.sha256, there.md5) == (None, None)
     assert upload_day(store, paths).action == "replaced"
     store._store.delete(key)
@@ -131,7 +131,7 @@ def test_an_object_that_goes_meanwhile(archive: Archive, store: ObjectStore, mon
     monkeypatch.setattr(store, "_head", vanishing)
     assert [copy.day for copy in copies(store, PROJECT)] == [DAY + timedelta(days=1), DAY + timedelta(days=2)]
     monkeypatch.undo()
-    [file] = find_on_drive(store, archive.paths(DAY + timedelta(days=1)))
+    [file] = find_copies(store, archive.paths(DAY + timedelta(days=1)))
     store.trash(file)
     with pytest.raises(ArchiveConflictError, match="it is gone from"):
         store.prove(file)

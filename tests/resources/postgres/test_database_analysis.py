@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from lse_archive.errors import ArchiveError, DatabaseError, UsageError
 from lse_archive.folder.reader import RunFile, read_folder
-from lse_resources.postgres.analysis.columns import COLUMNS, facts_of
+from lse_resources.postgres.analysis.columns import COLUMNS, run_columns
 from lse_resources.postgres.analysis.export import export_runs
 from lse_resources.postgres.analysis.frames import Runs, RunTree, load_runs_from_files
 from lse_resources.postgres.database import Database
@@ -106,8 +106,8 @@ def test_a_run_of_the_old_api_gives_the_same_columns(database: Database, loaded:
 def test_facts_read_from_files_are_those_of_the_view(database: Database, loaded: RunFolder) -> None:
     for file in read_folder(loaded.path, DAY):
         assert isinstance(file, RunFile)
-        from_file = facts_of(PROJECT, DAY, file.facts, file.document)
-        from_row = facts(database, UUID(file.facts.run_id).int & 0xFFFF)
+        from_file = run_columns(PROJECT, DAY, file.header, file.document)
+        from_row = facts(database, UUID(file.header.run_id).int & 0xFFFF)
         assert dict(zip(COLUMNS, astuple(from_file), strict=True)) == from_row
 
 

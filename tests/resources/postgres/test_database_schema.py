@@ -12,7 +12,7 @@ from database_fixtures import DAY, PROJECT
 
 from lse_archive.errors import DatabaseError, SettingsError
 from lse_resources.postgres.database import Database
-from lse_resources.postgres.days_table import DaysTable, DayState
+from lse_resources.postgres.days_table import DayRow, DaysTable
 from lse_resources.postgres.schema import SCHEMA_VERSION, check_schema, migrate
 
 
@@ -103,7 +103,7 @@ def test_what_is_known_of_a_day_adds_up(database: Database) -> None:
     days.update(PROJECT, DAY, {"looked_at": looked, "runs": 4})
     days.update(PROJECT, DAY, {})
 
-    assert days.get(PROJECT, DAY) == DayState(project=PROJECT, run_date=DAY, runs=4, zip_sha256="ab", looked_at=looked)
+    assert days.get(PROJECT, DAY) == DayRow(project=PROJECT, run_date=DAY, runs=4, zip_sha256="ab", looked_at=looked)
 
 
 def test_days_are_found_by_project_and_range(database: Database) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from house_fixtures import House
+from home_fixtures import Installation
 from tls_door import Authority, tls_door
 
 from lse_archive.errors import DatabaseError
@@ -111,21 +111,21 @@ def test_the_right_root_and_host_are_let_through(remote: Remote) -> None:
 def test_a_root_that_did_not_sign_is_refused(remote: Remote, mode: str) -> None:
     error = refusal(remote.url(f"sslmode={mode}&sslrootcert={remote.other_root}", password=_ENCODED))
     assert "certificate verify failed" in error.why
-    assert "sslrootcert" in error.todo
+    assert "sslrootcert" in error.hint
 
 
 def test_another_host_than_the_certificate_names_is_refused(remote: Remote) -> None:
     options = f"sslmode=verify-full&sslrootcert={remote.root}"
     error = refusal(remote.url(options, password=_ENCODED, host="other.example.org"))
     assert f'server certificate for "{HOST}" does not match host name "other.example.org"' in error.why
-    assert error.todo == "Name the server in LSE_DATABASE_URL as its certificate does"
+    assert error.hint == "Name the server in LSE_DATABASE_URL as its certificate does"
 
 
 def test_a_root_that_is_not_there_is_named(remote: Remote) -> None:
     missing = remote.directory / "nothing.pem"
     error = refusal(remote.url(f"sslmode=verify-full&sslrootcert={missing}", password=_ENCODED))
     assert f'root certificate file "{missing}" does not exist' in error.why
-    assert "sslrootcert" in error.todo
+    assert "sslrootcert" in error.hint
 
 
 def test_a_server_without_tls_is_refused_when_tls_is_required(remote: Remote, server: EmbeddedServer) -> None:
@@ -135,13 +135,13 @@ def test_a_server_without_tls_is_refused_when_tls_is_required(remote: Remote, se
         with Database(plain.url("sslmode=prefer", password=_ENCODED)).connect() as connection:
             assert not connection.pgconn.ssl_in_use
     assert "server does not support SSL, but SSL was required" in error.why
-    assert "sslmode" in error.todo
+    assert "sslmode" in error.hint
 
 
 def test_a_mode_that_libpq_does_not_know_is_refused(remote: Remote) -> None:
     error = refusal(remote.url("sslmode=certainly", password=_ENCODED))
     assert error.why == 'invalid sslmode value: "certainly"'
-    assert "verify-full" in error.todo
+    assert "verify-full" in error.hint
 
 
 def test_the_password_comes_from_the_password_file(remote: Remote, password_file: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_wrong_password_in_the_file_is_refused(remote: Remote, password_file: 
     password_file.write_text(f"{HOST}:*:*:archiver:wrong!\n")
     error = refusal(remote.verified())
     assert 'password authentication failed for user "archiver"' in error.why
-    assert "password file" in error.todo
+    assert "password file" in error.hint
     assert error.why == refusal(remote.verified(password="wrong%21")).why
 
 
@@ -164,16 +164,16 @@ def test_a_password_file_that_others_may_read_is_not_used(
     password_file.chmod(0o644)
     error = refusal(remote.verified())
     assert "no password supplied" in error.why
-    assert "only its owner may read" in error.todo
+    assert "only its owner may read" in error.hint
     assert "permissions should be u=rw (0600) or less" in capfd.readouterr().err  # libpq's own words
 
 
 def test_a_command_and_dagster_work_over_tls(
-    bare_house: House, remote: Remote, password_file: Path, monkeypatch: pytest.MonkeyPatch
+    bare_installation: Installation, remote: Remote, password_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LSE_DATABASE_URL", remote.verified())
 
-    ended = bare_house.lse("db", "migrate")
+    ended = bare_installation.lse("db", "migrate")
 
     assert (ended.code, ended.out) == (0, "the schema is up to date\n")
     engine = sqlalchemy.create_engine(dagster_url(Settings.load()), poolclass=sqlalchemy.NullPool)
@@ -181,7 +181,7 @@ def test_a_command_and_dagster_work_over_tls(
         assert connection.exec_driver_sql("SELECT current_database()").scalar() == "archive_dagster"
 
     monkeypatch.setenv("LSE_DATABASE_URL", f"{remote.verified()}.gone")
-    ended = bare_house.lse("db", "migrate")
+    ended = bare_installation.lse("db", "migrate")
     assert (ended.code, ended.out) == (1, "")
     assert "cannot connect to Postgres" in ended.err
     assert "Traceback" not in ended.err

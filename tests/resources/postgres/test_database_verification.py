@@ -301,7 +301,7 @@ def test_verification_without_a_fix_writes_nothing(database: Database, loaded: R
 
 
 def test_any_listing_can_be_verified(database: Database, loaded: RunFolder) -> None:
-    listing = [(file.facts.run_id, None, file.sha256) for file in read_folder(loaded.path, DAY)  # no traces known
+    listing = [(file.header.run_id, None, file.sha256) for file in read_folder(loaded.path, DAY)  # no traces known
                if isinstance(file, RunFile)]  # fmt: skip
     assert verify_against(database, PROJECT, DAY, listing).is_consistent
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lse_archive.errors import ArchiveConflictError, ArchiveError, DriveError, SettingsError
+from lse_archive.errors import ArchiveConflictError, ArchiveError, DestinationError, SettingsError
 from lse_demo.faults import Fault
 from lse_demo.google_drive.server import USER, DriveServer
 from lse_resources.destinations.google_drive.client import DriveSettings, GoogleDrive, Retries
@@ -140,13 +140,13 @@ def test_a_new_credentials_file_replaces_the_kept_token(
 def test_a_revoked_token_says_how_to_sign_in(server: DriveServer, drive: GoogleDrive) -> None:
     drive.about()
     server.accounts.revoke(USER)
-    with pytest.raises(DriveError, match=r"invalid_grant.*lse drive login"):
+    with pytest.raises(DestinationError, match=r"invalid_grant.*lse drive login"):
         drive.about()
 
 
 def test_nobody_signed_in_says_how(server: DriveServer, settings: Callable[..., DriveSettings], tmp_path: Path) -> None:
     server.accounts.write_client_secrets(tmp_path / "client.json", url=server.url)
-    with pytest.raises(DriveError, match="lse drive login"):
+    with pytest.raises(DestinationError, match="lse drive login"):
         GoogleDrive(settings(credentials_path=tmp_path / "client.json"))
 
 
@@ -170,7 +170,7 @@ def test_login_by_browser_and_by_paste(
     assert stat.S_IMODE(chosen.token_path.stat().st_mode) == 0o600
     with GoogleDrive(chosen, retries=NEVER) as drive:
         assert drive.about().email == USER
-    with pytest.raises(DriveError, match="access_denied"):
+    with pytest.raises(DestinationError, match="access_denied"):
         login(chosen, paste=lambda _: "http://localhost:1/?error=access_denied")
 
 
@@ -183,7 +183,7 @@ def test_a_service_account_needs_a_shared_drive_or_a_subject(
     shown = server.store.add_folder("Shown", USER, roles={BOT: "writer"})
     with (
         GoogleDrive(settings(**facts, folder_url=shown), retries=NEVER) as drive,
-        pytest.raises(DriveError, match="a service account owns no storage"),
+        pytest.raises(DestinationError, match="a service account owns no storage"),
     ):
         drive.check_folder()
     team = server.store.add_drive("Team", {BOT: "writer"})
@@ -197,7 +197,7 @@ def test_a_service_account_needs_a_shared_drive_or_a_subject(
         assert drive.check_folder().account.email == USER
     with (
         GoogleDrive(settings(**facts, subject="eve@example.com"), retries=NEVER) as drive,
-        pytest.raises(DriveError, match=r"unauthorized_client.*key\.json"),
+        pytest.raises(DestinationError, match=r"unauthorized_client.*key\.json"),
     ):
         drive.about()
 
@@ -208,7 +208,7 @@ def test_application_default_credentials(
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "user.json"))
     assert load_credentials(settings(auth_type="adc", credentials_path=None)) is not None
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
-    with pytest.raises(DriveError, match="gcloud auth"):
+    with pytest.raises(DestinationError, match="gcloud auth"):
         load_credentials(settings(auth_type="adc", credentials_path=None))
 
 
@@ -250,14 +250,17 @@ def test_a_bad_folder_is_told_before_a_byte_is_sent(
         read_only: "may not write",
     }
     for identity, text in cases.items():
-        with GoogleDrive(settings(folder_url=identity), retries=NEVER) as client, pytest.raises(DriveError, match=text):
+        with (
+            GoogleDrive(settings(folder_url=identity), retries=NEVER) as client,
+            pytest.raises(DestinationError, match=text),
+        ):
             client.check_folder()
     server.accounts.set_limit(USER, path.stat().st_size + 5)
     assert drive.check_folder(5).free == 5
-    with pytest.raises(DriveError, match="6 bytes are needed, 5 are free"):
+    with pytest.raises(DestinationError, match="6 bytes are needed, 5 are free"):
         drive.check_folder(6)
     server.accounts.set_limit(USER, 5)
-    with pytest.raises(DriveError, match="is full"):
+    with pytest.raises(DestinationError, match="is full"):
         drive.check_folder()
 
 

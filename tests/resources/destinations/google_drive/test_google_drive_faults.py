@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from drive_rig import CONTENT, UNIT, UPLOAD, Waits, back, media, proven
 
-from lse_archive.errors import CorruptArchiveError, DriveError
+from lse_archive.errors import CorruptArchiveError, DestinationError
 from lse_demo.faults import Fault, on
 from lse_demo.google_drive.server import USER, DriveServer, rate_limit
 from lse_resources.destinations.google_drive.client import DriveFile, DriveSettings, GoogleDrive, Retries
@@ -93,14 +93,14 @@ def test_waiting_doubles_and_heeds_retry_after(
 def test_what_does_not_pass_ends_clearly(server: DriveServer, drive: GoogleDrive, waits: Waits) -> None:
     server.faults.add(Fault("status", on("GET", "/drive/v3/files"), status=503))
     with pytest.raises(
-        DriveError, match=r"cannot list the Drive folder: Drive answered 503\. Run the command again later"
+        DestinationError, match=r"cannot list the Drive folder: Drive answered 503\. Run the command again later"
     ):
         drive.find_project_folder("P")
     assert len(waits.seconds) == 6
     server.faults.clear()
     waits.seconds.clear()
     server.faults.add(rate_limit(403, "dailyLimitExceeded"))
-    with pytest.raises(DriveError, match="dailyLimitExceeded"):
+    with pytest.raises(DestinationError, match="dailyLimitExceeded"):
         drive.find_project_folder("P")
     assert waits.seconds == []
 
@@ -114,7 +114,7 @@ def test_a_session_that_expires_halfway_begins_anew(server: DriveServer, send: C
 
 def test_sessions_that_always_expire_end_clearly(server: DriveServer, send: Callable[..., DriveFile]) -> None:
     server.faults.add(Fault("call", UPLOAD, action=server.uploads.expire))
-    with pytest.raises(DriveError, match="lost the upload again and again"):
+    with pytest.raises(DestinationError, match="lost the upload again and again"):
         send()
     assert server.store.named("day.zip") == []
 
@@ -127,7 +127,7 @@ def test_a_token_that_expires_in_the_middle(server: DriveServer, send: Callable[
 
 def test_access_revoked_in_the_middle(server: DriveServer, send: Callable[..., DriveFile]) -> None:
     server.faults.add(Fault("call", UPLOAD, after=1, times=1, action=lambda: server.accounts.revoke(USER)))
-    with pytest.raises(DriveError, match=r"cannot upload day\.zip: .*lse drive login"):
+    with pytest.raises(DestinationError, match=r"cannot upload day\.zip: .*lse drive login"):
         send()
     assert server.store.named("day.zip") == []
 
@@ -164,11 +164,11 @@ def test_a_full_drive_and_a_read_only_folder(
     server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
 ) -> None:
     server.accounts.set_limit(USER, 1000)
-    with pytest.raises(DriveError, match=r"storageQuotaExceeded.*Free some space"):
+    with pytest.raises(DestinationError, match=r"storageQuotaExceeded.*Free some space"):
         send()
     server.accounts.add_user("bob@example.com")
     shown = server.store.add_folder("Shown", "bob@example.com", roles={USER: "reader"})
-    with pytest.raises(DriveError, match=r"insufficientFilePermissions.*editor"):
+    with pytest.raises(DestinationError, match=r"insufficientFilePermissions.*editor"):
         drive.upload(path, "day.zip", shown, {})
     assert server.store.named("day.zip") == []
 
@@ -178,7 +178,7 @@ def test_an_unreachable_drive_is_one_clear_line(settings: DriveSettings, waits: 
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
         root = f"http://127.0.0.1:{taken.getsockname()[1]}"
         away = DriveSettings(settings.folder_url, "oauth2", settings.credentials_path, settings.token_path, root)
-        with GoogleDrive(away, retries=Retries(sleep=waits)) as drive, pytest.raises(DriveError) as caught:
+        with GoogleDrive(away, retries=Retries(sleep=waits)) as drive, pytest.raises(DestinationError) as caught:
             drive.check_folder()
     assert "cannot use the Drive folder: Google Drive cannot be reached (Connection refused)" in str(caught.value)
     assert len(waits.seconds) == 2
@@ -186,7 +186,7 @@ def test_an_unreachable_drive_is_one_clear_line(settings: DriveSettings, waits: 
 
 def test_errors_tell_no_secrets(server: DriveServer, send: Callable[..., DriveFile]) -> None:
     server.faults.add(Fault("status", UPLOAD, after=1))
-    with pytest.raises(DriveError) as caught:
+    with pytest.raises(DestinationError) as caught:
         send()
     error: BaseException | None = caught.value
     while error:

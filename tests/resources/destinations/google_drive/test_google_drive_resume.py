@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from drive_rig import CONTENT, UNIT, UPLOAD, back, media, proven
 
-from lse_archive.errors import ArchiveConflictError, CorruptArchiveError, DriveError
+from lse_archive.errors import ArchiveConflictError, CorruptArchiveError, DestinationError
 from lse_demo.faults import Fault, on
 from lse_demo.google_drive.server import USER, DriveServer
 from lse_resources.destinations.google_drive.client import DriveFile, DriveSettings, GoogleDrive
@@ -19,7 +19,7 @@ from lse_resources.destinations.google_drive.client import DriveFile, DriveSetti
 
 def interrupt(server: DriveServer, send: Callable[..., DriveFile], **changes: Any) -> None:
     server.faults.add(Fault("status", UPLOAD, after=1))
-    with pytest.raises(DriveError):
+    with pytest.raises(DestinationError):
         send(**changes)
     server.faults.clear()
 
@@ -29,7 +29,7 @@ def lose_last_answer(server: DriveServer, send: Callable[..., DriveFile], path: 
     path.write_bytes(CONTENT[:UNIT])
     server.faults.add(Fault("lose_answer", UPLOAD, times=1))
     server.faults.add(Fault("status", UPLOAD))
-    with pytest.raises(DriveError):
+    with pytest.raises(DestinationError):
         send()
     server.faults.clear()
     return proven(server, CONTENT[:UNIT])
@@ -277,7 +277,7 @@ def test_an_interrupted_download_goes_on_in_the_next_call(
     server.faults.add(Fault("truncate", media, times=1, at=3 * UNIT))
     server.faults.add(Fault("status", media))
     target, seen = path.with_name("back"), []
-    with pytest.raises(DriveError, match=r"cannot download day\.zip"):
+    with pytest.raises(DestinationError, match=r"cannot download day\.zip"):
         drive.download(file, target)
     assert not target.exists()
     server.faults.clear()

@@ -8,6 +8,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
+from lse_archive.errors import ArchiveError
+
 
 @contextlib.contextmanager
 def publish_file(target: Path) -> Generator[BinaryIO]:
@@ -27,6 +29,24 @@ def publish_file(target: Path) -> Generator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(target.parent)
+
+
+@contextlib.contextmanager
+def disk_errors(what: str, hint: str = "") -> Generator[None]:
+    """Raises what the system refuses as an ArchiveError.
+
+    Args:
+        what: What failed then, as a clause.
+        hint: What the reader can do about it.
+
+    Raises:
+        ArchiveError: The block raised an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        raise ArchiveError(what, why=why, hint=hint) from error
 
 
 def sync_directory(path: Path) -> None:

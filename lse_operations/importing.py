@@ -27,7 +27,8 @@ from lse_archive.folder.reader import InvalidFile, RunFile, read_folder, run_fil
 from lse_archive.folder.state import now_text, publish_day
 from lse_archive.layout import DayPaths, Layout
 from lse_archive.results import ImportResult
-from lse_archive.runs.documents import NotARunError, unwrap
+from lse_archive.runs.header import unwrap
+from lse_archive.runs.scanner import NotARunError
 from lse_operations.restore.unpack import clear
 
 

@@ -24,7 +24,8 @@ from lse_archive.folder.pruned import require_restored
 from lse_archive.folder.state import now_text, publish_day, read_state, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import FetchResult
-from lse_archive.runs.documents import NotARunError, read_header
+from lse_archive.runs.header import read_header
+from lse_archive.runs.scanner import NotARunError
 
 _IDS_PER_REQUEST = 100
 

@@ -23,7 +23,8 @@ from lse_archive.errors import ArchiveConflictError, SourceError
 from lse_archive.fetch.paginate import PageReport
 from lse_archive.folder.reader import RunFile, run_file_name
 from lse_archive.layout import DayPaths
-from lse_archive.runs.documents import NotARunError, RunHeader, read_header
+from lse_archive.runs.header import RunHeader, read_header
+from lse_archive.runs.scanner import NotARunError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (

@@ -12,7 +12,7 @@ from lse_archive.folder.contents import other_files
 from lse_archive.folder.manifest import SUMMARY, SUMS, read_sums
 from lse_archive.folder.reader import InvalidFile, RunFile, read_folder
 from lse_archive.layout import DayPaths
-from lse_archive.runs.documents import unwrap
+from lse_archive.runs.header import unwrap
 
 # Links that are signed anew at each look, and what only says where a payload lies.
 VOLATILE_FIELDS = frozenset(

@@ -14,7 +14,7 @@ import msgspec
 
 from lse_archive.days import Window, day_window
 from lse_archive.errors import ArchiveError, CorruptArchiveError
-from lse_archive.runs.documents import RunHeader
+from lse_archive.runs.header import RunHeader
 
 SUMMARY = "_summary.json"
 SUMS = "_sha256sums.txt"

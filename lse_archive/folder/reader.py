@@ -12,7 +12,8 @@ from pathlib import Path
 from lse_archive.days import compact_time, day_of, day_window
 from lse_archive.errors import ArchiveError, UsageError
 from lse_archive.folder.manifest import SUMS
-from lse_archive.runs.documents import NotARunError, RunHeader, unwrap
+from lse_archive.runs.header import RunHeader, unwrap
+from lse_archive.runs.scanner import NotARunError
 
 NOT_AS_RECORDED = f"it is not as {SUMS} has it"
 """The reason why a damaged file is unfit."""

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from lse_archive.errors import ShrinkError
 from lse_archive.folder.manifest import SUMMARY, SUMS
-from lse_archive.runs.documents import NotARunError, unwrap
+from lse_archive.runs.header import unwrap
+from lse_archive.runs.scanner import NotARunError
 from lse_archive.zips.reader import BROKEN
 
 _RUN_NAME = re.compile(rb"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:_[0-9A-Za-z.]*)?\.json")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from lse_archive.days import Window, format_time
 from lse_archive.errors import SourceError
 from lse_archive.fetch.source import ApiVersionChangedError, LostCursorError, Page
-from lse_archive.runs.documents import NotARunError, cut_page
+from lse_archive.runs.pages import cut_page
+from lse_archive.runs.scanner import NotARunError
 from lse_resources.langsmith.http import LangSmithHttp, NotServedError, StatusError
 from lse_resources.langsmith.v1 import V1
 from lse_resources.langsmith.v2 import V2, filter_of

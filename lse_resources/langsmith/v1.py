@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lse_archive.days import Window, format_time
-from lse_archive.runs.documents import check_json, members
+from lse_archive.runs.scanner import check_json, members
 from lse_resources.langsmith.v2 import filter_of
 
 if TYPE_CHECKING:

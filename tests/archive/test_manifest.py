@@ -23,7 +23,7 @@ from lse_archive.folder.manifest import (
     sums_lines,
     write_manifest,
 )
-from lse_archive.runs.documents import read_header
+from lse_archive.runs.header import read_header
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0/"), min_size=1, max_size=30)
 

@@ -11,7 +11,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 from uuid import UUID
 
-from lse_archive.runs.documents import RunHeader
+from lse_archive.runs.header import RunHeader
 from lse_resources.postgres.jsonb import render
 
 _COUNT = re.compile(r"\d{1,18}", re.ASCII)

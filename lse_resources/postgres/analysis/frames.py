@@ -18,7 +18,8 @@ from psycopg.adapt import Loader
 from lse_archive.days import day_of
 from lse_archive.errors import CorruptArchiveError, DatabaseError, UsageError
 from lse_archive.folder.reader import run_file_paths
-from lse_archive.runs.documents import NotARunError, unwrap
+from lse_archive.runs.header import unwrap
+from lse_archive.runs.scanner import NotARunError
 from lse_resources.postgres.analysis.columns import COLUMNS, RunColumns, run_columns
 from lse_resources.postgres.database import Database, explain
 

@@ -17,7 +17,7 @@ from lse_archive.folder.contents import ensure_manifest, is_as_recorded
 from lse_archive.folder.manifest import write_manifest
 from lse_archive.folder.publish import recover
 from lse_archive.layout import DayPaths
-from lse_archive.runs.documents import read_header
+from lse_archive.runs.header import read_header
 
 # Of each run that is served: the version of its content.
 SERVED = st.dictionaries(st.integers(0, 9), st.integers(0, 2), max_size=10)

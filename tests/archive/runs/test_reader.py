@@ -6,7 +6,7 @@ from day_fixtures import DAY, END, START, day_paths, fill, run, run_id
 
 from lse_archive.folder.reader import InvalidFile, RunFile, read_folder, run_file_name
 from lse_archive.layout import Layout
-from lse_archive.runs.documents import read_header
+from lse_archive.runs.header import read_header
 
 
 def test_a_run_file_is_named_after_id_and_start():

@@ -217,7 +217,7 @@ def changes() -> dict[str, Callable[[dict[str, bytes]], Any]]:
 
 def _names() -> list[str]:
     from lse_archive.folder.reader import run_file_name
-    from lse_archive.runs.documents import read_header
+    from lse_archive.runs.header import read_header
 
     return [run_file_name(read_header(run(number))) for number in range(1, 4)]
 

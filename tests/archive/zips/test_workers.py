@@ -97,9 +97,8 @@ def test_who_stops_listening_leaves_no_process_behind() -> None:
 
 def test_the_helpers_of_a_killed_process_end(tmp_path: Path) -> None:
     """They hold the other end of a pipe that this test reads: it ends when the last of them has."""
-    script = f"""
-import os, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+    script = """
+import sys
 from lse_archive.zips.workers import in_processes
 from test_workers import double
 results = in_processes(double, range(400_000), [int(sys.argv[1])])
@@ -110,7 +109,7 @@ sys.stdin.read()
 """
     ours, theirs = os.pipe()
     command = [sys.executable, "-c", script, str(theirs)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[theirs], env=environment
     ) as process:

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lse_archive.runs.documents import NotARunError, check_json, cut_page, elements, members, read_header, unwrap
+from lse_archive.runs.header import read_header, unwrap
+from lse_archive.runs.pages import cut_page
+from lse_archive.runs.scanner import NotARunError, check_json, elements, members
 
 ID = "0190f0a0-0000-7000-8000-000000000001"
 TRACE = "0190f0a0-0000-7000-8000-000000000002"

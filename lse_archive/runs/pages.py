@@ -1,0 +1,45 @@
+"""Pages of runs: an answer of LangSmith cut into the bytes of its runs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from lse_archive.runs.scanner import NULL, NotARunError, check_json, elements, load_as, members
+
+
+class _Page(msgspec.Struct):
+    items: list[msgspec.Raw] | None = None
+    next_cursor: str | None = None
+    runs: list[msgspec.Raw] | None = None
+    cursors: dict[str, str | None] | None = None
+
+
+_page_decoder = msgspec.json.Decoder(_Page)
+
+
+def cut_page(body: bytes) -> tuple[list[bytes], str | None]:
+    """Cuts an answer of `POST /api/v2/runs/query` or `POST /runs/query` into the bytes of its runs and the next cursor.
+
+    Raises:
+        NotARunError: The body is not JSON, or holds no list of runs: it must be asked for again.
+    """
+    try:
+        page = _page_decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        page = _cut_page_tolerantly(body)
+    if page.items is not None:
+        return [bytes(item) for item in page.items], page.next_cursor or None
+    if page.runs is not None:
+        return [bytes(run) for run in page.runs], (page.cursors or {}).get("next") or None
+    raise NotARunError("the answer holds no list of runs")
+
+
+def _cut_page_tolerantly(body: bytes) -> _Page:
+    found = members(body)
+    page = _Page(next_cursor=load_as(found.get("next_cursor", NULL), str))
+    page.cursors = load_as(found.get("cursors", NULL), dict)
+    if found.get("items", NULL) != NULL:
+        page.items = [msgspec.Raw(check_json(item)) for item in elements(found["items"])]
+    if found.get("runs", NULL) != NULL:
+        page.runs = [msgspec.Raw(check_json(run)) for run in elements(found["runs"])]
+    return page

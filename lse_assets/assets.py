@@ -1,10 +1,10 @@
-"""One project's assets, checks and job: a factory, because each project has its own first day, bar and plots."""
+"""One project's assets, checks and job: built per project, because each has its own first day, bar and plots."""
 
 import contextlib
 import functools
 import warnings
 from collections.abc import Generator
-from datetime import date
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +15,36 @@ from lse_archive.days import parse_day
 from lse_archive.errors import (
     AccessError,
     ArchiveError,
-    CorruptArchiveError,
     DatabaseError,
     DayLockedError,
     DestinationError,
     SourceError,
 )
-from lse_archive.fetch.day import FetchOptions, fetch_day
-from lse_archive.folder.locks import day_lock
+from lse_archive.fetch.day import FetchOptions
 from lse_archive.folder.manifest import read_summary
-from lse_archive.folder.pruned import day_content, is_pruned
-from lse_archive.folder.state import now_text, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.names import project_slug
-from lse_archive.results import UploadResult
-from lse_archive.zips.day import zip_day
 from lse_assets.config import FetchConfig, LoadConfig, UploadConfig, VerifyConfig, ZipConfig
 from lse_assets.resources import ArchiveResource, DestinationResource, LangSmithResource, PostgresResource
-from lse_assets.verification import CHECKS, check_result, check_steps
-from lse_operations.days_record import note_load, note_verification
-from lse_operations.reporter import Counter, StepReporter
-from lse_operations.restore.restore import bring_back
-from lse_operations.upload import upload_day
-from lse_platform.asset_keys import STEPS, asset_key, job_name, langsmith_key
+from lse_operations.checks import CHECKS, StepCheck, VerifyOptions
+from lse_operations.reporter import StepReporter
+from lse_operations.steps import (
+    STEPS,
+    UploadStep,
+    fetch_step,
+    load_step,
+    upload_step,
+    verify_step,
+    zip_step,
+)
+from lse_platform.asset_keys import asset_key, job_name, langsmith_key
 from lse_platform.exited_runs import tag_owner
-from lse_resources.postgres.load.day import load_day
 from lse_resources.projects import ProjectConfig
 
-# What the outside refuses now it may grant a minute later: after 20, 60 and 140 seconds, each up to 20 more or less.
+# An outside system may accept in a minute what it refuses now: retries after 20, 60 and 140 seconds, with jitter.
 _RETRY = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-_OUTSIDE = (SourceError, DestinationError, DatabaseError, DayLockedError)
+_RETRYABLE = (SourceError, DestinationError, DatabaseError, DayLockedError)
+_NOT_PLOTTED = ("project", "date", "errors", "put_aside", "load_id")
 _RUNS_TABLE = {
     "dagster/table_name": "runs",
     "dagster/column_schema": dg.TableSchema(
@@ -64,69 +64,84 @@ _RUNS_TABLE = {
 }
 
 
-@contextlib.contextmanager
-def _step(context: dg.AssetExecutionContext, ui: StepReporter) -> Generator[None]:
-    """Tells whoever watches of a failure, and fails the step with its one clear sentence.
+@dataclass(frozen=True)
+class _Family:
+    """What the assets of a project share."""
 
-    What will not be otherwise in a minute is not repeated.
-    """
+    project: ProjectConfig
+    retry_policy: dg.RetryPolicy | None
+
+    @property
+    def slug(self) -> str:
+        return project_slug(self.project.name)
+
+    @property
+    def partitions(self) -> dg.DailyPartitionsDefinition:
+        return dg.DailyPartitionsDefinition(start_date=self.project.start.isoformat(), timezone="UTC")
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """Arguments of every asset."""
+        return {
+            "key_prefix": self.slug,
+            "owners": [self.project.owner] if self.project.owner else None,
+            "group_name": self.slug.replace("-", "_"),
+            "partitions_def": self.partitions,
+        }
+
+    def paths(self, context: dg.AssetExecutionContext, archive: ArchiveResource) -> DayPaths:
+        """Where the run's day is on disk."""
+        return archive.layout().day(self.project.name, parse_day(context.partition_key))
+
+
+@contextlib.contextmanager
+def _step(context: dg.AssetExecutionContext, reporter: StepReporter) -> Generator[None]:
+    """Reports a failure, and fails the step with the error's text. Only a refusal that may pass is retried."""
     tag_owner(context)
     try:
         yield
     except ArchiveError as error:
-        ui.failed(context.asset_key.path[-1], error)
-        passing = isinstance(error, _OUTSIDE) and not isinstance(error, AccessError)
-        raise dg.Failure(description=str(error), allow_retries=passing) from error
-
-
-def _content(paths: DayPaths) -> str | None:
-    try:
-        return day_content(paths)
-    except CorruptArchiveError:  # the checks say so
-        return None
+        reporter.failed(context.asset_key.path[-1], error)
+        retryable = isinstance(error, _RETRYABLE) and not isinstance(error, AccessError)
+        raise dg.Failure(description=str(error), allow_retries=retryable) from error
 
 
 def _metadata(result: msgspec.Struct, **more: Any) -> dict[str, Any]:
     """The numbers of a result, which Dagster plots over the days."""
     fields = msgspec.to_builtins(result)
-    left_out = ("project", "date", "errors", "put_aside", "load_id")
-    return {key: value for key, value in fields.items() if value is not None and key not in left_out} | more
+    return {key: value for key, value in fields.items() if value is not None and key not in _NOT_PLOTTED} | more
 
 
-def _check_specs(slug: str, partitions: dg.PartitionsDefinition) -> list[dg.AssetCheckSpec]:
-    with warnings.catch_warnings():
-        # Partitioned checks are in preview; tests hold the behaviour that is relied on here.
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        return [
-            dg.AssetCheckSpec(
-                check,
-                asset=dg.AssetKey([slug, "verification"]),
-                description=description,
-                partitions_def=partitions,
-            )
-            for check, description in CHECKS.items()
-        ]
-
-
-def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None = None) -> list[dg.AssetsDefinition]:
+def project_assets(
+    project: ProjectConfig, retry_policy: dg.RetryPolicy | None = None, *, upload: UploadStep = upload_step
+) -> list[dg.AssetsDefinition]:
     """The assets of a project, partitioned by UTC day.
 
     Args:
-        retry_policy: For the steps that ask the outside. Without one, as for a person who waits: an error is told at
-            once, and an interrupt ends the step (Dagster would repeat it).
+        retry_policy: For the steps that use outside systems. The command line has none: it reports an error at once,
+            and an interrupt ends the step (Dagster would retry it).
+        upload: The step body of `drive_file`.
     """
-    name, slug = project.name, project_slug(project.name)
-    common: dict[str, Any] = {
-        "key_prefix": slug,
-        "owners": [project.owner] if project.owner else None,
-        "group_name": slug.replace("-", "_"),
-        "partitions_def": dg.DailyPartitionsDefinition(start_date=project.start.isoformat(), timezone="UTC"),
-    }
+    family = _Family(project, retry_policy)
+    run_files = _run_files(family)
+    day_zip = _day_zip(family, run_files)
+    drive_file = _drive_file(family, day_zip, upload)
+    runs_table = _runs_table(family, run_files)
+    # Any step may be left out of a run, so verification depends on each of them, not on the last ones alone.
+    verification = _verification(family, [run_files, day_zip, drive_file, runs_table])
+    return [run_files, day_zip, drive_file, runs_table, verification]
 
-    def day_of(context: dg.AssetExecutionContext) -> date:
-        return parse_day(context.partition_key)
 
-    @dg.asset(**common, kinds={"json"}, pool="langsmith", retry_policy=retry_policy, deps=[langsmith_key(name)])
+def _run_files(family: _Family) -> dg.AssetsDefinition:
+    name = family.project.name
+
+    @dg.asset(
+        **family.common,
+        kinds={"json"},
+        pool="langsmith",
+        retry_policy=family.retry_policy,
+        deps=[langsmith_key(name)],
+    )
     def run_files(
         context: dg.AssetExecutionContext,
         config: FetchConfig,
@@ -136,20 +151,15 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
         ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
         """Every run that started on the day, root and child, as LangSmith sent it: one JSON file each."""
-        paths = archive.layout().day(name, day_of(context))
-        options = FetchOptions(config.ask_count, config.allow_shrink, project.retention_days)
+        paths = family.paths(context, archive)
+        options = FetchOptions(config.ask_count, config.allow_shrink, family.project.retention_days)
         with (
             _step(context, ui),
-            ui.progress("run_files", "runs") as advance,
             langsmith.client() as client,
             contextlib.closing(client.source(name)) as source,
         ):
-            if is_pruned(paths):
-                with google_drive.client() as destination:
-                    bring_back(destination, paths, on_wait=ui.waiting)
-            result = fetch_day(paths, source, options, progress=Counter(advance), on_wait=ui.waiting)
+            result = fetch_step(paths, source, google_drive.client, ui, options)
             link = source.project.url
-        ui.report("run_files", result)
         places: dict[str, Any] = {"folder": dg.MetadataValue.path(paths.folder)}
         if link:
             places["LangSmith project"] = dg.MetadataValue.url(link)
@@ -157,25 +167,36 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
             places |= {"errors": summary.errors, "tokens": summary.tokens, "cost": summary.cost}
         return dg.MaterializeResult(metadata=_metadata(result, **places))
 
-    @dg.asset(**common, kinds={"zip"}, deps=[run_files])
+    return run_files
+
+
+def _day_zip(family: _Family, run_files: dg.AssetsDefinition) -> dg.AssetsDefinition:
+    @dg.asset(**family.common, kinds={"zip"}, deps=[run_files])
     def day_zip(
         context: dg.AssetExecutionContext,
         config: ZipConfig,
         archive: ArchiveResource,
         ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
-        """The day's archive: the same files give the same bytes, and it was read back before it counted."""
-        paths = archive.layout().day(name, day_of(context))
+        """The day's zip. The same files give the same bytes, and it is read back before it is published."""
+        paths = family.paths(context, archive)
         target = Path(config.output_dir) / paths.zip.name if config.output_dir else paths.zip
-        with _step(context, ui), ui.progress("day_zip", "files") as advance:
-            result = zip_day(
-                paths, target=target, allow_shrink=config.allow_shrink, progress=advance, on_wait=ui.waiting
-            )
-        ui.report("day_zip", result)
+        with _step(context, ui):
+            result = zip_step(paths, ui, target=target, allow_shrink=config.allow_shrink)
         ratio = round(result.bytes_in / result.bytes, 2)
         return dg.MaterializeResult(metadata=_metadata(result, ratio=ratio, path=dg.MetadataValue.path(target)))
 
-    @dg.asset(**common, kinds={"googledrive"}, pool="google_drive", retry_policy=retry_policy, deps=[day_zip])
+    return day_zip
+
+
+def _drive_file(family: _Family, day_zip: dg.AssetsDefinition, upload: UploadStep) -> dg.AssetsDefinition:
+    @dg.asset(
+        **family.common,
+        kinds={"googledrive"},
+        pool="google_drive",
+        retry_policy=family.retry_policy,
+        deps=[day_zip],
+    )
     def drive_file(
         context: dg.AssetExecutionContext,
         config: UploadConfig,
@@ -183,27 +204,24 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
         google_drive: DestinationResource,
         ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
-        """The archive on Google Drive, compared by checksum after the upload."""
-        paths = archive.layout().day(name, day_of(context))
-        with _step(context, ui), ui.progress("drive_file", "bytes") as advance:
-
-            def upload() -> UploadResult:
-                with google_drive.client() as drive:
-                    return upload_day(
-                        drive,
-                        paths,
-                        allow_shrink=config.allow_shrink,
-                        may_replace=ui.confirm,
-                        progress=advance,
-                        on_wait=ui.waiting,
-                    )
-
-            result = ui.perform(upload)
-        ui.report("drive_file", result)
+        """The zip on Google Drive or in an object store, compared by checksum after the upload."""
+        with _step(context, ui):
+            paths = family.paths(context, archive)
+            result = upload(paths, google_drive.client, ui, allow_shrink=config.allow_shrink)
         link = {"url": dg.MetadataValue.url(result.url)} if result.url else {}
         return dg.MaterializeResult(metadata=_metadata(result, **link))
 
-    @dg.asset(**common, kinds={"postgres"}, metadata=_RUNS_TABLE, retry_policy=retry_policy, deps=[run_files])
+    return drive_file
+
+
+def _runs_table(family: _Family, run_files: dg.AssetsDefinition) -> dg.AssetsDefinition:
+    @dg.asset(
+        **family.common,
+        kinds={"postgres"},
+        metadata=_RUNS_TABLE,
+        retry_policy=family.retry_policy,
+        deps=[run_files],
+    )
     def runs_table(
         context: dg.AssetExecutionContext,
         config: LoadConfig,
@@ -212,37 +230,22 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
         ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
         """The day's rows in the table `runs`, one per run, as in the files."""
-        day = day_of(context)
-        paths = archive.layout().day(name, day)
-        with _step(context, ui), ui.progress("runs_table", "runs") as advance:
-            database = postgres.database()
-            result = load_day(
-                database,
-                name,
-                day,
-                paths.folder,
-                batch_size=config.batch_size,
-                overwrite=config.overwrite,
-                progress=advance,
-            )
-            rows = result.successful_inserts + result.replaced + result.left
-            note_load(database, paths, rows)
-            if result.total_runs and not rows:
-                raise ArchiveError(
-                    f"none of the {result.total_runs} runs of {name} {day} could be loaded",
-                    why=result.errors[0] if result.errors else "",
-                    hint="Is the project's name right? lse archive verify names the runs",
-                )
-        ui.report("runs_table", result)
-        return dg.MaterializeResult(metadata=_metadata(result, **{"dagster/partition_row_count": rows}))
+        paths = family.paths(context, archive)
+        with _step(context, ui):
+            loaded = load_step(paths, postgres.database(), ui, batch_size=config.batch_size, overwrite=config.overwrite)
+        rows = {"dagster/partition_row_count": loaded.rows}
+        return dg.MaterializeResult(metadata=_metadata(loaded.result, **rows))
 
+    return runs_table
+
+
+def _verification(family: _Family, deps: list[dg.AssetsDefinition]) -> dg.AssetsDefinition:
     @dg.asset(
-        **common,
+        **family.common,
         kinds={"postgres", "googledrive"},
-        retry_policy=retry_policy,
-        # Of each hop that it looks at, not of the last ones alone: any of them may be left out of a run.
-        deps=[run_files, day_zip, drive_file, runs_table],
-        check_specs=_check_specs(slug, common["partitions_def"]),
+        retry_policy=family.retry_policy,
+        deps=deps,
+        check_specs=_check_specs(family),
     )
     def verification(
         context: dg.AssetExecutionContext,
@@ -252,37 +255,59 @@ def project_assets(project: ProjectConfig, retry_policy: dg.RetryPolicy | None =
         postgres: PostgresResource,
         ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
-        """All places of the day compared as they are now; any day can be verified again, nothing is fetched."""
-        day = day_of(context)
-        paths = archive.layout().day(name, day)
-        with _step(context, ui), ui.progress("verification", "runs") as advance:
-            content = _content(paths)
-            checks = list(check_steps(paths, config, google_drive, postgres, ui, advance))
-            good = all(check.verdict in ("agrees", "unproven") for check in checks)
-            if any(check.name == "runs_match_files" and check.verdict in ("agrees", "differs") for check in checks):
-                note_verification(postgres.database(), paths, consistent=good)
-        for check in checks:
-            ui.checked(check)
-        if good and not config.skip and content is not None:
-            with day_lock(paths, on_wait=ui.waiting):
-                if content == _content(paths):  # else it was written meanwhile, and is another day
-                    update_state(paths, verified_at=now_text())
+        """All places of the day compared as they are now. Any day can be verified again; nothing is fetched."""
+        paths = family.paths(context, archive)
+        options = VerifyOptions(config.detailed, config.fix_missing, config.fix, config.skip)
+        with _step(context, ui):
+            checks = verify_step(paths, google_drive.client, postgres.database, ui, options)
         return dg.MaterializeResult(
             metadata={"differences": sum(check.total for check in checks)},
-            check_results=[check_result(check) for check in checks],
+            check_results=[_check_result(check) for check in checks],
         )
 
-    return [run_files, day_zip, drive_file, runs_table, verification]
+    return verification
 
 
-@functools.lru_cache(maxsize=1000)  # Dagster asks for all definitions twice, and hundreds of assets take seconds
+def _check_specs(family: _Family) -> list[dg.AssetCheckSpec]:
+    with warnings.catch_warnings():
+        # Partitioned checks are in preview. Tests hold the behavior that is used here.
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return [
+            dg.AssetCheckSpec(
+                check,
+                asset=dg.AssetKey([family.slug, "verification"]),
+                description=description,
+                partitions_def=family.partitions,
+            )
+            for check, description in CHECKS.items()
+        ]
+
+
+def _check_result(check: StepCheck) -> dg.AssetCheckResult:
+    # ERROR only for what is wrong or cannot be checked: a warning raises no alert.
+    severity = dg.AssetCheckSeverity.WARN if check.verdict == "unproven" else dg.AssetCheckSeverity.ERROR
+    metadata: dict[str, Any] = {"differences": check.total}
+    if check.hint:
+        metadata["what to do"] = check.hint
+    if check.differences:
+        rows = [msgspec.to_builtins(row) for row in check.differences]
+        metadata["differing"] = dg.MetadataValue.table([dg.TableRecord(row) for row in rows])
+    return dg.AssetCheckResult(
+        check_name=check.name,
+        passed=check.verdict == "agrees",
+        severity=severity,
+        description=check.says,
+        metadata=metadata,
+    )
+
+
+@functools.lru_cache(maxsize=1000)  # Dagster requests all definitions twice; hundreds of assets take seconds to build
 def project_definitions(project: ProjectConfig) -> dg.Definitions:
     """Everything of one project: the external LangSmith asset, the day's assets with their checks, and the job."""
-    slug = project_slug(project.name)
     external = dg.AssetSpec(
         langsmith_key(project.name),
         description=f"The tracing project '{project.name}' in LangSmith.",
-        group_name=slug.replace("-", "_"),
+        group_name=project_slug(project.name).replace("-", "_"),
         kinds={"langsmith"},
     )
     job = dg.define_asset_job(

@@ -3,26 +3,57 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
-from lse_archive.errors import ArchiveError, CorruptArchiveError, DestinationError, SettingsError
+from lse_archive.errors import ArchiveError, CorruptArchiveError, DatabaseError, DestinationError, SettingsError
 from lse_archive.folder.contents import content_files, require_folder
 from lse_archive.folder.manifest import SUMMARY, content_sums, read_sums
-from lse_archive.folder.pruned import day_content, is_pruned, pruned_sums, read_pruned
+from lse_archive.folder.pruned import day_content, is_pruned, pruned_runs, pruned_sums, read_pruned
 from lse_archive.folder.reader import NOT_AS_RECORDED
 from lse_archive.folder.state import read_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import VerificationResult
 from lse_archive.zips.day import check_zip
+from lse_operations.reporter import Advance, StepReporter
 from lse_operations.upload import NO_FILE, find_copy_difference
 from lse_resources.destinations.protocol import Destination
+from lse_resources.postgres.database import Database
+from lse_resources.postgres.verify.day import verify_against, verify_day
 
 Verdict = Literal["agrees", "differs", "unproven", "unknown"]
 MAX_ROWS = 50
+OpenDestination = Callable[[], AbstractContextManager[Destination]]
+"""Opens the archive's destination. Raises SettingsError where none is set up."""
+
+CHECKS = {
+    "langsmith_count": "The runs of the last fetch against LangSmith's own count.",
+    "run_files_intact": "The run files against their checksums.",
+    "zip_matches_files": "The zip, read as a whole, against the run files' checksums.",
+    "drive_matches_zip": "Checksum and size at the destination, as they are now, against the zip.",
+    "runs_match_files": "Ids, traces and contents of the rows, as they are now, against the run files.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
+    """What is verified, and what is repaired from the files.
+
+    Attributes:
+        detailed: Compare the contents of the rows on the server, too.
+        fix_missing: Load runs that have no row.
+        fix: Replace rows that differ from their files as well.
+        skip: Names of checks that are left out.
+    """
+
+    detailed: bool = False
+    fix_missing: bool = False
+    fix: bool = False
+    skip: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +89,57 @@ class StepCheck(msgspec.Struct, frozen=True):
 def _differing(name: str, says: str, hint: str, found: Iterable[Difference]) -> StepCheck:
     rows = list(found)
     return StepCheck(name, "differs", says.format(n=len(rows)), hint, len(rows), tuple(rows[:MAX_ROWS]))
+
+
+def check_steps(
+    paths: DayPaths,
+    open_destination: OpenDestination,
+    open_database: Callable[[], Database],
+    reporter: StepReporter,
+    advance: Advance,
+    options: VerifyOptions,
+) -> Iterator[StepCheck]:
+    """Yields the result of each of `CHECKS`. Where one place cannot be reached, the others are still checked."""
+
+    def copy() -> StepCheck:
+        try:
+            with open_destination() as destination:
+                return check_copy(paths, destination)
+        except SettingsError as error:
+            return check_copy(paths, error)
+
+    def rows() -> StepCheck:
+        try:
+            result = _compare_rows(open_database(), paths, options, advance)
+        except DatabaseError as error:
+            return StepCheck("runs_match_files", "unknown", error.what, error.hint, 1, (Difference("rows", error.why),))
+        reporter.report("verification", result)
+        return check_rows(result)
+
+    checks: dict[str, Callable[[], StepCheck]] = {
+        "langsmith_count": lambda: check_count(paths),
+        "run_files_intact": lambda: check_files(paths),
+        "zip_matches_files": lambda: check_archive(paths),
+        "drive_matches_zip": copy,
+        "runs_match_files": rows,
+    }
+    for name, check in checks.items():
+        yield StepCheck(name, "unproven", "it was left out on request") if name in options.skip else check()
+
+
+def _compare_rows(database: Database, paths: DayPaths, options: VerifyOptions, advance: Advance) -> VerificationResult:
+    if is_pruned(paths):
+        return verify_against(database, paths.project, paths.day, pruned_runs(paths))
+    return verify_day(
+        database,
+        paths.project,
+        paths.day,
+        paths.folder,
+        detailed=options.detailed,
+        fix_missing=options.fix_missing,
+        fix=options.fix,
+        progress=advance,
+    )
 
 
 def check_count(paths: DayPaths) -> StepCheck:

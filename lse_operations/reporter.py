@@ -1,4 +1,4 @@
-"""How a step talks to whoever started it: progress, questions and results. By default it only logs."""
+"""How a step reports progress, questions and results to its caller."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Generator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
 
 from lse_archive.errors import ArchiveError
 
 _log = logging.getLogger(__name__)
-_RHYTHM_SECONDS = 10.0
-_R = TypeVar("_R")
+_LOG_EVERY_SECONDS = 10.0
 
 Advance = Callable[[int, int | None], None]
-"""Told how much is done, and how much there is if that is known."""
+"""Called with (done, total); the total is None where it is not known."""
 
 
 class Counter:
-    """Adds up what it is told, and tells the sum."""
+    """Turns calls with increments into calls of `advance` with their sum."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
@@ -33,18 +32,14 @@ class Counter:
 
 
 class StepReporter(Protocol):
-    """Implemented by the command line; the assets know no more of it than this."""
+    """What a step needs of its caller: the command line's terminal, or the log of a Dagster run."""
 
     def progress(self, step: str, unit: str) -> contextlib.AbstractContextManager[Advance]:
         """Shows a step's progress while the context lasts."""
         ...
 
-    def perform(self, work: Callable[[], _R]) -> _R:
-        """Does the step's work, or takes it over from where it was begun before the step's turn."""
-        ...
-
     def waiting(self, holder: str) -> None:
-        """Another process holds the day's lock."""
+        """Called when another process holds the day's lock."""
         ...
 
     def confirm(self, question: str) -> bool:
@@ -52,20 +47,20 @@ class StepReporter(Protocol):
         ...
 
     def report(self, step: str, result: msgspec.Struct) -> None:
-        """A step is done."""
+        """Called when a step is done."""
         ...
 
     def failed(self, step: str, error: ArchiveError) -> None:
-        """A step failed."""
+        """Called when a step failed."""
         ...
 
     def checked(self, check: Any) -> None:
-        """A hop was checked; see `StepCheck`."""
+        """Called with each `StepCheck` of a verification."""
         ...
 
 
 class LogReporter:
-    """For runs that nobody watches: counts at a steady rhythm in the log; nothing is asked, the laws decide."""
+    """Logs counts every ten seconds. It answers every question by yes: the laws of the archive decide."""
 
     @contextlib.contextmanager
     def progress(self, step: str, unit: str) -> Generator[Advance]:
@@ -73,14 +68,11 @@ class LogReporter:
 
         def advance(done: int, total: int | None) -> None:
             nonlocal last
-            if time.monotonic() - last >= _RHYTHM_SECONDS:
+            if time.monotonic() - last >= _LOG_EVERY_SECONDS:
                 last = time.monotonic()
                 _log.info("%s: %s%s %s", step, f"{done:,}", f" of {total:,}" if total else "", unit)
 
         yield advance
-
-    def perform(self, work: Callable[[], _R]) -> _R:
-        return work()
 
     def waiting(self, holder: str) -> None:
         _log.info("waiting: %s writes this day", holder)
@@ -89,10 +81,10 @@ class LogReporter:
         return True
 
     def report(self, step: str, result: msgspec.Struct) -> None:
-        """The asset's metadata says it."""
+        """The result is in the asset's metadata."""
 
     def failed(self, step: str, error: ArchiveError) -> None:
-        """The run's failure says it."""
+        """The error is in the run's failure."""
 
     def checked(self, check: Any) -> None:
-        """The check's result says it."""
+        """The check's result holds it."""

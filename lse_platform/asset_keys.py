@@ -4,8 +4,6 @@ import dagster as dg
 
 from lse_archive.names import project_slug
 
-STEPS = ("run_files", "day_zip", "drive_file", "runs_table", "verification")
-
 
 def asset_key(project: str, step: str) -> dg.AssetKey:
     """The key of a project's step."""
@@ -13,10 +11,10 @@ def asset_key(project: str, step: str) -> dg.AssetKey:
 
 
 def langsmith_key(project: str) -> dg.AssetKey:
-    """The key of the external asset that stands for the project in LangSmith."""
+    """The key of the external asset that represents the project in LangSmith."""
     return dg.AssetKey([project_slug(project), "langsmith"])
 
 
 def job_name(project: str) -> str:
-    """The job that archives a day of the project; of its step `verification` alone, that verifies it again."""
+    """The job that archives a day of the project; with its step `verification` alone, it verifies the day again."""
     return f"archive_{project_slug(project).replace('-', '_')}"

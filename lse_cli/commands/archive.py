@@ -155,10 +155,10 @@ def full_sweep(
     json: JsonOption = False,
 ) -> None:
     """Fetch, zip, upload, load and verify: everything, for a day or a range."""
-    from lse_cli.work.days import SWEEP
+    from lse_operations.steps import STEPS
 
     skipped = {"run_files": skip_fetch, "drive_file": skip_upload, "runs_table": skip_db}
-    steps = [step for step in SWEEP if not skipped.get(step)]
+    steps = [step for step in STEPS if not skipped.get(step)]
     unchecked = (["drive_matches_zip"] if skip_upload else []) + (["runs_match_files"] if skip_db else [])
     config: dict[str, dict[str, object]] = {"verification": {"skip": unchecked}}
     if batch_size:

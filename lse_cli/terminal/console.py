@@ -1,13 +1,12 @@
-"""What a person sees: progress and questions on stderr, results on stdout, where `--json` allows but the object."""
+"""The terminal: progress and questions on stderr, results on stdout, where `--json` allows only its object."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import typer
@@ -15,25 +14,22 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
-from lse_archive.errors import ArchiveConflictError, ArchiveError
+from lse_archive.errors import ArchiveError
 from lse_cli.terminal.bars import DayBars
 from lse_cli.terminal.output import discard
 from lse_cli.terminal.texts import STEP_NAMES, describe
 from lse_operations.reporter import Advance
 
-_HEED_SECONDS = 0.5
-_R = TypeVar("_R")
-
 
 class _Console(Console):
-    """A console whose reader may go away: then nothing more is printed, and the work goes on."""
+    """A console whose reader may close the pipe: then nothing more is printed, and the work goes on."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
         discard(self.file)  # ty: ignore[invalid-argument-type]
 
     def put(self, text: str) -> bool:
-        """Prints a line of plain text; False: the stream did not take it, and takes no other."""
+        """Prints a line of plain text. Returns False if the stream refused it; then it is used no more."""
         try:
             self.print(text, markup=False)
         except OSError:
@@ -44,7 +40,7 @@ class _Console(Console):
 
 @dataclass
 class DayOutcome:
-    """What became of one project's day."""
+    """The results, errors and checks of one project's day."""
 
     results: dict[str, msgspec.Struct] = field(default_factory=dict)
     errors: dict[str, ArchiveError] = field(default_factory=dict)
@@ -52,54 +48,52 @@ class DayOutcome:
 
 
 class Terminal:
-    """The `StepReporter` of the command line. One day is worked on at a time.
+    """The `StepReporter` of the command line. One day is processed at a time.
 
     Args:
         json: Only progress and errors are shown, on stderr.
         force: Every question is answered by yes.
 
     Attributes:
-        day: What became of the day so far.
-        begun: The day's step, if it was begun before its turn.
-        interrupted: Whether Ctrl-C was pressed, though nobody heard it.
-        live: What moves on the screen, and makes room for a question.
+        day: The outcome of the day so far.
+        interrupted: Whether SIGINT arrived, even if Dagster discarded it.
+        live: The progress display, which pauses for a question.
     """
 
     def __init__(self, *, json: bool, force: bool) -> None:
         self._json = json
         self.force = force
-        # Now: while progress is shown, Rich has a stream of its own in the place of stderr.
+        # Checked here: while progress is shown, Rich replaces stderr by a stream of its own.
         self._asks = sys.stdin.isatty() and sys.stderr.isatty()
         self._out = _Console(highlight=False, soft_wrap=True)
         self._err = _Console(stderr=True, highlight=False, soft_wrap=True)
         self._title = ""
         self.day = DayOutcome()
-        self.begun: Future[Any] | None = None
         self.interrupted: Callable[[], bool] = lambda: False
         self.live: Progress | None = None
 
     def begin_day(self, title: str) -> None:
-        """Starts a new day; what is reported from now on is its."""
+        """Starts a new day: results and errors belong to it from now on."""
         self.day = DayOutcome()
         self._title = title
         self.say(title)
 
     def say(self, text: str = "") -> None:
-        """A line for people."""
+        """Prints a line, not with `--json`."""
         if self._json:
             return
-        # Only who draws the bars can make room for a line above them; a pipe gets its line in any case.
+        # Only the console that draws the bars can print a line above them.
         above_bars = self.live and self._out.is_terminal
         if not (self._err if above_bars else self._out).put(text):
-            self.warn("  ! nothing more is printed: standard output cannot be written. The work goes on")
+            self.warn("  ! standard output cannot be written, so nothing more is printed. The work goes on")
 
     def warn(self, text: str) -> None:
-        """A line on stderr, with and without `--json`."""
+        """Prints a line on stderr, with and without `--json`."""
         self._err.put(text)
 
     @contextlib.contextmanager
     def progress(self, step: str, unit: str) -> Generator[Advance]:
-        if self.begun:  # it has a bar of its own
+        if self.live:  # Rich shows one display at a time: the bars of a range
             yield lambda _done, _total: None
             return
         count: ProgressColumn = (
@@ -122,25 +116,13 @@ class Terminal:
 
     @contextlib.contextmanager
     def bars(self) -> Generator[DayBars]:
-        """Bars for several days at once; lines that are said meanwhile stand above them."""
+        """Bars for several days at once. Lines that are printed meanwhile appear above them."""
         with DayBars(self._err) as bars:
             self.live = bars.live
             try:
                 yield bars
             finally:
                 self.live = None
-
-    def perform(self, work: Callable[[], _R]) -> _R:
-        begun, self.begun = self.begun, None
-        if begun is None:
-            return work()
-        try:
-            while not wait([begun], timeout=_HEED_SECONDS).done:
-                if self.interrupted():
-                    raise KeyboardInterrupt
-            return begun.result()
-        except ArchiveConflictError:
-            return work()  # once more, here, where it can be asked
 
     def waiting(self, holder: str) -> None:
         self.warn(f"  waiting: {holder} writes this day")

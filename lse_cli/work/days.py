@@ -1,30 +1,24 @@
-"""Works through projects and days: asks first, materializes the steps, and gathers what became of each."""
+"""Processes projects and days: confirms, materializes the steps, and collects the results."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
 from lse_archive.errors import AccessError, ArchiveConflictError, ArchiveError, SettingsError
-from lse_archive.results import UploadResult
 from lse_cli.selection import Selection
 from lse_cli.terminal.console import DayOutcome, Terminal
 from lse_cli.terminal.texts import counted
 from lse_cli.work.outcome import entry, exit_code, worst
+from lse_cli.work.range_uploads import RangeUploads
 from lse_cli.work.runner import Runner
-from lse_operations.upload import upload_day
-from lse_resources.open_destination import open_destination
 from lse_resources.projects import ProjectConfig
 from lse_resources.settings import Settings
 
-# In the order in which a day is worked on.
-SWEEP = ["run_files", "day_zip", "drive_file", "runs_table", "verification"]
 _FILE_STEPS = frozenset(("run_files", "day_zip", "drive_file"))
-_EVERY = ""  # no project's name
-_Pair = tuple[ProjectConfig, date]
+_EVERY_PROJECT = ""  # not a project's name
 
 
 def work(
@@ -36,10 +30,10 @@ def work(
     *,
     sweep: bool = False,
 ) -> tuple[list[dict[str, Any]], int]:
-    """Materializes the steps for each project and day. Where only uploads are asked for, a few go at once.
+    """Materializes the steps for each project and day. A range that is only uploaded is uploaded in threads.
 
-    A day stops at the step that fails, but for steps that do not need it. The other days go on, unless nothing can
-    come of them: where LangSmith refuses a project or the key, or a setting is wrong.
+    A day stops at the step that fails, except for steps that do not depend on it. The other days go on, unless they
+    would fail for the same reason: LangSmith refuses the project or the key, or a setting is wrong.
 
     Args:
         config: Run config of the steps, by name.
@@ -49,25 +43,27 @@ def work(
         One entry per project and day, and the exit code.
     """
     entries, code, not_started = [], 0, 0
+    config = config or {}
     refused: dict[str, ArchiveError] = {}
-    with Runner(settings, terminal) as runner, contextlib.ExitStack() as exits:
+    uploads = RangeUploads(settings, terminal)
+    with Runner(settings, terminal, uploads) as runner, contextlib.ExitStack() as exits:
         if runner.refusal and not _FILE_STEPS.isdisjoint(steps):
-            terminal.warn(f"! {runner.refusal}\n  Going on without the database: files, zip and Drive need none.")
+            terminal.warn(f"! {runner.refusal}\n  Continuing without the database: files, zip and upload need none.")
         elif runner.refusal:
             terminal.failed(steps[0], runner.refusal)
-            refused[_EVERY] = runner.refusal
-        pairs, begun = selection.pairs(), {}
-        if steps == ["drive_file"] and len(pairs) > 1:
-            begun = exits.enter_context(_begin_uploads(settings, terminal, pairs, (config or {}).get("drive_file", {})))
-        for project, day in pairs:
-            refusal = refused.get(_EVERY) or refused.get(project.name)
-            terminal.begun = begun.get((project, day))
-            if refusal and (terminal.begun is None or terminal.begun.cancel()):
+            refused[_EVERY_PROJECT] = runner.refusal
+        days = selection.pairs()
+        if steps == ["drive_file"] and len(days) > 1:
+            allow_shrink = bool(config.get("drive_file", {}).get("allow_shrink"))
+            exits.enter_context(uploads.start(days, allow_shrink=allow_shrink))
+        for project, day in days:
+            refusal = refused.get(_EVERY_PROJECT) or refused.get(project.name)
+            if refusal and uploads.cancel(settings.layout.day(project.name, day)):
                 not_started += 1
                 outcome = DayOutcome(errors={steps[0]: refusal})
             else:
                 terminal.begin_day(f"{project.name} {day}")
-                outcome = _one_day(settings, terminal, runner, project, day, steps, config or {})
+                outcome = _one_day(settings, terminal, runner, project, day, steps, config)
                 refused |= _refusals(project, outcome)
             entries.append(entry(project.name, day, steps, outcome, sweep=sweep))
             code = worst(code, exit_code(outcome))
@@ -76,42 +72,12 @@ def work(
     return entries, code
 
 
-@contextlib.contextmanager
-def _begin_uploads(
-    settings: Settings, terminal: Terminal, pairs: list[_Pair], config: Mapping[str, object]
-) -> Generator[dict[_Pair, Future[UploadResult]]]:
-    """Uploads a few days at once, outside of Dagster, which is not made for threads; where one must ask, it ends."""
-    with contextlib.ExitStack() as exits:
-        try:
-            destination = exits.enter_context(open_destination(settings))
-        except ArchiveError:  # each day will say so
-            yield {}
-            return
-        bars = exits.enter_context(terminal.bars())
-
-        def upload(pair: _Pair) -> UploadResult:
-            project, day = pair
-            paths = settings.layout.day(project.name, day)
-            with bars.day(f"{project.name} {day}") as bar:
-                return upload_day(
-                    destination,
-                    paths,
-                    allow_shrink=bool(config.get("allow_shrink")),
-                    may_replace=lambda _: terminal.force,
-                    progress=bar("upload", "bytes"),
-                    on_wait=terminal.waiting,
-                )
-
-        with bars.several(upload, pairs) as futures:
-            yield dict(zip(pairs, futures, strict=True))
-
-
 def _refusals(project: ProjectConfig, outcome: DayOutcome) -> dict[str, ArchiveError]:
-    """What makes other days useless to start: by the project's name, or for every project."""
+    """The errors with which other days would fail too: by the project's name, or for every project."""
     refusals: dict[str, ArchiveError] = {}
     for error in outcome.errors.values():
         if isinstance(error, SettingsError):
-            refusals[_EVERY] = error
+            refusals[_EVERY_PROJECT] = error
         elif isinstance(error, AccessError):
             refusals[project.name] = error
     return refusals
@@ -142,8 +108,10 @@ def _one_day(
 def _ask_before_fetch(settings: Settings, terminal: Terminal, project: ProjectConfig, day: date) -> None:
     folder = settings.layout.day(project.name, day).folder
     if folder.is_dir() and not terminal.confirm(
-        f"{folder} is here. Look at LangSmith again and merge what changed (no run is removed)"
+        f"{folder} exists. Fetch the day again and merge what changed (no run is removed)"
     ):
         raise ArchiveConflictError(
-            f"{folder} is here already", why="it was not to be touched", hint="--force looks again and merges"
+            f"{folder} exists already",
+            why="the question was not answered with yes",
+            hint="--force fetches again and merges",
         )

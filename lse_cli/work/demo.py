@@ -21,11 +21,12 @@ from lse_archive.folder.state import read_state
 from lse_cli.selection import Selection
 from lse_cli.terminal.console import Terminal
 from lse_cli.terminal.texts import size
-from lse_cli.work.days import SWEEP, work
+from lse_cli.work.days import work
 from lse_demo.agent import fill
 from lse_demo.google_drive.server import USER, DriveServer
 from lse_demo.langsmith.server import DEMO_KEY, LangSmithServer
 from lse_demo.langsmith.store import LangSmithStore
+from lse_operations.steps import STEPS
 from lse_platform.platform import run_platform
 from lse_platform.processes import Registry
 from lse_resources.postgres.database import Database
@@ -60,7 +61,7 @@ def run_demo(directory: Path) -> None:
         _heading(out, f"lse archive full-sweep --start-date {days[0]} --end-date {days[-1]}")
         projects = [ProjectConfig(name, days[0]) for name in _PROJECTS]
         terminal = Terminal(json=False, force=True)
-        entries, code = work(settings, terminal, Selection(projects, days), SWEEP, sweep=True)
+        entries, code = work(settings, terminal, Selection(projects, days), list(STEPS), sweep=True)
         _require(code == 0, "the sweep did not end well")
         _break_and_repair(out, settings, Selection(projects[:1], days[1:2]))
         _heading(out, "What is where")

@@ -1,4 +1,4 @@
-"""Runs the assets of a project's day in this process, on the user's Dagster instance, so that the UI shows it."""
+"""Materializes a day's assets in this process, on the user's Dagster instance, so that the UI shows them."""
 
 from __future__ import annotations
 
@@ -21,27 +21,33 @@ from lse_resources.settings import Settings
 if TYPE_CHECKING:
     import dagster as dg
 
+    from lse_operations.steps import UploadStep
+
 _POLL_SECONDS = 1.0
 
 
 class Runner:
     """Materializes days, one after the other. Use it as a context manager.
 
+    Args:
+        upload: The step body of `drive_file`, see `project_assets`.
+
     Attributes:
-        refusal: Why Postgres cannot be used, if so. The file hops go on all the same, and no record of it is kept.
+        refusal: The error if Postgres cannot be used. File steps run all the same, and Dagster keeps no record of them.
     """
 
-    def __init__(self, settings: Settings, terminal: Terminal) -> None:
+    def __init__(self, settings: Settings, terminal: Terminal, upload: UploadStep) -> None:
         self.refusal: DatabaseError | None = None
         self._settings = settings
         self._terminal = terminal
+        self._upload = upload
         self._exit = contextlib.ExitStack()
         self._assets: dict[ProjectConfig, list[dg.AssetsDefinition]] = {}
 
     def __enter__(self) -> Runner:
         warnings.filterwarnings("ignore")
-        # From the first moment on: an interrupt may be swallowed by an import, too.
-        self._terminal.interrupted = self._exit.enter_context(_hearing_interrupts())
+        # Before anything else: an import can swallow an interrupt, too.
+        self._terminal.interrupted = self._exit.enter_context(_watched_interrupts())
         self._instance = self._exit.enter_context(self._open_instance())
         return self
 
@@ -70,7 +76,7 @@ class Runner:
         """Materializes the steps of a day.
 
         Args:
-            steps: Names of assets, as in `lse_platform.asset_keys.STEPS`.
+            steps: Names of assets, as in `lse_operations.steps.STEPS`.
             config: Their run config, by name.
 
         Raises:
@@ -81,9 +87,11 @@ class Runner:
         from lse_assets.assets import project_assets
         from lse_location.definitions import resources
 
-        assets = self._assets.setdefault(project, project_assets(project))
+        if project not in self._assets:
+            self._assets[project] = project_assets(project, upload=self._upload)
+        assets = self._assets[project]
         by_name = {asset.key.path[-1]: asset for asset in assets}
-        self._make_room({pool for step in steps if (pool := by_name[step].op.pool)})
+        self._wait_for_pools({pool for step in steps if (pool := by_name[step].op.pool)})
         ops = {by_name[step].op.name: {"config": dict(config[step])} for step in steps if step in config}
         result = dg.materialize(
             assets,
@@ -103,21 +111,21 @@ class Runner:
             self._explain(result)
         return self._terminal.day
 
-    def _make_room(self, pools: set[str]) -> None:
-        """Takes from the dead what they hold of full pools, and waits for the living.
+    def _wait_for_pools(self, pools: set[str]) -> None:
+        """Releases the pool slots of exited runs, and waits while running ones hold all slots of a pool.
 
-        Dagster would wait too, but without a word, and deaf to Ctrl-C.
+        Dagster would wait as well, but without a message, and without reacting to Ctrl-C.
         """
         from lse_platform.exited_runs import fail_exited_runs, release_pool_slots
 
-        told: set[str] = set()
+        reported: set[str] = set()
         while self._full(pools):
             fail_exited_runs(self._instance)
             release_pool_slots(self._instance)
             full = self._full(pools)
-            for pool in full.keys() - told:
-                self._terminal.warn(f"  waiting: the pool {pool} is full, {full[pool]} other steps are at work")
-            told |= full.keys()
+            for pool in full.keys() - reported:
+                self._terminal.warn(f"  waiting: the pool {pool} is full, {full[pool]} other steps are running")
+            reported |= full.keys()
             if full:
                 time.sleep(_POLL_SECONDS)
 
@@ -133,20 +141,20 @@ class Runner:
         }
 
     def _explain(self, result: dg.ExecuteInProcessResult) -> None:
-        """Raises KeyboardInterrupt, or tells of a failure that no step has told of: a mistake in this program."""
+        """Raises KeyboardInterrupt, or reports a failure that no step has reported: a defect of this program."""
         [failure] = result.filter_events(lambda event: event.is_job_failure)
         reason = failure.job_failure_data.failure_reason
-        # Dagster records an interrupt as a failure, and goes on.
+        # Dagster records an interrupt as a failure and does not raise it.
         if reason and reason.value == "UNEXPECTED_TERMINATION":
             raise KeyboardInterrupt
         if not self._terminal.day.errors:
             step, cause = _cause(result, failure)
             hint = f"Please report it; the run {result.run_id} in the UI has the details"
-            self._terminal.failed(step, ArchiveError("something unforeseen happened", why=cause, hint=hint))
+            self._terminal.failed(step, ArchiveError("an unexpected error occurred", why=cause, hint=hint))
 
 
 def _check_dagster(url: str) -> None:
-    """Raises DatabaseError if Dagster's database cannot be reached: Dagster itself would try for long, and say much."""
+    """Raises DatabaseError if Dagster's database cannot be reached. Dagster would retry for long and log tracebacks."""
     from lse_resources.postgres.database import Database
 
     try:
@@ -158,28 +166,30 @@ def _check_dagster(url: str) -> None:
 
 
 @contextlib.contextmanager
-def _hearing_interrupts() -> Generator[Callable[[], bool]]:
-    """Gives what tells whether Ctrl-C came, also where Dagster swallowed it: it holds it back while it writes its
-    records, and forgets one that comes when a run is about to begin or to end."""
+def _watched_interrupts() -> Generator[Callable[[], bool]]:
+    """Yields a function that returns whether SIGINT arrived, also where Dagster discarded it.
+
+    Dagster delays an interrupt while it writes its records, and discards one that arrives when a run begins or ends.
+    """
     reader, writer = socket.socketpair()
     with reader, writer:
         reader.setblocking(False)
         writer.setblocking(False)
         former = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
 
-        def heard() -> bool:
+        def interrupted() -> bool:
             with contextlib.suppress(BlockingIOError):
                 return signal.SIGINT in reader.recv(4096, socket.MSG_PEEK)
             return False
 
         try:
-            yield heard
+            yield interrupted
         finally:
             signal.set_wakeup_fd(former)
 
 
 def _cause(result: dg.ExecuteInProcessResult, failure: dg.DagsterEvent) -> tuple[str, str]:
-    """The step that failed first, and what it said last."""
+    """The step that failed first, and its innermost error message."""
     for event in result.filter_events(lambda event: event.is_step_failure):
         error = event.step_failure_data.error
         while error and error.cause:

@@ -10,10 +10,11 @@ import pytest
 from home_fixtures import DAY, PROJECT, Installation
 
 from lse_assets.assets import project_assets, project_definitions
-from lse_assets.verification import CHECKS
 from lse_location.definitions import definitions, resources
+from lse_operations.checks import CHECKS
 from lse_operations.reporter import LogReporter
-from lse_platform.asset_keys import STEPS, asset_key, langsmith_key
+from lse_operations.steps import STEPS
+from lse_platform.asset_keys import asset_key, langsmith_key
 from lse_resources.projects import ProjectConfig
 
 # Dagster's own, of the models behind its resources.

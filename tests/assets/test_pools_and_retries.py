@@ -18,7 +18,8 @@ from lse_assets.assets import project_assets, project_definitions
 from lse_demo.faults import Fault, on
 from lse_location.definitions import resources
 from lse_operations.reporter import LogReporter
-from lse_platform.asset_keys import STEPS, asset_key
+from lse_operations.steps import STEPS
+from lse_platform.asset_keys import asset_key
 from lse_resources.projects import ProjectConfig
 
 # Dagster's own, of the models behind its resources.

@@ -52,7 +52,7 @@ def test_a_full_pool_is_told_of_and_waited_for(installation: Installation) -> No
         living = instance.create_run_for_job(_nothing, status=dg.DagsterRunStatus.STARTED).run_id
         assert storage.claim_concurrency_slot(_POOL, living, "step").is_claimed
         with terminal(installation, *_FETCH) as shown:
-            shown.until("waiting: the pool langsmith is full, 1 other steps are at work")
+            shown.until("waiting: the pool langsmith is full, 1 other steps are running")
             assert not installation.paths().folder.exists()
             storage.free_concurrency_slots_for_run(living)
             assert shown.end() == 0

@@ -11,9 +11,10 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from home_fixtures import DAY, PROJECT, Installation
 from psycopg import sql
 
-from lse_assets.verification import CHECKS
 from lse_demo.faults import Fault, on
-from lse_platform.asset_keys import STEPS, asset_key
+from lse_operations.checks import CHECKS
+from lse_operations.steps import STEPS
+from lse_platform.asset_keys import asset_key
 from lse_resources.postgres.database import Database
 
 _KEY = "lsv2_pt_c0ffee0000000000000000000000secret"

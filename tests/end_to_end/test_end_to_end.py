@@ -211,7 +211,7 @@ def test_files_go_on_without_the_database_and_the_database_catches_up(
     assert entry["upload_result"]["action"] == "created"
     assert (entry["db_result"], entry["error"]["step"]) == (None, "load")
     assert "cannot connect to Postgres" in without.err
-    assert "Going on without the database" in without.err
+    assert "Continuing without the database" in without.err
     assert "not done: verify" in without.err
 
     monkeypatch.setenv("LSE_DATABASE_URL", url)

@@ -140,7 +140,7 @@ def test_a_day_that_is_here_is_not_touched_without_being_asked_for(installation:
     assert installation.archive("fetch").code == 0
     before, asked = content(installation.directory), len(installation.langsmith.requests)
 
-    one_line(installation.archive("fetch"), 1, "is here already", "--force looks again and merges")
+    one_line(installation.archive("fetch"), 1, "exists already", "--force fetches again and merges")
     bare = installation.lse("archive", "--project", PROJECT, "--date", str(DAY))
     one_line(bare, 1, "is here already")
     assert "not done: zip, upload" in bare.err

@@ -21,7 +21,7 @@ from lse_archive.folder.state import read_state
 from lse_archive.layout import DayPaths
 from lse_archive.zips import writer as zip_writer
 from lse_archive.zips.day import zip_day, zip_sums
-from lse_assets import assets as project
+from lse_operations import steps
 from lse_operations.checks import check_archive, check_files
 from lse_resources.projects import ProjectConfig, add_project
 from lse_resources.settings import Settings
@@ -100,7 +100,7 @@ def test_a_verification_marks_only_the_content_that_it_saw(
 ) -> None:
     installation.fill(5)
     assert installation.archive("full-sweep").code == 0
-    real = project.check_steps
+    real = steps.check_steps
 
     def overtaken(*arguments: object):
         yield from real(*arguments)  # ty: ignore[invalid-argument-type]
@@ -109,7 +109,7 @@ def test_a_verification_marks_only_the_content_that_it_saw(
             installation.script("archive", "fetch", "--force", "--project", PROJECT, "--date", str(DAY)).returncode == 0
         )
 
-    monkeypatch.setattr(project, "check_steps", overtaken)
+    monkeypatch.setattr(steps, "check_steps", overtaken)
     assert installation.archive("verify").code == 0
     state = read_state(installation.paths())
     assert (state.verified_at, state.langsmith_count) == (None, 9)

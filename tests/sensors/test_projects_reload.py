@@ -14,7 +14,8 @@ from platform_fixtures import Up, free_port, wait_until
 from lse_archive.errors import SettingsError
 from lse_archive.names import project_slug
 from lse_location.definitions import definitions
-from lse_platform.asset_keys import STEPS, asset_key
+from lse_operations.steps import STEPS
+from lse_platform.asset_keys import asset_key
 from lse_platform.home import keep_projects
 from lse_platform.webserver import reload_code
 from lse_resources.projects import ProjectConfig, add_project

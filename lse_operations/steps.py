@@ -1,0 +1,151 @@
+"""The steps of a day. Assets call them in Dagster's runs, and the command line calls them outside of a run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lse_archive.errors import ArchiveError, CorruptArchiveError
+from lse_archive.fetch.day import FetchOptions, fetch_day
+from lse_archive.fetch.source import RunSource
+from lse_archive.folder.locks import day_lock
+from lse_archive.folder.pruned import day_content, is_pruned
+from lse_archive.folder.state import now_text, update_state
+from lse_archive.layout import DayPaths
+from lse_archive.results import FetchResult, LoadResult, UploadResult, ZipResult
+from lse_archive.zips.day import zip_day
+from lse_operations.checks import OpenDestination, StepCheck, VerifyOptions, check_steps
+from lse_operations.days_record import note_load, note_verification
+from lse_operations.reporter import Counter, StepReporter
+from lse_operations.restore.restore import bring_back
+from lse_operations.upload import upload_day
+from lse_resources.postgres.database import Database
+from lse_resources.postgres.load.day import load_day
+
+STEPS = ("run_files", "day_zip", "drive_file", "runs_table", "verification")
+"""The steps in the order in which a day is processed. Assets have the same names."""
+
+
+def fetch_step(
+    paths: DayPaths,
+    source: RunSource,
+    open_destination: OpenDestination,
+    reporter: StepReporter,
+    options: FetchOptions,
+) -> FetchResult:
+    """Fetches the day; a pruned day is restored first, so that its runs are part of the union.
+
+    Raises:
+        ArchiveError: See `fetch_day` and `bring_back`.
+    """
+    with reporter.progress("run_files", "runs") as advance:
+        if is_pruned(paths):
+            with open_destination() as destination:
+                bring_back(destination, paths, on_wait=reporter.waiting)
+        result = fetch_day(paths, source, options, progress=Counter(advance), on_wait=reporter.waiting)
+    reporter.report("run_files", result)
+    return result
+
+
+def zip_step(
+    paths: DayPaths, reporter: StepReporter, *, target: Path | None = None, allow_shrink: bool = False
+) -> ZipResult:
+    """Writes the day's zip. Raises ArchiveError, see `zip_day`."""
+    with reporter.progress("day_zip", "files") as advance:
+        result = zip_day(paths, target=target, allow_shrink=allow_shrink, progress=advance, on_wait=reporter.waiting)
+    reporter.report("day_zip", result)
+    return result
+
+
+def upload_step(
+    paths: DayPaths, open_destination: OpenDestination, reporter: StepReporter, *, allow_shrink: bool = False
+) -> UploadResult:
+    """Uploads the day's zip. Raises ArchiveError, see `upload_day`."""
+    with reporter.progress("drive_file", "bytes") as advance, open_destination() as destination:
+        result = upload_day(
+            destination,
+            paths,
+            allow_shrink=allow_shrink,
+            may_replace=reporter.confirm,
+            progress=advance,
+            on_wait=reporter.waiting,
+        )
+    reporter.report("drive_file", result)
+    return result
+
+
+UploadStep = Callable[..., UploadResult]
+"""`upload_step`, or a function with its parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedDay:
+    """What a load did, and how many rows the day has after it."""
+
+    result: LoadResult
+    rows: int
+
+
+def load_step(
+    paths: DayPaths, database: Database, reporter: StepReporter, *, batch_size: int, overwrite: bool
+) -> LoadedDay:
+    """Loads the day's run files into the table `runs`.
+
+    Raises:
+        ArchiveError: No run of the day could be loaded; or see `load_day`.
+    """
+    with reporter.progress("runs_table", "runs") as advance:
+        result = load_day(
+            database,
+            paths.project,
+            paths.day,
+            paths.folder,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            progress=advance,
+        )
+        rows = result.successful_inserts + result.replaced + result.left
+        note_load(database, paths, rows)
+        if result.total_runs and not rows:
+            raise ArchiveError(
+                f"none of the {result.total_runs} runs of {paths.project} {paths.day} could be loaded",
+                why=result.errors[0] if result.errors else "",
+                hint="Check the project's name; lse archive verify names the runs",
+            )
+    reporter.report("runs_table", result)
+    return LoadedDay(result, rows)
+
+
+def verify_step(
+    paths: DayPaths,
+    open_destination: OpenDestination,
+    open_database: Callable[[], Database],
+    reporter: StepReporter,
+    options: VerifyOptions,
+) -> list[StepCheck]:
+    """Compares all places of the day as they are now. The day counts as verified if no check found anything wrong.
+
+    Raises:
+        ArchiveError: The day's state cannot be written, or its lock is held by another process.
+    """
+    with reporter.progress("verification", "runs") as advance:
+        content = _content(paths)
+        checks = list(check_steps(paths, open_destination, open_database, reporter, advance, options))
+        consistent = all(check.verdict in ("agrees", "unproven") for check in checks)
+        if any(check.name == "runs_match_files" and check.verdict in ("agrees", "differs") for check in checks):
+            note_verification(open_database(), paths, consistent=consistent)
+    for check in checks:
+        reporter.checked(check)
+    if consistent and not options.skip and content is not None:
+        with day_lock(paths, on_wait=reporter.waiting):
+            if content == _content(paths):  # the checks hold for no other content
+                update_state(paths, verified_at=now_text())
+    return checks
+
+
+def _content(paths: DayPaths) -> str | None:
+    with contextlib.suppress(CorruptArchiveError):  # a check reports it
+        return day_content(paths)
+    return None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, RefusedArchiveError
 from lse_archive.folder.locks import day_lock
@@ -22,17 +24,17 @@ from lse_resources.destinations.files import LocalFile, StoredFile
 from lse_resources.destinations.protocol import Destination
 
 NO_FILE = ("one file", "no file")
-"""What `find_copy_difference` says where there is none."""
+"""What `find_copy_difference` returns where there is no copy."""
 
 
-def find_copies(drive: Destination, paths: DayPaths) -> list[StoredFile]:
-    """The day's files on Drive, oldest first: one, none, or by mistake several."""
-    folder = drive.find_project_folder(project_folder(paths.project))
-    return drive.find_file(folder, paths.zip.name) if folder else []
+def find_copies(destination: Destination, paths: DayPaths) -> list[StoredFile]:
+    """The day's files at the destination, oldest first: one, none, or by mistake several."""
+    folder = destination.find_project_folder(project_folder(paths.project))
+    return destination.find_file(folder, paths.zip.name) if folder else []
 
 
 def upload_day(
-    drive: Destination,
+    destination: Destination,
     paths: DayPaths,
     *,
     allow_shrink: bool = False,
@@ -40,80 +42,58 @@ def upload_day(
     progress: Callable[[int, int], None] = lambda _done, _all: None,
     on_wait: Callable[[str], None] | None = None,
 ) -> UploadResult:
-    """Brings the day's zip to Drive; the same content is not sent again.
+    """Uploads the day's zip. A copy with the same content is not sent again.
 
     Args:
         allow_shrink: Replace even a file that holds runs which the zip does not.
-        may_replace: Asked before a file of other content is replaced.
-        progress: Told (bytes that Drive has, bytes in all).
+        may_replace: Called with a question before a file of other content is replaced.
+        progress: Called with (bytes stored, bytes in all).
+        on_wait: Called with the holder of the day's lock, if another process has it.
 
     Raises:
         ArchiveError: There is no zip.
         ArchiveConflictError: Two files of that name, or `may_replace` said no.
-        ShrinkError: The file on Drive holds runs that the zip does not.
-        DestinationError: Drive refused or cannot be reached.
+        ShrinkError: The copy holds runs that the zip does not.
+        DestinationError: The destination refused or cannot be reached.
         RefusedArchiveError: The zip is of another project or day.
-        CorruptArchiveError: The zip is damaged, or Drive kept other bytes than were sent.
+        CorruptArchiveError: The zip is damaged, or the destination stored other bytes than were sent.
     """
     began = time.monotonic()
     with day_lock(paths, on_wait=on_wait):
-        if not paths.zip.is_file():
-            raise ArchiveError(
-                f"{paths.project} {paths.day} has no archive",
-                why=f"there is no {paths.zip}",
-                hint="Make it first: lse archive zip",
-            )
-        summary, sums = zip_summary(paths.zip), zip_sums(paths.zip)
-        if (summary.project, summary.date) != (paths.project, str(paths.day)):
-            raise RefusedArchiveError(
-                f"{paths.zip.name} is not uploaded",
-                why=f"it holds {summary.project} {summary.date}, not {paths.project} {paths.day}",
-                hint="Move it away, and make it again (lse archive zip), or restore the day",
-            )
-        content, local = content_hash(content_sums(sums)), LocalFile.read(paths.zip)
-        folder = drive.find_project_folder(project_folder(paths.project))
-        found = drive.find_file(folder, paths.zip.name) if folder else []
-        if len(found) > 1:
-            raise ArchiveConflictError(
-                f"{drive.place} has {len(found)} files named {paths.zip.name}",
-                why="only one can be the archive",
-                hint="Look at them: lse drive dedupe --dry-run",
-            )
-        existing = found[0] if found else None
-        if existing and existing.content == content:
-            action, file = "unchanged", existing
-            paths.upload_session.unlink(missing_ok=True)  # of an upload whose last answer was never seen
+        zip_file = _read_zip(paths)
+        folder = destination.find_project_folder(project_folder(paths.project))
+        existing = _existing_file(destination, paths, folder)
+        action = _decide(paths, zip_file, existing)
+        if action in ("created", "replaced"):
+            if existing:
+                _check_replacement(destination, paths, existing, allow_shrink, may_replace)
+            destination.check_folder(need=zip_file.local.size)
+        if existing and existing.content == zip_file.content:
+            file = existing
+            paths.upload_session.unlink(missing_ok=True)  # of an upload whose last answer was lost
         else:
-            _prove_zip(paths, sums)
-            if existing and local.equals(existing):
-                action = "unchanged"  # a killed upload did not come to write down whose bytes these are
-            else:
-                if existing:
-                    _check_replacement(drive, paths, existing, allow_shrink, may_replace)
-                drive.check_folder(need=local.size)
-                action = "replaced" if existing else "created"
-            folder = folder or drive.ensure_project_folder(project_folder(paths.project))
-            file = drive.upload(
+            folder = folder or destination.ensure_project_folder(project_folder(paths.project))
+            file = destination.upload(
                 paths.zip,
                 paths.zip.name,
                 folder,
-                _properties(paths, summary, content, local.sha256),
+                _properties(paths, zip_file),
                 existing=existing,
-                progress=lambda sent: progress(sent, local.size),
+                progress=lambda sent: progress(sent, zip_file.local.size),
                 session_file=paths.upload_session,
             )
         update_state(
             paths,
             drive_file_id=file.id,
-            drive_sha256=local.sha256,
-            drive_content=content,
+            drive_sha256=zip_file.local.sha256,
+            drive_content=zip_file.content,
             uploaded_at=now_text(),
             copy_pruned_at=None,
         )
-        for left in drive.left_behind(folder, file) if folder else ():
-            if not allow_shrink and not _is_same(left, local, content):
-                _check_superset(drive, paths, left)
-            drive.trash(left)
+        for leftover in destination.left_behind(folder, file) if folder else ():
+            if not allow_shrink and not _is_same(leftover, zip_file.local, zip_file.content):
+                _check_superset(destination, paths, leftover)
+            destination.trash(leftover)
         return UploadResult(
             project=paths.project,
             date=str(paths.day),
@@ -121,14 +101,64 @@ def upload_day(
             name=file.name,
             file_id=file.id,
             url=file.web_view_link or None,
-            bytes=local.size,
-            sha256=local.sha256,
+            bytes=zip_file.local.size,
+            sha256=zip_file.local.sha256,
             duration_seconds=round(time.monotonic() - began, 3),
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Zip:
+    """The local zip: its summary, the checksums in it, its content hash, size and SHA-256."""
+
+    summary: Summary
+    sums: dict[str, bytes]
+    content: str
+    local: LocalFile
+
+
+def _read_zip(paths: DayPaths) -> _Zip:
+    if not paths.zip.is_file():
+        raise ArchiveError(
+            f"{paths.project} {paths.day} has no zip",
+            why=f"there is no {paths.zip}",
+            hint="Make it first: lse archive zip",
+        )
+    summary, sums = zip_summary(paths.zip), zip_sums(paths.zip)
+    if (summary.project, summary.date) != (paths.project, str(paths.day)):
+        raise RefusedArchiveError(
+            f"{paths.zip.name} is not uploaded",
+            why=f"it holds {summary.project} {summary.date}, not {paths.project} {paths.day}",
+            hint="Move it away, and make it again (lse archive zip), or restore the day",
+        )
+    return _Zip(summary, sums, content_hash(content_sums(sums)), LocalFile.read(paths.zip))
+
+
+def _existing_file(destination: Destination, paths: DayPaths, folder: str | None) -> StoredFile | None:
+    found = destination.find_file(folder, paths.zip.name) if folder else []
+    if len(found) > 1:
+        raise ArchiveConflictError(
+            f"{destination.place} has {len(found)} files named {paths.zip.name}",
+            why="only one can be the archive",
+            hint="List them: lse drive dedupe --dry-run",
+        )
+    return found[0] if found else None
+
+
+def _decide(
+    paths: DayPaths, zip_file: _Zip, existing: StoredFile | None
+) -> Literal["created", "replaced", "unchanged"]:
+    """What the upload will do. A zip that will be sent is proven first."""
+    if existing and existing.content == zip_file.content:
+        return "unchanged"
+    _prove_zip(paths, zip_file.sums)
+    if existing and zip_file.local.equals(existing):
+        return "unchanged"  # the bytes are there; a killed upload did not write their properties
+    return "replaced" if existing else "created"
+
+
 def _prove_zip(paths: DayPaths, sums: dict[str, bytes]) -> None:
-    """A damaged zip must not take the place of a good copy."""
+    """Raises CorruptArchiveError for a damaged zip: it must not replace a good copy."""
     try:
         check_zip(paths.zip, paths.zip, sums)
     except CorruptArchiveError as error:
@@ -138,70 +168,69 @@ def _prove_zip(paths: DayPaths, sums: dict[str, bytes]) -> None:
 
 
 def _is_same(file: StoredFile, local: LocalFile, content: str) -> bool:
-    """Whether Drive holds this content: these bytes, or another zip of the same files that is as it was uploaded."""
+    """Whether the copy has this content: the same bytes, or another zip of the same files, unchanged since its upload."""
     return local.equals(file) or file.content == content
 
 
 def _check_replacement(
-    drive: Destination,
+    destination: Destination,
     paths: DayPaths,
     existing: StoredFile,
     allow_shrink: bool,
     may_replace: Callable[[str], bool],
 ) -> None:
-    what = f"{existing.name} on {drive.place} has other content (uploaded {existing.modified[:10]})"
-    kept = "; the old content is kept there for 30 days" if drive.keeps_revisions else ""
+    what = f"{existing.name} on {destination.place} has other content (uploaded {existing.modified[:10]})"
+    kept = "; the old content is kept there for 30 days" if destination.keeps_revisions else ""
     if not may_replace(f"{what}. Replace it{kept}"):
-        raise ArchiveConflictError(what, why="it was not to be replaced", hint="--force replaces it")
+        raise ArchiveConflictError(what, why="the question was not answered with yes", hint="--force replaces it")
     if not allow_shrink:
-        _check_superset(drive, paths, existing)
+        _check_superset(destination, paths, existing)
 
 
-def _check_superset(drive: Destination, paths: DayPaths, existing: StoredFile) -> None:
-    """Law 1 for the copy: what it holds must be in the zip, which was proven.
+def _check_superset(destination: Destination, paths: DayPaths, existing: StoredFile) -> None:
+    """Law 1 for the copy: all its runs and other files must be in the zip, which was proven.
 
-    Of a damaged copy all must be there that its files and their names tell, and what cannot be told counts as lost.
-    Only what was never a zip holds nothing.
+    What cannot be read of a damaged copy counts as lost. A file without a zip signature counts as empty.
     """
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=paths.zip.parent) as scratch:
         copy = Path(scratch) / existing.name
-        drive.download(existing, copy)
+        destination.download(existing, copy)
         lost = zip_inventory(copy).missing_from(zip_inventory(paths.zip))
     if lost:
         hint = "Restore the day (lse archive restore) and fetch it again; --allow-shrink gives the runs up"
-        raise shrink_error(f"{existing.name} on {drive.place}", str(paths.zip), lost, hint)
+        raise shrink_error(f"{existing.name} on {destination.place}", str(paths.zip), lost, hint)
 
 
-def _properties(paths: DayPaths, summary: Summary, content: str, sha256: str) -> dict[str, str]:
-    # Drive allows 124 bytes for key and value together: a long project name is cut.
+def _properties(paths: DayPaths, zip_file: _Zip) -> dict[str, str]:
+    # Drive allows 124 bytes for key and value together (Drive API, File.appProperties): a long name is cut.
     project = paths.project.encode()[:100].decode(errors="ignore")
     return {
         "project": project,
         "date": str(paths.day),
-        "runs": str(summary.runs),
-        "traces": str(summary.traces),
-        "content": content,
-        "sha256": sha256,
+        "runs": str(zip_file.summary.runs),
+        "traces": str(zip_file.summary.traces),
+        "content": zip_file.content,
+        "sha256": zip_file.local.sha256,
     }
 
 
-def find_copy_difference(drive: Destination, paths: DayPaths) -> tuple[str, str] | None:
-    """How the file at the destination differs from what is here, as (expected, found); None if it does not.
+def find_copy_difference(destination: Destination, paths: DayPaths) -> tuple[str, str] | None:
+    """The difference between the copy and the local day, as (expected, found); None if they agree.
 
-    What is here is the zip; where that was given up, the content of the day's files; where those were given up too,
-    what was proven then.
+    The copy is compared with the zip; without a zip with the content of the day's files; where those were pruned too,
+    with what was proven when they were pruned.
 
     Raises:
         DestinationError: The destination refused or cannot be reached.
-        CorruptArchiveError: What is here cannot be read.
+        CorruptArchiveError: The local zip or checksums cannot be read.
     """
-    folder = drive.find_project_folder(project_folder(paths.project))
-    found = drive.find_file(folder, paths.zip.name) if folder else []
+    folder = destination.find_project_folder(project_folder(paths.project))
+    found = destination.find_file(folder, paths.zip.name) if folder else []
     if not folder or not found:
         return NO_FILE
     if len(found) > 1:
         return "one file", f"{len(found)} files"
-    if left := drive.left_behind(folder, found[0]):
+    if left := destination.left_behind(folder, found[0]):
         return "one encrypted file", f"{len(left)} unencrypted beside it"
     return copy_difference(found[0], paths)
 
@@ -218,7 +247,7 @@ def copy_difference(file: StoredFile, paths: DayPaths, *, without_zip: bool = Fa
         return None
     sums = None if pruned else read_sums(paths.folder)
     if not pruned and sums is None:
-        return "a zip, or run files with checksums, here", "neither"
+        return "a local zip, or run files with checksums", "neither"
     content = pruned.content_sha256 if pruned else content_hash(content_sums(sums or {}))
     if file.content == content:
         return None

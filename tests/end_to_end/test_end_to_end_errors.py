@@ -129,7 +129,7 @@ def test_one_project_that_langsmith_lost_does_not_stop_the_others(installation: 
 
 def test_days_that_were_never_fetched(installation: Installation) -> None:
     one_line(installation.archive("zip"), 1, "has no run files", "lse archive fetch")
-    one_line(installation.archive("upload"), 1, "has no archive", "lse archive zip")
+    one_line(installation.archive("upload"), 1, "has no zip", "lse archive zip")
     one_line(installation.archive("to-db"), 1, "there are no run files", "Fetch or restore the day first")
     one_line(installation.archive("to-db", "--dry-run"), 1, "there are no run files", "Fetch or restore the day first")
     assert content(installation.directory) == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError
@@ -117,9 +118,19 @@ def is_as_recorded(paths: DayPaths) -> bool:
     """Whether the published folder has just the files, by name and content, that its checksums list."""
     sums = read_sums(paths.folder) or {}
     recorded = dict(content_sums(sums))
-    if SUMMARY in sums and sums[SUMMARY] != hashlib.sha256((paths.folder / SUMMARY).read_bytes()).digest():
+    if not is_summary_as_recorded(paths.folder, sums):
         return False
     names = {path.name for path in content_files(paths.folder)}
     return names == recorded.keys() and all(
         recorded[name] == digest for name, digest in file_digests(paths.folder, recorded)
     )
+
+
+def is_summary_as_recorded(folder: Path, sums: Mapping[str, bytes]) -> bool:
+    """Whether the summary has the checksum that `sums` lists for it; True if they list none."""
+    if SUMMARY not in sums:
+        return True
+    try:
+        return hashlib.sha256((folder / SUMMARY).read_bytes()).digest() == sums[SUMMARY]
+    except FileNotFoundError:
+        return False

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from lse_archive.errors import CorruptArchiveError, PrunedDayError
-from lse_archive.folder.manifest import SUMMARY, SUMS, Summary, content_hash, content_sums, read_summary, read_sums
+from lse_archive.folder.manifest import SUMMARY, SUMS, content_hash, content_sums, read_sums
 from lse_archive.layout import DayPaths
 
 _RECORD = "pruned.json"
@@ -89,11 +89,6 @@ def day_content(paths: DayPaths) -> str | None:
         return pruned.content_sha256
     sums = read_sums(paths.folder)
     return None if sums is None else content_hash(content_sums(sums))
-
-
-def pruned_summary(paths: DayPaths) -> Summary | None:
-    """The summary of a pruned day. Raises CorruptArchiveError."""
-    return read_summary(paths.pruned)
 
 
 def pruned_sums(paths: DayPaths) -> dict[str, bytes]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import time
-import zipfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from lse_archive.errors import ArchiveError, CorruptArchiveError
-from lse_archive.files import publish_file
+from lse_archive.errors import CorruptArchiveError
+from lse_archive.files import disk_errors, publish_file
 from lse_archive.folder.contents import ensure_manifest
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import (
@@ -62,16 +60,12 @@ def zip_day(
         if written:
             if not allow_shrink:
                 _check_superset(paths, target, sums)
-            try:
+            with disk_errors(f"cannot write {target}", "Free space or fix the permissions"):
                 with publish_file(target) as file:
                     _write(paths, sums, file, progress)
                     check_zip(file, target, sums)
                 if target == paths.zip and read_state(paths).zip_pruned_at:
                     update_state(paths, zip_pruned_at=None)
-            except OSError as error:
-                raise ArchiveError(
-                    f"cannot write {target}", why=error.strerror or str(error), hint="Free space or mend the rights"
-                ) from error
         return ZipResult(
             project=paths.project,
             date=str(paths.day),
@@ -148,15 +142,9 @@ def zip_summary(path: Path) -> Summary:
 
 
 def _member(path: Path, name: str) -> bytes:
-    with _readable(path) as archive:
-        return archive.read(name)
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Generator[zipfile.ZipFile]:
     try:
         with opened(path) as archive:
-            yield archive
+            return archive.read(name)
     except (*BROKEN, KeyError) as error:
         raise CorruptArchiveError(
             f"{path} is damaged", why=str(error), hint="Make it again: lse archive zip"

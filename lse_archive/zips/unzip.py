@@ -81,16 +81,6 @@ def extract(source: Path, target: Path, *, progress: Callable[[int, int], None] 
     return held
 
 
-def inspect(source: Path) -> Contents:
-    """What an archive holds, by its own account; its names and sizes are checked, its files are not read.
-
-    Raises:
-        RefusedArchiveError, CorruptArchiveError: As `extract`.
-    """
-    with _opened(source) as archive:
-        return _inspect(archive, source)[1]
-
-
 @contextlib.contextmanager
 def _opened(source: Path) -> Generator[zipfile.ZipFile]:
     try:
@@ -153,28 +143,21 @@ def _announced(source: Path) -> int:
 def _check_entry(info: zipfile.ZipInfo, source: Path) -> None:
     parts = re.split(r"[/\\]", info.filename.removesuffix("/"))
     kind = stat.S_IFMT(info.external_attr >> 16)
-    wanted = stat.S_IFDIR if info.is_dir() else stat.S_IFREG
-    if info.filename != info.orig_filename or not info.filename:
-        why = "holds a name that is cut short"
-    elif info.filename.startswith(("/", "\\")) or _DRIVE.match(info.filename):
-        why = "holds an absolute name"
-    elif ".." in parts or "." in parts:
-        why = "holds a name that leads out of its folder"
-    elif any(part.partition(".")[0].rstrip(" ").lower() in _DEVICES for part in parts):
-        why = "holds the name of a device"
-    elif any(len(os.fsencode(part)) > _NAME_BYTES for part in parts):
-        why = "holds a name that is too long"
-    elif stat.S_ISLNK(kind):
-        why = "holds a link"
-    elif kind not in (0, wanted):
-        why = "holds something that is no file"
-    elif info.flag_bits & _ENCRYPTED:
-        why = "holds an encrypted file"
-    elif info.compress_type not in _METHODS:
-        why = f"holds a file in a compression that day archives do not use ({info.compress_type})"
-    else:
-        return
-    raise RefusedArchiveError(f"{source.name} is refused", why=f"it {why}: {_shown(info.filename)}")
+    allowed_kinds = (0, stat.S_IFDIR if info.is_dir() else stat.S_IFREG)
+    refusals = [
+        (info.filename != info.orig_filename or not info.filename, "a name that is cut short"),
+        (info.filename.startswith(("/", "\\")) or _DRIVE.match(info.filename), "an absolute name"),
+        (".." in parts or "." in parts, "a name that leads out of its folder"),
+        (any(part.partition(".")[0].rstrip(" ").lower() in _DEVICES for part in parts), "the name of a device"),
+        (any(len(os.fsencode(part)) > _NAME_BYTES for part in parts), "a name that is too long"),
+        (stat.S_ISLNK(kind), "a link"),
+        (kind not in allowed_kinds, "something that is no file"),
+        (info.flag_bits & _ENCRYPTED, "an encrypted file"),
+        (info.compress_type not in _METHODS, f"a file in the unsupported compression {info.compress_type}"),
+    ]
+    for applies, reason in refusals:
+        if applies:
+            raise RefusedArchiveError(f"{source.name} is refused", why=f"it holds {reason}: {_shown(info.filename)}")
 
 
 def _check_overlaps(entries: Sequence[zipfile.ZipInfo], size: int, source: Path) -> None:

@@ -1,4 +1,7 @@
-"""Pauses that end when their work is given up: Ctrl-C is heard by the main thread alone."""
+"""Sleeps that a worker thread can interrupt.
+
+Python delivers SIGINT to the main thread only; worker threads sleep on an event instead.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,15 @@ _cancel_event: ContextVar[threading.Event | None] = ContextVar("cancel_event", d
 
 
 def set_cancel_event(event: threading.Event) -> None:
-    """From now on the pauses of this thread end with the event."""
+    """Makes `cancellable_sleep` in the current context stop when the event is set."""
     _cancel_event.set(event)
 
 
 def cancellable_sleep(seconds: float) -> None:
-    """Sleeps.
+    """Sleeps for the given time, or until the cancel event of the current context is set.
 
     Raises:
-        KeyboardInterrupt: The work of this thread is given up.
+        KeyboardInterrupt: The event was set.
     """
     event = _cancel_event.get()
     if event is None:

@@ -25,7 +25,7 @@ class Window:
 
 
 def parse_day(text: str) -> date:
-    """Reads a day as YYYY-MM-DD.
+    """Parses a day as YYYY-MM-DD.
 
     Raises:
         UsageError: The text is not such a day.
@@ -77,12 +77,12 @@ def to_micros(moment: datetime) -> int:
 
 
 def parse_time(text: str) -> int:
-    """Reads an ISO 8601 timestamp; without a zone it is UTC, digits below the microsecond are cut off.
+    """Parses an ISO 8601 timestamp. Without a zone it is UTC; digits below the microsecond are cut off.
 
     LangSmith's v1 answers carry no zone and mean UTC (langsmith SDK, `schemas.py`).
 
     Raises:
-        ValueError: The text is no timestamp, or one that in UTC lies outside the years 1 to 9999.
+        ValueError: The text is no timestamp, or its UTC year is outside 1 to 9999.
     """
     moment = datetime.fromisoformat(text)
     try:
@@ -106,5 +106,5 @@ def format_time(micros: int) -> str:
 
 
 def compact_time(micros: int) -> str:
-    """20260131T235959999999Z, as it stands in the names of run files."""
+    """20260131T235959999999Z, the format in the names of run files."""
     return format_time(micros).replace("-", "").replace(":", "").replace(".", "")

@@ -1,15 +1,15 @@
-"""Every error that LSE raises on purpose: what failed, why, and what to do about it."""
+"""The errors that LSE raises on purpose: what failed, why, and what to do."""
 
 from __future__ import annotations
 
 
 class ArchiveError(Exception):
-    """A step failed in a way that a person can act on.
+    """A step failed, and the user can act on it.
 
     Args:
         what: What failed, as a short clause ("cannot upload demo_2026-01-02.zip").
-        why: The cause, in the words of the system that refused, without secrets.
-        hint: What the reader can do about it.
+        why: The cause, in the words of the system that failed, without secrets.
+        hint: What the user can do about it.
     """
 
     def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
@@ -24,7 +24,7 @@ class ArchiveError(Exception):
 
 
 class UsageError(ArchiveError):
-    """The request itself is wrong: a malformed date, an unknown option value, a day that is not over."""
+    """The request is wrong: a malformed date, an unknown option value, a day that is not over."""
 
 
 class SettingsError(ArchiveError):
@@ -36,11 +36,11 @@ class SourceError(ArchiveError):
 
 
 class AccessError(SourceError):
-    """LangSmith refused the key, the workspace or the project: asking again will not help."""
+    """LangSmith refused the key, the workspace or the project: a retry does not help."""
 
 
 class ArchiveConflictError(ArchiveError):
-    """The target holds something that this step must not replace without being told to."""
+    """The target holds something that this step must not replace without an explicit option."""
 
 
 class ShrinkError(ArchiveConflictError):
@@ -52,19 +52,19 @@ class DayLockedError(ArchiveError):
 
 
 class CorruptArchiveError(ArchiveError):
-    """Files, a zip or a transfer do not have the content that their checksums promise."""
+    """The content of files, a zip or a transfer differs from its checksums."""
 
 
 class NoKeyError(ArchiveError):
-    """An encrypted copy does not open with the keys that are set here, or none is set."""
+    """An encrypted copy cannot be decrypted with the configured keys, or no key is configured."""
 
 
 class RefusedArchiveError(CorruptArchiveError):
-    """A zip holds what no day archive holds: names that lead elsewhere, links, sizes that are lies."""
+    """A zip holds what no day archive holds: names outside its folder, links, false sizes."""
 
 
 class PrunedDayError(ArchiveConflictError):
-    """The day's files were given up to save space: it must be restored before it may be written again."""
+    """The day's files were pruned to save space: the day must be restored before it is written again."""
 
 
 class DestinationError(ArchiveError):

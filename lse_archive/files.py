@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
@@ -13,9 +14,9 @@ from lse_archive.errors import ArchiveError
 
 @contextlib.contextmanager
 def publish_file(target: Path) -> Generator[BinaryIO]:
-    """Opens a temporary file beside the target; on success it is synced and takes the target's place.
+    """Opens a temporary file beside the target; on success, syncs it and renames it to the target.
 
-    On failure it is removed, and the target is as it was.
+    On failure the temporary file is removed, and the target does not change.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -33,19 +34,21 @@ def publish_file(target: Path) -> Generator[BinaryIO]:
 
 @contextlib.contextmanager
 def disk_errors(what: str, hint: str = "") -> Generator[None]:
-    """Raises what the system refuses as an ArchiveError.
+    """Converts errors of the disk, also those that SQLite reports, to an ArchiveError.
 
     Args:
-        what: What failed then, as a clause.
-        hint: What the reader can do about it.
+        what: The failed action, as a clause.
+        hint: What the user can do about it.
 
     Raises:
-        ArchiveError: The block raised an OSError.
+        ArchiveError: The block raised an OSError or an error of SQLite.
     """
     try:
         yield
-    except OSError as error:
-        why = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+    except (OSError, sqlite3.DatabaseError) as error:
+        why = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            why = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         raise ArchiveError(what, why=why, hint=hint) from error
 
 

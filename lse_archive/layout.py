@@ -1,4 +1,4 @@
-"""Where everything of a project's day lies on disk."""
+"""The paths of a project's day on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORK_DIR = ".lse"
 
 @dataclass(frozen=True, slots=True)
 class DayPaths:
-    """The places of one project's UTC day."""
+    """The paths of one project's UTC day."""
 
     project: str
     day: date
@@ -40,12 +40,12 @@ class DayPaths:
 
     @property
     def staging(self) -> Path:
-        """What an unfinished fetch or restore has so far: never read as an archive."""
+        """The files of an unfinished fetch; never read as an archive."""
         return self._work / f"{self.day}.staging"
 
     @property
     def retired(self) -> Path:
-        """The former folder during the moment in which a new one takes its place."""
+        """The former folder, while a new one is renamed to its path."""
         return self._work / f"{self.day}.old"
 
     @property
@@ -55,38 +55,38 @@ class DayPaths:
 
     @property
     def state(self) -> Path:
-        """What is known of the day beside its content: when it was last looked at, and what LangSmith said."""
+        """The day's state beside its content, see `lse_archive.folder.state`."""
         return self._work / f"{self.day}.state.json"
 
     @property
     def restoring(self) -> Path:
-        """Where a restore or an import lays out a day before it is published."""
+        """The folder in which a restore or an import prepares a day before its publication."""
         return self._work / f"{self.day}.restore"
 
     @property
     def pruned(self) -> Path:
-        """What stays of a day whose run files were given up to save space, see `lse_archive.folder.pruned`."""
+        """The record of a day whose run files were pruned, see `lse_archive.folder.pruned`."""
         return self._work / f"{self.day}.pruned"
 
     @property
     def discarded(self) -> Path:
-        """A folder that was given up and is being removed."""
+        """A pruned folder that is being removed."""
         return self._work / f"{self.day}.discarded"
 
     @property
     def incoming(self) -> Path:
-        """A zip that came back from the destination, before it takes its place."""
+        """A zip that was downloaded from the destination, before it replaces the local zip."""
         return self.archive_dir / f".{self.zip.name}.restore"
 
     @property
     def upload_session(self) -> Path:
-        """The unfinished upload of the zip, kept beside it."""
+        """The session of an unfinished upload of the zip."""
         return self.archive_dir / f".{self.zip.name}.upload"
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The two directories under which the archive lies."""
+    """The two directories of the archive."""
 
     data_dir: Path
     archive_dir: Path
@@ -95,7 +95,7 @@ class Layout:
         return DayPaths(project, day, self.data_dir, self.archive_dir)
 
     def projects(self) -> Iterator[str]:
-        """The projects that have a folder, by name; one whose name was too long to be kept is left out."""
+        """The projects that have a folder, by name; without those whose name was too long for a folder name."""
         if self.data_dir.is_dir():
             for folder in sorted(self.data_dir.iterdir()):
                 if folder.is_dir() and not folder.name.startswith(".") and (name := project_name(folder.name)):
@@ -106,11 +106,11 @@ class Layout:
         yield from _days_in(self.data_dir / project_folder(project))
 
     def pruned_days(self, project: str) -> Iterator[date]:
-        """The days of a project of which the summary and the checksums are kept here, oldest first."""
+        """The pruned days of a project, oldest first."""
         yield from _days_in(self.data_dir / project_folder(project) / WORK_DIR, ".pruned")
 
     def zipped_days(self, project: str) -> Iterator[date]:
-        """The days of a project whose zip is here, oldest first."""
+        """The days of a project that have a local zip, oldest first."""
         head = f"{project_folder(project)}_"
         if self.archive_dir.is_dir():
             for entry in sorted(self.archive_dir.iterdir()):

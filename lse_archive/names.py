@@ -1,4 +1,4 @@
-"""How a project's name becomes a folder, a file name and a Dagster key, and back."""
+"""Conversions of a project's name to a folder, a file name and a Dagster key, and back."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _digest(name: str) -> str:
 
 
 def project_slug(name: str) -> str:
-    """A key for Dagster, `[a-z0-9-]+`: a pure function of the name, with a short hash where something was lost."""
+    """A key for Dagster, `[a-z0-9-]+`: a pure function of the name, with a short hash if characters were dropped."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60].strip("-")
     return slug if slug == name else f"{slug}-{_digest(name)[:6]}".lstrip("-")
 

@@ -12,7 +12,7 @@ class FetchResult(msgspec.Struct, kw_only=True):
 
     Attributes:
         outcome: `created`, `updated` (the union differed), `unchanged` (nothing was written), or `kept` (the day
-            was there and was not asked for again).
+            existed and was not fetched again).
         added, changed, unchanged, no_longer_served: Runs against the folder as it was. What LangSmith no longer
             serves is kept.
         langsmith_count: Runs of the day by LangSmith's own count, None where it was not asked or cannot be had.
@@ -151,7 +151,7 @@ class VerificationResult(msgspec.Struct, kw_only=True):
 
 
 class FullSweepResult(msgspec.Struct, kw_only=True):
-    """All hops of one day; a hop that was skipped or not reached is None."""
+    """All steps of one day; a step that was skipped or not reached is None."""
 
     project: str
     date: str

@@ -1,7 +1,7 @@
-"""Walks all runs of a window, several pages at once, and proves that the end was reached.
+"""Fetches all runs of a window, several pages at a time, and proves that the end was reached.
 
-LangSmith answers newest first, so each page also tells how far back everything is known. A free worker takes over the
-older half of the largest span that is still being walked: a busy hour is split again and again until nothing is left.
+LangSmith serves the newest runs first: all runs newer than the oldest run of a page are known. A free worker takes
+the older half of the largest unfinished span, so that a busy hour is split until it is complete.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from lse_archive.errors import SourceError
 from lse_archive.fetch.source import LostCursorError, Page, RunSource
 
 MAX_WORKERS = 8
-_MAX_STALLS = 10
+_MAX_RESTARTS = 10
 _MAX_EMPTY_PAGES = 100
 
 
 @dataclass(frozen=True, slots=True)
 class PageReport:
-    """What a sink saw in a page.
+    """The comparison of a page with the runs that a sink has.
 
     Attributes:
-        new: Runs that were not known before.
-        newest: Start of the newest of those, None if there is none.
+        new: Runs that the sink did not have.
+        newest: Start of the newest of the new runs, None if there is none.
         oldest: Start of the oldest run, None for an empty page.
         ordered: Whether the page was sorted, newest first.
     """
@@ -40,59 +40,59 @@ class PageReport:
 
 
 class Sink(Protocol):
-    """Where the pages go. Called from several threads."""
+    """Receives the pages. Called from several threads."""
 
     def add(self, runs: list[bytes]) -> PageReport:
-        """Takes a page."""
+        """Adds the runs of a page."""
         ...
 
     def mark_complete(self, window: Window) -> None:
-        """Learns that every run of the window has been added."""
+        """Records that every run of the window has been added."""
         ...
 
 
 class _Span:
-    """A part of the window that one worker walks; its lower end moves up when another worker takes the rest."""
+    """A part of the window that one worker fetches. Its lower end moves up when another worker takes the older part."""
 
     def __init__(self, low: int, high: int, density: float = 0.0) -> None:
         self.low = low
-        self.position = high  # everything at or after it has been seen
+        self.position = high  # all runs at or after it have been added
         self.density = density  # runs per microsecond around the position
         self._high = high
         self._seen = 0
 
     def advance(self, position: int, runs: int) -> None:
         self._seen += runs
-        # The last page alone tells of a busy hour that begins, the average of a lull that will end.
+        # The last page detects a busy hour that begins; the average prevents too low an estimate in a short lull.
         self.density = max(runs / (self.position - position), self._seen / (self._high - position))
         self.position = position
 
     def remaining(self) -> float:
-        """An estimate of the runs that are still to come."""
+        """The estimated number of runs that are not fetched yet."""
         return self.density * max(0, self.position - self.low)
 
 
-class _Walker:
+class _Paginator:
     def __init__(self, source: RunSource, sink: Sink, spans: Iterable[Window], ids_only: bool) -> None:
         self._source = source
         self._ids_only = ids_only
         self._sink = sink
-        self._waiting = [_Span(span.start, span.end) for span in spans]
+        self._pending = [_Span(span.start, span.end) for span in spans]
         self._active: list[_Span] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._events: queue.SimpleQueue[Future[None] | None] = queue.SimpleQueue()
 
     def run(self) -> None:
-        """Walks everything; the first error ends it, when the answers under way have been taken."""
+        """Fetches all spans. After the first error, waits for the running requests, then raises it."""
         error: BaseException | None = None
         running = 0
         with ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="lse-fetch") as pool:
             try:
                 while True:
-                    while error is None and running < self._wanted() and (span := self._next_span()):
+                    while error is None and running < self._worker_limit() and (span := self._next_span()):
                         running += 1
-                        pool.submit(self._walk, span).add_done_callback(self._events.put)
+                        pool.submit(self._run_span, span).add_done_callback(self._events.put)
                     if not running:
                         break
                     if done := self._events.get():
@@ -105,12 +105,12 @@ class _Walker:
         if error:
             raise error
 
-    def _wanted(self) -> int:
+    def _worker_limit(self) -> int:
         return min(MAX_WORKERS, max(1, self._source.parallelism()))
 
     def _next_span(self) -> _Span | None:
         with self._lock:
-            span = self._waiting.pop() if self._waiting else self._split_largest()
+            span = self._pending.pop() if self._pending else self._split_largest()
             if span:
                 self._active.append(span)
             return span
@@ -124,80 +124,90 @@ class _Walker:
         largest.low = middle
         return older
 
-    def _walk(self, span: _Span) -> None:
+    def _run_span(self, span: _Span) -> None:
         try:
-            query, cursor = Window(span.low, span.position), None
-            chain: set[object] = set()  # cursors and pages since the query was last asked anew
-            stalls, empty, ordered, distrust = 0, 0, True, False
-            while not self._stop.is_set():
-                try:
-                    page = self._source.page(
-                        query, cursor, ids_only=self._ids_only, size_offset=stalls, stop=self._stop
-                    )
-                except LostCursorError:
-                    cursor = None
-                else:
-                    before = span.position
-                    report = self._take(page, query, span, ordered)
-                    ordered = ordered and self._in_order(report, before)
-                    if report.new or span.position < before:
-                        stalls = 0
-                    if ordered and span.position <= span.low:
-                        break
-                    if page.next_cursor is None and not page.full and not (distrust and report.new):
-                        self._sink.mark_complete(query)
-                        break
-                    cursor = page.next_cursor
-                    marks = {cursor, (report.oldest, len(page.runs), hash(page.runs[-1]))} if page.runs else {cursor}
-                    empty = 0 if page.runs else empty + 1
-                    if marks & chain or empty > _MAX_EMPTY_PAGES:
-                        cursor = None
-                    chain |= marks
-                    # A full page without a cursor, or a page that repeats, does not prove the end: from then on
-                    # only an answer without a new run does.
-                    distrust = distrust or cursor is None
-                if cursor is None:
-                    stalls += 1
-                    if stalls > _MAX_STALLS:
-                        raise _stalled(span.position)
-                    query = Window(span.low, span.position) if ordered else query
-                    chain.clear()
-                    empty = 0
+            self._fetch_span(span)
         finally:
             with self._lock:
                 self._active.remove(span)
 
-    def _take(self, page: Page, query: Window, span: _Span, ordered: bool) -> PageReport:
-        report = self._sink.add(page.runs)
-        # The oldest microsecond may go on in the next page: it counts as seen only when something older came.
-        reached = query.end if report.oldest is None else report.oldest + 1
-        if ordered and self._in_order(report, span.position) and reached < span.position:
-            self._sink.mark_complete(Window(max(reached, query.start), span.position))
-            with self._lock:
-                span.advance(reached, report.new)
-        self._events.put(None)
-        return report
+    def _fetch_span(self, span: _Span) -> None:
+        """Fetches the span's pages until its end is proven, or another span has failed."""
+        query, cursor, chain = Window(span.low, span.position), None, _Chain()
+        restarts, ordered, unreliable = 0, True, False
+        while not self._stop.is_set():
+            try:
+                page = self._source.page(query, cursor, ids_only=self._ids_only, size_offset=restarts, stop=self._stop)
+            except LostCursorError:
+                cursor = None
+            else:
+                report = self._sink.add(page.runs)
+                ordered = ordered and report.ordered and (report.newest is None or report.newest < span.position)
+                advanced = ordered and self._advance(span, query, report)
+                self._events.put(None)  # the span's density has changed: it may be worth splitting
+                if report.new or advanced:
+                    restarts = 0
+                if ordered and span.position <= span.low:
+                    return
+                if page.next_cursor is None and not page.full and not (unreliable and report.new):
+                    self._sink.mark_complete(query)
+                    return
+                cursor = chain.next_cursor(page, report)
+                # A full page without a cursor, or a repeated page, does not prove the end: after it, only a page
+                # without a new run does.
+                unreliable = unreliable or cursor is None
+            if cursor is None:
+                restarts += 1
+                if restarts > _MAX_RESTARTS:
+                    raise _stalled(span.position)
+                query = Window(span.low, span.position) if ordered else query
+                chain = _Chain()
 
-    @staticmethod
-    def _in_order(report: PageReport, position: int) -> bool:
-        return report.ordered and (report.newest is None or report.newest < position)
+    def _advance(self, span: _Span, query: Window, report: PageReport) -> bool:
+        """Moves the span's position to the oldest run of a page; returns whether it moved."""
+        # The oldest microsecond may continue on the next page: it is complete only when an older run was served.
+        reached = query.end if report.oldest is None else report.oldest + 1
+        if reached >= span.position:
+            return False
+        self._sink.mark_complete(Window(max(reached, query.start), span.position))
+        with self._lock:
+            span.advance(reached, report.new)
+        return True
+
+
+class _Chain:
+    """The pages of one query, each reached by the cursor of the page before."""
+
+    def __init__(self) -> None:
+        self._seen: set[object] = set()  # cursors and pages
+        self._empty_pages = 0
+
+    def next_cursor(self, page: Page, report: PageReport) -> str | None:
+        """The cursor to follow; None if there is none, or if LangSmith repeats itself."""
+        marks: set[object] = {page.next_cursor}
+        if page.runs:
+            marks.add((report.oldest, len(page.runs), hash(page.runs[-1])))
+        self._empty_pages = 0 if page.runs else self._empty_pages + 1
+        repeated = bool(marks & self._seen) or self._empty_pages > _MAX_EMPTY_PAGES
+        self._seen |= marks
+        return None if repeated else page.next_cursor
 
 
 def _stalled(position: int) -> SourceError:
     return SourceError(
         f"LangSmith does not get past {format_time(max(0, position - 1))}",
-        why="it repeats the same runs, or forgets its cursors, again and again",
-        hint="Nothing was published; what was fetched is kept, and the next fetch goes on from there",
+        why="it repeatedly serves the same runs, or rejects its own cursors",
+        hint="Nothing was published; the fetched runs are kept, and the next fetch continues from there",
     )
 
 
 def paginate(source: RunSource, sink: Sink, spans: Iterable[Window], *, ids_only: bool = False) -> None:
-    """Brings every run of the spans to the sink.
+    """Adds every run of the spans to the sink.
 
     Args:
-        ids_only: Ask for nothing but ids and start times.
+        ids_only: Request only ids and start times.
 
     Raises:
-        SourceError: Not every run could be had. What the sink has covered until then is complete.
+        SourceError: Not every run could be fetched. The windows that were marked complete until then are complete.
     """
-    _Walker(source, sink, spans, ids_only).run()
+    _Paginator(source, sink, spans, ids_only).run()

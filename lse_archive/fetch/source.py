@@ -1,4 +1,4 @@
-"""What the fetch needs of LangSmith, in whichever api_version the deployment speaks."""
+"""The interface of LangSmith that the fetch uses, independent of the API version."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from lse_archive.days import Window
 
 
 class LostCursorError(Exception):
-    """LangSmith does not know the cursor any more; the walk goes on from the last run seen."""
+    """LangSmith rejects the cursor; the pagination continues from the last run that was served."""
 
 
 class ApiVersionChangedError(Exception):
-    """The deployment does not answer this API version; the next request uses the other one.
+    """The deployment does not have this API version; the next request uses the other one.
 
     Raised before the first answer only.
     """
@@ -26,8 +26,8 @@ class Page:
 
     Attributes:
         runs: The bytes of each run as LangSmith sent it, newest first.
-        next_cursor: Where to go on, None at the end.
-        full: Whether it holds as many runs as were asked for: then a missing cursor does not prove the end.
+        next_cursor: The cursor of the next page, None at the end.
+        full: Whether it holds as many runs as were requested: then a missing cursor does not prove the end.
     """
 
     runs: list[bytes]
@@ -38,12 +38,12 @@ class Page:
 class RunSource(Protocol):
     """One project of a LangSmith deployment. Safe to call from several threads.
 
-    Every method raises `SourceError` where the answer cannot be had, and `AccessError` where asking again is useless.
+    Every method raises `SourceError` if LangSmith does not answer, and `AccessError` if a retry does not help.
     """
 
     @property
     def api_version(self) -> str:
-        """`v2` or `v1`; what is not proven by an answer yet may still change."""
+        """`v2` or `v1`; it may change until the first answer."""
         ...
 
     @property
@@ -53,7 +53,7 @@ class RunSource(Protocol):
 
     @property
     def page_size(self) -> int:
-        """How many runs the next page is asked for."""
+        """The number of runs that the next request asks for."""
         ...
 
     @property
@@ -78,19 +78,19 @@ class RunSource(Protocol):
         """The newest runs that started in the window, or those after the cursor.
 
         Args:
-            ids_only: Ask for nothing but id and start time.
-            size_offset: Ask for so many runs more or fewer than usual, so that a page that was full by chance is not
-                full again.
-            stop: Makes a request that waits for the limit, or to be repeated, give up with a SourceError.
+            ids_only: Request only id and start time.
+            size_offset: Changes the number of requested runs by this many, so that a page that was full by chance is
+                not full again.
+            stop: When it is set, a request that waits for the rate limit or for a retry raises a SourceError.
 
         Raises:
-            LostCursorError: The cursor is not known (any more).
-            ApiVersionChangedError: Ask again.
+            LostCursorError: LangSmith rejects the cursor.
+            ApiVersionChangedError: The request must be repeated.
         """
         ...
 
     def runs_by_id(self, ids: list[str], window: Window) -> list[bytes]:
-        """Those of the runs that LangSmith serves."""
+        """The runs of these ids that LangSmith serves."""
         ...
 
     def count(self, window: Window, *, roots_only: bool = False) -> int:
@@ -98,5 +98,5 @@ class RunSource(Protocol):
         ...
 
     def parallelism(self) -> int:
-        """How many pages are worth asking for at once: about the permitted rate times the latency."""
+        """The useful number of concurrent requests: about the permitted rate times the latency."""
         ...

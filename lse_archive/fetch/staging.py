@@ -1,7 +1,7 @@
-"""An unfinished fetch: the run files so far, and a journal of what is known to be complete.
+"""An unfinished fetch: its run files, and a journal of the windows that are complete.
 
 The journal is an SQLite file beside the staged folder, so that memory does not grow with the day. A page's files are
-written before its rows, and its rows before the window that they complete: a process may die at any moment.
+written before its rows, and its rows before the window that they complete: the process may be killed at any time.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ CREATE TABLE IF NOT EXISTS mark (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 _RUN_COLUMNS = "id, name, sha256, size, origin, trace_id, start, end, trace_start, is_root, failed, tokens, cost"
 _INSERT_RUN = f"INSERT OR REPLACE INTO run ({_RUN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
-# An interrupted fetch is continued for this long; after that its runs may have changed and are asked for again.
+# An interrupted fetch is continued for this long; after that its runs may have changed and are fetched again.
 _FRESH_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class StagedRun:
-    """A run as it lies in staging.
+    """A run in staging.
 
     Attributes:
-        served: Whether LangSmith served it in this fetch; otherwise in an earlier one that was given up.
+        served: Whether LangSmith served it in this fetch. If not, it is of an earlier, abandoned fetch.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Staging:
         try:
             return self._connect(path)
         except sqlite3.OperationalError:
-            raise  # the disk's fault, not the journal's
+            raise  # an error of the disk; the journal is not damaged
         except sqlite3.DatabaseError:
             for damaged in self.root.glob("journal.sqlite*"):
                 damaged.unlink()
@@ -103,13 +103,13 @@ class Staging:
 
     def discard(self) -> None:
         """Removes the staging folder."""
-        self._db.execute("PRAGMA synchronous = OFF")  # closing need not wait for the disk
+        self._db.execute("PRAGMA synchronous = OFF")  # the journal is removed: closing need not wait for the disk
         self.close()
         shutil.rmtree(self.root)
 
     @contextlib.contextmanager
     def transaction(self) -> Generator[sqlite3.Connection]:
-        """Makes what happens within it one step; not nested."""
+        """Runs a block as one transaction of the journal; not nested."""
         with self._lock:
             self._db.execute("BEGIN")
             try:
@@ -119,10 +119,10 @@ class Staging:
                 raise
             self._db.execute("COMMIT")
 
-    # ---- what an earlier, interrupted fetch left ---------------------------------------------------------------
+    # ---- resuming an interrupted fetch --------------------------------------------------------------------------
 
     def resume(self, *, api_version: str, project_id: str, now: float | None = None) -> None:
-        """Takes up what an interrupted fetch left.
+        """Resumes an interrupted fetch.
 
         Files that differ from the journal are fetched again. Where the journal is of another API version or project,
         or too old, the whole day is fetched again; its runs stay until LangSmith serves them again.
@@ -145,15 +145,15 @@ class Staging:
                     path.unlink()
                     damaged.append(name)
             damaged += journal
-            forgotten = db.executemany("DELETE FROM run WHERE name = ?", [(name,) for name in damaged]).rowcount > 0
+            incomplete = db.executemany("DELETE FROM run WHERE name = ?", [(name,) for name in damaged]).rowcount > 0
             former = dict(db.execute("SELECT key, value FROM mark"))
             age = now - float(former.pop("began", "-inf"))
             if former != wanted or not 0 <= age <= _FRESH_SECONDS:
                 db.execute("UPDATE run SET origin = 'stale'")
-                forgotten = True
+                incomplete = True
                 marks = [*wanted.items(), ("began", str(now))]
                 db.executemany("INSERT OR REPLACE INTO mark VALUES (?, ?)", marks)
-            if forgotten:
+            if incomplete:
                 db.execute("DELETE FROM covered")
 
     def gaps(self) -> list[Window]:
@@ -169,10 +169,10 @@ class Staging:
             gaps.append(Window(position, self._window.end))
         return gaps
 
-    # ---- the sink of a walk --------------------------------------------------------------------------------------
+    # ---- the sink of the pagination ------------------------------------------------------------------------------
 
     def add(self, runs: list[bytes]) -> PageReport:
-        """Writes the runs that are not here yet.
+        """Writes the runs that this fetch does not have yet.
 
         Raises:
             SourceError: A run has no id or start time.
@@ -231,7 +231,7 @@ class Staging:
     # ---- the union with what is published ----------------------------------------------------------------------------
 
     def find(self, run_id: str) -> StagedRun | None:
-        """A staged run, None if it is not here."""
+        """A staged run, None if there is none of this id."""
         return self._find([run_id]).get(run_id)
 
     def _find(self, ids: Sequence[str]) -> dict[str, StagedRun]:
@@ -242,18 +242,18 @@ class Staging:
         }
 
     def forget_stale(self) -> None:
-        """Gives up the runs of an earlier fetch that LangSmith has not served again."""
+        """Deletes the runs of an earlier fetch that LangSmith has not served again."""
         for (name,) in self._db.execute("SELECT name FROM run WHERE origin = 'stale'").fetchall():
             (self.runs_folder / os.fsdecode(name)).unlink(missing_ok=True)
         self._db.execute("DELETE FROM run WHERE origin = 'stale'")
 
     def keep(self, folder: Path, file: RunFile, *, served: bool) -> None:
-        """Takes a published run file over as it is, in the place of a staged one if there is one.
+        """Links a published run file into staging; it replaces a staged file of the same run.
 
         Called within a transaction, as are `keep_other` and `forget_stale`.
 
         Args:
-            served: Whether LangSmith still serves the run (then the file says the same in other bytes).
+            served: Whether LangSmith still serves the run (then the file has the same meaning in other bytes).
         """
         # Never written in place: the staged file may be a hard link to a published one.
         if staged := self.find(file.header.run_id):
@@ -263,7 +263,7 @@ class Staging:
         self._db.execute(_INSERT_RUN, row)
 
     def keep_other(self, path: Path, digest: bytes) -> None:
-        """Takes over a file that is no run of the day."""
+        """Links a published file that is no run of the day into staging."""
         _link(path, self.runs_folder / path.name)
         self._db.execute("INSERT OR REPLACE INTO extra VALUES (?, ?)", (os.fsencode(path.name), digest))
 
@@ -288,7 +288,7 @@ class Staging:
         return [os.fsdecode(name) for (name,) in self._db.execute("SELECT name FROM extra ORDER BY name")]
 
     def headers(self) -> Iterator[tuple[RunHeader, int]]:
-        """Facts and size of each run, in the order of file names."""
+        """Header and size of each run, in the order of file names."""
         for row in self._db.execute(f"SELECT {_RUN_COLUMNS} FROM run ORDER BY name"):
             run_id, _, _, size, _, trace_id, start, end, trace_start, is_root, failed, tokens, cost = row
             ids = _text(run_id), _text(trace_id)
@@ -333,7 +333,7 @@ def _write_file(path: str, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         written = os.write(descriptor, content)
-        while written < len(content):  # a nearly full disk takes a part first, and refuses the next write
+        while written < len(content):  # a nearly full disk writes a part, and the next write fails
             written += os.write(descriptor, content[written:])
     finally:
         os.close(descriptor)
@@ -345,8 +345,8 @@ def _link(source: Path, target: Path) -> None:
     except FileExistsError:
         raise ArchiveConflictError(
             f"{source} cannot be kept",
-            why="a run that was fetched now has the same file name",
-            hint="Move the file away, and fetch again",
+            why="a run that was just fetched has the same file name",
+            hint="Move the file out of the folder, and fetch again",
         ) from None
     except OSError:  # a file system without hard links
         shutil.copy2(source, target)

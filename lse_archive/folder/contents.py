@@ -1,9 +1,10 @@
-"""Gives a folder that has no manifest (an older tool's) its summary and checksums; run files stay untouched."""
+"""The contents of a day's folder: its files, its manifest, and whether they agree."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError
@@ -26,11 +27,11 @@ from lse_archive.layout import DayPaths
 
 
 def require_folder(paths: DayPaths) -> None:
-    """Returns if the day's run files are there.
+    """Returns if the day's folder exists.
 
     Raises:
-        PrunedDayError: They were given up to save space.
-        ArchiveError: They are not.
+        PrunedDayError: The run files were pruned.
+        ArchiveError: There is no folder.
     """
     require_restored(paths)
     if not paths.folder.is_dir():
@@ -42,37 +43,38 @@ def require_folder(paths: DayPaths) -> None:
 
 
 def ensure_manifest(paths: DayPaths) -> Summary:
-    """The day's summary; a folder without a manifest gets one first.
+    """Returns the day's summary; writes the manifest first if the folder (an older tool's) has none.
 
     The caller holds the day's lock.
 
     Raises:
         ArchiveError: There is no folder.
-        CorruptArchiveError: The manifest is there and cannot be read, or not all of it is there and the files differ.
+        CorruptArchiveError: The manifest cannot be read, or one of its two files is missing and the other differs from
+            the folder.
     """
     require_folder(paths)
     summary, sums = read_summary(paths.folder), read_sums(paths.folder)
     if summary is not None and sums is not None:
         return summary
     found: dict[str, bytes] = {}
-    unfit = []
+    invalid = []
     tally = Tally(paths.day)
     for file in read_folder(paths.folder, paths.day):
         found[file.name] = file.sha256
         if isinstance(file, RunFile):
             tally.add(file.header, file.size)
         else:
-            unfit.append(file.name)
+            invalid.append(file.name)
     for path in other_files(paths.folder):
         found[path.name] = hashlib.sha256(path.read_bytes()).digest()
-        unfit.append(path.name)
+        invalid.append(path.name)
     ordered = content_sums(found)
     content = content_hash(ordered)
     if sums is not None and content_sums(sums) != ordered:
-        raise _changed(paths, says=SUMS, lost=SUMMARY)
+        raise _changed(paths, differs_from=SUMS, missing=SUMMARY)
     if summary is not None and summary.content_sha256 != content:
-        raise _changed(paths, says=SUMMARY, lost=SUMS)
-    summary = tally.summary(paths.project, content, unfit)
+        raise _changed(paths, differs_from=SUMMARY, missing=SUMS)
+    summary = tally.summary(paths.project, content, invalid)
     encoded = encode_summary(summary)
     with publish_file(paths.folder / SUMMARY) as file:
         file.write(encoded)
@@ -81,16 +83,16 @@ def ensure_manifest(paths: DayPaths) -> Summary:
     return summary
 
 
-def _changed(paths: DayPaths, *, says: str, lost: str) -> CorruptArchiveError:
+def _changed(paths: DayPaths, *, differs_from: str, missing: str) -> CorruptArchiveError:
     return CorruptArchiveError(
-        f"{paths.folder} is not as its {says} says",
-        why=f"it has lost its {lost}, and other files were lost or changed with it",
+        f"{paths.folder} differs from its {differs_from}",
+        why=f"its {missing} is missing, and other files are missing or changed too",
         hint="Restore the day from its zip or from Drive",
     )
 
 
 def other_files(folder: Path) -> list[Path]:
-    """The folder's files that hold no run and are not the manifest, sorted; hidden ones do not count.
+    """The folder's files that hold no run and are not the manifest, sorted; without hidden files.
 
     Raises:
         ArchiveConflictError: The folder holds another folder.
@@ -102,14 +104,16 @@ def other_files(folder: Path) -> list[Path]:
                 continue
             if not entry.is_file():
                 raise ArchiveConflictError(
-                    f"{folder} cannot be replaced", why=f"it holds the folder '{entry.name}'", hint="Move that away"
+                    f"{folder} cannot be replaced",
+                    why=f"it holds the folder '{entry.name}'",
+                    hint="Move that folder away",
                 )
             others.append(entry.name)
     return [folder / name for name in sorted(others)]
 
 
 def content_files(folder: Path) -> list[Path]:
-    """All files of a day's folder but its manifest and hidden ones. Raises ArchiveConflictError as `other_files`."""
+    """All files of a day's folder except its manifest and hidden files. Raises as `other_files`."""
     return [*run_file_paths(folder), *other_files(folder)]
 
 
@@ -117,9 +121,19 @@ def is_as_recorded(paths: DayPaths) -> bool:
     """Whether the published folder has just the files, by name and content, that its checksums list."""
     sums = read_sums(paths.folder) or {}
     recorded = dict(content_sums(sums))
-    if SUMMARY in sums and sums[SUMMARY] != hashlib.sha256((paths.folder / SUMMARY).read_bytes()).digest():
+    if not is_summary_as_recorded(paths.folder, sums):
         return False
     names = {path.name for path in content_files(paths.folder)}
     return names == recorded.keys() and all(
         recorded[name] == digest for name, digest in file_digests(paths.folder, recorded)
     )
+
+
+def is_summary_as_recorded(folder: Path, sums: Mapping[str, bytes]) -> bool:
+    """Whether the summary has the checksum that `sums` lists for it; True if they list none."""
+    if SUMMARY not in sums:
+        return True
+    try:
+        return hashlib.sha256((folder / SUMMARY).read_bytes()).digest() == sums[SUMMARY]
+    except FileNotFoundError:
+        return False

@@ -21,17 +21,17 @@ _POLL_SECONDS = 0.2
 def day_lock(
     paths: DayPaths, *, wait_seconds: float = 600.0, on_wait: Callable[[str], None] | None = None
 ) -> Generator[None]:
-    """Holds the day's lock, and first repairs a publication that a killed process left half done.
+    """Holds the day's lock, and first repairs a publication that a killed process left unfinished.
 
-    `flock` belongs to the open file, so two threads of one process exclude each other too, and the lock ends with
-    its process however that ends.
+    `flock` belongs to the open file, so two threads of one process exclude each other too, and the system releases
+    the lock when the process exits for any reason.
 
     Args:
         wait_seconds: How long to wait for another writer.
-        on_wait: Told once, with the holder, if there is one.
+        on_wait: Called once with the holder, if another writer holds the lock.
 
     Raises:
-        DayLockedError: Another process held the lock for all that time.
+        DayLockedError: Another writer held the lock for all that time.
     """
     paths.lock.parent.mkdir(parents=True, exist_ok=True)
     with paths.lock.open("a+") as file:

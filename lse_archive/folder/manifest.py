@@ -1,4 +1,4 @@
-"""The manifest of a day: `_summary.json` says what the day holds, `_sha256sums.txt` proves it."""
+"""The manifest of a day: `_summary.json` describes its content, `_sha256sums.txt` holds its checksums."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOOL = f"lse {version('lse')}"
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What `_summary.json` holds: header of the day's content, not of when it was looked at.
+    """The content of `_summary.json`: numbers of the day's content, not of its last fetch.
 
     Attributes:
         bytes: Total size of the run files.
@@ -31,8 +31,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         unfit_files: Files of the folder that hold no run of this day.
         continued_from_previous_day: Traces whose root started before the day.
         continued_into_next_day: Traces with a run that ended after the day.
-        langsmith_count: Runs of the day by LangSmith's own count; None where it was not asked.
-        api: ApiVersion of the API that served the runs, `v1` or `v2`; None for folders of other origin.
+        langsmith_count: Runs of the day by LangSmith's own count; None if it was not asked for.
+        api: Version of the API that served the runs, `v1` or `v2`; None for folders of other origin.
         changed_at: When the fetch ran that last changed the day, ISO 8601 UTC.
         content_sha256: Identity of the day, see `content_hash`.
     """
@@ -60,7 +60,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tally:
-    """Adds up the header of a day's runs, in any order, to the numbers of its summary."""
+    """Adds up the headers of a day's runs, in any order, to the numbers of its summary."""
 
     def __init__(self, day: date) -> None:
         self._window: Window = day_window(day)
@@ -168,7 +168,7 @@ def encode_summary(summary: Summary) -> bytes:
         raise ArchiveError(
             f"the folder of {summary.project} {summary.date} cannot be listed",
             why=f"the name of a file in it is not UTF-8: {error.object!r}",
-            hint="Move that file away, and run the command again",
+            hint="Move that file out of the folder, and run the command again",
         ) from error
 
 
@@ -179,10 +179,10 @@ def sums_lines(encoded_summary: bytes, sums: Iterable[tuple[str, bytes]]) -> Ite
 
 
 def read_summary(folder: Path) -> Summary | None:
-    """The summary of a folder, None where an older tool left none.
+    """The summary of a folder, None if an older tool wrote none.
 
     Raises:
-        CorruptArchiveError: It is there but cannot be read.
+        CorruptArchiveError: It cannot be read.
     """
     return parse_summary(content, folder) if (content := _read(folder / SUMMARY)) is not None else None
 
@@ -191,7 +191,7 @@ def parse_summary(content: bytes, origin: Path) -> Summary:
     """Reads the bytes of a `_summary.json`; `origin` is named in the error.
 
     Raises:
-        CorruptArchiveError: They are no such summary.
+        CorruptArchiveError: They are not a summary.
     """
     try:
         return msgspec.json.decode(content, type=Summary)
@@ -200,10 +200,10 @@ def parse_summary(content: bytes, origin: Path) -> Summary:
 
 
 def read_sums(folder: Path) -> dict[str, bytes] | None:
-    """The checksums of a folder by file name, None where an older tool left none.
+    """The checksums of a folder by file name, None if an older tool wrote none.
 
     Raises:
-        CorruptArchiveError: They are there but cannot be read.
+        CorruptArchiveError: They cannot be read.
     """
     return parse_sums(content, folder) if (content := _read(folder / SUMS)) is not None else None
 

@@ -1,6 +1,6 @@
-"""Days whose run files were given up to save space: what is kept of them, so that nobody takes them for missing.
+"""Days whose run files were pruned to save space, and the record that distinguishes them from missing days.
 
-The record lies beside the data, as `.lse/<day>.pruned/`: the day's `_summary.json` and `_sha256sums.txt`, and a list
+The record is beside the data, in `.lse/<day>.pruned/`: the day's `_summary.json` and `_sha256sums.txt`, and a list
 of its runs for the comparison with the database.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from lse_archive.errors import CorruptArchiveError, PrunedDayError
-from lse_archive.folder.manifest import SUMMARY, SUMS, Summary, content_hash, content_sums, read_summary, read_sums
+from lse_archive.folder.manifest import SUMMARY, SUMS, content_hash, content_sums, read_sums
 from lse_archive.layout import DayPaths
 
 _RECORD = "pruned.json"
@@ -24,13 +24,13 @@ RunLine = tuple[str, str | None, bytes]
 
 
 class PrunedDay(msgspec.Struct, frozen=True, kw_only=True):
-    """What was proven when a day's files were given up.
+    """What was proven when a day's files were pruned.
 
     Attributes:
         pruned_at: ISO 8601 UTC.
         content_sha256: Identity of the day, see `content_hash`.
         place: Where the copy is.
-        remote_sha256: Checksum of the copy as its place had it then.
+        remote_sha256: Checksum of the copy at that time.
         remote_bytes: Its size.
     """
 
@@ -42,7 +42,7 @@ class PrunedDay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_pruned(paths: DayPaths, record: PrunedDay, runs: Iterable[RunLine]) -> None:
-    """Keeps what must stay of a day, all of it or nothing, before its files go. The caller holds the day's lock."""
+    """Writes the record of a day, whole or not at all, before its files are deleted. Called under the day's lock."""
     draft = paths.pruned.with_suffix(".draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
@@ -57,12 +57,12 @@ def write_pruned(paths: DayPaths, record: PrunedDay, runs: Iterable[RunLine]) ->
 
 
 def is_pruned(paths: DayPaths) -> bool:
-    """Whether the day's files are not here because they were given up."""
+    """Whether the day has no folder because it was pruned."""
     return paths.pruned.is_dir() and not paths.folder.exists()
 
 
 def read_pruned(paths: DayPaths) -> PrunedDay | None:
-    """What was proven then; None if the day is not pruned.
+    """The record of a pruned day; None if the day is not pruned.
 
     Raises:
         CorruptArchiveError: It cannot be read.
@@ -73,14 +73,16 @@ def read_pruned(paths: DayPaths) -> PrunedDay | None:
         return msgspec.json.decode((paths.pruned / _RECORD).read_bytes(), type=PrunedDay)
     except (OSError, msgspec.DecodeError) as error:
         raise CorruptArchiveError(
-            f"what is kept of {paths.project} {paths.day} is damaged", why=str(error), hint="lse archive restore"
+            f"the record of the pruned day {paths.project} {paths.day} is damaged",
+            why=str(error),
+            hint="Restore the day: lse archive restore",
         ) from error
 
 
 def day_content(paths: DayPaths) -> str | None:
-    """The identity of the run files that are here, or that were given up; None if there are none.
+    """The content hash of the day's run files, also of pruned ones; None if there are none.
 
-    By their checksums: the files themselves are not read.
+    It is computed from the checksums; the files are not read.
 
     Raises:
         CorruptArchiveError: The checksums cannot be read.
@@ -89,11 +91,6 @@ def day_content(paths: DayPaths) -> str | None:
         return pruned.content_sha256
     sums = read_sums(paths.folder)
     return None if sums is None else content_hash(content_sums(sums))
-
-
-def pruned_summary(paths: DayPaths) -> Summary | None:
-    """The summary of a pruned day. Raises CorruptArchiveError."""
-    return read_summary(paths.pruned)
 
 
 def pruned_sums(paths: DayPaths) -> dict[str, bytes]:
@@ -114,12 +111,14 @@ def pruned_runs(paths: DayPaths) -> Iterator[RunLine]:
                 yield run, trace or None, bytes.fromhex(digest)
     except (OSError, ValueError) as error:
         raise CorruptArchiveError(
-            f"the list of runs of {paths.project} {paths.day} is damaged", why=str(error), hint="lse archive restore"
+            f"the list of runs of {paths.project} {paths.day} is damaged",
+            why=str(error),
+            hint="Restore the day: lse archive restore",
         ) from error
 
 
 def require_restored(paths: DayPaths) -> None:
-    """Law 1: what a pruned day held is not here to be united with; it comes back first.
+    """Returns if the day is not pruned. A union with a pruned day would lose runs (law 1).
 
     Raises:
         PrunedDayError: The day is pruned.
@@ -134,5 +133,5 @@ def require_restored(paths: DayPaths) -> None:
 
 
 def forget_pruned(paths: DayPaths) -> None:
-    """The day is back. The caller holds the day's lock."""
+    """Deletes the record, when the day is restored. The caller holds the day's lock."""
     shutil.rmtree(paths.pruned, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Atomic publication: a reader sees the old file or folder, or the new one, and never a part of either."""
+"""Atomic publication of a folder: a reader sees the old folder or the new one, never a part of either."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lse_archive.layout import DayPaths
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 SCRATCH = ".scratch-"
-"""With this begin the names of folders in the archive directory in which something is looked at for a moment."""
+"""The prefix of short-lived working folders in the archive directory."""
 
 _STALE_SECONDS = 3600
 _STALE_SCRATCH_SECONDS = 24 * 3600
 
 
 def publish_folder(paths: DayPaths, staged: Path) -> None:
-    """Puts a complete staged folder in the place of the day's folder.
+    """Replaces the day's folder by a complete staged folder.
 
-    A rename cannot replace a folder that is not empty: the old one is set aside first. If the process dies between
-    the two moves, `recover` brings the old folder back; the staged one is still there to be published again.
+    A rename cannot replace a folder that is not empty: the old one is renamed first. If the process is killed between
+    the two renames, `recover` moves the old folder back; the staged one can be published again.
     """
     _flush(staged)
     paths.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -42,12 +42,12 @@ def publish_folder(paths: DayPaths, staged: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Brings all that was written to the folder's file system to the disk; one fsync a file takes twenty times as long.
+    """Flushes the folder's file system to the disk; one fsync for each file takes twenty times as long.
 
     Raises:
-        OSError: The disk did not take it all.
+        OSError: Not everything could be written.
     """
-    syncfs = getattr(_LIBC, "syncfs", None)  # Linux; it does not wait for other file systems, and tells of errors
+    syncfs = getattr(_LIBC, "syncfs", None)  # Linux; it does not wait for other file systems, and reports errors
     if syncfs is None:
         os.sync()
         return
@@ -61,7 +61,7 @@ def _flush(folder: Path) -> None:
 
 
 def recover(paths: DayPaths) -> None:
-    """Repairs a publication that was cut short: the folder is back, or what it replaced is gone."""
+    """Repairs an interrupted publication: moves the old folder back, or removes it if the new one is published."""
     _sweep(paths)
     if not paths.retired.exists():
         return
@@ -73,7 +73,7 @@ def recover(paths: DayPaths) -> None:
 
 
 def _sweep(paths: DayPaths) -> None:
-    """Removes what killed processes left: temporary files of the day, scratch folders. The young may be in use."""
+    """Removes the temporary files and scratch folders of killed processes; recent ones may be in use."""
     for folder, name in ((paths.state.parent, paths.state.name), (paths.archive_dir, paths.zip.name)):
         for path in folder.glob(f".*{glob.escape(name)}*.tmp"):
             with contextlib.suppress(FileNotFoundError):

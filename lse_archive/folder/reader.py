@@ -1,4 +1,4 @@
-"""A day's folder of run files: what is in it, read one file at a time."""
+"""Reads the run files of a day's folder, one file at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lse_archive.runs.header import RunHeader, unwrap
 from lse_archive.runs.scanner import NotARunError
 
 NOT_AS_RECORDED = f"it is not as {SUMS} has it"
-"""The reason why a damaged file is unfit."""
+"""The reason why a damaged file is invalid."""
 
 _READ_AT_ONCE = 1 << 16
 
@@ -29,7 +29,7 @@ class RunFile:
         name: File name within the folder.
         sha256: Digest of the file's bytes.
         size: Bytes of the file.
-        header: What the archive knows of the run.
+        header: The header of the run.
         document: The JSON of the run itself, exact; for a file of an older tool without its wrapper.
     """
 
@@ -42,7 +42,7 @@ class RunFile:
 
 @dataclass(frozen=True, slots=True)
 class InvalidFile:
-    """A file that stays where it is but counts as no run of this day; `reason` says why."""
+    """A file that stays in the folder but is no run of this day; `reason` says why."""
 
     name: str
     sha256: bytes
@@ -56,17 +56,17 @@ def run_file_name(header: RunHeader) -> str:
 
 
 def run_file_paths(folder: Path) -> list[Path]:
-    """The files that may hold a run, sorted by name; see `may_hold_run`."""
+    """The paths of the files that may hold a run, sorted by name; see `may_hold_run`."""
     return [folder / name for name in _names(folder)]
 
 
 def may_hold_run(name: str) -> bool:
-    """Whether a file of this name is taken for a run file: `*.json` that does not start with `_` or a dot."""
+    """Whether a file of this name is read as a run file: `*.json` that does not start with `_` or a dot."""
     return name.endswith(".json") and name[0] not in "_."
 
 
 def file_digests(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """The sha256 of files as they are now, with their names.
+    """The names of files and the sha256 of their current content.
 
     Raises:
         ArchiveError: A file cannot be read.
@@ -93,7 +93,7 @@ def read_folder(folder: Path, day: date) -> Iterator[RunFile | InvalidFile]:
 
 @dataclass(frozen=True, slots=True)
 class KnownFile:
-    """A run file whose digest the database knows: it was not parsed again."""
+    """A run file whose digest is already known: it was not parsed."""
 
     name: str
 
@@ -101,11 +101,11 @@ class KnownFile:
 class DayReader:
     """The files of a day's folder, in the order of their names; `names` lists them.
 
-    Unfit are: broken JSON, JSON that is no run, a run that started on another day, and a run that an earlier file
-    of the folder holds already. Plain system calls: pathlib alone would take as long as all the rest.
+    Invalid are: broken JSON, JSON that is no run, a run that started on another day, and a run that an earlier file
+    of the folder holds. Uses plain system calls: pathlib alone would take as long as everything else.
 
     Args:
-        sums: Digests by file name, if damage matters: a file that differs from its own is unfit too.
+        sums: Digests by file name; a file that differs from its digest is invalid too.
 
     Raises:
         UsageError: There is no such folder.
@@ -173,7 +173,7 @@ def _read(name: str, directory: int) -> bytes:
     try:
         descriptor = os.open(name, os.O_RDONLY, dir_fd=directory)
         try:
-            # To the end, and not to the first short read: network file systems give what they have.
+            # Read to the end: network file systems may return short reads.
             parts = [os.read(descriptor, _READ_AT_ONCE)]
             while parts[-1]:
                 parts.append(os.read(descriptor, _READ_AT_ONCE << 6))

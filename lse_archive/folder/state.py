@@ -1,6 +1,6 @@
-"""What is known of a day beside its content: when it was last looked at, and what was found then.
+"""The state of a day beside its content: when it was last fetched and verified, and the results.
 
-Kept next to the data, so that the file hops need no database; the table `days` mirrors it.
+It is stored beside the data, so that the file steps need no database; the table `days` mirrors it.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from lse_archive.layout import DayPaths
 
 
 class DayState(msgspec.Struct, frozen=True, kw_only=True):
-    """All times are ISO 8601 UTC.
+    """The state of a day. All times are ISO 8601 UTC.
 
     Attributes:
-        last_fetched_at: When LangSmith was last asked for the whole day.
-        served_runs: Runs that LangSmith served then.
-        langsmith_count: Its own count then.
+        last_fetched_at: When the whole day was last fetched from LangSmith.
+        served_runs: Number of runs that LangSmith served then.
+        langsmith_count: LangSmith's count then.
         count_check: See `FetchResult.count_check`.
         proven_content: Content hash of the day when its count was last found equal.
-        no_longer_served: Ids of runs that are kept here though LangSmith no longer serves them.
+        no_longer_served: Ids of kept runs that LangSmith no longer serves.
         drive_file_id, drive_sha256, drive_content: The upload as it was last confirmed.
-        verified_at: When all hops were last found to agree.
-        zip_pruned_at, copy_pruned_at: When the local zip, or the copy elsewhere, was given up to save space.
+        verified_at: When all steps last agreed.
+        zip_pruned_at, copy_pruned_at: When the local zip, or the copy at the destination, was pruned.
     """
 
     last_fetched_at: str | None = msgspec.field(default=None, name="looked_at")
@@ -47,7 +47,7 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_state(paths: DayPaths) -> DayState:
-    """The day's state; an empty one where there is none, or where it cannot be read: it can always be found again."""
+    """The day's state; an empty one if there is none or it cannot be read: the next steps find it again."""
     try:
         return msgspec.json.decode(paths.state.read_bytes(), type=DayState)
     except (FileNotFoundError, msgspec.DecodeError):
@@ -65,18 +65,18 @@ def update_state(paths: DayPaths, **changes: Any) -> DayState:
 def publish_day(paths: DayPaths, staged: Path) -> None:
     """Publishes a folder as the day's, see `publish_folder`.
 
-    What was verified of the former content goes first: whenever this process ends, no other content counts as verified.
+    Clears `verified_at` first: even if the process is killed, no other content counts as verified.
     """
     forget_proof(paths)
     publish_folder(paths, staged)
 
 
 def forget_proof(paths: DayPaths) -> None:
-    """The day counts as verified no longer; done before anything of it is replaced."""
+    """Clears `verified_at`; called before anything of the day is replaced."""
     if read_state(paths).verified_at is not None:
         update_state(paths, verified_at=None)
 
 
 def now_text() -> str:
-    """The current time as it stands in states and summaries."""
+    """The current time in the format of states and summaries."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

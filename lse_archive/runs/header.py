@@ -1,7 +1,7 @@
-"""The header of a run: the fields that the archive needs, read without changing or refusing a byte of the document.
+"""The header of a run: the fields that the archive needs, read without changing or rejecting any byte.
 
-msgspec reads a usual document in microseconds. It refuses some that LangSmith may send (lone surrogates, NaN, very
-deep nesting); those are read by the tolerant scanner.
+msgspec decodes a usual document in microseconds. It rejects some that LangSmith may send (lone surrogates, NaN, very
+deep nesting); the tolerant scanner reads those.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 @dataclass(frozen=True, slots=True)
 class RunHeader:
-    """What the archive reads from a run: identity, place in time and the numbers of the day's summary.
+    """The fields of a run that the archive needs: ids, times, and the numbers of the day's summary.
 
     Attributes:
         run_id: UUID of the run, lower case with hyphens.
-        trace_id: UUID of the trace; the run's own id where LangSmith did not send one.
+        trace_id: UUID of the trace; the run's own id if LangSmith sent none.
         start: Start time in microseconds since the epoch.
         end: End time in microseconds, None while the run is pending.
-        trace_start: Start of the trace's root, read from `dotted_order`; None where that is absent.
+        trace_start: Start of the trace's root, read from `dotted_order`; None if that is absent.
         is_root: Whether the run is the root of its trace.
         failed: Whether the run ended in an error.
-        tokens: Total tokens, 0 where unknown.
-        cost: Total cost in USD, 0.0 where unknown.
-        project_id: UUID of the project, None where LangSmith did not send one.
+        tokens: Total tokens, 0 if unknown.
+        cost: Total cost in USD, 0.0 if unknown.
+        project_id: UUID of the project, None if LangSmith sent none.
     """
 
     run_id: str

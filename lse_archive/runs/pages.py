@@ -1,4 +1,4 @@
-"""Pages of runs: an answer of LangSmith cut into the bytes of its runs."""
+"""Pages of runs: splits an answer of LangSmith into the bytes of its runs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _page_decoder = msgspec.json.Decoder(_Page)
 
 
 def cut_page(body: bytes) -> tuple[list[bytes], str | None]:
-    """Cuts an answer of `POST /api/v2/runs/query` or `POST /runs/query` into the bytes of its runs and the next cursor.
+    """Splits a page of `POST /api/v2/runs/query` or `POST /runs/query` into the bytes of its runs and the next cursor.
 
     Raises:
-        NotARunError: The body is not JSON, or holds no list of runs: it must be asked for again.
+        NotARunError: The body is not JSON, or holds no list of runs: the request must be repeated.
     """
     try:
         page = _page_decoder.decode(body)

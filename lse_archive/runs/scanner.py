@@ -1,4 +1,4 @@
-"""A tolerant JSON scanner: it looks at structure alone, and accepts what stricter parsers refuse."""
+"""A tolerant JSON scanner: it checks only the structure, and accepts documents that stricter parsers reject."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def load_as(value: bytes, kind: type[_T]) -> _T | None:
     return loaded if isinstance(loaded, kind) else None
 
 
-# Possessive: a string that is cut off must fail at once, not after every way to split it has been tried.
+# Possessive quantifiers: an unfinished string must fail without backtracking.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[{}\[\],:]|[^\s{}\[\],:"]++', re.DOTALL)
 _OPEN, _CLOSE = frozenset(b"{["), frozenset(b"}]")
 
 
 def check_json(document: bytes) -> bytes:
-    """Returns the document if it is JSON, judged as leniently as possible without accepting a broken one.
+    """Returns the document if it is JSON. The check is as tolerant as possible, but rejects broken documents.
 
     Raises:
         NotARunError: It is not JSON.
     """
     try:
         text = document.removeprefix(_BOM).decode("utf-8", "surrogateescape")
-        json.loads(text, strict=False, parse_int=str, parse_float=str)  # int() refuses more than 4,300 digits
+        json.loads(text, strict=False, parse_int=str, parse_float=str)  # int() rejects more than 4,300 digits
     except RecursionError:
         # Too deep for the parser: its brackets at least must match.
         elements(document) if document.lstrip().startswith(b"[") else members(document)
@@ -48,7 +48,7 @@ def check_json(document: bytes) -> bytes:
 
 
 def members(document: bytes) -> dict[str, bytes]:
-    """The values of a JSON object's own keys, as bytes, however deep or odd they are. A repeated key: the last wins.
+    """The values of a JSON object's own keys, as bytes, of any depth. A repeated key: the last wins.
 
     Raises:
         NotARunError: It is not an object, or not complete.

@@ -1,18 +1,16 @@
-"""The day archive: a zip that is the same to the byte for the same files, and is read back before it counts."""
+"""The day archive: a zip with the same bytes for the same files, read back before it is published."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import time
-import zipfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from lse_archive.errors import ArchiveError, CorruptArchiveError
-from lse_archive.files import publish_file
+from lse_archive.errors import CorruptArchiveError
+from lse_archive.files import disk_errors, publish_file
 from lse_archive.folder.contents import ensure_manifest
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import (
@@ -42,15 +40,15 @@ def zip_day(
     progress: Callable[[int, int], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> ZipResult:
-    """Archives the day's folder; an archive of the same content stays as it is.
+    """Archives the day's folder; an archive of the same content is not changed.
 
     Args:
-        target: Where to write, if not in the archive directory.
-        progress: Told (files done, files in all).
+        target: The path of the zip, if not in the archive directory.
+        progress: Called with (done, total), in files.
 
     Raises:
-        CorruptArchiveError: The folder is not as its checksums say; nothing was written.
-        ShrinkError: The archive that is there holds runs that the folder does not, or that have not ended there.
+        CorruptArchiveError: The folder differs from its checksums; nothing was written.
+        ShrinkError: The existing archive holds runs that the folder lacks, or that are still pending in the folder.
         ArchiveError: There is no folder, or it cannot be written.
     """
     began = time.monotonic()
@@ -62,16 +60,12 @@ def zip_day(
         if written:
             if not allow_shrink:
                 _check_superset(paths, target, sums)
-            try:
+            with disk_errors(f"cannot write {target}", "Free space or fix the permissions"):
                 with publish_file(target) as file:
                     _write(paths, sums, file, progress)
                     check_zip(file, target, sums)
                 if target == paths.zip and read_state(paths).zip_pruned_at:
                     update_state(paths, zip_pruned_at=None)
-            except OSError as error:
-                raise ArchiveError(
-                    f"cannot write {target}", why=error.strerror or str(error), hint="Free space or mend the rights"
-                ) from error
         return ZipResult(
             project=paths.project,
             date=str(paths.day),
@@ -103,16 +97,16 @@ def _write(
     if changed:
         raise CorruptArchiveError(
             f"{paths.project} {paths.day} cannot be archived",
-            why=f"{folder / changed} is not as {SUMS} has it",
+            why=f"{folder / changed} differs from {SUMS}",
             hint="Fetch the day again, or restore it from its zip or from Drive",
         )
 
 
 def check_zip(file: Path | IO[bytes], name: Path, sums: dict[str, bytes]) -> None:
-    """Reads a whole archive back and compares every file with its checksum.
+    """Reads a whole archive and compares every file with its checksum.
 
     Raises:
-        CorruptArchiveError: It does not hold just these files; `name` is named.
+        CorruptArchiveError: It does not hold just these files; the error names it as `name`.
     """
     try:
         with opened(file) as archive:
@@ -121,7 +115,7 @@ def check_zip(file: Path | IO[bytes], name: Path, sums: dict[str, bytes]) -> Non
                 differing = sorted(set(names) ^ {*sums, SUMS}) or ["a name occurs twice"]
                 raise CorruptArchiveError(f"{name} is damaged", why=f"other files than expected: {differing[0]}")
             if parse_sums(archive.read(SUMS), name) != sums:
-                raise CorruptArchiveError(f"{name} is damaged", why=f"its {SUMS} is another")
+                raise CorruptArchiveError(f"{name} is damaged", why=f"its {SUMS} differs from the expected one")
             for entry, digest in digests(archive):
                 if entry in sums and sums[entry] != digest:
                     raise CorruptArchiveError(f"{name} is damaged", why=f"{entry} differs from its checksum")
@@ -130,33 +124,27 @@ def check_zip(file: Path | IO[bytes], name: Path, sums: dict[str, bytes]) -> Non
 
 
 def zip_sums(path: Path) -> dict[str, bytes]:
-    """The checksums that an archive carries.
+    """The checksums in an archive.
 
     Raises:
-        CorruptArchiveError: It is no zip, or carries none.
+        CorruptArchiveError: It is no zip, or holds none.
     """
     return parse_sums(_member(path, SUMS), path)
 
 
 def zip_summary(path: Path) -> Summary:
-    """The summary that an archive carries.
+    """The summary in an archive.
 
     Raises:
-        CorruptArchiveError: It is no zip, or carries none.
+        CorruptArchiveError: It is no zip, or holds none.
     """
     return parse_summary(_member(path, SUMMARY), path)
 
 
 def _member(path: Path, name: str) -> bytes:
-    with _readable(path) as archive:
-        return archive.read(name)
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Generator[zipfile.ZipFile]:
     try:
         with opened(path) as archive:
-            yield archive
+            return archive.read(name)
     except (*BROKEN, KeyError) as error:
         raise CorruptArchiveError(
             f"{path} is damaged", why=str(error), hint="Make it again: lse archive zip"
@@ -164,7 +152,7 @@ def _readable(path: Path) -> Generator[zipfile.ZipFile]:
 
 
 def set_aside(path: Path) -> Path:
-    """Gives a damaged archive a name under which it is no archive, and which none has yet; returns that."""
+    """Renames a damaged archive to an unused name that is not an archive's; returns the new path."""
     target, number = path.with_name(f"{path.name}.damaged"), 1
     while os.path.lexists(target):
         number += 1
@@ -184,18 +172,18 @@ def _holds(target: Path, sums: dict[str, bytes]) -> bool:
 
 
 def _check_superset(paths: DayPaths, target: Path, sums: dict[str, bytes]) -> None:
-    """Law 1 for the archive: what it holds must be in the folder; one that cannot be read is set aside, not lost."""
+    """Checks law 1: the folder must hold the archive's runs. A damaged archive is renamed, not deleted."""
     if not target.exists():
         return
     archived = zip_inventory(target)
     if archived.damaged:
         set_aside(target)
         return
-    # A file that is gone is told of when it is to be archived.
+    # A missing file is reported when it is archived.
     here = folder_inventory(paths.folder / name for name in sums if (paths.folder / name).exists())
-    if lost := archived.missing_from(here):
-        hint = "Restore the day from the archive and fetch it again; --allow-shrink gives the runs up"
-        raise shrink_error(str(target), str(paths.folder), lost, hint)
+    if missing := archived.missing_from(here):
+        hint = "Restore the day from the archive and fetch it again; --allow-shrink drops the runs"
+        raise shrink_error(str(target), str(paths.folder), missing, hint)
 
 
 def file_sha256(path: Path) -> str:

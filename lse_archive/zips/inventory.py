@@ -1,4 +1,4 @@
-"""What a folder or a zip holds, told as far as it can be read, so that nothing takes its place that holds less."""
+"""Inventory of a folder or a zip, as far as it can be read; used to refuse a replacement that holds less."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _HEADER = b"PK\x03\x04"  # before each file of a zip: PKWARE's APPNOTE.TXT, 4.3.
 
 @dataclass(slots=True)
 class Inventory:
-    """What there is at one place. Manifests and hidden files of desktops do not count.
+    """The runs and files of a folder or zip, without manifests and hidden files.
 
     Attributes:
         runs: The ids of the runs that can be read, and whether they have ended.
-        named: The ids that stand in the names of files which hold no run, or cannot be read.
+        named: The run ids in the names of files that hold no run or cannot be read.
         others: The sha256 of files that hold no run, by name.
-        unread: Files that cannot be read and whose names tell no run, or a zip whose list of them is gone.
+        unread: Files that cannot be read and whose names hold no run id, or the file list of a zip if that is damaged.
         names: All files by name, without their folder.
         damaged: Whether something cannot be read.
     """
@@ -43,7 +43,7 @@ class Inventory:
     damaged: bool = False
 
     def missing_from(self, new: Inventory) -> dict[str, str]:
-        """What would be lost if `new` took this one's place: run ids or file names, each with what becomes of it."""
+        """The run ids and file names that a replacement by `new` would lose, each with the reason."""
         lost = dict.fromkeys(self.unread, "cannot be read")
         lost |= dict.fromkeys(self.others.keys() - new.names, "is no run, and is not there")
         lost |= dict.fromkeys(self.named - new.runs.keys() - new.named, "is not there")
@@ -72,7 +72,7 @@ class Inventory:
 
 
 def folder_inventory(paths: Iterable[Path]) -> Inventory:
-    """What these files hold.
+    """The inventory of these files.
 
     Raises:
         OSError: One of them cannot be read.
@@ -86,7 +86,7 @@ def folder_inventory(paths: Iterable[Path]) -> Inventory:
 
 
 def zip_inventory(path: Path) -> Inventory:
-    """What a zip holds. In a damaged one each file that can be read counts, and each name that tells of a run.
+    """The inventory of a zip. Of a damaged one: the files that can be read, and the run ids in the names.
 
     Raises:
         OSError: The disk cannot be read.
@@ -109,7 +109,7 @@ def zip_inventory(path: Path) -> Inventory:
 
 def _take(held: Inventory, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> None:
     content = None
-    if info.header_offset >= 0:  # else its beginning is missing
+    if info.header_offset >= 0:  # negative if the beginning of the zip is missing
         with contextlib.suppress(*BROKEN):
             content = archive.read(info)
     held.damaged |= content is None
@@ -132,7 +132,7 @@ def _run_ids(content: bytes | mmap.mmap) -> set[str]:
 
 
 def shrink_error(what: str, than: str, lost: dict[str, str], hint: str) -> ShrinkError:
-    """The error that says what would be lost, see `Inventory.missing_from`."""
+    """The error that names the runs or files that would be lost, see `Inventory.missing_from`."""
     runs = "runs" if all(_RUN_NAME.fullmatch(os.fsencode(f"{name}.json")) for name in lost) else "files"
     example = min(lost)
     return ShrinkError(

@@ -1,4 +1,4 @@
-"""Reads all files of a zip to check them, fast: no file object for each short file."""
+"""Reads the files of a zip fast: without a file object for each short file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ import deflate
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _SIGNATURE = b"PK\x03\x04"
 _LONG_BYTES = 16 << 20
-# The level of deflate, sizes behind the content, a name in UTF-8; `zipfile` knows what to do with all others.
+# The level of deflate, sizes behind the content, a name in UTF-8; `zipfile` handles all others.
 _PLAIN_FLAGS = 0x2 | 0x4 | 0x8 | 0x800
 _CHUNK = 1 << 20
 
 BROKEN = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, OverflowError, zlib.error)
-"""What the standard library raises for a damaged zip, depending on which of its bytes are wrong."""
+"""What the standard library raises for a damaged zip, depending on the damaged bytes."""
 
 
 @contextlib.contextmanager
 def opened(file: Path | IO[bytes]) -> Generator[zipfile.ZipFile]:
-    """A zip whose files lie within it.
+    """Opens a zip, and checks that no file starts before its beginning.
 
     Raises:
         BROKEN: It is no zip, or damaged.
@@ -56,7 +56,7 @@ def digests(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
 
 
 def contents(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes | bytearray]:
-    """A file's content in pieces, and not a byte more than its directory says; a short one is one piece.
+    """A file's content in pieces, at most as many bytes as the directory says; a short file is one piece.
 
     Raises:
         BROKEN: The file is damaged.

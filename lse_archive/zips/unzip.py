@@ -1,4 +1,4 @@
-"""Takes a day archive apart without trusting it: whatever a zip can lie about is refused, with the reason."""
+"""Extracts a day archive that is not trusted: refuses hostile or malformed zips, with the reason."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _LOCAL_HEADER_BYTES = 30
 _NAME_BYTES = 255
 # The end record with the longest comment, and the two of zip64 before it.
 _TAIL_BYTES = 22 + 0xFFFF + 20 + 56
-# What a manifest may take, whatever the archive says of it: a million runs make 120 MB of checksums.
+# The largest accepted manifest: a million runs make 120 MB of checksums.
 _MANIFEST_BYTES = 512 << 20
-# Of archives without a manifest; deflate makes JSON 5 to 30 times smaller, and at most 1,032 times.
+# For archives without a manifest; deflate makes JSON 5 to 30 times smaller, and at most 1,032 times.
 _PLAIN_RATIO = 200
 _PLAIN_BYTES = 64 << 20
 _ENCRYPTED = 0x1
@@ -33,14 +33,14 @@ _DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"com{n}" for n in range(10)
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What an archive holds, by its own account.
+    """The contents of an archive, by its own manifest and directory.
 
     Attributes:
-        sums: The checksums that it carries; None for one of an older tool.
-        summary: The summary that it carries; None for one of an older tool.
+        sums: The checksums in it; None for an older tool's archive.
+        summary: The summary in it; None for an older tool's archive.
         files: Files in it.
         bytes: Their size.
-        hidden: Files of desktops (`.DS_Store`, `__MACOSX/…`) that are not taken out.
+        hidden: Files of desktops (`.DS_Store`, `__MACOSX/…`) that are not extracted.
     """
 
     sums: dict[str, bytes] | None
@@ -53,14 +53,14 @@ class Contents:
 def extract(source: Path, target: Path, *, progress: Callable[[int, int], None] = lambda _done, _all: None) -> Contents:
     """Writes an archive's files into a new folder, flat.
 
-    Sizes are held while reading, whatever the directory of the zip says. A `_summary.json` that came without
-    checksums is not ours: it is kept as `_summary.original.json`.
+    Sizes are enforced while reading: the directory of the zip is not trusted. A `_summary.json` without checksums is
+    another tool's: it is written as `_summary.original.json`.
 
     Args:
-        progress: Told (files done, files in all).
+        progress: Called with (done, total), in files.
 
     Raises:
-        RefusedArchiveError: It holds what no day archive holds. Nothing was written outside `target`.
+        RefusedArchiveError: It is hostile or no day archive. Nothing was written outside `target`.
         CorruptArchiveError: It cannot be read.
         ArchiveError: It does not fit on the disk.
     """
@@ -79,16 +79,6 @@ def extract(source: Path, target: Path, *, progress: Callable[[int, int], None] 
         finally:
             os.close(directory)
     return held
-
-
-def inspect(source: Path) -> Contents:
-    """What an archive holds, by its own account; its names and sizes are checked, its files are not read.
-
-    Raises:
-        RefusedArchiveError, CorruptArchiveError: As `extract`.
-    """
-    with _opened(source) as archive:
-        return _inspect(archive, source)[1]
 
 
 @contextlib.contextmanager
@@ -135,7 +125,7 @@ def _inspect(archive: zipfile.ZipFile, source: Path) -> tuple[list[tuple[zipfile
 
 
 def _announced(source: Path) -> int:
-    """How many entries the end of the zip announces; `zipfile` reads as many as the directory's size allows.
+    """The number of entries in the end record of the zip; `zipfile` reads as many as the directory's size allows.
 
     PKWARE's APPNOTE.TXT, 4.3.14 and 4.3.16.
     """
@@ -153,32 +143,25 @@ def _announced(source: Path) -> int:
 def _check_entry(info: zipfile.ZipInfo, source: Path) -> None:
     parts = re.split(r"[/\\]", info.filename.removesuffix("/"))
     kind = stat.S_IFMT(info.external_attr >> 16)
-    wanted = stat.S_IFDIR if info.is_dir() else stat.S_IFREG
-    if info.filename != info.orig_filename or not info.filename:
-        why = "holds a name that is cut short"
-    elif info.filename.startswith(("/", "\\")) or _DRIVE.match(info.filename):
-        why = "holds an absolute name"
-    elif ".." in parts or "." in parts:
-        why = "holds a name that leads out of its folder"
-    elif any(part.partition(".")[0].rstrip(" ").lower() in _DEVICES for part in parts):
-        why = "holds the name of a device"
-    elif any(len(os.fsencode(part)) > _NAME_BYTES for part in parts):
-        why = "holds a name that is too long"
-    elif stat.S_ISLNK(kind):
-        why = "holds a link"
-    elif kind not in (0, wanted):
-        why = "holds something that is no file"
-    elif info.flag_bits & _ENCRYPTED:
-        why = "holds an encrypted file"
-    elif info.compress_type not in _METHODS:
-        why = f"holds a file in a compression that day archives do not use ({info.compress_type})"
-    else:
-        return
-    raise RefusedArchiveError(f"{source.name} is refused", why=f"it {why}: {_shown(info.filename)}")
+    allowed_kinds = (0, stat.S_IFDIR if info.is_dir() else stat.S_IFREG)
+    refusals = [
+        (info.filename != info.orig_filename or not info.filename, "a name that is cut short"),
+        (info.filename.startswith(("/", "\\")) or _DRIVE.match(info.filename), "an absolute name"),
+        (".." in parts or "." in parts, "a name that leads out of its folder"),
+        (any(part.partition(".")[0].rstrip(" ").lower() in _DEVICES for part in parts), "the name of a device"),
+        (any(len(os.fsencode(part)) > _NAME_BYTES for part in parts), "a name that is too long"),
+        (stat.S_ISLNK(kind), "a link"),
+        (kind not in allowed_kinds, "something that is no file"),
+        (info.flag_bits & _ENCRYPTED, "an encrypted file"),
+        (info.compress_type not in _METHODS, f"a file in the unsupported compression {info.compress_type}"),
+    ]
+    for applies, reason in refusals:
+        if applies:
+            raise RefusedArchiveError(f"{source.name} is refused", why=f"it holds {reason}: {_shown(info.filename)}")
 
 
 def _check_overlaps(entries: Sequence[zipfile.ZipInfo], size: int, source: Path) -> None:
-    """Files that share their bytes are how a small zip unpacks to anything."""
+    """Refuses overlapping files: with them a small zip can extract to any size."""
     after = 0
     for info in sorted(entries, key=lambda entry: entry.header_offset):
         if info.header_offset < after or info.header_offset + info.compress_size > size:
@@ -189,7 +172,7 @@ def _check_overlaps(entries: Sequence[zipfile.ZipInfo], size: int, source: Path)
 
 
 def _flat(entries: Sequence[zipfile.ZipInfo], source: Path) -> list[tuple[zipfile.ZipInfo, str]]:
-    """The entries with their names in the one folder that holds them all; older tools put it into the zip."""
+    """The entries with their names without the folder; older tools put one folder around all files."""
     folders = {info.filename.rpartition("/")[0] for info in entries}
     if len(folders) > 1:
         first, second = sorted(folders)[:2]
@@ -232,7 +215,7 @@ def _manifest(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> 
 
 def _write(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, directory: int, source: Path) -> None:
     written = 0
-    # O_EXCL: neither a file system that folds names nor anything else may make two entries one file.
+    # O_EXCL: two entries must not become one file, for example on a case-insensitive file system.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(name, flags, 0o666, dir_fd=directory)
     try:

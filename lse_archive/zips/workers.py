@@ -1,6 +1,6 @@
-"""A list of work, shared with a few processes: of Python's threads only one at a time runs Python.
+"""Runs a list of work in a few worker processes: Python threads do not run Python code in parallel.
 
-A process that helps ends when nobody reads its answers, thus also when the one that it helps was killed.
+A worker exits when its output pipe is closed, thus also when the parent was killed.
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 _PROCESSES = 2
-_HERE = 1000  # items: what is done while the processes start
+_HERE = 1000  # items that the parent handles while the workers start
 _BUFFER = 1 << 16
-_PIPE = 1 << 20  # the asker takes from the processes in turn: none shall wait for that
+_PIPE = 1 << 20  # large: workers must not block while the parent reads from another
 
 
 def in_processes(work: Callable[[_T], _R], items: Sequence[_T], descriptors: Sequence[int] = ()) -> Generator[_R]:
-    """The results of `work`, in order. Of a long list all but the beginning is done by processes.
+    """The results of `work`, in order. Workers handle all but the beginning of a long list.
 
     Args:
-        work: A function of a module; what it takes, gives and raises must be such that it can be pickled.
+        work: A function of a module. Its argument, result and exceptions must be picklable.
         descriptors: Open files and directories that `work` uses.
 
     Raises:
-        ArchiveError: A process was killed.
+        ArchiveError: A worker was killed.
     """
     here, rest = items[:_HERE], items[_HERE:]
     with contextlib.ExitStack() as stack:
-        helpers = [
+        workers = [
             stack.enter_context(_started(work, rest[number::_PROCESSES], descriptors))
             for number in range(min(_PROCESSES, len(rest)))
         ]
         for item in here:
             yield work(item)
         for number in range(len(rest)):
-            yield _answer(helpers[number % _PROCESSES])
+            yield _next_result(workers[number % _PROCESSES])
 
 
 def _started(work: Callable[[_T], object], items: Sequence[_T], descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
-    with tempfile.TemporaryFile() as request:  # a pipe would have us wait until the process has started
+    with tempfile.TemporaryFile() as request:  # a pipe would block until the worker has started
         pickle.dump(sys.path, request)
         pickle.dump((work, items), request)
         request.seek(0)
-        # Of a session of its own: Ctrl-C is for the one who asks. -P: nothing is imported from the current directory.
+        # A session of its own: Ctrl-C must reach only the parent. -P: import nothing from the current directory.
         return subprocess.Popen(
             [sys.executable, "-P", "-m", __name__],
             stdin=request,
@@ -64,16 +64,16 @@ def _started(work: Callable[[_T], object], items: Sequence[_T], descriptors: Seq
         )
 
 
-def _answer(helper: subprocess.Popen[bytes]) -> Any:
-    assert helper.stdout is not None
+def _next_result(worker: subprocess.Popen[bytes]) -> Any:
+    assert worker.stdout is not None
     try:
-        answer, error = pickle.load(helper.stdout)
+        answer, error = pickle.load(worker.stdout)
     except (EOFError, pickle.UnpicklingError) as broken:
-        helper.stdout.close()  # then it ends, if it has not
+        worker.stdout.close()  # the worker exits, if it has not
         raise ArchiveError(
-            "a process that helps this one has ended",
-            why=f"exit code {helper.wait()}",
-            hint="If memory is short, free some; then do it again",
+            "a worker process has exited",
+            why=f"exit code {worker.wait()}",
+            hint="If memory is short, free some; then retry",
         ) from broken
     if error is not None:
         raise error
@@ -81,9 +81,9 @@ def _answer(helper: subprocess.Popen[bytes]) -> Any:
 
 
 def _serve() -> None:
-    """Answers on what was the standard output; what the work prints goes to the standard error."""
+    """Writes the results to the former standard output; prints of the work go to standard error."""
     with contextlib.suppress(BrokenPipeError), os.fdopen(os.dup(1), "wb", _BUFFER) as answers:
-        with contextlib.suppress(OSError, AttributeError):  # more than the user may have, or not Linux
+        with contextlib.suppress(OSError, AttributeError):  # above the user's limit, or not Linux
             fcntl.fcntl(answers, fcntl.F_SETPIPE_SZ, _PIPE)
         os.dup2(2, 1)
         sys.path[:] = pickle.load(sys.stdin.buffer)
@@ -91,7 +91,7 @@ def _serve() -> None:
         for item in items:
             try:
                 answer = (work(item), None)
-            except Exception as error:  # noqa: BLE001 - it is the asker's
+            except Exception as error:  # noqa: BLE001 - raised again in the parent
                 answer = (None, error)
             pickle.dump(answer, answers, pickle.HIGHEST_PROTOCOL)
 

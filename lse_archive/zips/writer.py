@@ -1,7 +1,7 @@
-"""Writes the files of a folder into a zip, fast: processes compress them with libdeflate.
+"""Writes the files of a folder into a zip, fast: worker processes compress them with libdeflate.
 
-libdeflate makes the same bytes on every processor and is about twice as fast as zlib at nearly its size. It takes whole
-buffers only: long files go through `zipfile` and zlib, piece by piece. The zip's own structure is `zipfile`'s.
+libdeflate makes the same bytes on every processor and is about twice as fast as zlib at nearly its size. It takes
+only whole buffers: `zipfile` and zlib compress long files, piece by piece. The zip's own structure is `zipfile`'s.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lse_archive.zips.workers import in_processes
 
 LEVEL = 4  # of libdeflate: measured 1 to 2 % more bytes than zlib's 6
 _LONG_LEVEL = 6  # of zlib
-_LONG_BYTES = 8 << 20  # each process holds one, and what it was compressed to
+_LONG_BYTES = 8 << 20  # each process holds one file and its compressed content
 _CHUNK = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _REGULAR_FILE = 0o100644 << 16
@@ -28,7 +28,7 @@ _UNIX = 3
 
 
 class _Archive(zipfile.ZipFile):
-    """`ZipFile`, which also takes a file that is compressed already; it has no public way for that."""
+    """A `ZipFile` that also accepts compressed content; `zipfile` has no public method for that."""
 
     def append(self, name: str, size: int, crc: int, compressed: bytes) -> None:
         assert self.fp is not None
@@ -68,7 +68,7 @@ def write_zip(file: BinaryIO, folder: Path, names: Sequence[str]) -> Generator[t
 
 
 def _compress(file: tuple[int, str]) -> tuple[bytes, int, int, bytes] | None:
-    """Sha256, size, CRC and compressed content of a file of a directory; not of a long one."""
+    """Sha256, size, CRC and compressed content of a file of a directory; None for a long file."""
     directory, name = file
     # Plain system calls: thousands of small files.
     descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)

@@ -14,7 +14,7 @@ from home_fixtures import DAY, PROJECT, Installation
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError
 from lse_archive.fetch import day as fetch
-from lse_archive.fetch.union import _meaning
+from lse_archive.fetch.union import _comparable
 from lse_archive.folder.contents import ensure_manifest
 from lse_archive.folder.manifest import SUMMARY, SUMS
 from lse_archive.folder.state import read_state
@@ -124,7 +124,7 @@ def test_a_folder_without_checksums_is_not_sealed_with_other_files(paths: DayPat
     assert ensure_manifest(paths).runs == 3  # the same files: the checksums are made again
     (paths.folder / SUMS).unlink()
     fill(paths.folder, run(1, name="changed"))
-    with pytest.raises(CorruptArchiveError, match="has lost its"):
+    with pytest.raises(CorruptArchiveError, match="is missing, and other files"):
         zip_day(paths)
     assert paths.zip.read_bytes() == before
     assert check_files(paths).verdict == "unproven"
@@ -219,9 +219,9 @@ def test_a_name_that_no_zip_can_hold(tmp_path: Path) -> None:
 
 def test_a_number_that_became_a_string_is_a_change() -> None:
     one, other = b'{"outputs": {"n": 1}}', b'{"outputs": {"n": "1"}}'
-    assert _meaning(one) != _meaning(other)
-    assert _meaning(one) == _meaning(b'{"outputs":{"n":1}}')
-    assert _meaning(b'{"n": 1.0}') != _meaning(b'{"n": 1}')
+    assert _comparable(one) != _comparable(other)
+    assert _comparable(one) == _comparable(b'{"outputs":{"n":1}}')
+    assert _comparable(b'{"n": 1.0}') != _comparable(b'{"n": 1}')
 
 
 def test_a_damaged_run_file_replaces_no_row(installation: Installation) -> None:

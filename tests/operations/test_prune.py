@@ -14,7 +14,8 @@ from home_fixtures import PROJECT as HOME_PROJECT
 from home_fixtures import Installation
 
 from lse_archive.errors import DestinationError, PrunedDayError, ShrinkError
-from lse_archive.folder.pruned import is_pruned, pruned_summary
+from lse_archive.folder.manifest import read_summary
+from lse_archive.folder.pruned import is_pruned
 from lse_archive.folder.state import read_state
 from lse_archive.results import PruneResult
 from lse_archive.zips.day import zip_day
@@ -58,7 +59,7 @@ def test_a_pruned_day_is_known_and_comes_back_to_the_byte(
     assert list(archive.layout.pruned_days(PROJECT)) == [DAY]
     assert prune("zips").action == "pruned"
     assert not paths.zip.exists()
-    summary = pruned_summary(paths)
+    summary = read_summary(paths.pruned)
     assert summary is not None
     assert summary.runs == 5
     for check in (check_files(paths), check_archive(paths), check_copy(paths, archive.destination)):

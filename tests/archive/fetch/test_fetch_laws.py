@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,8 @@ from langsmith_fixtures import PROJECT, START, Cloud, local_cloud, photograph
 
 from lse_archive.days import format_time
 from lse_archive.errors import AccessError, CorruptArchiveError
+from lse_archive.folder.contents import is_as_recorded
+from lse_archive.folder.manifest import SUMMARY, SUMS
 from lse_archive.folder.state import read_state
 
 DIALECTS = ("v2", "v1")
@@ -29,6 +34,48 @@ def test_nothing_new_writes_nothing(cloud):
     assert (result.outcome, result.unchanged, result.added) == ("unchanged", 50, 0)
     assert photograph(cloud.paths.folder) == before
     assert read_state(cloud.paths).last_fetched_at is not None
+
+
+def test_an_unchanged_day_is_read_once(cloud):
+    """Counts how often each published file is opened to be read."""
+    cloud.generate(50)
+    cloud.fetch()
+    (cloud.paths.folder / "notes.txt").write_bytes(b"by hand")
+    assert cloud.fetch().outcome == "updated"
+    opened: Counter[str] = Counter()
+    recording = True
+
+    def record(event: str, arguments: tuple[object, ...]) -> None:
+        if recording and event == "open":
+            path, _, flags = arguments
+            if isinstance(path, str | Path) and isinstance(flags, int) and flags & os.O_ACCMODE == os.O_RDONLY:
+                opened[Path(path).name] += 1
+
+    sys.addaudithook(record)
+    result = cloud.fetch()
+    recording = False
+    assert result.outcome == "unchanged"
+    names = {path.name for path in cloud.paths.folder.iterdir()} - {SUMMARY, SUMS}
+    assert len(names) == 51
+    assert {name: opened[name] for name in names} == dict.fromkeys(names, 1)
+
+
+@pytest.mark.parametrize("change", ["a file more", "another summary", "no checksums"])
+def test_a_folder_that_differs_from_its_checksums_is_published_again(cloud, change):
+    cloud.generate(5)
+    cloud.fetch()
+    before = photograph(cloud.paths.folder)
+    if change == "a file more":
+        (cloud.paths.folder / "notes.txt").write_bytes(b"by hand")
+    elif change == "another summary":
+        summary = cloud.paths.folder / SUMMARY
+        summary.write_bytes(summary.read_bytes() + b"\n")
+    else:
+        (cloud.paths.folder / SUMS).unlink()
+    assert cloud.fetch().outcome == "updated"
+    assert is_as_recorded(cloud.paths)
+    assert photograph(cloud.paths.folder) != before
+    assert cloud.fetch().outcome == "unchanged"
 
 
 def spoil_fewer(cloud: Cloud) -> None:
@@ -168,7 +215,7 @@ def test_a_damaged_file_whose_run_is_gone_stops_the_fetch(cloud, damage):
     cloud.store.delete([victim.name.partition("_")[0]])
     damage(victim)
     before = photograph(cloud.paths.folder)
-    with pytest.raises(CorruptArchiveError, match="damaged or gone"):
+    with pytest.raises(CorruptArchiveError, match="damaged or missing"):
         cloud.fetch()
     assert photograph(cloud.paths.folder) == before
     assert cloud.fetch(allow_shrink=True).runs == 3

@@ -74,7 +74,7 @@ def test_a_deployment_that_cannot_count(cloud):
 
 @pytest.mark.parametrize(("age", "proof"), [(13, "equal"), (14, "unproven"), (400, "unproven")])
 def test_past_the_retention_nothing_is_proven(cloud, monkeypatch, age, proof):
-    monkeypatch.setattr("lse_archive.fetch.day.today", lambda: DAY + timedelta(days=age))
+    monkeypatch.setattr("lse_archive.fetch.completeness.today", lambda: DAY + timedelta(days=age))
     assert cloud.fetch(retention_days=14).count_check == proof  # 0 = 0
     cloud.put()
     assert cloud.fetch(retention_days=14).count_check == proof

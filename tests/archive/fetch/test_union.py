@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lse_archive.fetch.staging import Staging
-from lse_archive.fetch.union import unite
+from lse_archive.fetch.union import Union, unite
 from lse_archive.folder.contents import ensure_manifest, is_as_recorded
 from lse_archive.folder.manifest import write_manifest
 from lse_archive.folder.publish import recover
@@ -32,16 +32,16 @@ def publish(paths: DayPaths, served: dict[int, int], *, allow_shrink: bool = Fal
     with contextlib.closing(Staging(paths)) as staging:
         staging.resume(api_version="v2", project_id="p")
         staging.add([document(number, version) for number, version in sorted(served.items(), reverse=True)])
-        counts = (0, 0)
+        union = Union()
         if paths.folder.exists():
             with staging.transaction():
-                counts = unite(paths, staging, allow_shrink=allow_shrink)
+                union = unite(paths, staging, allow_shrink=allow_shrink)
             shutil.rmtree(paths.folder)
         write_manifest(staging.runs_folder, _summary(paths), staging.sums())
         staging.runs_folder.rename(paths.folder)
         staging.discard()
     assert is_as_recorded(paths)
-    return counts
+    return union.changed, union.unchanged
 
 
 def _summary(paths: DayPaths):

@@ -1,0 +1,109 @@
+"""Compares a fetched day with LangSmith's own count, and fetches the runs that are missing."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Literal
+
+from lse_archive.days import Window, day_window, today
+from lse_archive.errors import SourceError
+from lse_archive.fetch.paginate import PageReport, paginate
+from lse_archive.fetch.source import RunSource
+from lse_archive.fetch.staging import Staging
+from lse_archive.runs.header import read_header
+from lse_archive.runs.scanner import NotARunError
+
+_IDS_PER_REQUEST = 100
+
+Verdict = Literal["equal", "fewer", "more", "unproven", "not_asked"]
+
+
+@dataclass(frozen=True, slots=True)
+class CountCheck:
+    """The result of the comparison with LangSmith's count.
+
+    Attributes:
+        verdict: See `FetchResult.count_check`.
+        count: LangSmith's count of the day's runs; None if it was not asked for.
+        roots: LangSmith's count of the root runs; asked for only if the counts of all runs differ.
+    """
+
+    verdict: Verdict
+    count: int | None = None
+    roots: int | None = None
+
+
+def check_completeness(
+    source: RunSource, staging: Staging, day: date, *, ask_count: bool, retention_days: int | None
+) -> CountCheck:
+    """Compares the fetched runs with LangSmith's count, and first fetches the runs that are missing.
+
+    Args:
+        ask_count: Compare with LangSmith's count. False: the day is not checked.
+        retention_days: Days for which LangSmith keeps the project's runs; None if without limit.
+
+    Raises:
+        SourceError: LangSmith did not answer.
+    """
+    # LangSmith deletes the first runs of the day when that many days have passed since its beginning.
+    past_retention = retention_days is not None and today() >= day + timedelta(days=retention_days)
+    if not ask_count:
+        return CountCheck("unproven" if past_retention else "not_asked")
+    window = day_window(day)
+    count = source.count(window)
+    if staging.served_runs() < count:
+        _repair(source, staging, window)
+        if staging.served_runs() > count:  # more runs have arrived since the count
+            count = source.count(window)
+    served = staging.served_runs()
+    if served == count:
+        return CountCheck("unproven" if past_retention else "equal", count)
+    roots = None
+    with contextlib.suppress(SourceError):  # the verdict does not depend on it
+        roots = source.count(window, roots_only=True)
+    if served < count:
+        return CountCheck("fewer", count, roots)
+    return CountCheck("unproven" if past_retention else "more", count, roots)
+
+
+def _repair(source: RunSource, staging: Staging, window: Window) -> None:
+    """Lists the ids of all runs, and fetches those that were not served."""
+    missing = _MissingIds(staging, window)
+    paginate(source, missing, [window], ids_only=True)
+    ids = sorted(missing.ids)
+    for begin in range(0, len(ids), _IDS_PER_REQUEST):
+        staging.add(source.runs_by_id(ids[begin : begin + _IDS_PER_REQUEST], window))
+
+
+class _MissingIds:
+    """A sink that collects the listed ids which are not yet served in staging."""
+
+    def __init__(self, staging: Staging, window: Window) -> None:
+        self._staging = staging
+        self._window = window
+        self._lock = threading.Lock()
+        self._seen: set[str] = set()
+        self.ids: set[str] = set()
+
+    def add(self, runs: list[bytes]) -> PageReport:
+        try:
+            headers = [read_header(run) for run in runs]
+        except NotARunError as error:
+            raise SourceError("LangSmith listed a run that cannot be filed", why=str(error)) from error
+        starts = [header.start for header in headers]
+        with self._lock:
+            new = {
+                header.run_id: header.start
+                for header in headers
+                if header.start in self._window and header.run_id not in self._seen
+            }
+            self._seen.update(new)
+            self.ids.update(self._staging.unknown(list(new)))
+        ordered = starts == sorted(starts, reverse=True)
+        return PageReport(len(new), max(new.values(), default=None), min(starts, default=None), ordered)
+
+    def mark_complete(self, window: Window) -> None:
+        """Does nothing: a listing is not resumed."""

@@ -76,17 +76,21 @@ def days_to_verify(layout: Layout, project: ProjectConfig, now: datetime) -> lis
 
 
 def expiring(layout: Layout, project: ProjectConfig, now: datetime) -> Iterator[Expiring]:
-    """The days, oldest first, that are not archived and verified and soon cannot be fetched any more.
-
-    Soon: in the last third of the retention. Before that the daily schedule has had its chances, and has them still.
-    """
+    """Yields the days, oldest first, that expire soon and are not archived and verified."""
     today = now.astimezone(UTC).date()
     for day in reversed(servable(project, now)):
-        last = last_day(project, day)
-        if (last - today).days < max(2, project.retention_days // 3):
+        if expires_soon(project, day, today):
             state = read_state(layout.day(project.name, day))
             if state.verified_at is None or state.count_check == "fewer":
-                yield Expiring(project.name, day, last)
+                yield Expiring(project.name, day, last_day(project, day))
+
+
+def expires_soon(project: ProjectConfig, day: date, today: date) -> bool:
+    """Whether LangSmith still serves the day, and its retention is in the last third, or in the last two days.
+
+    Earlier than that, the daily schedule retries the day.
+    """
+    return 0 <= (last_day(project, day) - today).days < max(2, project.retention_days // 3)
 
 
 def last_day(project: ProjectConfig, day: date) -> date:

@@ -13,7 +13,7 @@ from lse_archive.folder.publish import SCRATCH
 from lse_archive.layout import DayPaths
 from lse_archive.names import project_folder
 from lse_archive.zips.inventory import Inventory, zip_inventory
-from lse_operations.restore.restore import RemoteArchive, copies
+from lse_operations.restore.copies import RemoteArchive, copies
 from lse_resources.destinations.encryption import is_encrypted
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.protocol import Destination

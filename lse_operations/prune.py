@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from lse_archive.errors import ArchiveError
+from lse_archive.files import disk_errors
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import content_hash, content_sums, read_sums
 from lse_archive.folder.pruned import PrunedDay, is_pruned, pruned_runs, write_pruned
@@ -55,7 +54,7 @@ def prune_day(
     """
     began = time.monotonic()
     result = PruneResult(project=paths.project, date=str(paths.day), what=what, action="kept")
-    with _disk_errors(paths), day_lock(paths, on_wait=on_wait):
+    with disk_errors(f"cannot prune {paths.project} {paths.day}"), day_lock(paths, on_wait=on_wait):
         shutil.rmtree(paths.discarded, ignore_errors=True)  # of a prune that was killed
         try:
             copy = _prove(destination, database, paths, what)
@@ -87,7 +86,7 @@ def prune_copy(
     """
     began = time.monotonic()
     result = PruneResult(project=paths.project, date=str(paths.day), what="copies", action="kept")
-    with _disk_errors(paths), day_lock(paths, on_wait=on_wait):
+    with disk_errors(f"cannot prune {paths.project} {paths.day}"), day_lock(paths, on_wait=on_wait):
         try:
             if not paths.folder.is_dir() or not paths.zip.is_file():
                 raise _NotProvenError("it is the last copy: the run files and the zip are not both here")
@@ -104,15 +103,6 @@ def prune_copy(
                 update_state(paths, copy_pruned_at=now_text())
     result.duration_seconds = round(time.monotonic() - began, 3)
     return result
-
-
-@contextlib.contextmanager
-def _disk_errors(paths: DayPaths) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        why = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
-        raise ArchiveError(f"cannot prune {paths.project} {paths.day}", why=why) from error
 
 
 def _prove(destination: Destination, database: Database, paths: DayPaths, what: What) -> StoredFile:
@@ -179,8 +169,4 @@ def _give_up(destination: Destination, paths: DayPaths, what: What, copy: Stored
 
 
 def _size(path: Path) -> int:
-    try:
-        files = path.iterdir() if path.is_dir() else [path]
-        return sum(file.stat().st_size for file in files)
-    except OSError as error:
-        raise ArchiveError(f"cannot read {path}", why=error.strerror or str(error)) from error
+    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from lse_platform.processes import ProcessRecord, describe, is_alive
+from lse_platform.process_registry import ProcessRecord, describe, is_alive
 
 _RUN, _HOST, _PID, _STARTED, _BOOT = "lse/run", "lse/host", "lse/process", "lse/started", "lse/boot"
 _UNDER_WAY = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from lse_archive.errors import ArchiveError
-from lse_platform.processes import Registry, terminate
+from lse_platform.process_registry import Registry, terminate
 
 _STOP_SECONDS = 20.0
 _LOG_BYTES = 10_000_000

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import dagster as dg
 import msgspec
 
+from lse_archive.days import day_ranges
 from lse_archive.errors import ArchiveError
 from lse_operations.day_selection import expiring
 from lse_operations.new_projects import add_new, missing_projects
@@ -21,7 +22,7 @@ from lse_resources.projects import adds_new_projects
 from lse_resources.settings import Settings
 from lse_sensors.events import is_running, new_ledger, read_events
 from lse_sensors.outbox import Outbox
-from lse_sensors.problems import Ledger, day_ranges, enter, release
+from lse_sensors.problems import Ledger, enter, release
 
 _RUNNING = dg.DefaultSensorStatus.RUNNING
 

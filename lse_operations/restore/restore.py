@@ -213,4 +213,4 @@ def _forget_downloads(paths: DayPaths) -> None:
 
 def _disk_errors(paths: DayPaths) -> AbstractContextManager[None]:
     what = f"{paths.project} {paths.day} cannot be restored under {paths.data_dir}"
-    return disk_errors(what, "Free space or fix the permissions; nothing was published in part")
+    return disk_errors(what, "Free disk space or fix the permissions; nothing was published in part")

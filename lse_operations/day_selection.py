@@ -1,4 +1,4 @@
-"""Which days have to be archived, looked at again or verified again, as files and states on disk tell."""
+"""Day selection: the days to archive, to fetch again or to verify again, from files and states on disk."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lse_archive.layout import Layout
 from lse_resources.projects import ProjectConfig
 
 SETTLED_AFTER_DAYS = 3
-"""Runs of a day arrive late, and end late: this many days later it is looked at once more."""
+"""Runs of a day can arrive and end late: the day is fetched again this many days later."""
 
 CATCH_UP_DAYS = 31
-"""Days in one tick at most, however long LangSmith keeps runs."""
+"""Maximum number of days in one tick."""
 
 VERIFIED_WEEKLY_DAYS = 30
 ROTATION_WEEKS = 26
-"""Of the older days each comes up once in so many weeks."""
+"""An older day is verified once in this number of weeks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def servable(project: ProjectConfig, now: datetime) -> list[date]:
 
 
 def days_to_archive(layout: Layout, project: ProjectConfig, now: datetime) -> list[date]:
-    """The days to fetch at `now`, newest first: those that were never looked at, and those that had not settled.
+    """The days to fetch at `now`, newest first: those never fetched, and those last fetched too early.
 
     That is yesterday and the day three days back, and after an absence whatever it left out; never more than
     `CATCH_UP_DAYS`, and none that LangSmith no longer serves.

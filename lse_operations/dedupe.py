@@ -1,4 +1,4 @@
-"""Two files of one name: which of them is the archive, and what becomes of the others."""
+"""Duplicate files of one day at a destination: selects the one to keep, and trashes the others."""
 
 from __future__ import annotations
 

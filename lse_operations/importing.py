@@ -106,7 +106,7 @@ def _json_files(directory: Path) -> Iterator[Path]:
 
 
 def _cannot_be_read(error: OSError) -> NoReturn:
-    # Left out in silence, its runs would be lost with the originals.
+    # Skipping it would lose its runs when the originals are deleted.
     raise ArchiveError(f"cannot read {error.filename}", why=error.strerror or str(error)) from error
 
 
@@ -124,8 +124,8 @@ def import_day(
 
     Args:
         runs: The older files by run id, see `survey`.
-        dry_run: Only say what would be done.
-        progress: Told (new files copied, of all new files).
+        dry_run: Return what would be done, and write nothing.
+        progress: Called with (new files copied, new files in total).
 
     Raises:
         CorruptArchiveError: The day's folder is not as its checksums say.

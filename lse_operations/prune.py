@@ -1,4 +1,4 @@
-"""Frees local space, day by day, after the day was proven a moment ago at its destination and in Postgres."""
+"""Prunes local files or copies of a day, after the other places of the day were verified."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ What = Literal["files", "zips"]
 
 
 class _NotProvenError(Exception):
-    """The day must stay; the text says why."""
+    """The day is kept; the text is the reason."""
 
 
 def prune_day(
@@ -39,13 +39,13 @@ def prune_day(
     dry_run: bool = False,
     on_wait: Callable[[str], None] | None = None,
 ) -> PruneResult:
-    """Gives up the day's run files or its zip, if the day is proven now elsewhere; else it stays, and why is said.
+    """Prunes the day's run files or its zip, if the day is proven elsewhere; else keeps it and returns the reason.
 
     Proven means: what is here is as its checksums say, the destination's own checksum is that of this content, and
     the rows in Postgres agree with the files. Summary and checksums stay (`lse_archive.folder.pruned`).
 
     Args:
-        dry_run: Prove, and give nothing up.
+        dry_run: Prove, and delete nothing.
 
     Raises:
         DestinationError: The destination refused or cannot be reached.
@@ -64,7 +64,7 @@ def prune_day(
             result.freed = _size(paths.folder if what == "files" else paths.zip)
             result.action = "would prune" if dry_run else "pruned"
             if not dry_run:
-                _give_up(destination, paths, what, copy)
+                _prune(destination, paths, what, copy)
     result.duration_seconds = round(time.monotonic() - began, 3)
     return result
 
@@ -76,7 +76,7 @@ def prune_copy(
     dry_run: bool = False,
     on_wait: Callable[[str], None] | None = None,
 ) -> PruneResult:
-    """Gives up the copy at the destination, if the run files and the zip are here, intact, and hold its content.
+    """Prunes the copy at the destination, if the run files and the zip are here, intact, and hold its content.
 
     Never the last copy: a day whose files or zip were pruned here keeps it.
 
@@ -148,7 +148,7 @@ def _compare_rows(database: Database, paths: DayPaths) -> VerificationResult:
     return verify_day(database, paths.project, paths.day, paths.folder)
 
 
-def _give_up(destination: Destination, paths: DayPaths, what: What, copy: StoredFile) -> None:
+def _prune(destination: Destination, paths: DayPaths, what: What, copy: StoredFile) -> None:
     if what == "zips":
         update_state(paths, zip_pruned_at=now_text())
         paths.zip.unlink()

@@ -64,11 +64,11 @@ def archived_projects(
 
     Args:
         known: Names of projects: one that was too long for its folder is found among them.
-        on_unknown: Told the folder of which that is not so, and why it is left out. Default: raises that.
+        on_unknown: Called with (folder, error) for a folder whose project is not known. Default: raises the error.
 
     Raises:
         DestinationError: The destination refused or cannot be reached.
-        UsageError: A project's name cannot be had back.
+        UsageError: A project's name cannot be recovered from its folder.
     """
     by_folder = {project_folder(name): name for name in known}
     for folder in destination.project_folders():

@@ -29,12 +29,12 @@ class RestoreOptions:
     """How days are restored.
 
     Attributes:
-        may_replace: Asked before a day that is here and differs is replaced.
-        allow_shrink: Give up runs that are here and not in the copy.
-        verify_only: Prove that the day could be restored, and keep nothing.
-        downloading: Told (bytes done, bytes in all).
-        extracting: Told (files done, files in all).
-        on_wait: Told who holds the day's lock, if somebody does.
+        may_replace: Called before a local day that differs is replaced; returns whether it may be.
+        allow_shrink: Drop local runs that are not in the copy.
+        verify_only: Prove that the day can be restored, and write nothing.
+        downloading: Called with (bytes done, bytes in total).
+        extracting: Called with (files done, files in total).
+        on_wait: Called with the holder of the day's lock, if it is held.
     """
 
     may_replace: Callable[[str], bool] = lambda _: True
@@ -101,7 +101,7 @@ def restore_day(
         clear(paths)
         if not options.verify_only and copy.content and holds(paths, copy.content):
             result = plan(destination, paths, copy)
-            _forget_downloads(paths)
+            _remove_downloads(paths)
         else:
             result = _restore(destination, paths, copy, file, options)
     result.duration_seconds = round(time.monotonic() - began, 3)
@@ -162,7 +162,7 @@ def _restore(
         return result
     finally:
         clear(paths)
-        _forget_downloads(paths)
+        _remove_downloads(paths)
 
 
 def _publish(
@@ -205,7 +205,7 @@ def _is_copy(path: Path, file: StoredFile) -> bool:
         return False
 
 
-def _forget_downloads(paths: DayPaths) -> None:
+def _remove_downloads(paths: DayPaths) -> None:
     paths.incoming.unlink(missing_ok=True)
     for part in paths.archive_dir.glob(f".{glob.escape(paths.incoming.name)}.*.part"):
         part.unlink(missing_ok=True)

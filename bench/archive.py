@@ -39,7 +39,8 @@ from lse_archive.zips.writer import write_zip
 from lse_demo.google_drive.server import USER, DriveServer
 from lse_demo.http import Answer, LocalServer, Request
 from lse_demo.langsmith.store import LangSmithStore
-from lse_operations.restore.restore import copies, restore_day
+from lse_operations.restore.copies import copies
+from lse_operations.restore.restore import restore_day
 from lse_operations.upload import upload_day
 from lse_resources.destinations.google_drive.client import GoogleDrive
 from lse_resources.destinations.google_drive.settings import DriveSettings

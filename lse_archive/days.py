@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -108,3 +108,22 @@ def format_time(micros: int) -> str:
 def compact_time(micros: int) -> str:
     """20260131T235959999999Z, the format in the names of run files."""
     return format_time(micros).replace("-", "").replace(":", "").replace(".", "")
+
+
+def day_ranges(days: Iterable[str]) -> str:
+    """Joins consecutive days of the form YYYY-MM-DD: `2026-01-01 to 2026-01-03, 2026-01-07 (4 days)`."""
+    found = sorted(set(days))
+    ranges: list[list[date]] = []
+    for text in found:
+        try:
+            day = parse_day(text)
+        except UsageError:
+            continue
+        if ranges and day - ranges[-1][-1] == timedelta(days=1):
+            ranges[-1].append(day)
+        else:
+            ranges.append([day])
+    shown = [f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in ranges[:8]]
+    if len(ranges) > len(shown):
+        shown.append("…")
+    return ", ".join(shown) + (f" ({len(found)} days)" if len(found) > 1 else "")

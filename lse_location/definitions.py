@@ -1,4 +1,4 @@
-"""The code location: all projects of `projects.toml`. Nothing here touches the network."""
+"""The code location: all projects of `projects.toml`. It makes no network calls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lse_sensors.sensors import SENSORS
 
 
 def resources(ui: StepReporter) -> dict[str, object]:
-    """The resources of the assets; `ui` is told how the work goes."""
+    """Returns the resources of the assets; `ui` reports the progress of the steps."""
     return {
         "archive": ArchiveResource(),
         "langsmith": LangSmithResource(),
@@ -29,8 +29,8 @@ def resources(ui: StepReporter) -> dict[str, object]:
 
 @dg.definitions
 def definitions() -> dg.Definitions:
-    """Reads `projects.toml` and defines each project's assets and schedules, and what watches over all of them."""
-    # A hundred projects are 260,000 objects that all stay: looking for garbage among them again and again takes long.
+    """Reads `projects.toml` and defines each project's assets and schedules, and the sensors."""
+    # A hundred projects are 260,000 objects that all stay: frequent garbage collections would be slow.
     gc.set_threshold(100_000)
     projects = known_projects(Settings.load())
     return dg.Definitions.merge(

@@ -1,4 +1,4 @@
-"""Which days have to be archived, looked at again or verified again, as files and states on disk tell."""
+"""Day selection: the days to archive, to fetch again or to verify again, from files and states on disk."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lse_archive.layout import Layout
 from lse_resources.projects import ProjectConfig
 
 SETTLED_AFTER_DAYS = 3
-"""Runs of a day arrive late, and end late: this many days later it is looked at once more."""
+"""Runs of a day can arrive and end late: the day is fetched again this many days later."""
 
 CATCH_UP_DAYS = 31
-"""Days in one tick at most, however long LangSmith keeps runs."""
+"""Maximum number of days in one tick."""
 
 VERIFIED_WEEKLY_DAYS = 30
 ROTATION_WEEKS = 26
-"""Of the older days each comes up once in so many weeks."""
+"""An older day is verified once in this number of weeks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def servable(project: ProjectConfig, now: datetime) -> list[date]:
 
 
 def days_to_archive(layout: Layout, project: ProjectConfig, now: datetime) -> list[date]:
-    """The days to fetch at `now`, newest first: those that were never looked at, and those that had not settled.
+    """The days to fetch at `now`, newest first: those never fetched, and those last fetched too early.
 
     That is yesterday and the day three days back, and after an absence whatever it left out; never more than
     `CATCH_UP_DAYS`, and none that LangSmith no longer serves.
@@ -76,17 +76,21 @@ def days_to_verify(layout: Layout, project: ProjectConfig, now: datetime) -> lis
 
 
 def expiring(layout: Layout, project: ProjectConfig, now: datetime) -> Iterator[Expiring]:
-    """The days, oldest first, that are not archived and verified and soon cannot be fetched any more.
-
-    Soon: in the last third of the retention. Before that the daily schedule has had its chances, and has them still.
-    """
+    """Yields the days, oldest first, that expire soon and are not archived and verified."""
     today = now.astimezone(UTC).date()
     for day in reversed(servable(project, now)):
-        last = last_day(project, day)
-        if (last - today).days < max(2, project.retention_days // 3):
+        if expires_soon(project, day, today):
             state = read_state(layout.day(project.name, day))
             if state.verified_at is None or state.count_check == "fewer":
-                yield Expiring(project.name, day, last)
+                yield Expiring(project.name, day, last_day(project, day))
+
+
+def expires_soon(project: ProjectConfig, day: date, today: date) -> bool:
+    """Whether LangSmith still serves the day, and its retention is in the last third, or in the last two days.
+
+    Earlier than that, the daily schedule retries the day.
+    """
+    return 0 <= (last_day(project, day) - today).days < max(2, project.retention_days // 3)
 
 
 def last_day(project: ProjectConfig, day: date) -> date:

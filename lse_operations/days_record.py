@@ -1,4 +1,4 @@
-"""Writes what is known of a day into the table `days`, as files and state say it, for whoever asks with SQL."""
+"""Writes the state of a day, read from files and state, into the table `days`, for SQL queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two files of one name: which of them is the archive, and what becomes of the others."""
+"""Duplicate files of one day at a destination: selects the one to keep, and trashes the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lse_archive.folder.publish import SCRATCH
 from lse_archive.layout import DayPaths
 from lse_archive.names import project_folder
 from lse_archive.zips.inventory import Inventory, zip_inventory
-from lse_operations.restore.restore import RemoteArchive, copies
+from lse_operations.restore.copies import RemoteArchive, copies
 from lse_resources.destinations.encryption import is_encrypted
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.protocol import Destination

@@ -19,6 +19,7 @@ import msgspec
 
 from lse_archive.days import day_of, today
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, UsageError
+from lse_archive.files import disk_errors
 from lse_archive.folder.contents import ensure_manifest, is_as_recorded
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import SUMMARY, SUMS, content_sums, read_summary, read_sums, write_manifest
@@ -105,7 +106,7 @@ def _json_files(directory: Path) -> Iterator[Path]:
 
 
 def _cannot_be_read(error: OSError) -> NoReturn:
-    # Left out in silence, its runs would be lost with the originals.
+    # Skipping it would lose its runs when the originals are deleted.
     raise ArchiveError(f"cannot read {error.filename}", why=error.strerror or str(error)) from error
 
 
@@ -123,8 +124,8 @@ def import_day(
 
     Args:
         runs: The older files by run id, see `survey`.
-        dry_run: Only say what would be done.
-        progress: Told (new files copied, of all new files).
+        dry_run: Return what would be done, and write nothing.
+        progress: Called with (new files copied, new files in total).
 
     Raises:
         CorruptArchiveError: The day's folder is not as its checksums say.
@@ -141,21 +142,16 @@ def import_day(
     if dry_run:
         _compare(paths, runs, result)
     else:
-        try:
-            with day_lock(paths, on_wait=on_wait):
-                clear(paths)
-                require_restored(paths)
-                new = _compare(paths, runs, result)
-                if new:
-                    _publish(paths, new, progress)
-                    result.action = "updated" if result.action == "would update" else "created"
-                clear(paths)
-        except OSError as error:
-            raise ArchiveError(
-                f"{project} {day} cannot be written under {paths.data_dir}",
-                why=error.strerror or str(error),
-                hint="Free space or mend the rights; nothing was published in part",
-            ) from error
+        what = f"{project} {day} cannot be written under {paths.data_dir}"
+        hint = "Free disk space or fix the permissions; nothing was published in part"
+        with disk_errors(what, hint), day_lock(paths, on_wait=on_wait):
+            clear(paths)
+            require_restored(paths)
+            new = _compare(paths, runs, result)
+            if new:
+                _publish(paths, new, progress)
+                result.action = "updated" if result.action == "would update" else "created"
+            clear(paths)
     result.duration_seconds = round(time.monotonic() - began, 3)
     return result
 

@@ -1,4 +1,4 @@
-"""LangSmith projects that nobody archives."""
+"""LangSmith projects that are not listed in `projects.toml`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def missing_projects(client: LangSmith, projects_file: Path) -> list[str]:
     """The names of the workspace's tracing projects that the file does not list, sorted.
 
     Raises:
-        SourceError: LangSmith cannot be asked.
+        SourceError: LangSmith refused or cannot be reached.
         SettingsError: The file is malformed.
     """
     known = {project.name for project in read_projects(projects_file)}

@@ -13,7 +13,7 @@ from lse_archive.errors import ArchiveError
 from lse_archive.folder.state import DayState, read_state
 from lse_archive.layout import WORK_DIR, Layout
 from lse_archive.names import project_folder, zip_name
-from lse_operations.day_selection import last_day
+from lse_operations.day_selection import expires_soon, last_day
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.urls import embedded_server
 from lse_resources.projects import ProjectConfig
@@ -127,7 +127,6 @@ def _days(
         loaded, consistent = rows.get((project.name, day), (None, None)) if rows is not None else (None, None)
         verified = state.verified_at is not None and consistent is not False
         served_until = last_day(project, day)
-        soon = 0 <= (served_until - today).days < max(2, project.retention_days // 3)
         yield DayView(
             project=project.name,
             date=day,
@@ -138,7 +137,7 @@ def _days(
             verified=verified,
             differs=consistent is False,
             last_day=served_until if served_until >= today else None,
-            expires=soon and not verified,
+            expires=not verified and expires_soon(project, day, today),
         )
 
 

@@ -1,15 +1,14 @@
-"""Frees local space, day by day, after the day was proven a moment ago at its destination and in Postgres."""
+"""Prunes local files or copies of a day, after the other places of the day were verified."""
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from lse_archive.errors import ArchiveError
+from lse_archive.files import disk_errors
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import content_hash, content_sums, read_sums
 from lse_archive.folder.pruned import PrunedDay, is_pruned, pruned_runs, write_pruned
@@ -28,7 +27,7 @@ What = Literal["files", "zips"]
 
 
 class _NotProvenError(Exception):
-    """The day must stay; the text says why."""
+    """The day is kept; the text is the reason."""
 
 
 def prune_day(
@@ -40,13 +39,13 @@ def prune_day(
     dry_run: bool = False,
     on_wait: Callable[[str], None] | None = None,
 ) -> PruneResult:
-    """Gives up the day's run files or its zip, if the day is proven now elsewhere; else it stays, and why is said.
+    """Prunes the day's run files or its zip, if the day is proven elsewhere; else keeps it and returns the reason.
 
     Proven means: what is here is as its checksums say, the destination's own checksum is that of this content, and
     the rows in Postgres agree with the files. Summary and checksums stay (`lse_archive.folder.pruned`).
 
     Args:
-        dry_run: Prove, and give nothing up.
+        dry_run: Prove, and delete nothing.
 
     Raises:
         DestinationError: The destination refused or cannot be reached.
@@ -55,7 +54,7 @@ def prune_day(
     """
     began = time.monotonic()
     result = PruneResult(project=paths.project, date=str(paths.day), what=what, action="kept")
-    with _disk_errors(paths), day_lock(paths, on_wait=on_wait):
+    with disk_errors(f"cannot prune {paths.project} {paths.day}"), day_lock(paths, on_wait=on_wait):
         shutil.rmtree(paths.discarded, ignore_errors=True)  # of a prune that was killed
         try:
             copy = _prove(destination, database, paths, what)
@@ -65,7 +64,7 @@ def prune_day(
             result.freed = _size(paths.folder if what == "files" else paths.zip)
             result.action = "would prune" if dry_run else "pruned"
             if not dry_run:
-                _give_up(destination, paths, what, copy)
+                _prune(destination, paths, what, copy)
     result.duration_seconds = round(time.monotonic() - began, 3)
     return result
 
@@ -77,7 +76,7 @@ def prune_copy(
     dry_run: bool = False,
     on_wait: Callable[[str], None] | None = None,
 ) -> PruneResult:
-    """Gives up the copy at the destination, if the run files and the zip are here, intact, and hold its content.
+    """Prunes the copy at the destination, if the run files and the zip are here, intact, and hold its content.
 
     Never the last copy: a day whose files or zip were pruned here keeps it.
 
@@ -87,7 +86,7 @@ def prune_copy(
     """
     began = time.monotonic()
     result = PruneResult(project=paths.project, date=str(paths.day), what="copies", action="kept")
-    with _disk_errors(paths), day_lock(paths, on_wait=on_wait):
+    with disk_errors(f"cannot prune {paths.project} {paths.day}"), day_lock(paths, on_wait=on_wait):
         try:
             if not paths.folder.is_dir() or not paths.zip.is_file():
                 raise _NotProvenError("it is the last copy: the run files and the zip are not both here")
@@ -104,15 +103,6 @@ def prune_copy(
                 update_state(paths, copy_pruned_at=now_text())
     result.duration_seconds = round(time.monotonic() - began, 3)
     return result
-
-
-@contextlib.contextmanager
-def _disk_errors(paths: DayPaths) -> Generator[None]:
-    try:
-        yield
-    except OSError as error:
-        why = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
-        raise ArchiveError(f"cannot prune {paths.project} {paths.day}", why=why) from error
 
 
 def _prove(destination: Destination, database: Database, paths: DayPaths, what: What) -> StoredFile:
@@ -158,7 +148,7 @@ def _compare_rows(database: Database, paths: DayPaths) -> VerificationResult:
     return verify_day(database, paths.project, paths.day, paths.folder)
 
 
-def _give_up(destination: Destination, paths: DayPaths, what: What, copy: StoredFile) -> None:
+def _prune(destination: Destination, paths: DayPaths, what: What, copy: StoredFile) -> None:
     if what == "zips":
         update_state(paths, zip_pruned_at=now_text())
         paths.zip.unlink()
@@ -179,8 +169,4 @@ def _give_up(destination: Destination, paths: DayPaths, what: What, copy: Stored
 
 
 def _size(path: Path) -> int:
-    try:
-        files = path.iterdir() if path.is_dir() else [path]
-        return sum(file.stat().st_size for file in files)
-    except OSError as error:
-        raise ArchiveError(f"cannot read {path}", why=error.strerror or str(error)) from error
+    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))

@@ -1,6 +1,6 @@
-"""`dagster-daemon`, for people who wait: a backfill that was just launched begins within seconds.
+"""`dagster-daemon` with a shorter polling interval: a new backfill starts within seconds.
 
-Dagster looks for new backfills every 30 seconds, and has no setting for it.
+Dagster polls for new backfills every 30 seconds and has no setting for the interval.
 """
 
 from __future__ import annotations

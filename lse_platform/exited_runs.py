@@ -1,4 +1,4 @@
-"""Law 8, the dead do not block the living: runs of a process that is gone are failed, or they would fill the queue."""
+"""Fails the runs of exited processes, so that they free queue slots (law 8)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from lse_platform.processes import ProcessRecord, describe, is_alive
+from lse_platform.process_registry import ProcessRecord, describe, is_alive
 
 _RUN, _HOST, _PID, _STARTED, _BOOT = "lse/run", "lse/host", "lse/process", "lse/started", "lse/boot"
 _UNDER_WAY = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
@@ -17,7 +17,7 @@ _UNDER_WAY = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.Dags
 def tag_owner(context: dg.AssetExecutionContext) -> None:
     """Tags the run with the process that works on it, whoever launched it.
 
-    The tags name the run too: one that is executed again gets a copy of them, and of the process that died.
+    The tags include the run id: a run that is executed again gets a copy of the tags of the exited process.
     """
     record = describe(os.getpid())
     tags = {
@@ -32,28 +32,28 @@ def tag_owner(context: dg.AssetExecutionContext) -> None:
 
 
 def fail_exited_runs(instance: dg.DagsterInstance, *, platform_starts: bool = False) -> list[str]:
-    """Fails the runs under way whose process is gone; returns their ids.
+    """Fails the started runs whose process has exited; returns their ids.
 
-    The daemon repeats those that it can, from the step that was not done (`run_retries` in dagster.yaml).
+    The daemon retries them from the first step that is not finished (`run_retries` in dagster.yaml).
 
     Args:
-        platform_starts: No webserver or daemon of this home runs yet: what they had launched and what had not come to
-            its first step is dead, too.
+        platform_starts: No webserver or daemon of this home runs yet, so runs without an owner tag (launched, but
+            before their first step) have no process either.
     """
     failed = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY)):
         if run.tags.get(_RUN) == run.run_id:
-            dead = run.tags[_HOST] == socket.gethostname() and not is_alive(_record(run.tags))
+            exited = run.tags[_HOST] == socket.gethostname() and not is_alive(_record(run.tags))
         else:
-            dead = platform_starts
-        if dead:
+            exited = platform_starts
+        if exited:
             instance.report_run_failed(run, "The process that worked on this run is gone. Materialize the day again.")
             failed.append(run.run_id)
     return failed
 
 
 def release_pool_slots(instance: dg.DagsterInstance) -> None:
-    """Frees what ended runs still hold of the pools. The daemon does that too, where it runs."""
+    """Releases the pool slots of finished runs. A running daemon does the same."""
     storage = instance.event_log_storage
     for run_id in storage.get_concurrency_run_ids():
         run = instance.get_run_by_id(run_id)

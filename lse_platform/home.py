@@ -1,4 +1,4 @@
-"""What runs and lies under LSE_HOME: the database with its schema, and Dagster's home."""
+"""The platform's home under LSE_HOME: the database with its schema, and Dagster's home."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Home:
     dagster_url: str
 
     def environment(self) -> dict[str, str]:
-        """What Dagster's processes need beside the settings."""
+        """Environment variables of Dagster's processes, in addition to the settings."""
         return {"DAGSTER_HOME": str(self.dagster_home), DAGSTER_URL_VARIABLE: self.dagster_url}
 
 
 def open_home(settings: Settings) -> Home:
-    """Starts the embedded server if it is the one, brings the schema up to date, and lays out Dagster's home.
+    """Starts the embedded server if no database is configured, migrates the schema, and writes Dagster's home.
 
     Raises:
         DatabaseError: Postgres cannot be reached, or its schema is newer than this version.
@@ -62,7 +62,7 @@ def open_home(settings: Settings) -> Home:
 
 
 def keep_projects(settings: Settings) -> None:
-    """Keeps a copy of `projects.toml` under the home, for the time when it is malformed.
+    """Saves a copy of `projects.toml` under the home, used while the file is malformed.
 
     Raises:
         SettingsError: It is malformed now; the copy stays as it was.
@@ -75,7 +75,7 @@ def keep_projects(settings: Settings) -> None:
 
 
 def known_projects(settings: Settings) -> list[ProjectConfig]:
-    """The projects of `projects.toml`; while it is malformed, those of its kept copy: the work goes on meanwhile.
+    """Reads the projects of `projects.toml`, or of its saved copy while the file is malformed.
 
     Raises:
         SettingsError: It is malformed, and there is no copy.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 
 from lse_archive.errors import ArchiveError, SettingsError
 from lse_platform.home import keep_projects, open_home, packaged_file, script_path
-from lse_platform.processes import Registry, terminate
+from lse_platform.process_registry import Registry, terminate
 from lse_platform.services import Service, tail
 from lse_platform.webserver import reload_code
 from lse_resources.postgres.urls import embedded_server

@@ -1,4 +1,4 @@
-"""One process of the platform: started, started again if it dies, stopped; its log kept small."""
+"""One process of the platform: start, restart, stop, and log rotation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from lse_archive.errors import ArchiveError
-from lse_platform.processes import Registry, terminate
+from lse_platform.process_registry import Registry, terminate
 
 _STOP_SECONDS = 20.0
 _LOG_BYTES = 10_000_000
@@ -47,7 +47,7 @@ class Service:
         self._starts.append(time.monotonic())
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as output:
-            # A session of its own: Ctrl-C reaches `lse up` alone, which then stops the services in order.
+            # A separate session: Ctrl-C reaches only `lse up`, which then stops the services in order.
             self._child = subprocess.Popen(
                 self._command,
                 env=self._environment,
@@ -59,12 +59,12 @@ class Service:
         self._record = self._registry.add(self.name, self._child.pid)
 
     def look_after(self, say: Callable[[str], object]) -> None:
-        """Starts the process again if it has ended, and turns the log over if it has grown.
+        """Restarts the process if it has exited, and rotates the log if it is too large.
 
         Raises:
-            ArchiveError: It has ended again and again.
+            ArchiveError: It has exited too often in a short time.
         """
-        with contextlib.suppress(FileNotFoundError):  # somebody deleted it
+        with contextlib.suppress(FileNotFoundError):  # the log was deleted
             if self.log.stat().st_size > _LOG_BYTES:
                 rotate(self.log)
         if self._child.poll() is None:
@@ -79,7 +79,7 @@ class Service:
 
 
 def rotate(log: Path) -> None:
-    """Makes log.1.log of log, and so on; the process goes on writing into the emptied file (it appends)."""
+    """Copies `NAME.log` to `NAME.1.log`, and so on, and empties it; the process keeps appending to it."""
     for number in range(_OLD_LOGS - 1, 0, -1):
         old = log.with_suffix(f".{number}.log")
         if old.exists():
@@ -90,6 +90,6 @@ def rotate(log: Path) -> None:
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log, as one."""
+    """Returns the last lines of a log as one line."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return " / ".join(line.strip() for line in lines[-5:] if line.strip())[-500:]

@@ -1,4 +1,4 @@
-"""What the command line asks of the running webserver, by GraphQL."""
+"""GraphQL requests to the running webserver."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ mutation Launch($params: LaunchBackfillParams!) {
 
 
 def reload_code(url: str) -> None:
-    """Lets the webserver read the definitions anew.
+    """Reloads the definitions in the webserver.
 
     Raises:
         ArchiveError: It does not answer.
     """
-    _ask(url, _RELOAD, {})
+    _post(url, _RELOAD, {})
 
 
 def launch_backfill(url: str, asset_keys: list[tuple[str, ...]], days: list[date], title: str) -> str:
@@ -44,7 +44,7 @@ def launch_backfill(url: str, asset_keys: list[tuple[str, ...]], days: list[date
         "partitionNames": [str(day) for day in days],
         "title": title,
     }
-    answer = _ask(url, _BACKFILL, {"params": parameters})["launchPartitionBackfill"]
+    answer = _post(url, _BACKFILL, {"params": parameters})["launchPartitionBackfill"]
     if answer["__typename"] != "LaunchBackfillSuccess":
         raise ArchiveError(
             "the backfill was refused",
@@ -54,7 +54,7 @@ def launch_backfill(url: str, asset_keys: list[tuple[str, ...]], days: list[date
     return answer["backfillId"]
 
 
-def _ask(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+def _post(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
     body = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})
     try:

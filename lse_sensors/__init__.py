@@ -1,1 +1,1 @@
-"""What starts work and what tells people: schedules and sensors."""
+"""Schedules and sensors."""

@@ -1,4 +1,4 @@
-"""Keeps Dagster's database small: the log lines of old runs go, what the UI shows of each day stays."""
+"""Keeps Dagster's database small: deletes the log lines of old runs, keeps the asset events of each day."""
 
 import dagster as dg
 

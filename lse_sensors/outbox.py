@@ -1,4 +1,4 @@
-"""The outbox of alerts, under LSE_HOME: an alert lies there, once per target, until that target has taken it."""
+"""The outbox of alerts, under LSE_HOME: one file per alert and target, deleted when the target accepted it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _log = logging.getLogger(__name__)
 _MAX_WAITING = 500
 
 
-class _Letter(msgspec.Struct, frozen=True):
+class _Message(msgspec.Struct, frozen=True):
     alert: Alert
     target: str
 
 
 @dataclass(frozen=True)
 class Outbox:
-    """Alerts on their way. Files, so that neither a restart nor a target that is down loses one."""
+    """Alerts that are not delivered yet. They are files, so that a restart or an unavailable target loses none."""
 
     directory: Path
 
@@ -35,33 +35,33 @@ class Outbox:
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for target in targets:
             with publish_file(self.directory / f"{key}.{target}.json") as file:
-                file.write(msgspec.json.encode(_Letter(alert, target)))
+                file.write(msgspec.json.encode(_Message(alert, target)))
 
     def deliver(self, targets: Mapping[str, Send]) -> list[str]:
-        """Sends what waits, in order; what a target does not take waits on. Returns one line for each failure."""
+        """Sends the waiting alerts in order; one that fails is kept. Returns one line for each failure."""
         failures: dict[str, str] = {}
-        letters = list(self.waiting())
-        for path, _ in letters[:-_MAX_WAITING]:
+        messages = list(self.waiting())
+        for path, _ in messages[:-_MAX_WAITING]:
             path.unlink(missing_ok=True)
-        for path, letter in letters[-_MAX_WAITING:]:
-            send = targets.get(letter.target)
+        for path, message in messages[-_MAX_WAITING:]:
+            send = targets.get(message.target)
             if send is None:  # the target is no longer set up
                 path.unlink(missing_ok=True)
-            elif letter.target not in failures:
+            elif message.target not in failures:
                 try:
-                    send(letter.alert)
+                    send(message.alert)
                 except ArchiveError as error:
-                    failures[letter.target] = str(error)
+                    failures[message.target] = str(error)
                 else:
                     path.unlink(missing_ok=True)
         for failure in failures.values():
             _log.error("%s. It is sent again", failure)
         return list(failures.values())
 
-    def waiting(self) -> Iterator[tuple[Path, _Letter]]:
-        """The alerts that some target has not taken yet, oldest first."""
+    def waiting(self) -> Iterator[tuple[Path, _Message]]:
+        """Yields the alerts that are not delivered yet, oldest first."""
         for path in sorted(self.directory.glob("*.json")) if self.directory.is_dir() else ():
             try:
-                yield path, msgspec.json.decode(path.read_bytes(), type=_Letter)
+                yield path, msgspec.json.decode(path.read_bytes(), type=_Message)
             except msgspec.DecodeError:
                 path.unlink(missing_ok=True)

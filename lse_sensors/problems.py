@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import date, timedelta
 from itertools import groupby
 
 import msgspec
 
-from lse_archive.days import parse_day
-from lse_archive.errors import UsageError
+from lse_archive.days import day_ranges
 from lse_resources.alerts import Alert
 
 RUN = "run"
@@ -174,22 +172,3 @@ def _by_project(problems: Sequence[Event], ui_url: str) -> list[str]:
         lines.append(f"{project}: {_name(events[0])} failed for {day_ranges(event.day for event in events)}. The last:")
         lines += [f"  {line}" for line in _in_detail(max(events, key=lambda event: event.day), ui_url)]
     return lines
-
-
-def day_ranges(days: Iterable[str]) -> str:
-    """2026-01-01 to 2026-01-03, 2026-01-07 (4 days)."""
-    found = sorted(set(days))
-    ranges: list[list[date]] = []
-    for text in found:
-        try:
-            day = parse_day(text)
-        except UsageError:
-            continue
-        if ranges and day - ranges[-1][-1] == timedelta(days=1):
-            ranges[-1].append(day)
-        else:
-            ranges.append([day])
-    shown = [f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in ranges[:8]]
-    if len(ranges) > len(shown):
-        shown.append("…")
-    return ", ".join(shown) + (f" ({len(found)} days)" if len(found) > 1 else "")

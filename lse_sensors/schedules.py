@@ -1,4 +1,4 @@
-"""What happens by itself: each project's daily archive, its weekly verification, and the maintenance of Dagster."""
+"""Schedules of a project: the daily archive and the weekly verification."""
 
 from __future__ import annotations
 

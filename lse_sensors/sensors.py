@@ -1,4 +1,4 @@
-"""What watches: alerts about checks and runs, dead runs, days about to expire, and projects that nobody archives."""
+"""Sensors: alerts about checks and runs, exited runs, expiring days, and projects that are not archived."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import dagster as dg
 import msgspec
 
+from lse_archive.days import day_ranges
 from lse_archive.errors import ArchiveError
 from lse_operations.day_selection import expiring
 from lse_operations.new_projects import add_new, missing_projects
@@ -21,13 +22,13 @@ from lse_resources.projects import adds_new_projects
 from lse_resources.settings import Settings
 from lse_sensors.events import is_running, new_ledger, read_events
 from lse_sensors.outbox import Outbox
-from lse_sensors.problems import Ledger, day_ranges, enter, release
+from lse_sensors.problems import Ledger, enter, release
 
 _RUNNING = dg.DefaultSensorStatus.RUNNING
 
 
 def outbox_of(settings: Settings) -> Outbox:
-    """Where alerts wait until their targets have taken them."""
+    """The outbox of alerts under the home."""
     return Outbox(settings.home / "alerts")
 
 
@@ -45,7 +46,7 @@ def alerts_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     alerts = release(ledger, lambda batch: is_running(context.instance, batch), now, ui_url)
     outbox = outbox_of(settings)
     for number, alert in enumerate(alerts):
-        # The same events give the same key: where the cursor was not kept, the letter is not doubled.
+        # The same events give the same key: if the cursor was not saved, the alert is not duplicated.
         outbox.put(f"{max(ledger.checks, ledger.failures):012}-{number}", alert, where)
     context.update_cursor(msgspec.json.encode(ledger).decode())
     return _delivered(outbox, where, len(alerts))
@@ -60,18 +61,18 @@ def _delivered(outbox: Outbox, where: Mapping[str, Send], new: int) -> dg.SkipRe
 
 @dg.sensor(name="dead_runs", minimum_interval_seconds=30, default_status=_RUNNING)
 def dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Fails runs whose process is gone, so that they do not fill the queue; the daemon repeats those it launched."""
+    """Fails runs whose process has exited, so that they free queue slots; the daemon retries those it launched."""
     failed = fail_exited_runs(context.instance)
-    return dg.SkipReason(f"failed {len(failed)} runs of dead processes" if failed else "every run has its process")
+    return dg.SkipReason(f"failed {len(failed)} runs of exited processes" if failed else "every run has its process")
 
 
 @dg.sensor(name="expiring_days", minimum_interval_seconds=3600, default_status=_RUNNING)
 def expiring_days_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Warns, once for each day, of days that are not archived and verified and soon cannot be fetched any more."""
     settings, now = Settings.load(), datetime.now(UTC)
-    told: list[str] = msgspec.json.decode(context.cursor, type=list[str]) if context.cursor else []
+    reported: list[str] = msgspec.json.decode(context.cursor, type=list[str]) if context.cursor else []
     found = [one for project in known_projects(settings) for one in expiring(settings.layout, project, now)]
-    new = [one for one in found if f"{one.day} {one.project}" not in told]
+    new = [one for one in found if f"{one.day} {one.project}" not in reported]
     if new:
         first = min(one.last for one in new)
         lines = []
@@ -80,7 +81,7 @@ def expiring_days_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
             lines.append(f"{name}: {days}: lse archive full-sweep --force --project '{name}' --start-date …")
         title = f"{len(new)} days are not archived and verified, and can be fetched until {first} only"
         outbox_of(settings).put(f"expiring-{_stamp(now)}", Alert(title, lines), targets(settings))
-    # Days that LangSmith has given up are forgotten, with those that are good.
+    # Days that LangSmith no longer serves, and days that are verified, leave the cursor.
     context.update_cursor(msgspec.json.encode([f"{one.day} {one.project}" for one in found]).decode())
     return dg.SkipReason(f"{len(found)} days are about to expire, {len(new)} of them new")
 
@@ -89,7 +90,7 @@ def expiring_days_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 def new_projects_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Tells of LangSmith projects that nobody archives, once; adds them where `add_new_projects` is set."""
     settings, now = Settings.load(), datetime.now(UTC)
-    told: list[str] = msgspec.json.decode(context.cursor, type=list[str]) if context.cursor else []
+    reported: list[str] = msgspec.json.decode(context.cursor, type=list[str]) if context.cursor else []
     try:
         with contextlib.closing(LangSmith(settings.langsmith)) as client:
             missing = missing_projects(client, settings.projects_file)
@@ -98,14 +99,14 @@ def new_projects_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     if adds_new_projects(settings.projects_file):
         add_new(settings.projects_file, missing, now.date())
         title = f"{len(missing)} new LangSmith projects are archived from now on"
-        new, told = missing, []
+        new, reported = missing, []
     else:
         title = f"{len(missing)} LangSmith projects are not archived"
-        new, told = [name for name in missing if name not in told], missing
+        new, reported = [name for name in missing if name not in reported], missing
     if new:
         lines = [*new, "Archive them all: lse projects sync. One of them: lse projects add NAME --start DAY"]
         outbox_of(settings).put(f"projects-{_stamp(now)}", Alert(title, lines), targets(settings))
-    context.update_cursor(msgspec.json.encode(told).decode())
+    context.update_cursor(msgspec.json.encode(reported).decode())
     return dg.SkipReason(f"{len(missing)} projects were not archived, {len(new)} of them new")
 
 

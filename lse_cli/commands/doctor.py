@@ -305,7 +305,7 @@ def _alerts(settings: Settings) -> Findings:
 
 
 def _platform(settings: Settings) -> Findings:
-    from lse_platform.processes import Registry
+    from lse_platform.process_registry import Registry
 
     alive = Registry(settings.home / "run").alive()
     if "daemon" in alive:

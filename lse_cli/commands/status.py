@@ -109,8 +109,8 @@ def _mark(day: DayView, place: str) -> str:
 
 def _summary(days: list[DayView]) -> Iterator[str]:
     """One line for each kind of trouble."""
+    from lse_archive.days import day_ranges
     from lse_cli.terminal.texts import counted
-    from lse_sensors.problems import day_ranges
 
     kinds = (
         ("differs", [day for day in days if day.differs]),

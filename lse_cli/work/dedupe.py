@@ -10,7 +10,7 @@ from lse_archive.layout import Layout
 from lse_cli.terminal.console import Terminal
 from lse_cli.terminal.texts import counted, size
 from lse_operations.dedupe import Decision, decide, duplicates, remove
-from lse_operations.restore.restore import archived_projects
+from lse_operations.restore.copies import archived_projects
 from lse_resources.destinations.encryption import EncryptedDestination
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.google_drive.client import GoogleDrive

@@ -28,7 +28,7 @@ from lse_demo.langsmith.server import DEMO_KEY, LangSmithServer
 from lse_demo.langsmith.store import LangSmithStore
 from lse_operations.steps import STEPS
 from lse_platform.platform import run_platform
-from lse_platform.processes import Registry
+from lse_platform.process_registry import Registry
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.urls import application_url, embedded_server
 from lse_resources.projects import ProjectConfig, add_project

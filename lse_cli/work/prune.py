@@ -17,7 +17,7 @@ from lse_cli.terminal.console import Terminal
 from lse_cli.terminal.texts import describe, size
 from lse_cli.work.outcome import worst
 from lse_operations.prune import What, prune_copy, prune_day
-from lse_operations.restore.restore import copies
+from lse_operations.restore.copies import copies
 from lse_platform.home import open_home
 from lse_resources.destinations.google_drive.retry import DriveRefusalError
 from lse_resources.destinations.protocol import Destination

@@ -19,15 +19,8 @@ from lse_archive.results import LoadResult, RestoreResult
 from lse_cli.terminal.bars import DayBars
 from lse_cli.terminal.console import Terminal
 from lse_cli.terminal.texts import describe, size
-from lse_operations.restore.restore import (
-    RemoteArchive,
-    RestoreOptions,
-    archived_projects,
-    copies,
-    plan,
-    repeated_folders,
-    restore_day,
-)
+from lse_operations.restore.copies import RemoteArchive, archived_projects, copies, repeated_folders
+from lse_operations.restore.restore import RestoreOptions, plan, restore_day
 from lse_platform.home import open_home
 from lse_resources.destinations.protocol import Destination
 from lse_resources.postgres.database import Database

@@ -1,4 +1,4 @@
-"""Puts a day back from a zip: laid out and proven beside the target first, then published as a whole."""
+"""Puts a day back from a zip: extracted beside the target and verified, then published as a whole."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lse_archive.zips.day import set_aside
 from lse_archive.zips.inventory import Inventory, folder_inventory, shrink_error, zip_inventory
 from lse_archive.zips.unzip import extract
 
-_GIVE_UP = "lse archive restore --allow-shrink gives the runs up"
+_ALLOW_SHRINK = "lse archive restore --allow-shrink gives the runs up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,18 +113,18 @@ def clear(paths: DayPaths) -> None:
 def _check_superset(paths: DayPaths, laid: LaidOut, archived: Inventory | None) -> None:
     if not (paths.folder.is_dir() or archived or is_pruned(paths)):
         return
-    restored = _held(laid.paths.folder)
-    if paths.folder.is_dir() and (lost := _held(paths.folder).missing_from(restored)):
+    restored = _folder_inventory(laid.paths.folder)
+    if paths.folder.is_dir() and (lost := _folder_inventory(paths.folder).missing_from(restored)):
         raise _shrink(str(paths.folder), lost, "Archive and upload what is here: lse archive zip, lse archive upload")
     # A damaged one is set aside, not lost.
     if archived and not archived.damaged and (lost := archived.missing_from(restored)):
         raise _shrink(str(paths.zip), lost, "Upload it: lse archive upload")
-    if is_pruned(paths) and (lost := _given_up(paths, laid).missing_from(restored)):
+    if is_pruned(paths) and (lost := _pruned_inventory(paths, laid).missing_from(restored)):
         hint = "Look for the former copy in the trash and among the versions at its place"
         raise _shrink(f"{paths.project} {paths.day}, whose files were pruned,", lost, hint)
 
 
-def _given_up(paths: DayPaths, laid: LaidOut) -> Inventory:
+def _pruned_inventory(paths: DayPaths, laid: LaidOut) -> Inventory:
     """The runs of a pruned day; none to look for if the copy has the very content that was pruned."""
     with contextlib.suppress(CorruptArchiveError):
         if day_content(paths) == laid.content:
@@ -132,12 +132,12 @@ def _given_up(paths: DayPaths, laid: LaidOut) -> Inventory:
     try:
         return Inventory(named={run_id for run_id, _, _ in pruned_runs(paths)})
     except CorruptArchiveError as error:
-        raise ShrinkError(error.what, why="the copy has other content than was pruned", hint=_GIVE_UP) from error
+        raise ShrinkError(error.what, why="the copy has other content than was pruned", hint=_ALLOW_SHRINK) from error
 
 
 def _shrink(what: str, lost: dict[str, str], hint: str) -> ShrinkError:
-    return shrink_error(what, "the copy", lost, f"{hint}; {_GIVE_UP}")
+    return shrink_error(what, "the copy", lost, f"{hint}; {_ALLOW_SHRINK}")
 
 
-def _held(folder: Path) -> Inventory:
+def _folder_inventory(folder: Path) -> Inventory:
     return folder_inventory(content_files(folder))

@@ -14,7 +14,7 @@ from lse_archive.layout import DayPaths
 from lse_archive.zips.day import zip_day
 from lse_demo.faults import Fault, on
 from lse_demo.google_drive.server import USER, DriveServer, rate_limit
-from lse_operations.restore.restore import copies
+from lse_operations.restore.copies import copies
 from lse_operations.upload import upload_day
 
 UPLOAD = on("PUT", "/upload/")

@@ -29,7 +29,8 @@ from lse_archive.names import project_folder
 from lse_archive.zips.day import zip_day
 from lse_demo.faults import Fault
 from lse_demo.google_drive.server import DriveServer
-from lse_operations.restore.restore import archived_projects, copies, plan
+from lse_operations.restore.copies import archived_projects, copies
+from lse_operations.restore.restore import plan
 from lse_operations.upload import upload_day
 
 

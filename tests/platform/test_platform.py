@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from home_fixtures import Installation
 
-from lse_platform.processes import Registry, is_alive
+from lse_platform.process_registry import Registry, is_alive
 from lse_resources.settings import Settings
 
 _LSE = Path(sys.executable).with_name("lse")

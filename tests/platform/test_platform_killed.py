@@ -8,7 +8,7 @@ import urllib.request
 from home_fixtures import Installation
 from platform_fixtures import Up, free_port
 
-from lse_platform.processes import Registry, is_alive
+from lse_platform.process_registry import Registry, is_alive
 from lse_resources.settings import Settings
 
 

@@ -23,7 +23,7 @@ from lse_archive.folder.state import read_state
 from lse_archive.names import project_slug
 from lse_platform.home import open_home
 from lse_platform.platform import run_platform
-from lse_platform.processes import Registry
+from lse_platform.process_registry import Registry
 from lse_platform.services import Service, rotate
 from lse_resources.projects import ProjectConfig, add_project
 from lse_resources.settings import Settings

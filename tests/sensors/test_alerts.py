@@ -11,12 +11,13 @@ import pytest
 from alert_targets import MailServer, Webhook, mail_server, webhook
 from home_fixtures import DAY, PROJECT, Installation
 
+from lse_archive.days import day_ranges
 from lse_archive.errors import ArchiveError, SettingsError
 from lse_resources.alerts import Alert, mail, post, targets
 from lse_resources.projects import ProjectConfig, add_project
 from lse_resources.settings import Settings
 from lse_sensors.outbox import Outbox
-from lse_sensors.problems import RUN, Event, Ledger, day_ranges, enter, problem_alert, release
+from lse_sensors.problems import RUN, Event, Ledger, enter, problem_alert, release
 from lse_sensors.sensors import alerts_sensor
 
 UI = "http://127.0.0.1:3000"

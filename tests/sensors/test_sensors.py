@@ -15,7 +15,7 @@ from lse_archive.days import today
 from lse_archive.folder.state import now_text, update_state
 from lse_platform.exited_runs import fail_exited_runs
 from lse_platform.home import open_home
-from lse_platform.processes import describe
+from lse_platform.process_registry import describe
 from lse_resources.projects import ProjectConfig, add_project, read_projects
 from lse_resources.settings import Settings
 from lse_sensors.sensors import SENSORS, dead_runs_sensor, expiring_days_sensor, new_projects_sensor, outbox_of

@@ -33,7 +33,8 @@ from lse_archive.names import project_folder
 from lse_archive.zips.day import zip_day
 from lse_demo.faults import Fault, Faults, on
 from lse_operations.prune import prune_copy, prune_day
-from lse_operations.restore.restore import archived_projects, bring_back, copies, plan
+from lse_operations.restore.copies import archived_projects, copies
+from lse_operations.restore.restore import bring_back, plan
 from lse_operations.upload import find_copies, find_copy_difference, upload_day
 from lse_resources.destinations.encryption import EncryptedDestination, read_keys
 from lse_resources.destinations.object_store import ObjectStore

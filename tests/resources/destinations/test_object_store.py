@@ -17,7 +17,7 @@ from lse_archive.errors import ArchiveConflictError, CorruptArchiveError, Settin
 from lse_archive.folder.manifest import SUMMARY, SUMS
 from lse_archive.names import project_folder
 from lse_archive.zips.day import zip_day
-from lse_operations.restore.restore import copies
+from lse_operations.restore.copies import copies
 from lse_operations.upload import find_copies, find_copy_difference, upload_day
 from lse_resources.destinations import object_store
 from lse_resources.destinations.object_store import ObjectStore

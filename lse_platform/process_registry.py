@@ -1,7 +1,6 @@
-"""Processes that LSE started, remembered in files, so that another command can find and end them, and only them.
+"""Registry of the processes that LSE started: one file each, so that another command can find and stop them.
 
-A process id alone says little: the system gives it to somebody else later. A process is known by its id together with
-the time it was started, on one host between two boots.
+The system reuses process ids. A process is identified by its id, its start time, its host, and the boot of the host.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _POLL = 0.02
 
 @dataclass(frozen=True)
 class ProcessRecord:
-    """One process, beyond doubt.
+    """Identity of one process.
 
     Args:
         pid: Process id; also the id of its group if it leads one.
@@ -41,10 +40,10 @@ class ProcessRecord:
 
 
 def describe(pid: int) -> ProcessRecord:
-    """The record of a process that lives now on this host.
+    """Returns the record of a running process of this host.
 
     Raises:
-        ProcessLookupError: There is no such process, or it has ended and waits for its parent to notice.
+        ProcessLookupError: There is no such process, or it is a zombie.
     """
     started = _start_time(pid)
     if started is None:
@@ -53,19 +52,19 @@ def describe(pid: int) -> ProcessRecord:
 
 
 def is_alive(record: ProcessRecord) -> bool:
-    """True if the process of the record lives. One of another host cannot be seen from here: False."""
+    """Whether the process of the record runs. False for a process of another host."""
     if (record.host, record.boot) != (socket.gethostname(), _boot()):
         return False
     return _start_time(record.pid) == record.started
 
 
 def terminate(record: ProcessRecord, timeout: float = 10.0) -> bool:
-    """End a process: SIGTERM, up to `timeout` seconds of patience, SIGKILL. True if it lived.
+    """Stops a process: SIGTERM, and SIGKILL after `timeout` seconds. Returns whether it was running.
 
-    If it leads a process group, as one started with `start_new_session=True` does, all this is about the whole group.
+    If the process leads a process group (`start_new_session=True`), the signals go to the whole group.
 
     Raises:
-        PermissionError: It is another user's.
+        PermissionError: The process belongs to another user.
     """
     if not is_alive(record):
         return False
@@ -73,7 +72,7 @@ def terminate(record: ProcessRecord, timeout: float = 10.0) -> bool:
         leads = os.getpgid(record.pid) == record.pid
         send, lives = (os.killpg, _group_lives) if leads else (os.kill, lambda _: is_alive(record))
         send(record.pid, signal.SIGTERM)
-        # While a group has members its id is given to nobody else, whether or not its leader still lives.
+        # The system does not reuse the id of a group that has members, even if its leader has exited.
         if not _wait(lambda: not lives(record.pid), timeout):
             send(record.pid, signal.SIGKILL)
             _wait(lambda: not lives(record.pid), timeout)
@@ -87,10 +86,10 @@ class Registry:
     directory: Path
 
     def add(self, name: str, pid: int) -> ProcessRecord:
-        """Remember a living process under a name, in the place of an earlier one.
+        """Records a running process under a name; replaces an earlier record.
 
         Raises:
-            ProcessLookupError: It has ended already.
+            ProcessLookupError: The process has exited already.
             OSError: The record cannot be written.
         """
         record = describe(pid)
@@ -101,19 +100,19 @@ class Registry:
         return record
 
     def get(self, name: str) -> ProcessRecord | None:
-        """The record of a name, whether or not its process lives; None if there is none or it cannot be understood."""
+        """Returns the record of a name, running or not; None if it is missing or malformed."""
         try:
             return msgspec.json.decode(self._path(name).read_bytes(), type=ProcessRecord)
         except (FileNotFoundError, msgspec.DecodeError):
             return None
 
     def alive(self) -> dict[str, ProcessRecord]:
-        """All remembered processes of this host that live, by name."""
+        """Returns the recorded processes of this host that run, by name."""
         names = sorted(path.stem for path in self.directory.glob("*.json"))
         return {name: record for name in names if (record := self.get(name)) and is_alive(record)}
 
     def remove(self, name: str) -> None:
-        """Forget a process; nothing happens to it."""
+        """Deletes a record; the process is not stopped."""
         self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
@@ -121,7 +120,7 @@ class Registry:
 
 
 def _wait(condition: Callable[[], bool], timeout: float) -> bool:
-    """Ask until `condition` holds; False after `timeout` seconds."""
+    """Polls until `condition` holds; False after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:

@@ -1,0 +1,129 @@
+"""Lists what is at the destination of the archive: the projects and the zips of their days."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date
+
+from lse_archive.days import parse_day
+from lse_archive.errors import ArchiveConflictError, UsageError
+from lse_archive.names import project_folder, project_name, zip_name
+from lse_resources.destinations.encryption import is_encrypted
+from lse_resources.destinations.files import StoredFile
+from lse_resources.destinations.protocol import Destination, RepeatsNames
+
+_DATED = re.compile(r"(\d{4}-\d{2}-\d{2})\.zip")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteArchive:
+    """A day at the destination. `files` are several where one name stands for two files."""
+
+    project: str
+    day: date
+    files: tuple[StoredFile, ...]
+
+    @property
+    def file(self) -> StoredFile:
+        """The one file.
+
+        Raises:
+            ArchiveConflictError: There are several.
+        """
+        if len({is_encrypted(file) for file in self.files}) > 1:
+            raise ArchiveConflictError(
+                f"{self.project} {self.day} is there encrypted and unencrypted, and the two differ",
+                why="only one can be the archive",
+                hint="Upload the day, if its runs are here (lse archive upload); else move one of the two elsewhere,"
+                " restore the other, and look which holds more",
+            )
+        if len(self.files) > 1:
+            raise ArchiveConflictError(
+                f"there are {len(self.files)} files for {self.project} {self.day}: {self.files[0].name}",
+                why="only one can be the archive",
+                hint="Look at them: lse drive dedupe --dry-run",
+            )
+        return self.files[0]
+
+    @property
+    def content(self) -> str | None:
+        """See `StoredFile.content`."""
+        return self.files[0].content
+
+
+def _refuse(_: str, error: UsageError) -> None:
+    raise error
+
+
+def archived_projects(
+    destination: Destination, known: list[str], *, on_unknown: Callable[[str, UsageError], None] = _refuse
+) -> Iterator[str]:
+    """The projects that have a folder at the destination.
+
+    Args:
+        known: Names of projects: one that was too long for its folder is found among them.
+        on_unknown: Called with (folder, error) for a folder whose project is not known. Default: raises the error.
+
+    Raises:
+        DestinationError: The destination refused or cannot be reached.
+        UsageError: A project's name cannot be recovered from its folder.
+    """
+    by_folder = {project_folder(name): name for name in known}
+    for folder in destination.project_folders():
+        name = by_folder.get(folder) or project_name(folder)
+        if name is None:
+            what, hint = f"the project of the folder '{folder}' is not known", "Restore it by its name: --project NAME"
+            on_unknown(folder, UsageError(what, why="it was too long to be kept in the folder's", hint=hint))
+        else:
+            yield name
+
+
+def repeated_folders(destination: Destination) -> dict[str, ArchiveConflictError]:
+    """Names that several folders share, each with the error of an incomplete restore. Raises DestinationError."""
+    names = destination.duplicate_folders() if isinstance(destination, RepeatsNames) else []
+    why, hint = "only the oldest of them is read", "Move the others' files into the oldest by hand, and restore again"
+    return {
+        name: ArchiveConflictError(f"there are several folders named '{name}'", why=why, hint=hint) for name in names
+    }
+
+
+def copies(
+    destination: Destination, project: str, first: date | None = None, last: date | None = None
+) -> list[RemoteArchive]:
+    """The days of a project at the destination, oldest first.
+
+    Older tools named their zips otherwise: any that ends in a day counts, where no zip of our name does. An unencrypted
+    zip beside the encrypted one of the same content does not count: a killed upload left it.
+
+    Raises:
+        DestinationError: The destination refused or cannot be reached.
+    """
+    folder = destination.find_project_folder(project_folder(project))
+    by_day: dict[date, list[StoredFile]] = {}
+    for file in destination.list_files(folder) if folder else ():
+        if (found := _DATED.search(file.name)) and found.end() == len(file.name):
+            try:
+                day = parse_day(found[1])
+            except UsageError:
+                continue
+            if (first is None or day >= first) and (last is None or day <= last):
+                by_day.setdefault(day, []).append(file)
+    result = []
+    for day, files in sorted(by_day.items()):
+        named = [file for file in files if file.name == zip_name(project, day)]
+        result.append(RemoteArchive(project, day, tuple(_without_leftovers(named or files))))
+    return result
+
+
+def _without_leftovers(files: list[StoredFile]) -> Iterator[StoredFile]:
+    encrypted = [file for file in files if is_encrypted(file)]
+    for file in files:
+        if is_encrypted(file) or not any(_is_same(file, other) for other in encrypted):
+            yield file
+
+
+def _is_same(file: StoredFile, other: StoredFile) -> bool:
+    bytes_agree = file.sha256 is not None and file.sha256 == other.sha256
+    return bytes_agree or (file.content is not None and file.content == other.content)

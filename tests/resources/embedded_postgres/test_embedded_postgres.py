@@ -301,7 +301,7 @@ def test_another_major_version_is_named(server: EmbeddedServer) -> None:
     version = place(server) / "data" / "PG_VERSION"
     ours = version.read_text()
     version.write_text("15\n")
-    with pytest.raises(EmbeddedServerError, match="PostgreSQL 15 made it, and this is PostgreSQL") as caught:
+    with pytest.raises(EmbeddedServerError, match="PostgreSQL 15 created it, and this is PostgreSQL") as caught:
         server.start()
     assert "pg_dumpall" in str(caught.value)
     version.write_text(ours)

@@ -18,12 +18,12 @@ import pytest
 from database_fixtures import DAY, PROJECT, RunFolder
 from psycopg.conninfo import make_conninfo
 
-from lse_archive.errors import DatabaseError, DayLockedError
+from lse_archive.errors import DatabaseError
 from lse_resources.embedded_postgres.place import find_location
 from lse_resources.embedded_postgres.server import EmbeddedServer
+from lse_resources.postgres.advisory_locks import lock_key
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
-from lse_resources.postgres.locks import day_advisory_lock
 from lse_resources.postgres.schema import migrate
 from lse_resources.postgres.verify.day import verify_day
 
@@ -172,8 +172,8 @@ def test_of_two_loads_of_a_day_one_waits_for_the_other(database: Database, run_f
         waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         while connection.execute(waiting).fetchone() == (0,):
             assert not second.done()
-        with pytest.raises(DayLockedError), day_advisory_lock(connection, PROJECT, DAY, wait=False):
-            pass
+        key = lock_key(f"{PROJECT}/{DAY}")
+        assert connection.execute("SELECT pg_try_advisory_lock(%s)", (key,)).fetchone() == (False,)
         go_on.set()
         results = first.result(60), second.result(60)
 

@@ -67,7 +67,7 @@ def test_loads_are_taken_back_in_turn(database: Database, run_folder: RunFolder)
     run_folder.write(1, name="second")
     second = load(database, run_folder)
 
-    with pytest.raises(ArchiveConflictError, match=f"load {second} has replaced rows of it since"):
+    with pytest.raises(ArchiveConflictError, match=f"load {second} has replaced some of its rows"):
         rollback_load(database, first)
     rollback_load(database, second)
     rollback_load(database, first)
@@ -94,7 +94,7 @@ def test_what_cannot_be_taken_back_is_said(database: Database, run_folder: RunFo
     load_id = load(database, run_folder.fill(5))
     done = rollback_load(database, load_id)
 
-    with pytest.raises(UsageError, match=f"load {done.rollback_id} did that already"):
+    with pytest.raises(UsageError, match=f"load {done.rollback_id} has undone it already"):
         rollback_load(database, load_id)
     with pytest.raises(UsageError, match="it is a rollback"):
         rollback_load(database, done.rollback_id)

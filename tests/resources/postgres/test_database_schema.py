@@ -5,14 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 
 import pytest
 from database_fixtures import DAY, PROJECT
 
 from lse_archive.errors import DatabaseError, SettingsError
 from lse_resources.postgres.database import Database
-from lse_resources.postgres.days_table import DayRow, DaysTable
+from lse_resources.postgres.days_table import update_day
 from lse_resources.postgres.schema import SCHEMA_VERSION, check_schema, migrate
 
 
@@ -96,27 +96,11 @@ def test_months_are_detached_without_touching_others(database: Database) -> None
         assert connection.execute(names).fetchall() == [("runs_2026_01",)]
 
 
-def test_what_is_known_of_a_day_adds_up(database: Database) -> None:
-    days = DaysTable(database)
-    looked = datetime(2026, 2, 1, tzinfo=UTC)
-    days.update(PROJECT, DAY, {"runs": 3, "zip_sha256": "ab"})
-    days.update(PROJECT, DAY, {"looked_at": looked, "runs": 4})
-    days.update(PROJECT, DAY, {})
+def test_updates_of_a_day_add_up(database: Database) -> None:
+    fetched = datetime(2026, 2, 1, tzinfo=UTC)
+    update_day(database, PROJECT, DAY, {"runs": 3, "zip_bytes": 7})
+    update_day(database, PROJECT, DAY, {"looked_at": fetched, "runs": 4})
 
-    assert days.get(PROJECT, DAY) == DayRow(project=PROJECT, run_date=DAY, runs=4, zip_sha256="ab", looked_at=looked)
-
-
-def test_days_are_found_by_project_and_range(database: Database) -> None:
-    days = DaysTable(database)
-    for project, day in [("b", date(2026, 1, 2)), ("a", date(2026, 1, 3)), ("a", date(2026, 1, 1))]:
-        days.update(project, day, {"runs": 1})
-
-    assert [(one.project, one.run_date.day) for one in days.find()] == [("a", 1), ("a", 3), ("b", 2)]
-    assert [one.run_date.day for one in days.find("a", first=date(2026, 1, 2))] == [3]
-    assert [one.project for one in days.find(last=date(2026, 1, 2))] == ["a", "b"]
-    assert days.get("c", DAY) is None
-
-
-def test_an_unknown_fact_is_refused(database: Database) -> None:
-    with pytest.raises(ValueError, match="no state of a day: colour"):
-        DaysTable(database).update(PROJECT, DAY, {"colour": 1})
+    with database.connect() as connection:
+        rows = connection.execute("SELECT project, run_date, runs, zip_bytes, looked_at, proof FROM days").fetchall()
+    assert rows == [(PROJECT, DAY, 4, 7, fetched, None)]

@@ -118,7 +118,7 @@ def test_another_host_than_the_certificate_names_is_refused(remote: Remote) -> N
     options = f"sslmode=verify-full&sslrootcert={remote.root}"
     error = refusal(remote.url(options, password=_ENCODED, host="other.example.org"))
     assert f'server certificate for "{HOST}" does not match host name "other.example.org"' in error.why
-    assert error.hint == "Name the server in LSE_DATABASE_URL as its certificate does"
+    assert error.hint == "In LSE_DATABASE_URL use the host name of the server's certificate"
 
 
 def test_a_root_that_is_not_there_is_named(remote: Remote) -> None:

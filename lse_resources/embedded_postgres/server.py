@@ -247,7 +247,7 @@ def _check_version(data: Path, binaries: Path) -> None:
         raise EmbeddedServerError(
             f"cannot use the database in {data}",
             why=f"PostgreSQL {data_version} created it, and this is PostgreSQL {version}",
-            hint=f"Dump it with PostgreSQL {data_version} (pg_dumpall), and load it into a new home. Or: {OWN_DATABASE}",
+            hint=f"Dump it with pg_dumpall {data_version} and load it into a new LSE_HOME. Or: {OWN_DATABASE}",
         )
 
 

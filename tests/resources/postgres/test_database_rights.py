@@ -33,7 +33,7 @@ def role(database: Database) -> Iterator[Database]:
             connection.execute(sql.SQL(statement).format(sql.Identifier(ROLE)))
 
 
-def test_the_application_can_do_its_work_and_no_more(database: Database, role: Database, tmp_path: Path) -> None:
+def test_the_application_role_has_exactly_its_rights(database: Database, role: Database, tmp_path: Path) -> None:
     assert grant(database, ROLE, "application", password="it's secret")
     assert not grant(database, ROLE, "application")
     folder = RunFolder(tmp_path / "day").fill(5)
@@ -56,7 +56,7 @@ def test_the_application_can_do_its_work_and_no_more(database: Database, role: D
         connection.execute("CREATE TABLE mine ()")
 
 
-def test_a_reader_reads_and_cannot_write(database: Database, role: Database, run_folder: RunFolder) -> None:
+def test_a_reader_cannot_write(database: Database, role: Database, run_folder: RunFolder) -> None:
     load_day(database, PROJECT, DAY, run_folder.fill(5).path)
     grant(database, ROLE, "reader", password="it's secret")
 
@@ -71,7 +71,7 @@ def test_a_reader_reads_and_cannot_write(database: Database, role: Database, run
             connection.execute("DELETE FROM runs")
 
 
-def test_the_password_is_kept_as_a_verifier(database: Database, role: Database) -> None:
+def test_the_password_is_stored_as_a_verifier(database: Database, role: Database) -> None:
     grant(database, ROLE, "reader", password="it's secret")
 
     with database.connect() as connection:

@@ -1,8 +1,8 @@
-"""How fast a day is loaded and verified, against a bare COPY, the naive way and dlt: a table, and a JSON file.
+"""Measures how fast a day is loaded and verified, against a bare COPY, executemany and dlt; writes a table and JSON.
 
     python bench/database.py [--runs 50000] [--rounds 3]
 
-Servers: an embedded one, and that of LSE_DATABASE_URL if it is set (databases named lse_bench_… are made there).
+Servers: an embedded one, and that of LSE_DATABASE_URL if it is set (in databases named lse_bench_…).
 dlt is measured where it is installed.
 """
 
@@ -41,7 +41,7 @@ from lse_resources.postgres.verify.day import verify_day
 
 RESULTS = Path(__file__).parent / "results" / "database.json"
 NAME = "lse_bench"
-# What is compared with the first load, and the ratio that we ask for.
+# Measurements compared with the first load, and the required ratio.
 TARGETS = {
     "COPY": ("x the rows/s of a bare COPY", 0.85),
     "naive": ("x the rows/s of executemany", 1.8),
@@ -51,7 +51,7 @@ TARGETS = {
     "verify": ("of the first load's time", 0.6),
     "verify --detailed": ("of the first load's time", 1.2),
 }
-# Where the first load's time goes: what the server takes at most, and our own parts, each alone.
+# The maximum of the server, and the parts of the first load, each alone.
 PARTS = (
     "COPY from memory, two connections",
     "through a staging table, two connections",
@@ -68,7 +68,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory-runs", type=int, default=200_000, help="for a second look at memory; 0: none")
+    parser.add_argument(
+        "--memory-runs", type=int, default=200_000, help="runs of the large day for the peak memory; 0: none"
+    )
     parser.add_argument("--work", nargs=3, metavar=("WHAT", "URL", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
@@ -95,7 +97,7 @@ def measure_all(base: Path, runs: int, rounds: int, memory_runs: int) -> dict[st
             write_runs(base / "large", memory_runs, seed=2)
         for name, url in urls.items():
             seconds = [one_round(url, base, number) for number in range(rounds)]
-            # The best of each: what else the machine does only ever adds.
+            # The minimum: other load on the machine only adds time.
             found = {what: min(one[what] for one in seconds if what in one) for what in seconds[0]}
             report[name] = show(name, url, runs, found) | memory(url, base, memory_runs)
     return report
@@ -105,8 +107,8 @@ def measure_all(base: Path, runs: int, rounds: int, memory_runs: int) -> dict[st
 def servers(base: Path) -> Generator[dict[str, str]]:
     embedded = EmbeddedServer(base / "postgres")
     urls = {"embedded": embedded.start().url("postgres")}
-    if given := os.environ.get("LSE_DATABASE_URL"):
-        urls["LSE_DATABASE_URL"] = given
+    if other := os.environ.get("LSE_DATABASE_URL"):
+        urls["LSE_DATABASE_URL"] = other
     try:
         yield urls
     finally:
@@ -132,7 +134,7 @@ def fresh_database(url: str) -> Generator[str]:
 
 
 def one_round(url: str, base: Path, number: int) -> dict[str, float]:
-    """Seconds of everything, once, one after the other: so that a busy minute of the machine hits all alike."""
+    """Seconds of each measurement, once, in sequence: other load on the machine affects all alike."""
     seconds: dict[str, float] = {}
     peers: dict[str, Callable[[str], object]] = {
         "COPY": lambda made: copy_file(made, base / "rows.copy"),
@@ -178,7 +180,7 @@ def memory(url: str, base: Path, memory_runs: int) -> dict[str, object]:
 
 
 def in_process(kind: str, url: str, folder: Path) -> dict[str, float]:
-    """Runs ours in a process of its own, whose start does not count, to see its memory."""
+    """Runs LSE's part in a process of its own, to measure its memory; the start of the process does not count."""
     command = [sys.executable, __file__, "--work", kind, url, str(folder)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
@@ -194,14 +196,14 @@ def work(kind: str, url: str, folder: str) -> dict[str, float]:
     elif not verify_day(database, PROJECT, DAY, path, detailed=kind == "detailed").is_consistent:
         raise SystemExit("the day is not consistent")
     seconds = time.perf_counter() - started
-    # Not ru_maxrss: it begins with what the parent held when it forked.
+    # Not ru_maxrss: it includes the memory of the parent at the fork.
     status = Path("/proc/self/status").read_text()
     peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     return {"seconds": seconds, "peak": peak}
 
 
 def parts(database: Database, folder: Path) -> dict[str, float]:
-    """Seconds of each part of a first load alone, nothing of it in parallel but the writing."""
+    """Seconds of each part of a first load alone; only the writing is parallel."""
     marks = [time.perf_counter()]
     files = [file for file in DayReader(folder, DAY).files({}) if isinstance(file, RunFile)]
     marks.append(time.perf_counter())

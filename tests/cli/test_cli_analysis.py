@@ -53,11 +53,11 @@ def test_json_loses_nothing(loaded: Installation) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statement", "code", "todo"),
+    ("statement", "code", "hint"),
     [
         ("SELECT * FROM nope", 1, "docs/database.md"),
         ("SELECT nope FROM runs", 1, "docs/database.md"),
-        ("SELECT nope(1)", 1, "the function's name"),
+        ("SELECT nope(1)", 1, "the name of the function"),
         ("DELETE FROM runs", 1, "only read"),
         ("", 2, "the statement is empty"),
         (" -- nothing\n", 2, "the statement is empty"),

@@ -30,7 +30,6 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from lse_archive.folder.reader import DayReader, RunFile
-from lse_resources.embedded_postgres.place import find_location
 from lse_resources.embedded_postgres.server import EmbeddedServer
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.jsonb import render
@@ -112,8 +111,7 @@ def servers(base: Path) -> Generator[dict[str, str]]:
     try:
         yield urls
     finally:
-        embedded.stop()
-        shutil.rmtree(find_location(embedded.home).place, ignore_errors=True)
+        embedded.remove()
 
 
 @contextmanager
@@ -122,13 +120,13 @@ def fresh_database(url: str) -> Generator[str]:
     name = f"{NAME}_{os.getpid()}"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        made = make_conninfo(url, dbname=name)
+        fresh = make_conninfo(url, dbname=name)
         try:
-            migrate(Database(made))
-            with psycopg.connect(made, autocommit=True) as inside:
+            migrate(Database(fresh))
+            with psycopg.connect(fresh, autocommit=True) as inside:
                 inside.execute("SELECT lse_ensure_month(%s)", (DAY,))
                 inside.execute("CHECKPOINT")
-            yield made
+            yield fresh
         finally:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
@@ -137,28 +135,28 @@ def one_round(url: str, base: Path, number: int) -> dict[str, float]:
     """Seconds of each measurement, once, in sequence: other load on the machine affects all alike."""
     seconds: dict[str, float] = {}
     peers: dict[str, Callable[[str], object]] = {
-        "COPY": lambda made: copy_file(made, base / "rows.copy"),
-        PARTS[0]: lambda made: copy_twice(made, base / "rows.copy"),
-        PARTS[1]: lambda made: staged_load(made, base / "rows.copy"),
-        "naive": lambda made: naive_load(made, base / "day"),
+        "COPY": lambda fresh: copy_file(fresh, base / "rows.copy"),
+        PARTS[0]: lambda fresh: copy_twice(fresh, base / "rows.copy"),
+        PARTS[1]: lambda fresh: staged_load(fresh, base / "rows.copy"),
+        "naive": lambda fresh: naive_load(fresh, base / "day"),
     }
     if number == 0 and importlib.util.find_spec("dlt"):
-        peers["dlt"] = lambda made: dlt_load(made, base / "day")
+        peers["dlt"] = lambda fresh: dlt_load(fresh, base / "day")
     for name, peer in peers.items():
-        with fresh_database(url) as made:
+        with fresh_database(url) as fresh:
             started = time.perf_counter()
-            peer(made)
+            peer(fresh)
             seconds[name] = time.perf_counter() - started
     day = base / f"day-{number}"
     shutil.copytree(base / "day", day)
-    with fresh_database(url) as made:
+    with fresh_database(url) as fresh:
         for what, kind in (("first load", "load"), ("unchanged", "load"), ("verify", "verify")):
-            seconds[what] = in_process(kind, made, day)["seconds"]
-        seconds["verify --detailed"] = in_process("detailed", made, day)["seconds"]
+            seconds[what] = in_process(kind, fresh, day)["seconds"]
+        seconds["verify --detailed"] = in_process("detailed", fresh, day)["seconds"]
         change_some(day, 0.01)
-        seconds["1 % changed"] = in_process("overwrite", made, day)["seconds"]
-    with fresh_database(url) as made:
-        parts = in_process("parts", made, day)
+        seconds["1 % changed"] = in_process("overwrite", fresh, day)["seconds"]
+    with fresh_database(url) as fresh:
+        parts = in_process("parts", fresh, day)
         seconds |= {what: parts[what] for what in PARTS if what in parts}
     shutil.rmtree(day)
     print("  " + ", ".join(f"{what} {taken:.2f} s" for what, taken in seconds.items()), flush=True)
@@ -169,9 +167,9 @@ def memory(url: str, base: Path, memory_runs: int) -> dict[str, object]:
     """Peak memory in MB of a process that loads, and of one that verifies."""
     peaks: dict[str, dict[str, int]] = {}
     for folder in ("day", "large") if memory_runs else ("day",):
-        with fresh_database(url) as made:
+        with fresh_database(url) as fresh:
             for kind in ("load", "verify", "detailed"):
-                peak = round(in_process(kind, made, base / folder)["peak"])
+                peak = round(in_process(kind, fresh, base / folder)["peak"])
                 peaks.setdefault(f"MB, {folder}", {})[kind] = peak
     for name, found in peaks.items():
         verdict = "ok" if max(found.values()) <= MEMORY_TARGET else "MISSED"
@@ -236,7 +234,7 @@ def show(name: str, url: str, runs: int, seconds: dict[str, float]) -> dict[str,
     print("  where the first load's time goes:")
     for what in PARTS:
         ratio = seconds["COPY"] / seconds[what]
-        print(f"    {what:41} {seconds[what]:7.2f} s  {ratio:6.2f} x as quick as the bare COPY")
+        print(f"    {what:41} {seconds[what]:7.2f} s  {ratio:6.2f} x as fast as the bare COPY")
     rounded = {what: round(taken, 3) for what, taken in seconds.items()}
     return {"version": version, "seconds": rounded, "ratios": ratios}
 

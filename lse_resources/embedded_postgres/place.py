@@ -9,13 +9,14 @@ import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from lse_archive.errors import EmbeddedServerError
 from lse_resources.embedded_postgres.files import OWN_DATABASE, SYSTEM_ROOT, make_open_dir, write_atomically
 from lse_resources.embedded_postgres.host import ServerUser, server_user
 
 PORT = 5432
-"""Names the socket file only: the server never listens on TCP."""
+"""Part of the name of the socket file: the server does not listen on TCP."""
 _SOCKET_ROOT = Path("/tmp")  # a socket's path may have 107 bytes at most (sun_path): the home may be longer
 
 
@@ -38,6 +39,11 @@ class Location:
     @property
     def socket(self) -> Path:
         return self.socket_dir / f".s.PGSQL.{PORT}"
+
+    def url(self, database: str = "lse") -> str:
+        """Returns the libpq URL of a database, without a password: the permissions of `socket_dir` protect it."""
+        host = quote(str(self.socket_dir), safe="/")
+        return f"postgresql://postgres@/{quote(database, safe='')}?host={host}&port={PORT}"
 
     def socket_dir_is_safe(self, uid: int) -> bool:
         """True if only `uid` and root can create a socket there; any user can create directories in /tmp."""

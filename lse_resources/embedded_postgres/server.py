@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
@@ -70,20 +69,6 @@ log_min_error_statement = panic
 
 
 @dataclass(frozen=True)
-class ServerAddress:
-    """The address of a server: the directory of its unix socket, and the port that is part of the socket's name."""
-
-    socket_dir: Path
-    port: int = PORT
-    user: str = "postgres"
-
-    def url(self, database: str = "lse") -> str:
-        """Returns the libpq URL of a database, without a password: the permissions of the directory protect it."""
-        host = quote(str(self.socket_dir), safe="/")
-        return f"postgresql://{self.user}@/{quote(database, safe='')}?host={host}&port={self.port}"
-
-
-@dataclass(frozen=True)
 class EmbeddedServer:
     """The server of one home.
 
@@ -93,7 +78,7 @@ class EmbeddedServer:
 
     home: Path
 
-    def start(self) -> ServerAddress:
+    def start(self) -> Location:
         """Starts the server unless it runs, and creates the databases `lse` and `dagster` if they are missing.
 
         Safe to call from many processes at once, and after a kill at any point.
@@ -108,8 +93,8 @@ class EmbeddedServer:
                 location, user = settle_location(home)
                 if not _is_ready(location):
                     _bring_up(location, user)
-                _create_databases(ServerAddress(location.socket_dir))
-                return ServerAddress(location.socket_dir)
+                _create_databases(location)
+                return location
 
     def stop(self) -> bool:
         """Shuts the server down cleanly and closes its connections; returns whether it ran.
@@ -156,7 +141,7 @@ class EmbeddedServer:
     def url(self, database: str = "lse") -> str:
         """Returns the libpq URL of a database; the server need not run. The first start may choose another URL."""
         with self._errors("find"):
-            return ServerAddress(find_location(self.home.resolve()).socket_dir).url(database)
+            return find_location(self.home.resolve()).url(database)
 
     @contextlib.contextmanager
     def _errors(self, verb: str) -> Generator[None]:
@@ -260,8 +245,8 @@ def _clean_log(location: Location, user: ServerUser) -> None:
             file.unlink()
 
 
-def _create_databases(address: ServerAddress) -> None:
-    with psycopg.connect(address.url("postgres"), autocommit=True, connect_timeout=30) as connection:
+def _create_databases(location: Location) -> None:
+    with psycopg.connect(location.url("postgres"), autocommit=True, connect_timeout=30) as connection:
         present = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
         for name in DATABASES:
             if name not in present:

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import msgspec
 
 REFUSED = "refused"
-"""The mark of a row without content. `render` never sets it: only the server knows."""
+"""The mark of a row without content. `render` never sets it: only the server can refuse a rendering."""
 
 # PostgreSQL refuses at about 6,000 levels with its default max_stack_depth of 2 MB.
 _MAX_DEPTH = 2000
@@ -47,7 +47,7 @@ _REPLACEMENT = "\ufffd"
 _NEGATIVE_ZERO = re.compile(rb"-0(?:\.0*)?(?:[eE][+-]?\d+)?(?=[\s,\]}]|\Z)")
 _TOKEN = re.compile(r'[ \t\n\r]*+("(?:[^"\\]++|\\.)*+"|[{}\[\],:]|[^ \t\n\r{}\[\],:"]++)', re.DOTALL)
 _NUMBER = re.compile(r"(-?)(0|[1-9]\d*+)(?:\.(\d++))?(?:[eE]([+-]?\d++))?")
-_ODD_IN_STRING = re.compile("[\\\\\x00-\x1f\ud800-\udfff]")
+_UNSAFE_IN_STRING = re.compile("[\\\\\x00-\x1f\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WORDS = frozenset(("true", "false", "null"))
@@ -101,7 +101,7 @@ def _is_plain(document: bytes) -> bool:
 
 
 class _NotJsonError(Exception):
-    """The text breaks JSON's grammar."""
+    """The text is not valid JSON."""
 
 
 class _Renderer:
@@ -135,7 +135,7 @@ class _Renderer:
         while True:
             if token in ("{", "["):
                 if len(self._open) == _MAX_DEPTH:
-                    self._out.append(self._below())
+                    self._out.append(self._container_as_string())
                     return self._next()
                 self._out.append(token)
                 self._open.append(token)
@@ -191,7 +191,7 @@ class _Renderer:
         raise _NotJsonError
 
     def _string(self, token: str) -> str:
-        if not _ODD_IN_STRING.search(token):
+        if not _UNSAFE_IN_STRING.search(token):
             return token
         if _SURROGATE.search(token):  # the decoder's result for a byte that is not UTF-8
             self._mark.add("invalid_utf8")
@@ -226,16 +226,16 @@ class _Renderer:
             self._mark.add("negative_zero")
         return token
 
-    def _below(self) -> str:
+    def _container_as_string(self) -> str:
         """Returns the text of the array or object that was just opened, as a JSON string."""
-        begin, depth = self._position - 1, 1
+        start, depth = self._position - 1, 1
         while depth:
             token = self._next()
             if not token:
                 raise _NotJsonError
             depth += (token in ("{", "[")) - (token in ("}", "]"))
         self._mark.add("depth")
-        return _quote_raw(self._text[begin : self._position])
+        return _quote_raw(self._text[start : self._position])
 
 
 def _quote_raw(text: str) -> str:

@@ -85,8 +85,7 @@ def load_day(
     if damaged:
         raise CorruptArchiveError(
             f"{len(damaged)} of {len(reader.names)} run files of {project} {day} are not loaded",
-            why=f"{damaged[0]} differs from its checksum in {SUMS}"
-            + (", and so do others" if len(damaged) > 1 else ""),
+            why=f"{damaged[0]} differs from its checksum in {SUMS}" + (", others too" if len(damaged) > 1 else ""),
             hint="Restore the day (lse archive restore) or fetch it again, then load it again",
         )
     result.duration_seconds = time.monotonic() - started

@@ -78,8 +78,7 @@ def own_server() -> Iterator[EmbeddedServer]:
         migrate(Database(server.start().url()))
         yield server
     finally:
-        server.stop()
-        shutil.rmtree(find_location(server.home).place, ignore_errors=True)
+        server.remove()
         shutil.rmtree(base, ignore_errors=True)
 
 

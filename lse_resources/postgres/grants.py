@@ -47,12 +47,11 @@ def grant(database: Database, role: str, access: Access, *, password: str | None
         if password is not None:
             verifier = sql.Literal(_verifier(connection, role, password))
             connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(name, verifier))
-        schema = connection.execute("SELECT current_schema()").fetchone()
-        assert schema is not None
+        [(schema,)] = connection.execute("SELECT current_schema()").fetchall()
         for statement in _APPLICATION if access == "application" else _READER:
             connection.execute(
                 sql.SQL(statement).format(
-                    database=sql.Identifier(connection.info.dbname), schema=sql.Identifier(schema[0]), role=name
+                    database=sql.Identifier(connection.info.dbname), schema=sql.Identifier(schema), role=name
                 )
             )
     return created

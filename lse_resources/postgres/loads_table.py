@@ -15,12 +15,11 @@ Kind = Literal["load", "overwrite", "repair", "rollback"]
 
 def begin_load(connection: psycopg.Connection, kind: Kind, project: str, day: date) -> int:
     """Inserts the entry before the first row is written, so that a killed load has one too. Returns its id."""
-    row = connection.execute(
+    [(load_id,)] = connection.execute(
         "INSERT INTO loads (kind, project, run_date, client) VALUES (%s, %s, %s, %s) RETURNING load_id",
         (kind, project, day, _client()),
-    ).fetchone()
-    assert row is not None
-    return row[0]
+    ).fetchall()
+    return load_id
 
 
 def finish_load(

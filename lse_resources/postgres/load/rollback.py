@@ -15,7 +15,8 @@ from lse_resources.postgres.loads_table import begin_load, finish_load
 KEEP_REPLACED_DAYS = 30
 """Days for which replaced rows are kept, so that the load can be undone."""
 
-_SELECT_LOAD = "SELECT kind, project, run_date, replaced, undone_by FROM loads WHERE load_id = %s"
+_SELECT_LOAD = "SELECT kind, project, run_date FROM loads WHERE load_id = %s"
+_SELECT_STATE = "SELECT replaced, undone_by FROM loads WHERE load_id = %s"
 # Rows of this load that a later load replaced: undoing this load first would leave the later rows in place.
 _SELECT_LATER = "SELECT min(replaced_by) FROM replaced_runs WHERE load_id = %s"
 _COUNT_KEPT = "SELECT count(*) FROM replaced_runs WHERE replaced_by = %s"
@@ -70,25 +71,22 @@ def _day_of(connection: psycopg.Connection, load_id: int) -> tuple[str, date]:
     load = connection.execute(_SELECT_LOAD, (load_id,)).fetchone()
     if load is None:
         raise UsageError(f"there is no load {load_id}", hint="See the table loads")
-    kind, project, day = load[:3]
+    kind, project, day = load
     if kind not in ("load", "overwrite", "repair"):
         raise UsageError(f"{load_id} cannot be undone", why=f"it is a {kind}")
     return project, day
 
 
 def _require_undoable(connection: psycopg.Connection, load_id: int) -> None:
-    load = connection.execute(_SELECT_LOAD, (load_id,)).fetchone()
-    later = connection.execute(_SELECT_LATER, (load_id,)).fetchone()
-    kept = connection.execute(_COUNT_KEPT, (load_id,)).fetchone()
-    assert load is not None
-    assert later is not None
-    assert kept is not None
+    [(replaced, undone_by)] = connection.execute(_SELECT_STATE, (load_id,)).fetchall()
+    [(later,)] = connection.execute(_SELECT_LATER, (load_id,)).fetchall()
+    [(kept,)] = connection.execute(_COUNT_KEPT, (load_id,)).fetchall()
     doing = f"load {load_id} cannot be undone"
-    if load[4] is not None:
-        raise UsageError(doing, why=f"load {load[4]} has undone it already")
-    if later[0] is not None:
-        why = f"load {later[0]} has replaced some of its rows"
-        raise ArchiveConflictError(doing, why=why, hint=f"Undo load {later[0]} first")
-    if kept[0] < load[3]:
+    if undone_by is not None:
+        raise UsageError(doing, why=f"load {undone_by} has undone it already")
+    if later is not None:
+        why = f"load {later} has replaced some of its rows"
+        raise ArchiveConflictError(doing, why=why, hint=f"Undo load {later} first")
+    if kept < replaced:
         why = f"the rows that it replaced were kept for {KEEP_REPLACED_DAYS} days only"
         raise ArchiveConflictError(doing, why=why, hint="Restore the day's older files, and load them with --overwrite")

@@ -1,8 +1,8 @@
-"""How fast a day is loaded and verified, against a bare COPY, the naive way and dlt: a table, and a JSON file.
+"""Measures how fast a day is loaded and verified, against a bare COPY, executemany and dlt; writes a table and JSON.
 
     python bench/database.py [--runs 50000] [--rounds 3]
 
-Servers: an embedded one, and that of LSE_DATABASE_URL if it is set (databases named lse_bench_… are made there).
+Servers: an embedded one, and that of LSE_DATABASE_URL if it is set (in databases named lse_bench_…).
 dlt is measured where it is installed.
 """
 
@@ -30,7 +30,6 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from lse_archive.folder.reader import DayReader, RunFile
-from lse_resources.embedded_postgres.place import find_location
 from lse_resources.embedded_postgres.server import EmbeddedServer
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.jsonb import render
@@ -41,7 +40,7 @@ from lse_resources.postgres.verify.day import verify_day
 
 RESULTS = Path(__file__).parent / "results" / "database.json"
 NAME = "lse_bench"
-# What is compared with the first load, and the ratio that we ask for.
+# Measurements compared with the first load, and the required ratio.
 TARGETS = {
     "COPY": ("x the rows/s of a bare COPY", 0.85),
     "naive": ("x the rows/s of executemany", 1.8),
@@ -51,7 +50,7 @@ TARGETS = {
     "verify": ("of the first load's time", 0.6),
     "verify --detailed": ("of the first load's time", 1.2),
 }
-# Where the first load's time goes: what the server takes at most, and our own parts, each alone.
+# The maximum of the server, and the parts of the first load, each alone.
 PARTS = (
     "COPY from memory, two connections",
     "through a staging table, two connections",
@@ -68,7 +67,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory-runs", type=int, default=200_000, help="for a second look at memory; 0: none")
+    parser.add_argument(
+        "--memory-runs", type=int, default=200_000, help="runs of the large day for the peak memory; 0: none"
+    )
     parser.add_argument("--work", nargs=3, metavar=("WHAT", "URL", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
@@ -95,7 +96,7 @@ def measure_all(base: Path, runs: int, rounds: int, memory_runs: int) -> dict[st
             write_runs(base / "large", memory_runs, seed=2)
         for name, url in urls.items():
             seconds = [one_round(url, base, number) for number in range(rounds)]
-            # The best of each: what else the machine does only ever adds.
+            # The minimum: other load on the machine only adds time.
             found = {what: min(one[what] for one in seconds if what in one) for what in seconds[0]}
             report[name] = show(name, url, runs, found) | memory(url, base, memory_runs)
     return report
@@ -105,13 +106,12 @@ def measure_all(base: Path, runs: int, rounds: int, memory_runs: int) -> dict[st
 def servers(base: Path) -> Generator[dict[str, str]]:
     embedded = EmbeddedServer(base / "postgres")
     urls = {"embedded": embedded.start().url("postgres")}
-    if given := os.environ.get("LSE_DATABASE_URL"):
-        urls["LSE_DATABASE_URL"] = given
+    if other := os.environ.get("LSE_DATABASE_URL"):
+        urls["LSE_DATABASE_URL"] = other
     try:
         yield urls
     finally:
-        embedded.stop()
-        shutil.rmtree(find_location(embedded.home).place, ignore_errors=True)
+        embedded.remove()
 
 
 @contextmanager
@@ -120,43 +120,43 @@ def fresh_database(url: str) -> Generator[str]:
     name = f"{NAME}_{os.getpid()}"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        made = make_conninfo(url, dbname=name)
+        fresh = make_conninfo(url, dbname=name)
         try:
-            migrate(Database(made))
-            with psycopg.connect(made, autocommit=True) as inside:
+            migrate(Database(fresh))
+            with psycopg.connect(fresh, autocommit=True) as inside:
                 inside.execute("SELECT lse_ensure_month(%s)", (DAY,))
                 inside.execute("CHECKPOINT")
-            yield made
+            yield fresh
         finally:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def one_round(url: str, base: Path, number: int) -> dict[str, float]:
-    """Seconds of everything, once, one after the other: so that a busy minute of the machine hits all alike."""
+    """Seconds of each measurement, once, in sequence: other load on the machine affects all alike."""
     seconds: dict[str, float] = {}
     peers: dict[str, Callable[[str], object]] = {
-        "COPY": lambda made: copy_file(made, base / "rows.copy"),
-        PARTS[0]: lambda made: copy_twice(made, base / "rows.copy"),
-        PARTS[1]: lambda made: staged_load(made, base / "rows.copy"),
-        "naive": lambda made: naive_load(made, base / "day"),
+        "COPY": lambda fresh: copy_file(fresh, base / "rows.copy"),
+        PARTS[0]: lambda fresh: copy_twice(fresh, base / "rows.copy"),
+        PARTS[1]: lambda fresh: staged_load(fresh, base / "rows.copy"),
+        "naive": lambda fresh: naive_load(fresh, base / "day"),
     }
     if number == 0 and importlib.util.find_spec("dlt"):
-        peers["dlt"] = lambda made: dlt_load(made, base / "day")
+        peers["dlt"] = lambda fresh: dlt_load(fresh, base / "day")
     for name, peer in peers.items():
-        with fresh_database(url) as made:
+        with fresh_database(url) as fresh:
             started = time.perf_counter()
-            peer(made)
+            peer(fresh)
             seconds[name] = time.perf_counter() - started
     day = base / f"day-{number}"
     shutil.copytree(base / "day", day)
-    with fresh_database(url) as made:
+    with fresh_database(url) as fresh:
         for what, kind in (("first load", "load"), ("unchanged", "load"), ("verify", "verify")):
-            seconds[what] = in_process(kind, made, day)["seconds"]
-        seconds["verify --detailed"] = in_process("detailed", made, day)["seconds"]
+            seconds[what] = in_process(kind, fresh, day)["seconds"]
+        seconds["verify --detailed"] = in_process("detailed", fresh, day)["seconds"]
         change_some(day, 0.01)
-        seconds["1 % changed"] = in_process("overwrite", made, day)["seconds"]
-    with fresh_database(url) as made:
-        parts = in_process("parts", made, day)
+        seconds["1 % changed"] = in_process("overwrite", fresh, day)["seconds"]
+    with fresh_database(url) as fresh:
+        parts = in_process("parts", fresh, day)
         seconds |= {what: parts[what] for what in PARTS if what in parts}
     shutil.rmtree(day)
     print("  " + ", ".join(f"{what} {taken:.2f} s" for what, taken in seconds.items()), flush=True)
@@ -167,9 +167,9 @@ def memory(url: str, base: Path, memory_runs: int) -> dict[str, object]:
     """Peak memory in MB of a process that loads, and of one that verifies."""
     peaks: dict[str, dict[str, int]] = {}
     for folder in ("day", "large") if memory_runs else ("day",):
-        with fresh_database(url) as made:
+        with fresh_database(url) as fresh:
             for kind in ("load", "verify", "detailed"):
-                peak = round(in_process(kind, made, base / folder)["peak"])
+                peak = round(in_process(kind, fresh, base / folder)["peak"])
                 peaks.setdefault(f"MB, {folder}", {})[kind] = peak
     for name, found in peaks.items():
         verdict = "ok" if max(found.values()) <= MEMORY_TARGET else "MISSED"
@@ -178,7 +178,7 @@ def memory(url: str, base: Path, memory_runs: int) -> dict[str, object]:
 
 
 def in_process(kind: str, url: str, folder: Path) -> dict[str, float]:
-    """Runs ours in a process of its own, whose start does not count, to see its memory."""
+    """Runs LSE's part in a process of its own, to measure its memory; the start of the process does not count."""
     command = [sys.executable, __file__, "--work", kind, url, str(folder)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
@@ -194,14 +194,14 @@ def work(kind: str, url: str, folder: str) -> dict[str, float]:
     elif not verify_day(database, PROJECT, DAY, path, detailed=kind == "detailed").is_consistent:
         raise SystemExit("the day is not consistent")
     seconds = time.perf_counter() - started
-    # Not ru_maxrss: it begins with what the parent held when it forked.
+    # Not ru_maxrss: it includes the memory of the parent at the fork.
     status = Path("/proc/self/status").read_text()
     peak = int(status.partition("VmHWM:")[2].split()[0]) / 1024
     return {"seconds": seconds, "peak": peak}
 
 
 def parts(database: Database, folder: Path) -> dict[str, float]:
-    """Seconds of each part of a first load alone, nothing of it in parallel but the writing."""
+    """Seconds of each part of a first load alone; only the writing is parallel."""
     marks = [time.perf_counter()]
     files = [file for file in DayReader(folder, DAY).files({}) if isinstance(file, RunFile)]
     marks.append(time.perf_counter())
@@ -234,7 +234,7 @@ def show(name: str, url: str, runs: int, seconds: dict[str, float]) -> dict[str,
     print("  where the first load's time goes:")
     for what in PARTS:
         ratio = seconds["COPY"] / seconds[what]
-        print(f"    {what:41} {seconds[what]:7.2f} s  {ratio:6.2f} x as quick as the bare COPY")
+        print(f"    {what:41} {seconds[what]:7.2f} s  {ratio:6.2f} x as fast as the bare COPY")
     rounded = {what: round(taken, 3) for what, taken in seconds.items()}
     return {"version": version, "seconds": rounded, "ratios": ratios}
 

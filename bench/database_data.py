@@ -1,4 +1,4 @@
-"""Run files for the database's benchmark: the shape and the sizes of LangSmith's, with text that packs like English."""
+"""Run files for the benchmark of the database: like LangSmith's in shape and size, as compressible as English."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _run(chance: random.Random, words: _Words, run_id: str, trace: str, parent: 
 
 
 class _Words:
-    """Text whose words are as unevenly frequent as those of English (Zipf)."""
+    """Text with the word frequencies of English (Zipf)."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance

@@ -1,4 +1,4 @@
-"""What the load is measured against: a bare COPY, the naive way, and dlt."""
+"""Other ways to load a day, for comparison: a bare COPY, executemany, and dlt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_copy_file(folder: Path, target: Path) -> None:
 
 
 def copy_file(url: str, file: Path) -> None:
-    """`COPY … FROM` the server's own file, on one connection; where that needs a right we lack, from the client."""
+    """`COPY … FROM` a file of the server, on one connection; from the client if the role lacks the right."""
     with psycopg.connect(url, autocommit=True) as connection:
         try:
             connection.execute(f"COPY runs ({_COLUMNS}) FROM '{file}'".encode())
@@ -40,7 +40,7 @@ def copy_file(url: str, file: Path) -> None:
 
 
 def copy_twice(url: str, file: Path) -> None:
-    """The most that the server takes: the prepared rows from memory, over two connections at once."""
+    """The maximum of the server: the prepared rows from memory, over two connections."""
     statement = f"COPY runs ({_COLUMNS}) FROM STDIN".encode()
 
     def send(rows: bytes) -> None:
@@ -52,7 +52,7 @@ def copy_twice(url: str, file: Path) -> None:
 
 
 def staged_load(url: str, file: Path) -> None:
-    """The other way to write a batch: `COPY` into a staging table, and from there into the table, with the digest."""
+    """The other way to write a batch: `COPY` into a staging table, and from there into the table, with the hash."""
 
     def send(rows: bytes) -> None:
         lines = rows.splitlines(keepends=True)
@@ -79,7 +79,7 @@ def _over_two(send: Callable[[bytes], None], file: Path) -> None:
 
 
 def naive_load(url: str, folder: Path) -> None:
-    """What one writes first: read the files, `executemany` of an upsert, a hundred at a time."""
+    """The simplest way: `executemany` of an upsert, a hundred files at a time."""
     statement = (
         f"INSERT INTO runs ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s)"
         " ON CONFLICT (run_id, run_date) DO UPDATE SET data = excluded.data, file_sha256 = excluded.file_sha256"

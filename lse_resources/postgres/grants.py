@@ -1,4 +1,4 @@
-"""Rights in the database: a role for the application that can do no more than it must, and one that only reads."""
+"""Rights in the database: a role for the application with the least rights, and a read-only role."""
 
 from __future__ import annotations
 
@@ -26,36 +26,35 @@ _READER = (
 
 
 def grant(database: Database, role: str, access: Access, *, password: str | None = None) -> bool:
-    """Gives a role its rights, and makes it if there is none of that name. Returns whether it was made.
+    """Grants a role its rights, and creates the role if it does not exist. Returns whether it was created.
 
-    Run it as the owner of the tables; making a role needs CREATEROLE.
+    Needs the owner of the tables; creating a role needs CREATEROLE.
 
     Args:
-        access: `application` loads, verifies and keeps the audit, but cannot change the schema; `reader` selects.
-        password: Of a role that is made or found; it is sent as a SCRAM verifier only. None: it stays as it is.
+        access: `application` loads and verifies, and cannot change the schema; `reader` selects.
+        password: New password of the role, sent as a SCRAM verifier. None: the password stays unchanged.
 
     Raises:
-        DatabaseError: Postgres cannot be reached, or we may not grant.
+        DatabaseError: Postgres cannot be reached, or the current role may not grant.
     """
     with database.session(f"cannot grant {role} its rights") as connection, connection.transaction():
-        made = connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is None
+        created = connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is None
         name = sql.Identifier(role)
-        if made:
+        if created:
             connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(name))
             if access == "reader":
                 connection.execute(sql.SQL("ALTER ROLE {} SET default_transaction_read_only = on").format(name))
         if password is not None:
             verifier = sql.Literal(_verifier(connection, role, password))
             connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(name, verifier))
-        schema = connection.execute("SELECT current_schema()").fetchone()
-        assert schema is not None
+        [(schema,)] = connection.execute("SELECT current_schema()").fetchall()
         for statement in _APPLICATION if access == "application" else _READER:
             connection.execute(
                 sql.SQL(statement).format(
-                    database=sql.Identifier(connection.info.dbname), schema=sql.Identifier(schema[0]), role=name
+                    database=sql.Identifier(connection.info.dbname), schema=sql.Identifier(schema), role=name
                 )
             )
-    return made
+    return created
 
 
 def _verifier(connection: psycopg.Connection, role: str, password: str) -> str:

@@ -1,27 +1,27 @@
-"""What JSONB cannot hold: which documents PostgreSQL would refuse or change, and the rendering its rows hold instead.
+"""Renders documents that JSONB cannot store unchanged.
 
-The file keeps the exact bytes. Where JSONB can hold them, the row holds the document itself; where it cannot, the row
-holds a rendering, and its `mark` column names every reason:
+The run file keeps the exact bytes. The row holds the document itself if JSONB can store it, else a rendering of it,
+with every reason in the column `mark`:
 
 =================== ================================================================ ===============================
-mark                what the document holds                                          what the row holds
+mark                in the document                                                  in the row
 =================== ================================================================ ===============================
 `nul`               `\\u0000` in a string or key                                      U+FFFD
 `lone_surrogate`    half a surrogate pair, such as `\\ud800`                          U+FFFD
 `invalid_utf8`      bytes that are not UTF-8                                         U+FFFD, one for each byte
 `control_character` an unescaped control character in a string                       the same character
-`bom`               a byte order mark in front                                       nothing
+`bom`               a byte order mark at the start                                   nothing
 `duplicate_key`     a key twice in one object                                        the last value
 `negative_zero`     `-0`, `-0.0`, `-0e7`                                             `0`, `0.0`
-`number_range`      a number from 1e131072 on, or with over 16383 fractional digits  a string of its digits
-`not_a_number`      `NaN`, `Infinity`, `-Infinity`                                   a string of the word
-`depth`             nesting beyond 2,000 levels                                      a string of the JSON below
-`not_json`          a document of which only the outer structure can be read         a string of all of it
-`refused`           what PostgreSQL refuses even so, by its limits of size           no content (NULL)
+`number_range`      a number from 1e131072 on, or with over 16383 fractional digits  its text, as a string
+`not_a_number`      `NaN`, `Infinity`, `-Infinity`                                   the word, as a string
+`depth`             nesting beyond 2,000 levels                                      the JSON below, as a string
+`not_json`          a document of which only the outer structure can be read         its text, as a string
+`refused`           a document whose rendering PostgreSQL refuses too, for its size  no content (NULL)
 =================== ================================================================ ===============================
 
 Limits: PostgreSQL manual, "JSON Types" and "Numeric Types"; measured on 15 and 18. The order of keys, white space and
-the notation of a number (`1e2` for `100`) are not content: they are not marked.
+the notation of a number (`1e2` for `100`) are not part of the content: they are not marked.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import msgspec
 
 REFUSED = "refused"
-"""The mark of a row without content, which `render` cannot foresee."""
+"""The mark of a row without content. `render` never sets it: only the server can refuse a rendering."""
 
 # PostgreSQL refuses at about 6,000 levels with its default max_stack_depth of 2 MB.
 _MAX_DEPTH = 2000
@@ -43,11 +43,11 @@ _MAX_FRACTION_DIGITS = 16383
 _BOM = b"\xef\xbb\xbf"
 _REPLACEMENT = "\ufffd"
 
-# Not -0.5 or a date, which are frequent and harmless.
+# Does not match -0.5 or a date, which are frequent and can be stored.
 _NEGATIVE_ZERO = re.compile(rb"-0(?:\.0*)?(?:[eE][+-]?\d+)?(?=[\s,\]}]|\Z)")
 _TOKEN = re.compile(r'[ \t\n\r]*+("(?:[^"\\]++|\\.)*+"|[{}\[\],:]|[^ \t\n\r{}\[\],:"]++)', re.DOTALL)
 _NUMBER = re.compile(r"(-?)(0|[1-9]\d*+)(?:\.(\d++))?(?:[eE]([+-]?\d++))?")
-_ODD_IN_STRING = re.compile("[\\\\\x00-\x1f\ud800-\udfff]")
+_UNSAFE_IN_STRING = re.compile("[\\\\\x00-\x1f\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x1f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WORDS = frozenset(("true", "false", "null"))
@@ -57,19 +57,19 @@ _CLOSING = {"{": "}", "[": "]"}
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """What a row holds of a document: JSON that JSONB takes (None: nothing), and why it is not the document itself."""
+    """The content of a row: JSON for JSONB (None: none), and the reasons why it is not the document itself."""
 
     data: bytes | None
     mark: tuple[str, ...] = ()
 
 
 def render(document: bytes, *, closely: bool = False) -> Rendering:
-    """The document itself where JSONB holds it unchanged, else its marked rendering.
+    """Returns the document itself if JSONB can store it unchanged, else its marked rendering.
 
     Args:
         document: The JSON of a run.
-        closely: Read every token. Without it, documents that hold nothing suspicious are passed at once: all the
-            marks are found but some cases of `number_range`, which PostgreSQL refuses, so that none goes unnoticed.
+        closely: Read every token. Without it, a quick test accepts most documents; it misses only some cases of
+            `number_range`, which PostgreSQL refuses.
     """
     if not closely and _is_plain(document):
         return Rendering(document)
@@ -84,10 +84,10 @@ def render(document: bytes, *, closely: bool = False) -> Rendering:
 
 
 def _is_plain(document: bytes) -> bool:
-    """Whether JSONB surely holds the document; False means to look closer.
+    """Whether JSONB certainly stores the document unchanged; False means that a close look is needed.
 
-    Parsing and writing again drops repeated keys, each with at least the two quotes around it, and keeps all other
-    quotes but those written as `\\u0022`. So with equal counts of quotes no key is repeated.
+    Parsing and writing again drops repeated keys, each with at least two quotes, and keeps all other quotes except
+    those written as `\\u0022`. So if the counts of quotes are equal, no key is repeated.
     """
     if b"\\u00" in document and (b"\\u0000" in document or b"\\u0022" in document):
         return False
@@ -101,11 +101,11 @@ def _is_plain(document: bytes) -> bool:
 
 
 class _NotJsonError(Exception):
-    """The text breaks JSON's grammar."""
+    """The text is not valid JSON."""
 
 
 class _Renderer:
-    """Rewrites a text token by token, without recursion: its depth is bounded by memory alone."""
+    """Rewrites a text token by token, without recursion: only memory limits the depth."""
 
     def __init__(self, text: str, mark: set[str]) -> None:
         self._text = text
@@ -122,7 +122,7 @@ class _Renderer:
         return "".join(self._out)
 
     def _next(self) -> str:
-        """The next token, "" at the end of the text."""
+        """Returns the next token, "" at the end of the text."""
         if match := _TOKEN.match(self._text, self._position):
             self._position = match.end()
             return match.group(1)
@@ -131,11 +131,11 @@ class _Renderer:
         return ""
 
     def _value(self, token: str) -> str:
-        """Writes the value that starts with a token, an array or object only as far as its first value is open."""
+        """Writes a value, or an array or object up to the start of its first scalar; returns the token after that."""
         while True:
             if token in ("{", "["):
                 if len(self._open) == _MAX_DEPTH:
-                    self._out.append(self._below())
+                    self._out.append(self._container_as_string())
                     return self._next()
                 self._out.append(token)
                 self._open.append(token)
@@ -168,7 +168,7 @@ class _Renderer:
             raise _NotJsonError
         key = self._string(token)
         keys = self._keys[-1]
-        # Two spellings of one key are one key.
+        # Escapes allow several spellings of one key.
         plain = json.loads(key) if "\\" in key else key[1:-1]
         if plain in keys:
             self._mark.add("duplicate_key")
@@ -191,9 +191,9 @@ class _Renderer:
         raise _NotJsonError
 
     def _string(self, token: str) -> str:
-        if not _ODD_IN_STRING.search(token):
+        if not _UNSAFE_IN_STRING.search(token):
             return token
-        if _SURROGATE.search(token):  # what the decoder made of a byte that is not UTF-8
+        if _SURROGATE.search(token):  # the decoder's result for a byte that is not UTF-8
             self._mark.add("invalid_utf8")
             token = _SURROGATE.sub(_REPLACEMENT, token)
         if _CONTROL.search(token):
@@ -211,7 +211,7 @@ class _Renderer:
         return json.dumps(text, ensure_ascii=False)
 
     def _number(self, token: str, sign: str, integer: str, fraction: str, exponent: str) -> str:
-        # Seven characters hold any exponent that could pass, with its sign.
+        # Seven characters are enough for every exponent in range, with its sign.
         power = int(exponent or "0") if len(exponent) <= 7 else None
         digits = (integer + fraction).lstrip("0")
         if (
@@ -226,16 +226,16 @@ class _Renderer:
             self._mark.add("negative_zero")
         return token
 
-    def _below(self) -> str:
-        """The JSON text of the array or object that was just opened, as a string."""
-        begin, depth = self._position - 1, 1
+    def _container_as_string(self) -> str:
+        """Returns the text of the array or object that was just opened, as a JSON string."""
+        start, depth = self._position - 1, 1
         while depth:
             token = self._next()
             if not token:
                 raise _NotJsonError
             depth += (token in ("{", "[")) - (token in ("}", "]"))
         self._mark.add("depth")
-        return _quote_raw(self._text[begin : self._position])
+        return _quote_raw(self._text[start : self._position])
 
 
 def _quote_raw(text: str) -> str:
@@ -243,7 +243,7 @@ def _quote_raw(text: str) -> str:
 
 
 def render_refused(document: bytes, tried: Rendering) -> Rendering | None:
-    """What to try after PostgreSQL refused a rendering: a closer one, then no content; None: there is nothing left."""
+    """Returns the next rendering after a refused one: first a close one, then no content, then None."""
     if tried.data is None:
         return None
     closer = render(document, closely=True)

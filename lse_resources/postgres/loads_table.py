@@ -1,4 +1,4 @@
-"""The audit table `loads`: who loaded, overwrote, repaired, took back or deleted which day, when, and how much."""
+"""The audit table `loads`: one entry per load, overwrite, repair and rollback."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import Literal
 
 import psycopg
 
-Kind = Literal["load", "overwrite", "repair", "rollback", "deletion"]
+Kind = Literal["load", "overwrite", "repair", "rollback"]
 
 
-def begin_load(connection: psycopg.Connection, kind: Kind, project: str | None, day: date | None) -> int:
-    """Writes the load down before its first row, so that a killed one is known too. Returns its id."""
-    row = connection.execute(
+def begin_load(connection: psycopg.Connection, kind: Kind, project: str, day: date) -> int:
+    """Inserts the entry before the first row is written, so that a killed load has one too. Returns its id."""
+    [(load_id,)] = connection.execute(
         "INSERT INTO loads (kind, project, run_date, client) VALUES (%s, %s, %s, %s) RETURNING load_id",
         (kind, project, day, _client()),
-    ).fetchone()
-    assert row is not None
-    return row[0]
+    ).fetchall()
+    return load_id
 
 
 def finish_load(
@@ -32,7 +31,7 @@ def finish_load(
     deleted: int = 0,
     failed: int = 0,
 ) -> None:
-    """Completes the entry with what was done, in rows."""
+    """Completes the entry with the numbers of rows."""
     connection.execute(
         "UPDATE loads SET finished_at = clock_timestamp(), inserted = %s, replaced = %s, deleted = %s, failed = %s"
         " WHERE load_id = %s",
@@ -43,6 +42,6 @@ def finish_load(
 def _client() -> str:
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name: KeyError before Python 3.13, OSError since
+    except (KeyError, OSError):  # a uid without a name: KeyError before Python 3.13, OSError from 3.13 on
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"

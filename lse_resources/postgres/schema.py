@@ -1,4 +1,4 @@
-"""The database schema: brought up to date by Alembic, in one transaction, by one process at a time."""
+"""Migrates the database schema with Alembic, in one transaction, in one process at a time."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import psycopg
 from psycopg import errors
 
 from lse_archive.errors import DatabaseError
+from lse_resources.postgres.advisory_locks import lock_key
 from lse_resources.postgres.database import Database, explained
-from lse_resources.postgres.locks import lock_key
 
 SCHEMA_VERSION = "0002"
-"""The revision that this code works with: the newest in `migrations/versions`."""
+"""The schema revision that this code needs: the newest in `migrations/versions`."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _OLDEST_SERVER = 150000
 
 
 class UnpreparedError(DatabaseError):
-    """The schema is missing or older than this code: `migrate` brings it up to date."""
+    """The schema is missing or too old: call `migrate`."""
 
 
 def migrate(database: Database) -> None:
-    """Brings the schema up to date; one that is so already is left alone.
+    """Migrates the schema to SCHEMA_VERSION.
 
     Raises:
-        DatabaseError: Not reachable, no right to create tables, PostgreSQL before 15, or a schema newer than this code.
+        DatabaseError: Not reachable, no right to create tables, PostgreSQL before 15, or a newer schema.
     """
-    # Alembic and SQLAlchemy take long to import, and only this needs them.
+    # Alembic and SQLAlchemy are slow to import, and only this function needs them.
     from alembic import command
     from alembic.config import Config
     from sqlalchemy import create_engine
@@ -46,7 +46,7 @@ def migrate(database: Database) -> None:
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    # libpq reads the URL, so that SQLAlchemy need not understand all that libpq does.
+    # libpq parses the URL: SQLAlchemy does not support all of its syntax.
     engine = create_engine(
         "postgresql+psycopg://", creator=lambda: database.connect(autocommit=False), poolclass=NullPool
     )
@@ -63,7 +63,7 @@ def migrate(database: Database) -> None:
 
 
 def check_schema(database: Database) -> None:
-    """Makes sure that the schema is the one that this code works with.
+    """Checks that the schema is the one that this code needs.
 
     Raises:
         UnpreparedError: The schema is missing or older.
@@ -89,6 +89,6 @@ def _version(connection: psycopg.Connection) -> str | None:
 def _newer(found: str) -> DatabaseError:
     return DatabaseError(
         "the database is too new",
-        why=f"its schema is {found}, this version knows {SCHEMA_VERSION}",
+        why=f"its schema is {found}, this version supports {SCHEMA_VERSION}",
         hint="Update lse on this machine",
     )

@@ -1,4 +1,4 @@
-"""Which Postgres is used: the one of `LSE_DATABASE_URL`, or the embedded server; and Dagster's database beside ours."""
+"""URLs of the databases: LSE's own and Dagster's, on the server of `LSE_DATABASE_URL` or on the embedded one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _DAGSTER_SUFFIX = "_dagster"
 
 
 def embedded_server(settings: Settings) -> EmbeddedServer:
-    """The embedded server of a home; it is not started by this."""
+    """Returns the embedded server of a home; does not start it."""
     return EmbeddedServer(settings.home / "postgres")
 
 
 def application_url(settings: Settings) -> str:
-    """The libpq URL of the application's database; starts the embedded server if that is the one.
+    """Returns the libpq URL of LSE's database; starts the embedded server if no other is configured.
 
     Raises:
         DatabaseError: The embedded server cannot be started.
@@ -32,31 +32,37 @@ def application_url(settings: Settings) -> str:
 
 
 def dagster_url(settings: Settings) -> str:
-    """The SQLAlchemy URL of Dagster's own database, which has a table `runs` too.
+    """Returns the SQLAlchemy URL of Dagster's database; LSE's cannot serve, since both have a table `runs`.
 
-    dagster-postgres needs psycopg2 by name: SQLAlchemy 2.1 would take psycopg 3 for `postgresql://`.
+    The URL names psycopg2, which dagster-postgres needs: SQLAlchemy 2.1 uses psycopg 3 for `postgresql://`.
 
     Raises:
-        DatabaseError: It does not exist and cannot be made.
+        DatabaseError: The database does not exist and cannot be created.
     """
     if settings.lse_dagster_database_url:
         url = settings.lse_dagster_database_url.get_secret_value()
     elif settings.lse_database_url:
-        url = _beside(settings.lse_database_url.get_secret_value())
+        url = _create_beside(settings.lse_database_url.get_secret_value())
     else:
         url = embedded_server(settings).start().url("dagster")
     scheme, separator, rest = url.partition("://")
     if not separator or scheme.partition("+")[0] not in ("postgresql", "postgres"):
         raise DatabaseError(
-            "Dagster's database cannot be named",
-            why="the database is not given as a URL (postgresql://…)",
-            hint="Set LSE_DAGSTER_DATABASE_URL to one",
+            "cannot derive the URL of Dagster's database",
+            why="the database is not configured as a URL (postgresql://…)",
+            hint="Set LSE_DAGSTER_DATABASE_URL to a URL",
         )
     return f"postgresql+psycopg2://{rest}"
 
 
-def _beside(url: str) -> str:
-    """The URL of the database `<name>_dagster` on the same server; it is made if it is missing."""
+def libpq_url(url: str) -> str:
+    """Returns a SQLAlchemy URL without the name of its driver, as libpq reads it."""
+    scheme, separator, rest = url.partition("://")
+    return f"{scheme.partition('+')[0]}{separator}{rest}"
+
+
+def _create_beside(url: str) -> str:
+    """Returns the URL of the database `<name>_dagster` on the same server; creates the database if it is missing."""
     with Database(url).connect() as connection:
         name = f"{connection.info.dbname}{_DAGSTER_SUFFIX}"
         connection.autocommit = True
@@ -64,15 +70,15 @@ def _beside(url: str) -> str:
             try:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
             except psycopg.errors.DuplicateDatabase:
-                pass  # made by another process in this moment
+                pass  # another process has just created it
             except psycopg.Error as error:
-                explained = explain(error, f"cannot make Dagster's database {name}")
+                reason = explain(error, f"cannot create Dagster's database {name}")
                 raise DatabaseError(
-                    explained.what,
-                    why=explained.why,
-                    hint=f"Make the database {name} by hand, or set LSE_DAGSTER_DATABASE_URL",
+                    reason.what,
+                    why=reason.why,
+                    hint=f"Create the database {name} by hand, or set LSE_DAGSTER_DATABASE_URL",
                 ) from error
-    # Not urlunsplit: it drops the slashes of a URL without a host.
+    # urlunsplit would drop the slashes of a URL without a host.
     address, question, options = url.partition("?")
-    scheme, _, place = address.partition("://")
-    return f"{scheme}://{place.partition('/')[0]}/{quote(name, safe='')}{question}{options}"
+    scheme, _, server = address.partition("://")
+    return f"{scheme}://{server.partition('/')[0]}/{quote(name, safe='')}{question}{options}"

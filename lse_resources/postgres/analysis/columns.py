@@ -1,4 +1,4 @@
-"""The facts of a run for analysts, read from its JSON: the same columns and values as the view `run_facts`."""
+"""Typed columns of a run, read from its JSON: the same columns and values as in the view `run_facts`."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class RunColumns:
 COLUMNS = tuple(field.name for field in fields(RunColumns))
 
 
-def run_columns(project: str, day: date, facts: RunHeader, document: bytes) -> RunColumns:
-    """Reads the row from a run's JSON, as it would be rendered in the database."""
+def run_columns(project: str, day: date, header: RunHeader, document: bytes) -> RunColumns:
+    """Reads the columns from a run's JSON, after rendering it as for the database."""
     rendering = render(document)
     run = _loads(rendering.data or b"{}")
     start, end = _time(run.get("start_time")), _time(run.get("end_time"))
@@ -64,8 +64,8 @@ def run_columns(project: str, day: date, facts: RunHeader, document: bytes) -> R
     return RunColumns(
         project=project,
         run_date=day,
-        run_id=UUID(facts.run_id),
-        trace_id=UUID(facts.trace_id),
+        run_id=UUID(header.run_id),
+        trace_id=UUID(header.trace_id),
         parent_run_id=parent,
         depth=None if order is None else order.count("."),
         is_root=parent is None,
@@ -99,13 +99,13 @@ def run_columns(project: str, day: date, facts: RunHeader, document: bytes) -> R
 def _loads(data: bytes) -> Mapping[str, Any]:
     try:
         run = json.loads(data, parse_float=Decimal)
-    except (ValueError, RecursionError):  # a number of over 4,300 digits; nesting that Python does not read
+    except (ValueError, RecursionError):  # a number of over 4,300 digits; nesting too deep for Python
         return {}
     return run if isinstance(run, dict) else {}
 
 
 def _text(value: Any) -> str | None:
-    """A value as PostgreSQL's `->>` gives it."""
+    """Returns a value as PostgreSQL's `->>` does."""
     if value is None or isinstance(value, str):
         return value
     return json.dumps(value, default=str, ensure_ascii=False) if not isinstance(value, Decimal) else str(value)
@@ -140,7 +140,7 @@ def _count(value: Any) -> int | None:
     if isinstance(value, str):
         return int(value) if _COUNT.fullmatch(value) else None
     number = _number(value)
-    # Rounded as PostgreSQL rounds.
+    # PostgreSQL rounds half up.
     return int(number.to_integral_value(ROUND_HALF_UP)) if number is not None and 0 <= number <= 10**18 else None
 
 

@@ -1,4 +1,4 @@
-"""Exports a range of runs to a file: CSV or Parquet of their facts, or JSON lines of the runs themselves."""
+"""Exports a range of runs to a file: the columns of `run_facts` as CSV or Parquet, or the runs as JSON lines."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Format = Literal["parquet", "csv", "jsonl"]
 
 _RANGE = " WHERE project = {} AND run_date BETWEEN {} AND {} ORDER BY run_date, start_time, run_id"
 _CONTENT = "(SELECT (data -> {})::text FROM runs WHERE runs.run_id = f.run_id AND runs.run_date = f.run_date) AS {}"
-_ROWS_AT_ONCE = 5000
+_FETCH_ROWS = 5000
 _STDOUT = 1  # its descriptor
 
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What was written: rows, and bytes of the file (None: it went into a stream)."""
+    """A finished export: number of rows, and bytes of the file (None: a stream)."""
 
     path: Path
     rows: int
@@ -51,32 +51,34 @@ def export_runs(
     *,
     contents: bool = False,
 ) -> Export:
-    """Writes the runs of a range of days (both ends included) to a file, streaming; it appears when it is complete.
+    """Writes the runs of a range of days (both ends included). A file appears when it is complete.
 
     Args:
-        path: The file; a symlink stays, and what it points to is written. Into what is no regular file, such as a pipe,
-            it is written directly, and so into standard output (`-`).
-        format: `csv` and `parquet` hold the columns of `run_facts`; `jsonl` holds the runs, one JSON a line.
+        path: The file; the target of a symlink is replaced, and the symlink stays. Standard output (`-`), and
+            anything that is no regular file, such as a pipe, is written directly.
+        format: `csv` and `parquet` contain the columns of `run_facts`; `jsonl` contains the runs, one per line.
         contents: Add the columns `inputs` and `outputs` (JSON text) to csv and parquet.
 
     Raises:
-        UsageError: The format is unknown, or parquet was asked for in a stream.
+        UsageError: The format is unknown, or it is parquet and the path is a stream.
         DatabaseError: Postgres cannot be reached or refuses.
         ArchiveError: The file cannot be written.
-        BrokenPipeError: Nobody reads the stream any more.
+        BrokenPipeError: The reader of the stream has closed it.
     """
     if format not in get_args(Format):
         raise UsageError(f"there is no format {format}", hint=f"Choose one of {', '.join(get_args(Format))}")
     values = [sql.Literal(value) for value in (project, start, end)]
     streams = is_stream(path)
     if streams and format == "parquet":
-        raise UsageError(f"{path} takes no parquet", why="it is no file", hint="Name a file, or choose csv or jsonl")
+        raise UsageError(
+            f"cannot write parquet to {path}", why="it is not a file", hint="Name a file, or choose csv or jsonl"
+        )
     try:
         with database.session("cannot export the runs") as connection, _target(path) as file:
             if format == "parquet":
-                rows = _write_parquet(connection, _facts(values, contents), file)
+                rows = _write_parquet(connection, _select_columns(values, contents), file)
             elif format == "csv":
-                copy = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, HEADER)").format(_facts(values, contents))
+                copy = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, HEADER)").format(_select_columns(values, contents))
                 rows = _copy(connection, copy, file)
             else:
                 rows = _write_lines(connection, values, file)
@@ -84,11 +86,13 @@ def export_runs(
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise ArchiveError(f"cannot write {path}", why=error.strerror or str(error), hint="Choose another") from error
+        raise ArchiveError(
+            f"cannot write {path}", why=error.strerror or str(error), hint="Choose another path"
+        ) from error
 
 
 def is_stream(path: Path) -> bool:
-    """Whether an export goes into it as it is made: standard output, by whatever name, or what is no regular file."""
+    """Whether an export is written directly: to standard output, under any name, or to anything but a regular file."""
     if _is_standard_output(path):
         return True
     with contextlib.suppress(OSError):
@@ -107,9 +111,9 @@ def _is_standard_output(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _target(path: Path) -> Generator[IO[bytes]]:
-    """What is written to; a file takes its place when it is complete."""
+    """Opens the stream, or a temporary file that replaces the target when the block succeeds."""
     if is_stream(path):
-        # Opened once more, a file behind standard output would be written from its beginning.
+        # Opening the path of standard output again would overwrite the file from its start.
         with open(_STDOUT, "wb", closefd=False) if _is_standard_output(path) else path.open("wb") as file:
             yield file
         return
@@ -124,7 +128,7 @@ def _target(path: Path) -> Generator[IO[bytes]]:
             partial.unlink()
 
 
-def _facts(values: list[sql.Literal], contents: bool) -> sql.Composed:
+def _select_columns(values: list[sql.Literal], contents: bool) -> sql.Composed:
     columns: list[sql.Composable] = [
         sql.SQL("metadata::text AS metadata") if name == "metadata" else sql.Identifier(name) for name in COLUMNS
     ]
@@ -142,7 +146,7 @@ def _copy(connection: psycopg.Connection, statement: sql.Composed, file: IO[byte
 
 
 def _write_lines(connection: psycopg.Connection, values: list[sql.Literal], file: IO[bytes]) -> int:
-    # The server's own text: parsing and writing the JSON again would round its numbers.
+    # The text from the server is copied: parsing and writing the JSON again would round numbers.
     rows = 0
     for data, run_id, mark in _stream(
         connection, sql.SQL("SELECT data::text, run_id::text, mark FROM runs" + _RANGE).format(*values)
@@ -155,12 +159,12 @@ def _write_lines(connection: psycopg.Connection, values: list[sql.Literal], file
 
 def _stream(connection: psycopg.Connection, statement: sql.Composed) -> Iterator[tuple[Any, ...]]:
     with connection.transaction(), connection.cursor("export") as cursor:
-        cursor.itersize = _ROWS_AT_ONCE
+        cursor.itersize = _FETCH_ROWS
         yield from cursor.execute(statement)
 
 
 def _write_parquet(connection: psycopg.Connection, statement: sql.Composed, file: IO[bytes]) -> int:
-    import pyarrow as pa  # slow to import, and only this needs it
+    import pyarrow as pa  # slow to import, and needed only here
     from pyarrow import parquet
 
     rows = 0
@@ -168,9 +172,9 @@ def _write_parquet(connection: psycopg.Connection, statement: sql.Composed, file
         cursor.execute(statement)
         schema = _schema(pa, [column.name for column in cursor.description or ()])
         with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-            while batch := cursor.fetchmany(_ROWS_AT_ONCE):
+            while batch := cursor.fetchmany(_FETCH_ROWS):
                 columns = [
-                    pa.array([_plain(value) for value in values], field.type)
+                    pa.array([_to_arrow(value) for value in values], field.type)
                     for values, field in zip(zip(*batch, strict=True), schema, strict=True)
                 ]
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema))
@@ -193,7 +197,7 @@ def _schema(pa: Any, names: list[str]) -> pa.Schema:
     return pa.schema([pa.field(name, kinds.get(name, pa.string())) for name in names])
 
 
-def _plain(value: Any) -> Any:
+def _to_arrow(value: Any) -> Any:
     if isinstance(value, UUID):
         return str(value)
     return float(value) if isinstance(value, Decimal) else value

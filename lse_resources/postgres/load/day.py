@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
 from datetime import date
 from pathlib import Path
-from queue import SimpleQueue
 
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.folder.manifest import SUMS, read_sums
 from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile
 from lse_archive.results import LoadResult
+from lse_resources.postgres.advisory_locks import day_advisory_lock
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.batches import BATCH_SIZE, CONNECTIONS, batches
-from lse_resources.postgres.load.rollback import forget_replaced
+from lse_resources.postgres.load.rollback import delete_old_replaced_rows
 from lse_resources.postgres.load.writer import Existing, Outcome, RowWriter
 from lse_resources.postgres.loads_table import Kind, begin_load, finish_load
-from lse_resources.postgres.locks import day_advisory_lock
 from lse_resources.postgres.parallel import in_parallel
 
 _MAX_ERRORS = 100
 
-TELL_EVERY = 500
-"""Files after which progress is told, whatever is done with them."""
+PROGRESS_EVERY = 500
+"""Number of files after which progress is reported."""
 
-_KNOWN = """
+_SELECT_KNOWN = """
 SELECT file_sha256, uuid_send(run_id) FROM runs WHERE project = %s AND run_date = %s AND file_sha256 IS NOT NULL
 """
 
 Progress = Callable[[int, int], None]
-"""Is told how many files are done, and how many there are."""
+"""Called with (done, total), in files."""
 
 
 def load_day(
@@ -45,19 +44,19 @@ def load_day(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> LoadResult:
-    """Makes rows of the run files that have none. Another load or verification of the day is waited for.
+    """Loads the run files that have no row. Waits while another process loads or verifies the day.
 
     Args:
         project: The project's LangSmith name.
-        folder: The day's run files; they are the truth.
+        folder: The day's run files.
         batch_size: Runs in one transaction.
-        overwrite: Replace the rows whose file has changed since, too.
-        dry_run: Only count what would be done.
+        overwrite: Also replace the rows whose file has changed.
+        dry_run: Count only, and write nothing.
 
     Raises:
-        UsageError: There is no such folder.
-        CorruptArchiveError: Files are not as the day's checksums say: these are not loaded, all others are.
-        DatabaseError: Postgres cannot be reached or cannot go on. What it says is loaded stays loaded.
+        UsageError: The folder does not exist.
+        CorruptArchiveError: Files differ from the day's checksums. They are not loaded; all others are.
+        DatabaseError: Postgres cannot be reached or fails. Committed batches stay loaded.
     """
     started = time.monotonic()
     reader = DayReader(folder, day, read_sums(folder))
@@ -68,17 +67,17 @@ def load_day(
         database.session(f"cannot load {project} {day} into Postgres") as connection,
         day_advisory_lock(connection, project, day),
     ):
-        # As bytes: for 200,000 runs they take 40 MB, as objects twice that.
-        known = dict(connection.cursor(binary=True).execute(_KNOWN, (project, day)))
+        # Bytes instead of UUIDs: 200,000 runs take 40 MB instead of 80 MB.
+        known = dict(connection.cursor(binary=True).execute(_SELECT_KNOWN, (project, day)))
         load_id = result.load_id = None if dry_run else begin_load(connection, kind, project, day)
         existing: Existing = "replace" if overwrite else "keep"
         files = _to_load(reader, known, result, damaged, progress)
-        done = Outcome()
+        total = Outcome()
         for outcome in write_rows(database, project, day, files, existing, load_id, batch_size):
-            done += outcome
+            total += outcome
             if progress:
                 progress(result.total_runs + len(result.errors), result.total_files)
-        _report(result, done)
+        _report(result, total)
         if load_id is not None:
             _complete_audit(database, load_id, result)
     if progress and result.total_files:
@@ -86,7 +85,7 @@ def load_day(
     if damaged:
         raise CorruptArchiveError(
             f"{len(damaged)} of {len(reader.names)} run files of {project} {day} are not loaded",
-            why=f"{damaged[0]} is not as {SUMS} has it" + (", and so are others" if len(damaged) > 1 else ""),
+            why=f"{damaged[0]} differs from its checksum in {SUMS}" + (", others too" if len(damaged) > 1 else ""),
             hint="Restore the day (lse archive restore) or fetch it again, then load it again",
         )
     result.duration_seconds = time.monotonic() - started
@@ -100,7 +99,7 @@ def _to_load(
     damaged: list[str],
     progress: Progress | None,
 ) -> Iterator[RunFile | None]:
-    """The files that have no row of the same content; the others are counted, None stands for them."""
+    """Yields the files without a row of the same hash, and None for each of the others, which are counted."""
     for number, file in enumerate(reader.files(known), 1):
         if isinstance(file, InvalidFile):
             result.failed_inserts += 1
@@ -114,12 +113,12 @@ def _to_load(
         else:
             result.left += 1
             yield None
-        if progress and number % TELL_EVERY == 0:
+        if progress and number % PROGRESS_EVERY == 0:
             progress(number, result.total_files)
 
 
 def _complete_audit(database: Database, load_id: int, result: LoadResult) -> None:
-    # Not on the locked connection: that one may have been lost on the way, which the writers survive.
+    # A new connection: the one with the lock may have been lost while the writers reconnected.
     with database.session("cannot complete the audit of the load") as connection:
         finish_load(
             connection,
@@ -129,7 +128,7 @@ def _complete_audit(database: Database, load_id: int, result: LoadResult) -> Non
             failed=result.failed_inserts,
         )
         if result.replaced:
-            forget_replaced(connection)
+            delete_old_replaced_rows(connection)
 
 
 def write_rows(
@@ -141,50 +140,29 @@ def write_rows(
     load_id: int | None,
     batch_size: int = BATCH_SIZE,
 ) -> Generator[Outcome]:
-    """Writes a stream of run files, a transaction per batch, over a few connections; yields what became of each batch.
+    """Writes a stream of run files over several connections, one transaction per batch; yields each batch's outcome.
 
-    None in the stream stands for a file that needs no writing.
+    None in the stream is a file that needs no writing.
 
     Raises:
-        DatabaseError: Postgres cannot go on.
+        DatabaseError: Postgres cannot be reached or fails.
     """
     if load_id is not None:
         with database.session("cannot prepare the month's partition") as connection:
             connection.execute("SELECT lse_ensure_month(%s)", (day,))
-    with _writers(database, project, day, existing, load_id) as idle:
-
-        def write(batch: list[RunFile]) -> Outcome:
-            writer = idle.get()
-            try:
-                return writer.write(batch)
-            finally:
-                idle.put(writer)
-
-        with closing(in_parallel(write, batches(files, batch_size), CONNECTIONS)) as outcomes:
-            yield from outcomes
-
-
-@contextmanager
-def _writers(
-    database: Database, project: str, day: date, existing: Existing, load_id: int | None
-) -> Generator[SimpleQueue[RowWriter]]:
-    writers = [RowWriter(database, project, day, existing, load_id) for _ in range(CONNECTIONS)]
-    idle: SimpleQueue[RowWriter] = SimpleQueue()
-    for writer in writers:
-        idle.put(writer)
-    try:
-        yield idle
-    finally:
+    with ExitStack() as stack:
+        writers = [RowWriter(database, project, day, existing, load_id) for _ in range(CONNECTIONS)]
         for writer in writers:
-            writer.close()
+            stack.callback(writer.close)
+        yield from stack.enter_context(closing(in_parallel(RowWriter.write, writers, batches(files, batch_size))))
 
 
-def _report(result: LoadResult, done: Outcome) -> None:
-    result.batches_processed = done.batches
-    result.successful_inserts = done.inserted
-    result.replaced = done.replaced
-    result.left += done.left
-    result.changed_not_replaced = done.changed
-    result.marked = done.marked
-    result.failed_inserts += done.failed
-    result.errors = (result.errors + done.errors)[:_MAX_ERRORS]
+def _report(result: LoadResult, total: Outcome) -> None:
+    result.batches_processed = total.batches
+    result.successful_inserts = total.inserted
+    result.replaced = total.replaced
+    result.left += total.left
+    result.changed_not_replaced = total.changed
+    result.marked = total.marked
+    result.failed_inserts += total.failed
+    result.errors = (result.errors + total.errors)[:_MAX_ERRORS]

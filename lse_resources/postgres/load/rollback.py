@@ -1,4 +1,4 @@
-"""Takes a load back: its rows go, and the rows that it had replaced stand again."""
+"""Undoes a load: deletes its rows, and restores the rows that it replaced."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ from datetime import date
 import psycopg
 
 from lse_archive.errors import ArchiveConflictError, UsageError
+from lse_resources.postgres.advisory_locks import day_advisory_lock
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.loads_table import begin_load, finish_load
-from lse_resources.postgres.locks import day_advisory_lock
 
 KEEP_REPLACED_DAYS = 30
-"""For so long a load that replaced rows can be undone."""
+"""Days for which replaced rows are kept, so that the load can be undone."""
 
-_LOAD = "SELECT kind, project, run_date, replaced, undone_by FROM loads WHERE load_id = %s"
-# Rows of this load that a later one replaced: taking this one back would leave that one's rows on top.
-_LATER = "SELECT min(replaced_by) FROM replaced_runs WHERE load_id = %s"
-_KEPT = "SELECT count(*) FROM replaced_runs WHERE replaced_by = %s"
+_SELECT_LOAD = "SELECT kind, project, run_date FROM loads WHERE load_id = %s"
+_SELECT_STATE = "SELECT replaced, undone_by FROM loads WHERE load_id = %s"
+# Rows of this load that a later load replaced: undoing this load first would leave the later rows in place.
+_SELECT_LATER = "SELECT min(replaced_by) FROM replaced_runs WHERE load_id = %s"
+_COUNT_KEPT = "SELECT count(*) FROM replaced_runs WHERE replaced_by = %s"
 _DELETE = "DELETE FROM runs WHERE project = %s AND run_date = %s AND load_id = %s"
 _COLUMNS = "run_id, trace_id, project, run_date, data, created_at, file_sha256, row_sha256, mark, load_id"
 _RESTORE = f"""
 WITH kept AS (DELETE FROM replaced_runs WHERE replaced_by = %s RETURNING *)
 INSERT INTO runs ({_COLUMNS}) SELECT {_COLUMNS} FROM kept ON CONFLICT DO NOTHING
 """
-_UNDONE = "UPDATE loads SET undone_by = %s WHERE load_id = %s"
-_FORGET = "DELETE FROM replaced_runs WHERE replaced_at < now() - make_interval(days => %s)"
+_SET_UNDONE = "UPDATE loads SET undone_by = %s WHERE load_id = %s"
+_DELETE_OLD = "DELETE FROM replaced_runs WHERE replaced_at < now() - make_interval(days => %s)"
 
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
-    """What taking a load back did: rows deleted, and rows that stand again as they were before it."""
+    """An undone load: numbers of rows deleted, and of rows restored to their state before the load."""
 
     load_id: int
     rollback_id: int
@@ -42,53 +43,50 @@ class Rollback:
 
 
 def rollback_load(database: Database, load_id: int) -> Rollback:
-    """Undoes a load, an overwrite or a repair, in one transaction; what is left of a killed one too.
+    """Undoes a load, an overwrite or a repair, complete or interrupted, in one transaction.
 
     Raises:
-        UsageError: There is no such load, it was undone already, or it is no load.
-        ArchiveConflictError: A later load replaced rows of this one, or what it replaced is no longer kept.
+        UsageError: The load does not exist, is undone already, or is an entry of another kind.
+        ArchiveConflictError: A later load replaced rows of this one, or the rows that it replaced are deleted.
         DatabaseError: Postgres cannot be reached or refuses.
     """
-    with database.session(f"cannot take load {load_id} back") as connection:
+    with database.session(f"cannot undo load {load_id}") as connection:
         project, day = _day_of(connection, load_id)
         with day_advisory_lock(connection, project, day), connection.transaction():
             _require_undoable(connection, load_id)
             rollback_id = begin_load(connection, "rollback", project, day)
             deleted = connection.execute(_DELETE, (project, day, load_id)).rowcount
             restored = connection.execute(_RESTORE, (load_id,)).rowcount
-            connection.execute(_UNDONE, (rollback_id, load_id))
+            connection.execute(_SET_UNDONE, (rollback_id, load_id))
             finish_load(connection, rollback_id, deleted=deleted, replaced=restored)
     return Rollback(load_id, rollback_id, project, day, deleted, restored)
 
 
-def forget_replaced(connection: psycopg.Connection) -> None:
-    """Drops the rows that were kept long enough to undo the load that replaced them."""
-    connection.execute(_FORGET, (KEEP_REPLACED_DAYS,))
+def delete_old_replaced_rows(connection: psycopg.Connection) -> None:
+    """Deletes the replaced rows that are older than KEEP_REPLACED_DAYS."""
+    connection.execute(_DELETE_OLD, (KEEP_REPLACED_DAYS,))
 
 
 def _day_of(connection: psycopg.Connection, load_id: int) -> tuple[str, date]:
-    load = connection.execute(_LOAD, (load_id,)).fetchone()
+    load = connection.execute(_SELECT_LOAD, (load_id,)).fetchone()
     if load is None:
         raise UsageError(f"there is no load {load_id}", hint="See the table loads")
-    kind, project, day = load[:3]
+    kind, project, day = load
     if kind not in ("load", "overwrite", "repair"):
-        raise UsageError(f"{load_id} cannot be taken back", why=f"it is a {kind}")
+        raise UsageError(f"{load_id} cannot be undone", why=f"it is a {kind}")
     return project, day
 
 
 def _require_undoable(connection: psycopg.Connection, load_id: int) -> None:
-    load = connection.execute(_LOAD, (load_id,)).fetchone()
-    later = connection.execute(_LATER, (load_id,)).fetchone()
-    kept = connection.execute(_KEPT, (load_id,)).fetchone()
-    assert load is not None
-    assert later is not None
-    assert kept is not None
-    doing = f"load {load_id} cannot be taken back"
-    if load[4] is not None:
-        raise UsageError(doing, why=f"load {load[4]} did that already")
-    if later[0] is not None:
-        why = f"load {later[0]} has replaced rows of it since"
-        raise ArchiveConflictError(doing, why=why, hint=f"Take load {later[0]} back first")
-    if kept[0] < load[3]:
-        why = f"the rows that it replaced were kept for {KEEP_REPLACED_DAYS} days"
+    [(replaced, undone_by)] = connection.execute(_SELECT_STATE, (load_id,)).fetchall()
+    [(later,)] = connection.execute(_SELECT_LATER, (load_id,)).fetchall()
+    [(kept,)] = connection.execute(_COUNT_KEPT, (load_id,)).fetchall()
+    doing = f"load {load_id} cannot be undone"
+    if undone_by is not None:
+        raise UsageError(doing, why=f"load {undone_by} has undone it already")
+    if later is not None:
+        why = f"load {later} has replaced some of its rows"
+        raise ArchiveConflictError(doing, why=why, hint=f"Undo load {later} first")
+    if kept < replaced:
+        why = f"the rows that it replaced were kept for {KEEP_REPLACED_DAYS} days only"
         raise ArchiveConflictError(doing, why=why, hint="Restore the day's older files, and load them with --overwrite")

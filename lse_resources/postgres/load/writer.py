@@ -1,4 +1,4 @@
-"""Writes run files as rows: a batch is one transaction; one that fails is halved until one run is to blame."""
+"""Writes run files as rows: a batch is one transaction."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from datetime import date
 from typing import Literal
 
 import psycopg
-from psycopg.types.json import Jsonb
 
 from lse_archive.errors import DatabaseError
 from lse_archive.folder.reader import RunFile
-from lse_resources.postgres.database import Database, explain, is_about_data, is_lost, is_transient
-from lse_resources.postgres.jsonb import Rendering, render, render_refused
+from lse_resources.postgres.database import Database, explain, explained, is_lost, is_transient
+from lse_resources.postgres.jsonb import render
+from lse_resources.postgres.load.batches import RefusedRun, RenderedRun, batch_parameters, send_batch
 
 Existing = Literal["keep", "replace", "repair"]
-"""What happens to rows that are there: all stay; those whose file changed are replaced; all are, also those that are
-filed under another project or another day within a month."""
+"""What happens to existing rows. `keep`: all stay. `replace`: rows whose file changed are replaced. `repair`: all are
+replaced, also rows of the same run under another project, or under another day within a month."""
 
-# A server that restarts is back within these seconds.
+# Together longer than the restart of a server.
 _RETRY_DELAYS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 
-# A month around: every partition more would cost each run a look into its index.
-_LOOK = """
+# Only a month before and after: each further partition costs every run one more index lookup.
+_SELECT_EXISTING = """
 SELECT run_id::text, run_date, project, file_sha256, load_id FROM runs
 WHERE run_id = ANY(%s::uuid[]) AND run_date BETWEEN %s::date - 31 AND %s::date + 31
 """
-_SET_ASIDE = """
-WITH gone AS (
+_MOVE_TO_REPLACED = """
+WITH deleted AS (
     DELETE FROM runs USING unnest(%s::uuid[], %s::date[]) AS key(run_id, run_date)
     WHERE runs.run_id = key.run_id AND runs.run_date = key.run_date
     RETURNING runs.*
 )
 INSERT INTO replaced_runs (replaced_by, run_id, trace_id, project, run_date, data, created_at,
                            file_sha256, row_sha256, mark, load_id)
-SELECT %s, run_id, trace_id, project, run_date, data, created_at, file_sha256, row_sha256, mark, load_id FROM gone
+SELECT %s, run_id, trace_id, project, run_date, data, created_at, file_sha256, row_sha256, mark, load_id FROM deleted
 """
-# Arrays, not a staging table: measured a quarter faster, as nothing is stored twice, and without temporary tables.
+# Arrays instead of a staging table: a quarter faster (measured), since nothing is stored twice.
 _INSERT = """
 INSERT INTO runs (run_id, trace_id, project, run_date, data, file_sha256, row_sha256, mark, load_id)
 SELECT run_id, trace_id, %(project)s, %(day)s, data, file_sha256, sha256(convert_to(data::text, 'UTF8')),
@@ -51,7 +51,7 @@ _COUNT_REPLACED = "SELECT count(*) FROM replaced_runs WHERE replaced_by = %s AND
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of some run files; `errors` has a line for each that failed."""
+    """Counts of what was done with run files; `errors` has one line for each failed file."""
 
     batches: int = 0
     inserted: int = 0
@@ -69,19 +69,33 @@ class Outcome:
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class _ExistingRow:
+    run_id: str
+    day: date
+    project: str
+    file_sha256: bytes | None
+    load_id: int | None
+
+
 @dataclass(slots=True)
 class _Plan:
-    insert: list[RunFile] = field(default_factory=list)
-    replaced: list[tuple[str, date]] = field(default_factory=list)
-    ours: list[str] = field(default_factory=list)
+    """What one transaction does; `committed` are the ids of runs that an earlier attempt of this load wrote."""
+
+    insert: list[RenderedRun] = field(default_factory=list)
+    replace: list[_ExistingRow] = field(default_factory=list)
+    committed: list[str] = field(default_factory=list)
     outcome: Outcome = field(default_factory=lambda: Outcome(batches=1))
 
 
 class RowWriter:
-    """Writes batches of one project's day over one connection, which it opens when needed and again when it is lost."""
+    """Writes batches of one project's day over one connection, opened on first use and again after it is lost.
+
+    Args:
+        load_id: The load's entry in the audit table. None: rows are counted and not written.
+    """
 
     def __init__(self, database: Database, project: str, day: date, existing: Existing, load_id: int | None) -> None:
-        """`load_id` is the load's entry in the audit table; None: nothing is written, only counted."""
         self._database = database
         self._project = project
         self._day = day
@@ -95,149 +109,102 @@ class RowWriter:
             self._connection = None
 
     def write(self, batch: Sequence[RunFile]) -> Outcome:
-        """Makes rows of a batch.
+        """Writes the rows of a batch; a run that the server refuses for its data counts as failed.
 
         Raises:
-            DatabaseError: The server is gone for good, its disk is full, or it refuses the statement as such.
+            DatabaseError: The server stays unreachable, its disk is full, or it refuses the statement itself.
         """
-        return self._write(batch, [render(file.document) for file in batch])
+        total = Outcome()
+        with explained(f"cannot load {self._project} {self._day} into Postgres"):
+            for result in send_batch(self._persist, [RenderedRun(file, render(file.document)) for file in batch]):
+                total += _failed(result) if isinstance(result, RefusedRun) else result
+        return total
 
-    def _write(self, batch: Sequence[RunFile], renderings: Sequence[Rendering]) -> Outcome:
-        try:
-            return self._persist(batch, renderings)
-        except psycopg.Error as error:
-            if not is_about_data(error):
-                raise explain(error, self._doing) from error
-            refusal = error
-        if len(batch) == 1:
-            return self._write_refused(batch[0], renderings[0], refusal)
-        middle = len(batch) // 2
-        outcome = self._write(batch[:middle], renderings[:middle])
-        outcome += self._write(batch[middle:], renderings[middle:])
-        return outcome
-
-    def _write_refused(self, file: RunFile, tried: Rendering, refusal: psycopg.Error) -> Outcome:
-        if other := render_refused(file.document, tried):
-            return self._write([file], [other])
-        why = explain(refusal, f"run {file.header.run_id} ({file.name}) was not loaded")
-        return Outcome(failed=1, errors=[f"{why.what}: {why.why}"])
-
-    @property
-    def _doing(self) -> str:
-        return f"cannot load {self._project} {self._day} into Postgres"
-
-    def _persist(self, batch: Sequence[RunFile], renderings: Sequence[Rendering]) -> Outcome:
-        """One transaction, tried again while the server comes back."""
+    def _persist(self, batch: Sequence[RenderedRun]) -> Outcome:
+        """Runs one transaction, and repeats it while the server restarts."""
         for delay in _RETRY_DELAYS:
             try:
-                return self._transact(batch, renderings)
+                return self._transact(batch)
             except DatabaseError:
-                pass  # no new connection yet
+                pass  # the server does not accept connections yet
             except psycopg.Error as error:
                 if self._connection is not None and is_lost(error, self._connection):
                     self.close()
                 elif not is_transient(error):
                     raise
             time.sleep(delay)
-        return self._transact(batch, renderings)
+        return self._transact(batch)
 
-    def _transact(self, batch: Sequence[RunFile], renderings: Sequence[Rendering]) -> Outcome:
+    def _transact(self, batch: Sequence[RenderedRun]) -> Outcome:
         if self._connection is None:
             self._connection = self._database.connect()
         connection = self._connection
         with connection.transaction():
             plan = self._plan(connection, batch)
             if self._load_id is None:
-                return _count_marks(plan, batch, renderings)
-            if plan.ours:  # the attempt before this one was committed, but its connection lost the news
-                row = connection.execute(_COUNT_REPLACED, (self._load_id, plan.ours)).fetchone()
-                plan.outcome.replaced += row[0] if row else 0
-                plan.outcome.inserted += len(plan.ours) - (row[0] if row else 0)
-            if plan.replaced:
-                keys = [run for run, _ in plan.replaced], [day for _, day in plan.replaced]
-                connection.execute(_SET_ASIDE, (*keys, self._load_id))
+                return plan.outcome
+            if plan.committed:  # the previous attempt committed, but the acknowledgement was lost
+                [(replaced,)] = connection.execute(_COUNT_REPLACED, (self._load_id, plan.committed)).fetchall()
+                plan.outcome.replaced += replaced
+                plan.outcome.inserted += len(plan.committed) - replaced
+            if plan.replace:
+                keys = [row.run_id for row in plan.replace], [row.day for row in plan.replace]
+                connection.execute(_MOVE_TO_REPLACED, (*keys, self._load_id))
             if plan.insert:
-                self._insert(connection, plan.insert, dict(zip((f.name for f in batch), renderings, strict=True)))
-        return _count_marks(plan, batch, renderings)
+                self._insert(connection, plan.insert)
+        return plan.outcome
 
-    def _plan(self, connection: psycopg.Connection, batch: Sequence[RunFile]) -> _Plan:
-        """Looks at the rows that are there, all with one query, and decides what is sent."""
-        plan = _Plan()
-        here: dict[str, tuple[bytes | None, int | None]] = {}
-        elsewhere: dict[str, tuple[date, str]] = {}
+    def _plan(self, connection: psycopg.Connection, batch: Sequence[RenderedRun]) -> _Plan:
+        """Reads the existing rows with one query, and decides for each run."""
         with connection.cursor(binary=True) as cursor:
-            ids = [file.header.run_id for file in batch]
-            for run, day, project, digest, load in cursor.execute(_LOOK, (ids, self._day, self._day)):
-                if (project, day) == (self._project, self._day):
-                    here[run] = digest, load
-                else:
-                    elsewhere[run] = day, project
-        for file in batch:
-            run = file.header.run_id
-            self._place(plan, file, here.get(run), elsewhere.get(run))
+            ids = [run.file.header.run_id for run in batch]
+            rows = [_ExistingRow(*row) for row in cursor.execute(_SELECT_EXISTING, (ids, self._day, self._day))]
+        # A run may have rows under two days: the one of this day counts.
+        existing = {row.run_id: row for row in sorted(rows, key=self._is_of_this_day)}
+        plan = _Plan()
+        for run in batch:
+            self._decide(plan, run, existing.get(run.file.header.run_id))
+        plan.outcome.marked = sum(bool(run.rendering.mark) for run in plan.insert)
         return plan
 
-    def _place(
-        self,
-        plan: _Plan,
-        file: RunFile,
-        here: tuple[bytes | None, int | None] | None,
-        elsewhere: tuple[date, str] | None,
-    ) -> None:
-        run, outcome = file.header.run_id, plan.outcome
-        repair = self._existing == "repair"
-        if self._load_id is not None and here == (file.sha256, self._load_id):
-            plan.ours.append(run)
-        elif here is not None and (repair or (here[0] != file.sha256 and self._existing == "replace")):
-            plan.replaced.append((run, self._day))
-            plan.insert.append(file)
-            outcome.replaced += 1
-        elif here is not None:
-            outcome.left += 1
-            outcome.changed += here[0] != file.sha256
-        elif elsewhere is not None and not repair:
-            day, project = elsewhere
-            outcome.failed += 1
-            outcome.errors.append(f"run {run} ({file.name}) is filed under {project} {day} already")
-        else:
-            plan.insert.append(file)
-            if elsewhere is not None:
-                plan.replaced.append((run, elsewhere[0]))
-                outcome.replaced += 1
-            else:
-                outcome.inserted += 1
+    def _is_of_this_day(self, row: _ExistingRow) -> bool:
+        return (row.project, row.day) == (self._project, self._day)
 
-    def _insert(
-        self, connection: psycopg.Connection, files: Sequence[RunFile], renderings: dict[str, Rendering]
-    ) -> None:
-        chosen = [renderings[file.name] for file in files]
+    def _decide(self, plan: _Plan, run: RenderedRun, row: _ExistingRow | None) -> None:
+        file, outcome = run.file, plan.outcome
+        if row is None:
+            plan.insert.append(run)
+            outcome.inserted += 1
+            return
+        here, repair = self._is_of_this_day(row), self._existing == "repair"
+        changed = row.file_sha256 != file.sha256
+        if here and not changed and self._load_id is not None and row.load_id == self._load_id:
+            plan.committed.append(row.run_id)
+        elif repair or (here and changed and self._existing == "replace"):
+            plan.insert.append(run)
+            plan.replace.append(row)
+            outcome.replaced += 1
+        elif here:
+            outcome.left += 1
+            outcome.changed += changed
+        else:
+            outcome.failed += 1
+            outcome.errors.append(f"run {row.run_id} ({file.name}) is filed under {row.project} {row.day} already")
+
+    def _insert(self, connection: psycopg.Connection, batch: Sequence[RenderedRun]) -> None:
         connection.execute(
             _INSERT,
-            {
+            batch_parameters(batch)
+            | {
                 "project": self._project,
                 "day": self._day,
                 "load": self._load_id,
-                "runs": [file.header.run_id for file in files],
-                "traces": [file.header.trace_id for file in files],
-                "data": as_jsonb(chosen),
-                "files": [file.sha256 for file in files],
-                "marks": [" ".join(rendering.mark) for rendering in chosen],
+                "traces": [run.file.header.trace_id for run in batch],
+                "files": [run.file.sha256 for run in batch],
             },
         )
 
 
-def as_jsonb(renderings: Sequence[Rendering]) -> list[Jsonb | None]:
-    """Parameters that send the bytes as they are: parsing and writing JSON again would round numbers."""
-    return [None if one.data is None else Jsonb(one.data, dumps=_as_it_is) for one in renderings]
-
-
-def _as_it_is(data: bytes) -> bytes:
-    return data
-
-
-def _count_marks(plan: _Plan, batch: Sequence[RunFile], renderings: Sequence[Rendering]) -> Outcome:
-    written = {file.name for file in plan.insert}
-    plan.outcome.marked = sum(
-        bool(rendering.mark) and file.name in written for file, rendering in zip(batch, renderings, strict=True)
-    )
-    return plan.outcome
+def _failed(run: RefusedRun) -> Outcome:
+    error = explain(run.error, f"run {run.file.header.run_id} ({run.file.name}) was not loaded")
+    return Outcome(failed=1, errors=[f"{error.what}: {error.why}"])

@@ -1,4 +1,4 @@
-"""What Alembic runs: the steps, on the connection and in the transaction of `lse_resources.postgres.schema.migrate`."""
+"""Runs the migrations on the connection, and in the transaction, of `lse_resources.postgres.schema.migrate`."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""Compares the run files of a day with its rows: ids, traces, the recorded hashes and the contents as they are now."""
+"""Compares the run files of a day with its rows: ids, traces, recorded hashes, and current contents."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 
+import msgspec
 import psycopg
 
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.folder.manifest import read_summary, read_sums
 from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile
 from lse_archive.results import Inconsistency, VerificationResult
+from lse_resources.postgres.advisory_locks import day_advisory_lock
 from lse_resources.postgres.database import Database
-from lse_resources.postgres.load.day import TELL_EVERY, Progress, write_rows
+from lse_resources.postgres.load.day import PROGRESS_EVERY, Progress, write_rows
 from lse_resources.postgres.load.writer import Outcome
 from lse_resources.postgres.loads_table import begin_load, finish_load
-from lse_resources.postgres.locks import day_advisory_lock
-from lse_resources.postgres.verify.contents import ContentDifference, compare_contents
+from lse_resources.postgres.verify.contents import compare_contents
 from lse_resources.postgres.verify.hashes import compare_hashes
 
-FileSide = Iterable[tuple[str, str | None, bytes]]
-"""What the rows must agree with: run id, trace id (None: not known) and the sha256 of the run file."""
+ExpectedRow = tuple[str, str | None, bytes]
+"""Run id, trace id (None: unknown), and the sha256 of the run file."""
 
 
 def verify_day(
@@ -40,46 +41,46 @@ def verify_day(
 ) -> VerificationResult:
     """Compares a day's folder with its rows.
 
-    Every file is hashed now and compared with the hash recorded when its row was written; the server computes the
-    hash of every row's content now and compares it with the one it computed then.
+    Every file is hashed again and compared with the hash in its row. The server hashes the content of every row again
+    and compares it with the hash that it recorded when the row was written.
 
     Args:
-        detailed: Compare contents with contents too, and name the JSON paths that differ.
+        detailed: Compare contents too, and report the JSON paths that differ.
         fix_missing: Load the runs that have no row.
-        fix: Replace the rows that differ as well, from the files; rows without a file stay, and stay reported.
+        fix: Load them, and replace the rows that differ. Rows without a file stay and are reported.
 
     Raises:
-        UsageError: There is no such folder.
+        UsageError: The folder does not exist.
         CorruptArchiveError: Its checksums cannot be read.
-        DatabaseError: Postgres cannot be reached or cannot go on.
+        DatabaseError: Postgres cannot be reached or fails.
     """
     started = time.monotonic()
-    side = _Folder(folder, DayReader(folder, day, read_sums(folder)))
+    files = _DayFiles(folder, DayReader(folder, day, read_sums(folder)))
     fixed: list[str] = []
     with _locked(database, project, day) as connection:
-        result = _verify(connection, database, project, day, side, detailed=detailed, progress=progress)
-        if (fix_missing or fix) and (wanted := _to_fix(result, differing=fix)):
-            fixed = _repair(database, project, day, side, wanted)
-            result = _verify(connection, database, project, day, side, detailed=detailed)
+        result = _verify(connection, database, project, day, files, detailed=detailed, progress=progress)
+        if (fix_missing or fix) and (run_ids := _to_fix(result, differing=fix)):
+            fixed = _repair(database, project, day, files, run_ids)
+            result = _verify(connection, database, project, day, files, detailed=detailed)
     result.fixed = fixed
     result.duration_seconds = time.monotonic() - started
     return result
 
 
-def verify_against(database: Database, project: str, day: date, files: FileSide) -> VerificationResult:
-    """Compares any listing of a day's run files, such as that of its zip, with its rows.
+def verify_against(database: Database, project: str, day: date, expected: Iterable[ExpectedRow]) -> VerificationResult:
+    """Compares a list of a day's run files, such as that of its zip, with its rows.
 
     Raises:
-        DatabaseError: Postgres cannot be reached or cannot go on.
+        DatabaseError: Postgres cannot be reached or fails.
     """
     started = time.monotonic()
     with _locked(database, project, day) as connection:
 
-        def feed(copy: psycopg.Copy) -> None:
-            for row in files:
+        def copy_expected(copy: psycopg.Copy) -> None:
+            for row in expected:
                 copy.write_row(row)
 
-        result = compare_hashes(connection, database, project, day, feed)
+        result = compare_hashes(connection, database, project, day, copy_expected)
     result.duration_seconds = time.monotonic() - started
     return result
 
@@ -94,33 +95,33 @@ def _locked(database: Database, project: str, day: date) -> Generator[psycopg.Co
 
 
 @dataclass
-class _Folder:
-    """The file side of a folder; what is unfit is put aside while it is read."""
+class _DayFiles:
+    """The run files of a folder; each reading collects the invalid files anew."""
 
     folder: Path
     reader: DayReader
-    unfit: list[InvalidFile] = field(default_factory=list)
+    invalid: list[InvalidFile] = field(default_factory=list)
 
     def runs(self, progress: Progress | None = None) -> Iterator[RunFile]:
-        self.unfit.clear()
+        self.invalid.clear()
         total = len(self.reader.names)
         for done, file in enumerate(self.reader.files(), 1):
             if isinstance(file, RunFile):
                 yield file
             elif isinstance(file, InvalidFile):
-                self.unfit.append(file)
-            if progress and (done % TELL_EVERY == 0 or done == total):
+                self.invalid.append(file)
+            if progress and (done % PROGRESS_EVERY == 0 or done == total):
                 progress(done, total)
 
     def damaged_since_published(self) -> bool:
-        """Whether a file is unfit that was not so when the day was published; unknown for folders of other origin."""
+        """Whether a file became invalid after the day was published. Unknown, hence false, without a summary."""
         try:
             summary = read_summary(self.folder)
         except CorruptArchiveError:
             return True
-        if any(file.reason == NOT_AS_RECORDED for file in self.unfit):
+        if any(file.reason == NOT_AS_RECORDED for file in self.invalid):
             return True
-        return summary is not None and not {file.name for file in self.unfit} <= set(summary.unfit_files)
+        return summary is not None and not {file.name for file in self.invalid} <= set(summary.unfit_files)
 
 
 def _verify(
@@ -128,70 +129,66 @@ def _verify(
     database: Database,
     project: str,
     day: date,
-    side: _Folder,
+    files: _DayFiles,
     *,
     detailed: bool,
     progress: Progress | None = None,
 ) -> VerificationResult:
-    differences: list[ContentDifference] = []
+    differences: list[Inconsistency] = []
 
-    def feed(copy: psycopg.Copy) -> None:
-        def passing() -> Iterator[RunFile]:
-            for file in side.runs(progress):
+    def copy_expected(copy: psycopg.Copy) -> None:
+        def copied() -> Iterator[RunFile]:
+            for file in files.runs(progress):
                 copy.write_row((file.header.run_id, file.header.trace_id, file.sha256))
                 yield file
 
         if detailed:
-            differences.extend(compare_contents(database, project, day, passing()))
+            differences.extend(compare_contents(database, project, day, copied()))
         else:
-            for _ in passing():
+            for _ in copied():
                 pass
 
-    result = compare_hashes(connection, database, project, day, feed)
-    result.total_files = len(side.reader.names)
-    result.broken_files = [f"{file.name}: {file.reason}" for file in side.unfit]
-    _merge(result, differences)
-    if side.damaged_since_published():
+    result = compare_hashes(connection, database, project, day, copy_expected)
+    result.total_files = len(files.reader.names)
+    result.broken_files = [f"{file.name}: {file.reason}" for file in files.invalid]
+    _add_content_differences(result, differences)
+    if files.damaged_since_published():
         result.is_consistent = False
     return result
 
 
-def _merge(result: VerificationResult, differences: Iterable[ContentDifference]) -> None:
-    """Adds what the comparison of contents found to what the hashes told."""
-    known = {one.run_id: one for one in result.inconsistent_runs}
+def _add_content_differences(result: VerificationResult, differences: Iterable[Inconsistency]) -> None:
+    """Adds the differences of contents; a run whose hashes differ too is listed once, with both."""
+    by_run = {one.run_id: one for one in result.inconsistent_runs}
     traces = set(result.inconsistent_traces)
     for found in differences:
-        before = known.get(found.run_id)
-        known[found.run_id] = Inconsistency(
-            run_id=found.run_id,
-            trace_id=found.trace_id,
-            what=", ".join(dict.fromkeys([*(before.what.split(", ") if before else ()), *found.what.split(", ")])),
-            expected=before.expected if before else "what the file holds",
-            found=before.found if before else "other content, with the hashes of the file",
-            paths=list(found.paths),
-        )
+        if before := by_run.get(found.run_id):
+            what = dict.fromkeys([*before.what.split(", "), *found.what.split(", ")])
+            found = msgspec.structs.replace(before, what=", ".join(what), paths=found.paths)
+        by_run[found.run_id] = found
         traces.add(found.trace_id)
         result.is_consistent = False
-    result.inconsistent_runs = [known[run_id] for run_id in sorted(known)]
+    result.inconsistent_runs = [by_run[run_id] for run_id in sorted(by_run)]
     result.inconsistent_traces = sorted(traces.difference(result.missing_traces_in_db))
 
 
 def _to_fix(result: VerificationResult, *, differing: bool) -> set[str]:
-    elsewhere = {one.run_id for one in result.filed_elsewhere}
-    if not differing:
-        return set(result.missing_runs_in_db) - elsewhere
-    return set(result.missing_runs_in_db) | {one.run_id for one in result.inconsistent_runs}
+    """The runs to load. Runs filed under another project or day are moved only with `differing`."""
+    missing = set(result.missing_runs_in_db)
+    if differing:
+        return missing | {one.run_id for one in result.inconsistent_runs}
+    return missing - {one.run_id for one in result.filed_elsewhere}
 
 
-def _repair(database: Database, project: str, day: date, side: _Folder, wanted: set[str]) -> list[str]:
-    """Writes the rows of some runs anew from their files. Returns the runs that were written."""
-    files = (file for file in side.runs() if file.header.run_id in wanted)
-    done = Outcome()
+def _repair(database: Database, project: str, day: date, files: _DayFiles, run_ids: set[str]) -> list[str]:
+    """Writes the rows of some runs again from their files. Returns the ids of the rows written."""
+    to_write = (file for file in files.runs() if file.header.run_id in run_ids)
+    total = Outcome()
     with database.session(f"cannot repair {project} {day}") as connection:
         load_id = begin_load(connection, "repair", project, day)
-        for outcome in write_rows(database, project, day, files, "repair", load_id):
-            done += outcome
-        finish_load(connection, load_id, inserted=done.inserted, replaced=done.replaced, failed=done.failed)
+        for outcome in write_rows(database, project, day, to_write, "repair", load_id):
+            total += outcome
+        finish_load(connection, load_id, inserted=total.inserted, replaced=total.replaced, failed=total.failed)
         written = connection.execute(
             "SELECT run_id::text FROM runs WHERE project = %s AND run_date = %s AND load_id = %s ORDER BY 1",
             (project, day, load_id),

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL on real servers: starters at once, kills at every step, odd homes and users."""
+"""The embedded PostgreSQL, with real servers: concurrent starts, kills, unusual homes and users."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ sys.stdout.write(url)
 
 
 def reachable_directory() -> Path:
-    """A new directory that every user can reach, unlike tmp_path."""
+    """Creates a directory that every user can reach, unlike tmp_path."""
     path = Path(tempfile.mkdtemp(prefix="lse test ", dir="/tmp")).resolve()
     path.chmod(0o755)
     return path
 
 
 def remove(base: Path) -> None:
-    """Stop all servers whose homes are in a directory, and delete it and their data."""
+    """Stops all servers with a home in a directory, and deletes the directory and their data."""
     for record in list(base.rglob("location")):
         EmbeddedServer(record.parent).stop()
         shutil.rmtree(json.loads(record.read_bytes())["place"], ignore_errors=True)
@@ -68,7 +68,7 @@ def base() -> Iterator[Path]:
 
 @pytest.fixture
 def fresh(base: Path) -> EmbeddedServer:
-    """A server that has not been started yet."""
+    """A server that has not been started."""
     return EmbeddedServer(base / "postgres")
 
 
@@ -81,7 +81,7 @@ def shared() -> Iterator[EmbeddedServer]:
 
 @pytest.fixture
 def server(shared: EmbeddedServer) -> EmbeddedServer:
-    """A running server with a past."""
+    """A running server that other tests have used."""
     shared.start()
     return shared
 
@@ -113,7 +113,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def spawn(home: Path, *options: str, user: int | None = None, path: str = PYTHONPATH) -> subprocess.Popen[str]:
-    """Start a server of `home` in another process, as another user if one is named."""
+    """Starts a server of `home` in another process, optionally as another user."""
     return subprocess.Popen(
         [sys.executable if user is None else interpreter_for(user), "-c", STARTER, str(home), *options],
         stdout=subprocess.PIPE,
@@ -128,7 +128,7 @@ def spawn(home: Path, *options: str, user: int | None = None, path: str = PYTHON
 
 
 def interpreter_for(user: int) -> str:
-    """A Python that the user can run this project with: the one of the tests, or the system's of the same version."""
+    """Returns a Python with which the user can run this project: that of the tests, or the system's."""
     system = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, system):
         command = ["/bin/sh", "-c", '"$0" -c "import lse_resources" 2>&-', python]
@@ -138,10 +138,10 @@ def interpreter_for(user: int) -> str:
             == 0
         ):
             return python
-    pytest.skip("the checkout or its Python is closed to other users")
+    pytest.skip("other users cannot read the checkout or its Python")
 
 
-def test_start_is_idempotent_and_makes_both_databases(fresh: EmbeddedServer) -> None:
+def test_start_is_idempotent_and_creates_both_databases(fresh: EmbeddedServer) -> None:
     assert not fresh.is_running()
     address = fresh.start()
     first = postmaster(fresh)
@@ -178,12 +178,12 @@ def test_stop_is_clean_and_leaves_no_socket(fresh: EmbeddedServer) -> None:
     assert not pid_file(fresh).exists()
 
 
-def test_stopping_what_never_was_changes_nothing(fresh: EmbeddedServer) -> None:
+def test_stop_without_a_server_changes_nothing(fresh: EmbeddedServer) -> None:
     assert not fresh.stop()
     assert not fresh.home.exists()
 
 
-def test_four_starters_at_once_get_one_server(fresh: EmbeddedServer) -> None:
+def test_four_concurrent_starts_give_one_server(fresh: EmbeddedServer) -> None:
     starters = [spawn(fresh.home) for _ in range(4)]
     urls = {starter.communicate(timeout=120)[0] for starter in starters}
     assert [starter.returncode for starter in starters] == [0] * 4
@@ -198,7 +198,7 @@ def test_data_survives_a_killed_postmaster(server: EmbeddedServer) -> None:
     assert ask(server, "SELECT value FROM kept") == "7"
 
 
-def test_a_recycled_process_id_is_neither_trusted_nor_signalled(server: EmbeddedServer) -> None:
+def test_a_reused_process_id_is_not_signaled(server: EmbeddedServer) -> None:
     killed = postmaster(server)
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: not server.is_running())
@@ -213,7 +213,7 @@ def test_a_recycled_process_id_is_neither_trusted_nor_signalled(server: Embedded
 
 
 @pytest.mark.parametrize("sign", ["data.new/PG_VERSION", "data/postmaster.pid"])
-def test_a_starter_killed_in_the_middle_is_repaired(fresh: EmbeddedServer, sign: str) -> None:
+def test_start_works_after_a_killed_start(fresh: EmbeddedServer, sign: str) -> None:
     with spawn(fresh.home) as starter:
         wait_until(lambda: (fresh.home / "location").exists() and (place(fresh) / sign).exists())
         starter.kill()
@@ -221,7 +221,7 @@ def test_a_starter_killed_in_the_middle_is_repaired(fresh: EmbeddedServer, sign:
     assert ask(fresh, "SELECT count(*) FROM pg_database WHERE datname IN ('lse', 'dagster')") == "2"
 
 
-def test_a_server_outlives_its_starter_and_is_found_again(server: EmbeddedServer) -> None:
+def test_a_server_keeps_running_after_its_starter_has_exited(server: EmbeddedServer) -> None:
     server.stop()
     spawn(server.home).communicate(timeout=60)
     before = postmaster(server)
@@ -229,14 +229,14 @@ def test_a_server_outlives_its_starter_and_is_found_again(server: EmbeddedServer
     assert postmaster(server) == before
 
 
-def test_a_deleted_socket_is_made_again(server: EmbeddedServer) -> None:
+def test_a_deleted_socket_is_created_again(server: EmbeddedServer) -> None:
     shutil.rmtree(server.start().socket_dir)
     assert not server.is_running()
     server.start()
     assert ask(server, "SELECT 1") == "1"
 
 
-def test_a_socket_directory_of_unknown_origin_is_not_used(server: EmbeddedServer) -> None:
+def test_an_unsafe_socket_directory_is_not_used(server: EmbeddedServer) -> None:
     foreign = server.start().socket_dir
     server.stop()
     foreign.mkdir(mode=0o755)
@@ -249,7 +249,7 @@ def test_a_socket_directory_of_unknown_origin_is_not_used(server: EmbeddedServer
         foreign.rmdir()
 
 
-def test_a_dropped_database_is_made_again(server: EmbeddedServer) -> None:
+def test_a_dropped_database_is_created_again(server: EmbeddedServer) -> None:
     ask(server, "DROP DATABASE dagster")
     server.start()
     assert ask(server, "SELECT 1", "dagster") == "1"
@@ -274,7 +274,7 @@ def test_a_moved_home_keeps_its_data(base: Path, fresh: EmbeddedServer) -> None:
     assert ask(moved, "SELECT count(*) FROM kept") == "0"
 
 
-def test_a_copied_home_gets_a_server_of_its_own(base: Path, fresh: EmbeddedServer) -> None:
+def test_a_copied_home_has_its_own_server(base: Path, fresh: EmbeddedServer) -> None:
     fresh.start()
     fresh.stop()
     copy = EmbeddedServer(base / "copy")
@@ -285,8 +285,8 @@ def test_a_copied_home_gets_a_server_of_its_own(base: Path, fresh: EmbeddedServe
     assert postmaster(copy) != postmaster(fresh)
 
 
-@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="seen through /proc")
-def test_a_home_deleted_under_its_server_begins_anew(fresh: EmbeddedServer) -> None:
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs /proc")
+def test_a_home_deleted_while_the_server_runs_starts_empty(fresh: EmbeddedServer) -> None:
     fresh.start()
     orphan = postmaster(fresh)
     shutil.rmtree(fresh.home)
@@ -296,18 +296,18 @@ def test_a_home_deleted_under_its_server_begins_anew(fresh: EmbeddedServer) -> N
     assert ask(fresh, "SELECT 1") == "1"
 
 
-def test_another_major_version_is_named(server: EmbeddedServer) -> None:
+def test_data_of_another_major_version_is_an_error(server: EmbeddedServer) -> None:
     server.stop()
     version = place(server) / "data" / "PG_VERSION"
-    ours = version.read_text()
+    own_version = version.read_text()
     version.write_text("15\n")
-    with pytest.raises(EmbeddedServerError, match="PostgreSQL 15 made it, and this is PostgreSQL") as caught:
+    with pytest.raises(EmbeddedServerError, match="PostgreSQL 15 created it, and this is PostgreSQL") as caught:
         server.start()
     assert "pg_dumpall" in str(caught.value)
-    version.write_text(ours)
+    version.write_text(own_version)
 
 
-def test_a_failed_start_tells_the_last_lines_of_the_log(server: EmbeddedServer) -> None:
+def test_the_error_of_a_failed_start_has_the_last_lines_of_the_log(server: EmbeddedServer) -> None:
     ask(server, "ALTER SYSTEM SET shared_preload_libraries = 'no_such_library'")
     server.stop()
     with pytest.raises(EmbeddedServerError, match="no_such_library"):
@@ -315,13 +315,13 @@ def test_a_failed_start_tells_the_last_lines_of_the_log(server: EmbeddedServer) 
     (place(server) / "data" / "postgresql.auto.conf").write_text("")
 
 
-def test_a_home_that_cannot_be_made_is_one_clear_error(base: Path) -> None:
+def test_a_home_that_cannot_be_created_is_a_clear_error(base: Path) -> None:
     (base / "file").touch()
     with pytest.raises(EmbeddedServerError, match="LSE_DATABASE_URL"):
         EmbeddedServer(base / "file" / "postgres").start()
 
 
-def test_last_weeks_log_is_dropped(server: EmbeddedServer) -> None:
+def test_the_log_of_last_week_is_deleted(server: EmbeddedServer) -> None:
     server.stop()
     old = place(server) / "log" / "server-old.log"
     old.touch()
@@ -331,7 +331,7 @@ def test_last_weeks_log_is_dropped(server: EmbeddedServer) -> None:
 
 
 @as_root
-def test_root_keeps_data_in_the_system_where_nobody_cannot_reach_the_home(base: Path, fresh: EmbeddedServer) -> None:
+def test_root_stores_data_under_var_lib_if_nobody_cannot_reach_the_home(base: Path, fresh: EmbeddedServer) -> None:
     base.chmod(0o700)
     fresh.start()
     assert place(fresh).parent == Path("/var/lib/lse")
@@ -349,7 +349,7 @@ def test_root_keeps_data_in_the_system_where_nobody_cannot_reach_the_home(base: 
 
     fresh.stop()
     shutil.rmtree(place(fresh))
-    with pytest.raises(EmbeddedServerError, match="gone"):
+    with pytest.raises(EmbeddedServerError, match="does not exist"):
         fresh.start()
     (fresh.home / "location").unlink()
 
@@ -368,7 +368,7 @@ def test_root_copies_binaries_that_nobody_cannot_reach(base: Path, fresh: Embedd
 
 
 @as_root
-def test_root_joins_the_server_of_an_ordinary_user(base: Path) -> None:
+def test_root_can_use_the_server_of_another_user(base: Path) -> None:
     user = pwd.getpwnam("daemon").pw_uid
     own = base / "own"
     own.mkdir()
@@ -386,7 +386,7 @@ def test_root_joins_the_server_of_an_ordinary_user(base: Path) -> None:
 
 
 @as_root
-def test_users_who_cannot_have_a_server_are_told_why(base: Path, fresh: EmbeddedServer) -> None:
+def test_a_user_who_cannot_run_a_server_gets_a_clear_error(base: Path, fresh: EmbeddedServer) -> None:
     user = pwd.getpwnam("daemon").pw_uid
     base.chmod(0o777)
     stranger = spawn(base / "stranger", user=54321).communicate(timeout=60)[1]
@@ -400,7 +400,7 @@ def test_users_who_cannot_have_a_server_are_told_why(base: Path, fresh: Embedded
     assert "belongs to another user" in spawn(fresh.home, user=user).communicate(timeout=60)[1]
 
 
-def test_a_full_disk_is_no_reason_for_another_database(tmp_path: Path) -> None:
+def test_a_full_disk_has_its_own_hint(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path / "home")
     with pytest.raises(EmbeddedServerError, match="Free space on the disk of LSE_HOME"), server._errors("start"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,4 +1,4 @@
-"""What analysts read: the views, the Python API, DataFrames from rows and from files, exports."""
+"""Analysis: the views, the Python API, DataFrames from rows and from files, exports."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def facts(database: Database, number: int) -> dict[str, Any]:
     return dict(zip(columns, row, strict=True))
 
 
-def test_a_run_of_the_new_api_is_one_typed_row(database: Database, loaded: RunFolder) -> None:
+def test_a_v2_run_is_one_typed_row(database: Database, loaded: RunFolder) -> None:
     start = datetime(2026, 1, 31, 12, 0, 0, 6, tzinfo=UTC)
     assert facts(database, 6) == {
         "project": PROJECT, "run_date": DAY, "run_id": UUID(run_id(6)), "trace_id": UUID(trace_id(6)),
@@ -95,7 +95,7 @@ def test_a_run_of_the_new_api_is_one_typed_row(database: Database, loaded: RunFo
     }  # fmt: skip
 
 
-def test_a_run_of_the_old_api_gives_the_same_columns(database: Database, loaded: RunFolder) -> None:
+def test_a_v1_run_has_the_same_columns(database: Database, loaded: RunFolder) -> None:
     found = facts(database, 7)
     assert (found["run_type"], found["status"], found["parent_run_id"]) == ("llm", "success", UUID(run_id(5)))
     assert found["end_time"] == datetime(2026, 1, 31, 12, 0, 3, 250000, tzinfo=UTC)
@@ -103,7 +103,7 @@ def test_a_run_of_the_old_api_gives_the_same_columns(database: Database, loaded:
     assert (found["tags"], found["error"]) == ([], None)
 
 
-def test_facts_read_from_files_are_those_of_the_view(database: Database, loaded: RunFolder) -> None:
+def test_columns_from_files_equal_those_of_the_view(database: Database, loaded: RunFolder) -> None:
     for file in read_folder(loaded.path, DAY):
         assert isinstance(file, RunFile)
         from_file = run_columns(PROJECT, DAY, file.header, file.document)
@@ -111,7 +111,7 @@ def test_facts_read_from_files_are_those_of_the_view(database: Database, loaded:
         assert dict(zip(COLUMNS, astuple(from_file), strict=True)) == from_row
 
 
-def test_odd_values_are_unknown_and_stop_nothing(database: Database, loaded: RunFolder) -> None:
+def test_invalid_values_are_null_and_do_not_fail_the_load(database: Database, loaded: RunFolder) -> None:
     assert facts(database, 8)["status"] == "error"
     assert (facts(database, 9)["status"], facts(database, 9)["total_tokens"]) == ("pending", None)
     assert (facts(database, 10)["parent_run_id"], facts(database, 10)["total_tokens"]) == (None, None)
@@ -119,7 +119,7 @@ def test_odd_values_are_unknown_and_stop_nothing(database: Database, loaded: Run
     assert facts(database, 11)["mark"] == ["nul"]
 
 
-def test_a_trace_is_one_row_over_its_days(database: Database, tmp_path: Path) -> None:
+def test_a_trace_over_several_days_is_one_row(database: Database, tmp_path: Path) -> None:
     late = RunFolder(tmp_path / "late")
     late.write(0, run_type="chain", total_tokens=30, total_cost=0.3, start_time="2026-01-31T23:59:58Z")
     late.write(1, total_tokens=10, total_cost=0.1, error="x", status="ERROR")
@@ -139,7 +139,7 @@ def test_a_trace_is_one_row_over_its_days(database: Database, tmp_path: Path) ->
     assert (found["total_cost"], found["root_name"]) == (Decimal("0.3"), "run 0")
 
 
-def test_a_trace_without_its_root_is_a_row_too(database: Database, tmp_path: Path) -> None:
+def test_a_trace_without_its_root_is_also_a_row(database: Database, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "day")
     folder.write(1)
     folder.write(2)
@@ -149,7 +149,7 @@ def test_a_trace_without_its_root_is_a_row_too(database: Database, tmp_path: Pat
     assert rows == [(run_id(0), None, 2)]
 
 
-def test_days_are_summed_up(database: Database, loaded: RunFolder) -> None:
+def test_a_day_is_aggregated(database: Database, loaded: RunFolder) -> None:
     _, rows = Runs(database).query("SELECT project, run_date, runs, traces, errors, pending FROM daily_facts")
     assert rows == [(PROJECT, DAY, 12, 3, 2, 1)]
 
@@ -161,7 +161,7 @@ def test_ids_are_listed(database: Database, loaded: RunFolder) -> None:
     assert runs.get_run_ids("other", DAY) == []
 
 
-def test_a_run_is_read_as_it_was_sent(database: Database, loaded: RunFolder) -> None:
+def test_get_run_returns_the_run_as_sent(database: Database, loaded: RunFolder) -> None:
     assert Runs(database).get_run(run_id(3)) == loaded.run(3)
     assert Runs(database).get_run(UUID(run_id(99))) is None
     with pytest.raises(UsageError, match="ids of runs and traces are UUIDs"):
@@ -179,7 +179,7 @@ def test_a_trace_is_a_tree(database: Database, loaded: RunFolder) -> None:
     assert shape(runs.get_runs_for_trace(trace_id(5))) == {run_id(5): {run_id(6): {}, run_id(7): {}}}
 
 
-def test_a_statement_can_only_read(database: Database, loaded: RunFolder) -> None:
+def test_a_query_is_read_only(database: Database, loaded: RunFolder) -> None:
     runs = Runs(database)
     assert runs.query("SELECT count(*) AS n FROM runs WHERE name LIKE 'run %'") == (["n"], [(8,)])
     for statement in ("DELETE FROM runs", "SELECT 1; COMMIT; DELETE FROM runs", "COMMIT; DELETE FROM runs"):
@@ -208,7 +208,7 @@ def test_a_dataframe_is_the_same_from_rows_folder_and_zip(
         load_runs_from_files(PROJECT, [tmp_path / "nothing.zip"])
 
 
-def test_csv_and_jsonl_hold_every_run(database: Database, loaded: RunFolder, tmp_path: Path) -> None:
+def test_csv_and_jsonl_contain_every_run(database: Database, loaded: RunFolder, tmp_path: Path) -> None:
     target = tmp_path / "out"
     assert export_runs(database, PROJECT, DAY, DAY, target, "csv", contents=True).rows == 12
     with target.open(newline="") as file:
@@ -222,7 +222,7 @@ def test_csv_and_jsonl_hold_every_run(database: Database, loaded: RunFolder, tmp
     assert json.loads(lines[3]) == loaded.run(3)
 
 
-def test_parquet_holds_every_run_in_types(database: Database, loaded: RunFolder, tmp_path: Path) -> None:
+def test_parquet_contains_every_run_with_types(database: Database, loaded: RunFolder, tmp_path: Path) -> None:
     done = export_runs(database, PROJECT, DAY, DAY, tmp_path / "out.parquet", "parquet", contents=True)
 
     table = parquet.read_table(done.path)
@@ -232,7 +232,7 @@ def test_parquet_holds_every_run_in_types(database: Database, loaded: RunFolder,
     assert json.loads(table.column("outputs")[2].as_py()) == loaded.run(2)["outputs"]
 
 
-def test_an_export_that_fails_leaves_nothing(database: Database, loaded: RunFolder, tmp_path: Path) -> None:
+def test_a_failed_export_leaves_no_file(database: Database, loaded: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="cannot write"):
         export_runs(database, PROJECT, DAY, DAY, tmp_path / "missing" / "out.csv", "csv")
     (tmp_path / "file").touch()

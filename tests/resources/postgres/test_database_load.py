@@ -1,4 +1,4 @@
-"""Loading a day: what is inserted, left, replaced, put aside; and what a bad run or a refusing server does to it."""
+"""Loading a day: inserted, kept and replaced rows, invalid files, and errors of the server."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_changed_rows_stay_and_are_reported(database: Database, run_folder: RunF
     assert rows(database, "runs.*") == before
 
 
-def test_overwriting_replaces_what_changed_and_dates_it_anew(database: Database, run_folder: RunFolder) -> None:
+def test_overwrite_replaces_changed_rows_and_sets_created_at(database: Database, run_folder: RunFolder) -> None:
     run_folder.fill(4)
     load_day(database, PROJECT, DAY, run_folder.path)
     with database.connect() as connection:
@@ -82,7 +82,7 @@ def test_overwriting_replaces_what_changed_and_dates_it_anew(database: Database,
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_dry_run_tells_and_writes_nothing(database: Database, run_folder: RunFolder, overwrite: bool) -> None:
+def test_a_dry_run_reports_and_writes_nothing(database: Database, run_folder: RunFolder, overwrite: bool) -> None:
     run_folder.fill(4)
     load_day(database, PROJECT, DAY, run_folder.path)
     run_folder.fill(2, first=4)
@@ -99,7 +99,7 @@ def test_a_dry_run_tells_and_writes_nothing(database: Database, run_folder: RunF
         assert connection.execute("SELECT count(*) FROM loads").fetchone() == (1,)
 
 
-def test_a_run_filed_elsewhere_is_reported_and_not_stolen(database: Database, run_folder: RunFolder) -> None:
+def test_a_run_filed_elsewhere_is_reported_and_not_moved(database: Database, run_folder: RunFolder) -> None:
     run_folder.fill(4)
     load_day(database, PROJECT, DAY, run_folder.path)
     with database.connect() as connection:
@@ -116,7 +116,7 @@ def test_a_run_filed_elsewhere_is_reported_and_not_stolen(database: Database, ru
     assert rows(database, "runs.*") == before
 
 
-def test_broken_files_are_named_and_the_rest_is_loaded(database: Database, run_folder: RunFolder) -> None:
+def test_invalid_files_are_reported_and_the_others_loaded(database: Database, run_folder: RunFolder) -> None:
     run_folder.fill(3)
     run_folder.write(1, b'{"id": ')
     wrapped = json.dumps({"trace": run_folder.run(7), "fetched_by": "an older tool"}).encode()
@@ -129,11 +129,11 @@ def test_broken_files_are_named_and_the_rest_is_loaded(database: Database, run_f
     assert rows(database, "data->>'name'") == [("run 0",), ("run 2",), ("run 7",)]
 
 
-def test_what_jsonb_refuses_is_marked_and_costs_no_other_run(database: Database, run_folder: RunFolder) -> None:
+def test_a_refused_run_is_marked_and_the_others_are_loaded(database: Database, run_folder: RunFolder) -> None:
     run_folder.fill(20)
     run_folder.write(3, run_folder.with_text(3, r'"a\u0000b"'))
     run_folder.write(4, run_folder.with_text(4, r'"\ud800"'))
-    run_folder.write(5, run_folder.with_text(5, "1e-20000"))  # passes every parser, and PostgreSQL refuses it
+    run_folder.write(5, run_folder.with_text(5, "1e-20000"))  # valid for every parser, but PostgreSQL refuses it
 
     result = load_day(database, PROJECT, DAY, run_folder.path)
 
@@ -146,7 +146,7 @@ def test_what_jsonb_refuses_is_marked_and_costs_no_other_run(database: Database,
     ]
 
 
-def test_what_exceeds_even_the_rendering_is_a_row_without_content(database: Database, run_folder: RunFolder) -> None:
+def test_a_run_refused_in_every_rendering_is_a_row_without_content(database: Database, run_folder: RunFolder) -> None:
     with database.connect() as connection:
         connection.execute(
             sql.SQL("ALTER DATABASE {} SET max_stack_depth = '100kB'").format(sql.Identifier(connection.info.dbname))
@@ -187,7 +187,7 @@ def test_every_load_is_in_the_audit_table(database: Database, run_folder: RunFol
     ]
 
 
-def test_a_day_gets_its_months_partition(database: Database, tmp_path: Path) -> None:
+def test_a_load_creates_the_partition_of_its_month(database: Database, tmp_path: Path) -> None:
     for day in (date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 2)):
         folder = RunFolder(tmp_path / str(day), day)
         folder.write((day - date(2025, 12, 30)).days)
@@ -200,12 +200,12 @@ def test_a_day_gets_its_months_partition(database: Database, tmp_path: Path) -> 
     ]
 
 
-def test_a_folder_that_is_not_there_is_a_usage_error(database: Database, tmp_path: Path) -> None:
+def test_a_missing_folder_is_a_usage_error(database: Database, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there are no run files"):
         load_day(database, PROJECT, DAY, tmp_path / "nowhere")
 
 
-def test_a_database_without_tables_is_said_in_one_line(empty_database: Database, run_folder: RunFolder) -> None:
+def test_a_database_without_tables_is_a_one_line_error(empty_database: Database, run_folder: RunFolder) -> None:
     with pytest.raises(DatabaseError, match="Prepare the database: lse db migrate"):
         load_day(empty_database, PROJECT, DAY, run_folder.fill(1).path)
 
@@ -221,12 +221,12 @@ def reader(database: Database) -> Iterator[Database]:
         connection.execute("DROP ROLE lse_test_reader")
 
 
-def test_a_missing_right_is_said_in_one_line(reader: Database, run_folder: RunFolder) -> None:
+def test_a_missing_right_is_a_one_line_error(reader: Database, run_folder: RunFolder) -> None:
     with pytest.raises(DatabaseError, match=r"permission denied for table loads. Grant the role its rights"):
         load_day(reader, PROJECT, DAY, run_folder.fill(1).path)
 
 
-def test_days_and_projects_do_not_touch_each_other(database: Database, tmp_path: Path) -> None:
+def test_days_and_projects_are_independent(database: Database, tmp_path: Path) -> None:
     today = RunFolder(tmp_path / "a").fill(2)
     tomorrow = RunFolder(tmp_path / "b", DAY + timedelta(days=1)).fill(2, first=10)
     load_day(database, PROJECT, DAY, today.path)

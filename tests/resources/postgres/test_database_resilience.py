@@ -1,4 +1,4 @@
-"""Loads that meet trouble: lost connections, killed servers and loaders, other loads of the day, full disks."""
+"""Loads with failures: lost connections, killed servers and loaders, concurrent loads of a day, full disks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import pytest
 from database_fixtures import DAY, PROJECT, RunFolder
 from psycopg.conninfo import make_conninfo
 
-from lse_archive.errors import DatabaseError, DayLockedError
+from lse_archive.errors import DatabaseError
 from lse_resources.embedded_postgres.place import find_location
 from lse_resources.embedded_postgres.server import EmbeddedServer
+from lse_resources.postgres.advisory_locks import lock_key
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
-from lse_resources.postgres.locks import day_advisory_lock
 from lse_resources.postgres.schema import migrate
 from lse_resources.postgres.verify.day import verify_day
 
@@ -70,7 +70,7 @@ def test_lost_connections_are_replaced_and_no_batch_is_lost(database: Database, 
 
 @pytest.fixture
 def own_server() -> Iterator[EmbeddedServer]:
-    """A server that a test may kill."""
+    """A server that the test may kill."""
     base = Path(tempfile.mkdtemp(prefix="lse-db-", dir="/tmp")).resolve()
     base.chmod(0o755)
     server = EmbeddedServer(base / "postgres")
@@ -78,8 +78,7 @@ def own_server() -> Iterator[EmbeddedServer]:
         migrate(Database(server.start().url()))
         yield server
     finally:
-        server.stop()
-        shutil.rmtree(find_location(server.home).place, ignore_errors=True)
+        server.remove()
         shutil.rmtree(base, ignore_errors=True)
 
 
@@ -89,7 +88,7 @@ def kill_server(server: EmbeddedServer) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def test_a_killed_server_that_comes_back_costs_nothing(own_server: EmbeddedServer, run_folder: RunFolder) -> None:
+def test_a_load_survives_a_restart_of_a_killed_server(own_server: EmbeddedServer, run_folder: RunFolder) -> None:
     database = Database(own_server.url())
     run_folder.fill(RUNS)
     moments = random.Random(7).sample(range(1, RUNS // BATCH), 3)
@@ -108,7 +107,7 @@ def test_a_killed_server_that_comes_back_costs_nothing(own_server: EmbeddedServe
     assert whole_and_right(database, run_folder)
 
 
-def test_a_server_that_stays_away_ends_the_load_and_the_next_one_completes_it(
+def test_a_stopped_server_fails_the_load_and_the_next_load_completes_it(
     own_server: EmbeddedServer, run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lse_resources.postgres.load.writer._RETRY_DELAYS", (0.01, 0.01))
@@ -146,7 +145,7 @@ def test_a_killed_loader_leaves_whole_batches_and_the_next_completes(
     with database.connect() as connection:
         others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         while connection.execute(others).fetchone() != (0,):
-            pass  # the server is about to notice that its client is dead
+            pass  # the server has not yet noticed that its client has exited
         found = connection.execute("SELECT count(*) FROM runs").fetchone()
         unfinished = connection.execute("SELECT count(*) FROM loads WHERE finished_at IS NULL").fetchone()
     assert found is not None
@@ -157,7 +156,7 @@ def test_a_killed_loader_leaves_whole_batches_and_the_next_completes(
     assert whole_and_right(database, run_folder)
 
 
-def test_of_two_loads_of_a_day_one_waits_for_the_other(database: Database, run_folder: RunFolder) -> None:
+def test_the_second_of_two_loads_of_a_day_waits(database: Database, run_folder: RunFolder) -> None:
     run_folder.fill(RUNS)
     held, go_on = threading.Event(), threading.Event()
 
@@ -172,8 +171,8 @@ def test_of_two_loads_of_a_day_one_waits_for_the_other(database: Database, run_f
         waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
         while connection.execute(waiting).fetchone() == (0,):
             assert not second.done()
-        with pytest.raises(DayLockedError), day_advisory_lock(connection, PROJECT, DAY, wait=False):
-            pass
+        key = lock_key(f"{PROJECT}/{DAY}")
+        assert connection.execute("SELECT pg_try_advisory_lock(%s)", (key,)).fetchone() == (False,)
         go_on.set()
         results = first.result(60), second.result(60)
 
@@ -181,8 +180,8 @@ def test_of_two_loads_of_a_day_one_waits_for_the_other(database: Database, run_f
     assert [result.left for result in results] == [0, RUNS]
 
 
-def test_a_full_disk_is_said_in_one_line(database: Database, run_folder: RunFolder, tmp_path: Path) -> None:
-    """The server's own refusal, from a function that stands for the disk: SQLSTATE 53100, as of a real one."""
+def test_a_full_disk_is_a_one_line_error(database: Database, run_folder: RunFolder, tmp_path: Path) -> None:
+    """A trigger raises the error of a full disk, SQLSTATE 53100."""
     run_folder.fill(RUNS)
     with database.connect() as connection:
         connection.execute(
@@ -204,7 +203,7 @@ def test_a_full_disk_is_said_in_one_line(database: Database, run_folder: RunFold
     assert whole_and_right(database, run_folder)
 
 
-def test_a_serialization_failure_is_tried_again(database: Database, run_folder: RunFolder) -> None:
+def test_a_serialization_failure_is_retried(database: Database, run_folder: RunFolder) -> None:
     run_folder.fill(RUNS)
     with database.connect() as connection:
         connection.execute(
@@ -219,7 +218,7 @@ def test_a_serialization_failure_is_tried_again(database: Database, run_folder: 
     assert whole_and_right(database, run_folder)
 
 
-def test_a_run_that_the_server_refuses_is_put_aside_alone(database: Database, run_folder: RunFolder) -> None:
+def test_only_the_refused_run_fails(database: Database, run_folder: RunFolder) -> None:
     run_folder.fill(RUNS)
     with database.connect() as connection:
         connection.execute("ALTER TABLE runs ADD CONSTRAINT fussy CHECK (trace_id::text NOT LIKE '%%00028')")
@@ -230,7 +229,7 @@ def test_a_run_that_the_server_refuses_is_put_aside_alone(database: Database, ru
     assert all('violates check constraint "fussy"' in line for line in result.errors)
 
 
-def test_a_password_never_shows(database: Database) -> None:
+def test_no_message_contains_a_password(database: Database) -> None:
     url = make_conninfo(database.url, password="very secret", port="1", host="127.0.0.1")
     with pytest.raises(DatabaseError) as refusal:
         Database(url).connect()

@@ -1,4 +1,4 @@
-"""Taking loads back: what they inserted goes, what they replaced stands again."""
+"""Undoing loads: inserted rows are deleted, replaced rows are restored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load(database: Database, folder: RunFolder) -> int:
     return result.load_id
 
 
-def test_a_first_load_taken_back_leaves_no_row(database: Database, run_folder: RunFolder) -> None:
+def test_an_undone_first_load_leaves_no_row(database: Database, run_folder: RunFolder) -> None:
     load_id = load(database, run_folder.fill(5))
 
     done = rollback_load(database, load_id)
@@ -35,7 +35,7 @@ def test_a_first_load_taken_back_leaves_no_row(database: Database, run_folder: R
     assert snapshot(database) == []
 
 
-def test_an_overwrite_taken_back_leaves_the_rows_as_they_were(database: Database, run_folder: RunFolder) -> None:
+def test_an_undone_overwrite_restores_the_former_rows(database: Database, run_folder: RunFolder) -> None:
     load(database, run_folder.fill(5))
     before = snapshot(database)
     run_folder.fill(2, first=5).write(1, name="other")
@@ -47,7 +47,7 @@ def test_an_overwrite_taken_back_leaves_the_rows_as_they_were(database: Database
     assert snapshot(database) == before
 
 
-def test_a_repair_taken_back_puts_a_moved_row_where_it_was(database: Database, run_folder: RunFolder) -> None:
+def test_an_undone_repair_moves_a_row_back(database: Database, run_folder: RunFolder) -> None:
     load(database, run_folder.fill(5))
     with database.connect() as connection:
         connection.execute("UPDATE runs SET project = 'q', data = '{}' WHERE run_id = %s", (run_id(1),))
@@ -62,12 +62,12 @@ def test_a_repair_taken_back_puts_a_moved_row_where_it_was(database: Database, r
     assert snapshot(database) == before
 
 
-def test_loads_are_taken_back_in_turn(database: Database, run_folder: RunFolder) -> None:
+def test_loads_are_undone_newest_first(database: Database, run_folder: RunFolder) -> None:
     first = load(database, run_folder.fill(5))
     run_folder.write(1, name="second")
     second = load(database, run_folder)
 
-    with pytest.raises(ArchiveConflictError, match=f"load {second} has replaced rows of it since"):
+    with pytest.raises(ArchiveConflictError, match=f"load {second} has replaced some of its rows"):
         rollback_load(database, first)
     rollback_load(database, second)
     rollback_load(database, first)
@@ -75,7 +75,7 @@ def test_loads_are_taken_back_in_turn(database: Database, run_folder: RunFolder)
     assert snapshot(database) == []
 
 
-def test_a_load_can_be_repeated_after_it_was_taken_back(database: Database, run_folder: RunFolder) -> None:
+def test_an_undone_load_can_be_repeated(database: Database, run_folder: RunFolder) -> None:
     rollback_load(database, load(database, run_folder.fill(5)))
 
     assert load_day(database, PROJECT, DAY, run_folder.path).successful_inserts == 5
@@ -90,11 +90,11 @@ def test_a_rollback_is_in_the_audit_table(database: Database, run_folder: RunFol
     assert kept == [(load_id, "overwrite", 0, done.rollback_id), (done.rollback_id, "rollback", 5, None)]
 
 
-def test_what_cannot_be_taken_back_is_said(database: Database, run_folder: RunFolder) -> None:
+def test_a_load_that_cannot_be_undone_is_an_error(database: Database, run_folder: RunFolder) -> None:
     load_id = load(database, run_folder.fill(5))
     done = rollback_load(database, load_id)
 
-    with pytest.raises(UsageError, match=f"load {done.rollback_id} did that already"):
+    with pytest.raises(UsageError, match=f"load {done.rollback_id} has undone it already"):
         rollback_load(database, load_id)
     with pytest.raises(UsageError, match="it is a rollback"):
         rollback_load(database, done.rollback_id)
@@ -102,7 +102,7 @@ def test_what_cannot_be_taken_back_is_said(database: Database, run_folder: RunFo
         rollback_load(database, 99)
 
 
-def test_rows_kept_too_long_ago_are_dropped_and_their_load_stays(database: Database, run_folder: RunFolder) -> None:
+def test_old_replaced_rows_are_deleted_and_their_load_stays(database: Database, run_folder: RunFolder) -> None:
     load(database, run_folder.fill(5))
     run_folder.write(1, name="second")
     second = load(database, run_folder)

@@ -1,22 +1,22 @@
-"""The schema: made and found again, by several at once, and refused where it does not fit; the states of days."""
+"""The schema: migration, concurrent migration, and other versions; malformed URLs; the table `days`."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 
 import pytest
 from database_fixtures import DAY, PROJECT
 
 from lse_archive.errors import DatabaseError, SettingsError
 from lse_resources.postgres.database import Database
-from lse_resources.postgres.days_table import DayRow, DaysTable
+from lse_resources.postgres.days_table import update_day
 from lse_resources.postgres.schema import SCHEMA_VERSION, check_schema, migrate
 
 
-def test_an_empty_database_is_prepared_and_found_so_again(empty_database: Database) -> None:
+def test_migrate_prepares_an_empty_database_once(empty_database: Database) -> None:
     with pytest.raises(DatabaseError, match="it has no tables yet"):
         check_schema(empty_database)
 
@@ -26,7 +26,7 @@ def test_an_empty_database_is_prepared_and_found_so_again(empty_database: Databa
     check_schema(empty_database)
 
 
-def test_several_can_prepare_a_database_at_once(empty_database: Database) -> None:
+def test_migrate_runs_concurrently(empty_database: Database) -> None:
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(migrate, [empty_database] * 3))
 
@@ -34,7 +34,7 @@ def test_several_can_prepare_a_database_at_once(empty_database: Database) -> Non
 
 
 @pytest.mark.parametrize(("version", "why"), [("0000", "this version needs"), ("9999", "Update lse")])
-def test_another_schema_is_refused(database: Database, version: str, why: str) -> None:
+def test_a_schema_of_another_version_is_an_error(database: Database, version: str, why: str) -> None:
     with database.connect() as connection:
         connection.execute("UPDATE alembic_version SET version_num = %s", (version,))
 
@@ -50,7 +50,7 @@ def test_a_newer_schema_is_not_migrated(database: Database) -> None:
         migrate(database)
 
 
-def test_the_version_of_the_code_is_the_newest_step() -> None:
+def test_schema_version_is_the_newest_migration() -> None:
     from alembic.script import ScriptDirectory
 
     from lse_resources.postgres.schema import _MIGRATIONS
@@ -58,7 +58,9 @@ def test_the_version_of_the_code_is_the_newest_step() -> None:
     assert ScriptDirectory(str(_MIGRATIONS)).get_heads() == [SCHEMA_VERSION]
 
 
-def test_a_role_that_may_not_create_tables_is_told_so(database: Database, empty_database: Database) -> None:
+def test_a_role_without_the_right_to_create_tables_gets_a_clear_error(
+    database: Database, empty_database: Database
+) -> None:
     with empty_database.connect() as connection:
         connection.execute("CREATE ROLE lse_test_guest LOGIN")
         try:
@@ -70,7 +72,7 @@ def test_a_role_that_may_not_create_tables_is_told_so(database: Database, empty_
             connection.execute("DROP ROLE lse_test_guest")
 
 
-def test_looking_at_the_schema_imports_no_alembic() -> None:
+def test_check_schema_does_not_import_alembic() -> None:
     modules = "lse_resources.postgres.schema, lse_resources.postgres.verify.day"
     program = f"import sys, {modules}; sys.exit('sqlalchemy' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -80,13 +82,13 @@ def test_looking_at_the_schema_imports_no_alembic() -> None:
     "url",
     ["postgresql://u:hid@den@h/d", "nonsense:hidden", "postgresql://u:hidden@h:port/d?x=y", "postgresql://[hidden"],
 )
-def test_a_malformed_url_is_refused_without_quoting_it(url: str) -> None:
+def test_the_error_for_a_malformed_url_does_not_quote_it(url: str) -> None:
     with pytest.raises(SettingsError) as refusal:
         Database(url)
     assert "hid" not in str(refusal.value)
 
 
-def test_months_are_detached_without_touching_others(database: Database) -> None:
+def test_detaching_a_month_keeps_the_others(database: Database) -> None:
     with database.connect() as connection:
         for day in ("2025-12-31", "2026-01-01", "2026-01-31"):
             connection.execute("SELECT lse_ensure_month(%s)", (day,))
@@ -96,27 +98,11 @@ def test_months_are_detached_without_touching_others(database: Database) -> None
         assert connection.execute(names).fetchall() == [("runs_2026_01",)]
 
 
-def test_what_is_known_of_a_day_adds_up(database: Database) -> None:
-    days = DaysTable(database)
-    looked = datetime(2026, 2, 1, tzinfo=UTC)
-    days.update(PROJECT, DAY, {"runs": 3, "zip_sha256": "ab"})
-    days.update(PROJECT, DAY, {"looked_at": looked, "runs": 4})
-    days.update(PROJECT, DAY, {})
+def test_updates_of_a_day_add_up(database: Database) -> None:
+    fetched = datetime(2026, 2, 1, tzinfo=UTC)
+    update_day(database, PROJECT, DAY, {"runs": 3, "zip_bytes": 7})
+    update_day(database, PROJECT, DAY, {"looked_at": fetched, "runs": 4})
 
-    assert days.get(PROJECT, DAY) == DayRow(project=PROJECT, run_date=DAY, runs=4, zip_sha256="ab", looked_at=looked)
-
-
-def test_days_are_found_by_project_and_range(database: Database) -> None:
-    days = DaysTable(database)
-    for project, day in [("b", date(2026, 1, 2)), ("a", date(2026, 1, 3)), ("a", date(2026, 1, 1))]:
-        days.update(project, day, {"runs": 1})
-
-    assert [(one.project, one.run_date.day) for one in days.find()] == [("a", 1), ("a", 3), ("b", 2)]
-    assert [one.run_date.day for one in days.find("a", first=date(2026, 1, 2))] == [3]
-    assert [one.project for one in days.find(last=date(2026, 1, 2))] == ["a", "b"]
-    assert days.get("c", DAY) is None
-
-
-def test_an_unknown_fact_is_refused(database: Database) -> None:
-    with pytest.raises(ValueError, match="no state of a day: colour"):
-        DaysTable(database).update(PROJECT, DAY, {"colour": 1})
+    with database.connect() as connection:
+        rows = connection.execute("SELECT project, run_date, runs, zip_bytes, looked_at, proof FROM days").fetchall()
+    assert rows == [(PROJECT, DAY, 4, 7, fetched, None)]

@@ -1,4 +1,4 @@
-"""Databases beyond this machine: TLS, certificates and password files, as libpq reads them."""
+"""Remote databases: TLS, certificates and password files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ENCODED = "it%27s%20%3Asecret"
 
 @dataclass(frozen=True)
 class Remote:
-    """A server that asks for TLS and a password, under the name HOST."""
+    """A server with TLS and a password, under the name HOST."""
 
     port: int
     root: Path
@@ -35,7 +35,7 @@ class Remote:
     directory: Path
 
     def url(self, options: str, *, password: str | None = None, host: str = HOST) -> str:
-        """The URL of its database `archive`; the host's name is not looked up."""
+        """The URL of its database `archive`, with the address: the host name is not resolved."""
         user = "archiver" if password is None else f"archiver:{password}"
         return f"postgresql://{user}@{host}:{self.port}/archive?hostaddr=127.0.0.1&{options}"
 
@@ -45,7 +45,7 @@ class Remote:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[EmbeddedServer]:
-    """A server in which `archiver` needs a password."""
+    """A server where the role `archiver` needs a password."""
     base = Path(tempfile.mkdtemp(prefix="lse-db-", dir="/tmp")).resolve()
     base.chmod(0o755)
     server = EmbeddedServer(base / "postgres")
@@ -81,7 +81,7 @@ def password_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refusal(url: str) -> DatabaseError:
-    """How the connection is refused; it is one line, and holds no password."""
+    """Returns the error of a refused connection: one line, without a password."""
     with pytest.raises(DatabaseError) as refused:
         Database(url).connect()
     text = str(refused.value)
@@ -93,35 +93,35 @@ def refusal(url: str) -> DatabaseError:
 
 
 @pytest.mark.parametrize("options", ["sslmode=require", "sslmode=verify-ca&sslrootcert={}"])
-def test_traffic_is_encrypted_when_the_url_asks_for_it(remote: Remote, options: str) -> None:
+def test_the_url_can_require_encryption(remote: Remote, options: str) -> None:
     with Database(remote.url(options.format(remote.root), password=_ENCODED)).connect() as connection:
         assert connection.pgconn.ssl_in_use
         assert connection.execute("SELECT current_user, current_database()").fetchone() == ("archiver", "archive")
 
 
-def test_the_right_root_and_host_are_let_through(remote: Remote) -> None:
+def test_the_right_root_and_host_are_accepted(remote: Remote) -> None:
     with Database(remote.verified(password=_ENCODED)).connect() as connection:
         assert connection.pgconn.ssl_in_use
-        # More than one record of TLS, both ways.
+        # More than one TLS record in both directions.
         text = "run " * 100_000
         assert connection.execute("SELECT %s::text", (text,)).fetchone() == (text,)
 
 
 @pytest.mark.parametrize("mode", ["verify-ca", "verify-full"])
-def test_a_root_that_did_not_sign_is_refused(remote: Remote, mode: str) -> None:
+def test_a_root_that_did_not_sign_the_certificate_is_refused(remote: Remote, mode: str) -> None:
     error = refusal(remote.url(f"sslmode={mode}&sslrootcert={remote.other_root}", password=_ENCODED))
     assert "certificate verify failed" in error.why
     assert "sslrootcert" in error.hint
 
 
-def test_another_host_than_the_certificate_names_is_refused(remote: Remote) -> None:
+def test_a_host_that_differs_from_the_certificate_is_refused(remote: Remote) -> None:
     options = f"sslmode=verify-full&sslrootcert={remote.root}"
     error = refusal(remote.url(options, password=_ENCODED, host="other.example.org"))
     assert f'server certificate for "{HOST}" does not match host name "other.example.org"' in error.why
-    assert error.hint == "Name the server in LSE_DATABASE_URL as its certificate does"
+    assert error.hint == "In LSE_DATABASE_URL use the host name of the server's certificate"
 
 
-def test_a_root_that_is_not_there_is_named(remote: Remote) -> None:
+def test_the_error_for_a_missing_root_names_the_file(remote: Remote) -> None:
     missing = remote.directory / "nothing.pem"
     error = refusal(remote.url(f"sslmode=verify-full&sslrootcert={missing}", password=_ENCODED))
     assert f'root certificate file "{missing}" does not exist' in error.why
@@ -138,7 +138,7 @@ def test_a_server_without_tls_is_refused_when_tls_is_required(remote: Remote, se
     assert "sslmode" in error.hint
 
 
-def test_a_mode_that_libpq_does_not_know_is_refused(remote: Remote) -> None:
+def test_an_unknown_sslmode_is_refused(remote: Remote) -> None:
     error = refusal(remote.url("sslmode=certainly", password=_ENCODED))
     assert error.why == 'invalid sslmode value: "certainly"'
     assert "verify-full" in error.hint
@@ -158,14 +158,14 @@ def test_a_wrong_password_in_the_file_is_refused(remote: Remote, password_file: 
     assert error.why == refusal(remote.verified(password="wrong%21")).why
 
 
-def test_a_password_file_that_others_may_read_is_not_used(
+def test_a_password_file_readable_by_others_is_not_used(
     remote: Remote, password_file: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     password_file.chmod(0o644)
     error = refusal(remote.verified())
     assert "no password supplied" in error.why
     assert "only its owner may read" in error.hint
-    assert "permissions should be u=rw (0600) or less" in capfd.readouterr().err  # libpq's own words
+    assert "permissions should be u=rw (0600) or less" in capfd.readouterr().err  # the message of libpq
 
 
 def test_a_command_and_dagster_work_over_tls(

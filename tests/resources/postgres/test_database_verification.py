@@ -1,4 +1,4 @@
-"""Verification: whatever differs between files and rows is found and named, and nothing else is."""
+"""Verification: every difference between files and rows is reported, and nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ODD = {
     6: "NaN",
     7: '"\udcff\udcfe"',
 }
-LIES: tuple[LiteralString, ...] = (
+CHANGES: tuple[LiteralString, ...] = (
     "data = jsonb_set(data, '{inputs,messages,0,content}', '\"changed\"')",
     "data = jsonb_set(data, '{outputs,score}', '0.123456789012345677')",
     "data = data || '{\"added\": null}'",
@@ -54,7 +54,7 @@ def change(database: Database, statement: LiteralString, number: int = 6) -> Non
 
 
 def differences(result: VerificationResult) -> dict[str, Any]:
-    """What a result reports, without totals."""
+    """Returns the differences in a result, without totals."""
     lists = (
         "missing_runs_in_db", "missing_runs_in_files", "missing_traces_in_db", "missing_traces_in_files",
         "inconsistent_traces", "broken_files",
@@ -75,9 +75,11 @@ def test_a_loaded_day_is_consistent(database: Database, loaded: RunFolder, detai
 
 
 @pytest.mark.parametrize("detailed", [False, True])
-@pytest.mark.parametrize("lie", LIES)
-def test_a_changed_field_is_found(database: Database, loaded: RunFolder, lie: LiteralString, detailed: bool) -> None:
-    change(database, f"UPDATE runs SET {lie} WHERE run_id = %s")
+@pytest.mark.parametrize("changed", CHANGES)
+def test_a_changed_field_is_found(
+    database: Database, loaded: RunFolder, changed: LiteralString, detailed: bool
+) -> None:
+    change(database, f"UPDATE runs SET {changed} WHERE run_id = %s")
 
     result = verify_day(database, PROJECT, DAY, loaded.path, detailed=detailed)
 
@@ -85,7 +87,7 @@ def test_a_changed_field_is_found(database: Database, loaded: RunFolder, lie: Li
     found = differences(result)
     assert found.pop("inconsistent_runs") == [run_id(6)]
     assert trace_id(6) in found.pop("inconsistent_traces")
-    if lie.startswith("trace_id"):
+    if changed.startswith("trace_id"):
         assert len(found.pop("missing_traces_in_files")) == 1
     assert found == {}
 
@@ -98,7 +100,7 @@ def test_swapped_traces_are_found(database: Database, loaded: RunFolder) -> None
     assert found == {"inconsistent_runs": [run_id(6)], "inconsistent_traces": [trace_id(0), trace_id(4)]}
 
 
-def test_a_change_that_covers_its_tracks_is_found_by_contents(database: Database, loaded: RunFolder) -> None:
+def test_a_changed_row_with_a_forged_hash_is_found_by_contents(database: Database, loaded: RunFolder) -> None:
     change(database, "UPDATE runs SET data = jsonb_set(data, '{outputs,answer,1}', '0') WHERE run_id = %s")
     forge = "UPDATE runs SET row_sha256 = sha256(convert_to(data::text, 'UTF8')) WHERE run_id = %s"
     change(database, forge)
@@ -109,7 +111,7 @@ def test_a_change_that_covers_its_tracks_is_found_by_contents(database: Database
     assert result.inconsistent_runs[0].paths == ["$.outputs.answer[1]"]
 
 
-def test_the_paths_that_differ_are_named(database: Database, loaded: RunFolder) -> None:
+def test_differing_paths_are_reported(database: Database, loaded: RunFolder) -> None:
     change(
         database,
         "UPDATE runs SET data = jsonb_set(data - 'status', '{inputs,messages}', '[{\"role\": 1}, 2]')"
@@ -202,12 +204,12 @@ def test_a_removed_file_is_found(database: Database, loaded: RunFolder) -> None:
 
 
 def publish(folder: RunFolder) -> None:
-    unfit = [file.name for file in read_folder(folder.path, DAY) if not isinstance(file, RunFile)]
-    summary = Tally(DAY).summary(PROJECT, content_sha256="", unfit=unfit)
+    invalid = [file.name for file in read_folder(folder.path, DAY) if not isinstance(file, RunFile)]
+    summary = Tally(DAY).summary(PROJECT, content_sha256="", unfit=invalid)
     (folder.path / SUMMARY).write_bytes(msgspec.json.encode(summary))
 
 
-def test_a_file_doubled_after_publication_is_found(database: Database, loaded: RunFolder) -> None:
+def test_a_file_copied_after_publication_is_found(database: Database, loaded: RunFolder) -> None:
     publish(loaded)
     assert verify_day(database, PROJECT, DAY, loaded.path).is_consistent
     copy = loaded.path / "zzz.json"
@@ -220,7 +222,7 @@ def test_a_file_doubled_after_publication_is_found(database: Database, loaded: R
     assert list(differences(result)) == ["broken_files"]
 
 
-def test_a_file_that_was_broken_when_it_came_is_named_only(database: Database, loaded: RunFolder) -> None:
+def test_a_file_invalid_before_publication_is_only_reported(database: Database, loaded: RunFolder) -> None:
     (loaded.path / "zzz.json").write_bytes(b"not JSON")
     publish(loaded)
 
@@ -231,7 +233,7 @@ def test_a_file_that_was_broken_when_it_came_is_named_only(database: Database, l
 
 
 @pytest.mark.parametrize("detailed", [False, True])
-def test_what_jsonb_cannot_hold_is_consistent(database: Database, run_folder: RunFolder, detailed: bool) -> None:
+def test_a_marked_run_is_consistent(database: Database, run_folder: RunFolder, detailed: bool) -> None:
     run_folder.fill(10)
     for number, text in ODD.items():
         run_folder.write(number, run_folder.with_text(number, text))
@@ -244,13 +246,13 @@ def test_what_jsonb_cannot_hold_is_consistent(database: Database, run_folder: Ru
 
 
 @pytest.mark.parametrize("number", ODD)
-@pytest.mark.parametrize("lie", ["mark = NULL", "mark = '{bom}'", "data = data || '{\"odd\": 5}'"])
+@pytest.mark.parametrize("changed", ["mark = NULL", "mark = '{bom}'", "data = data || '{\"odd\": 5}'"])
 def test_a_changed_rendering_is_found(
-    database: Database, run_folder: RunFolder, number: int, lie: LiteralString
+    database: Database, run_folder: RunFolder, number: int, changed: LiteralString
 ) -> None:
     run_folder.fill(10).write(number, run_folder.with_text(number, ODD[number]))
     load_day(database, PROJECT, DAY, run_folder.path)
-    change(database, f"UPDATE runs SET {lie} WHERE run_id = %s", number)
+    change(database, f"UPDATE runs SET {changed} WHERE run_id = %s", number)
 
     result = verify_day(database, PROJECT, DAY, run_folder.path, detailed=True)
 
@@ -265,7 +267,7 @@ def damage_everything(database: Database, folder: RunFolder) -> None:
     folder.write(5).unlink()
 
 
-def test_missing_runs_are_loaded_and_no_others_touched(database: Database, loaded: RunFolder) -> None:
+def test_fix_missing_loads_missing_runs_only(database: Database, loaded: RunFolder) -> None:
     damage_everything(database, loaded)
 
     result = verify_day(database, PROJECT, DAY, loaded.path, fix_missing=True)
@@ -276,7 +278,7 @@ def test_missing_runs_are_loaded_and_no_others_touched(database: Database, loade
     assert [one.run_id for one in result.inconsistent_runs] == [run_id(2), run_id(4)]
 
 
-def test_all_is_repaired_from_the_files_and_extra_rows_stay(database: Database, loaded: RunFolder) -> None:
+def test_fix_repairs_rows_from_files_and_keeps_extra_rows(database: Database, loaded: RunFolder) -> None:
     damage_everything(database, loaded)
 
     result = verify_day(database, PROJECT, DAY, loaded.path, fix=True, detailed=True)
@@ -290,7 +292,7 @@ def test_all_is_repaired_from_the_files_and_extra_rows_stay(database: Database, 
         assert name == ("a newer file",)
 
 
-def test_verification_without_a_fix_writes_nothing(database: Database, loaded: RunFolder) -> None:
+def test_verification_without_fix_writes_nothing(database: Database, loaded: RunFolder) -> None:
     damage_everything(database, loaded)
     with database.connect() as connection:
         before = connection.execute("SELECT pg_current_wal_insert_lsn(), count(*) FROM loads").fetchone()
@@ -300,8 +302,8 @@ def test_verification_without_a_fix_writes_nothing(database: Database, loaded: R
     assert rows == before[1:]
 
 
-def test_any_listing_can_be_verified(database: Database, loaded: RunFolder) -> None:
-    listing = [(file.header.run_id, None, file.sha256) for file in read_folder(loaded.path, DAY)  # no traces known
+def test_a_list_of_files_can_be_verified(database: Database, loaded: RunFolder) -> None:
+    listing = [(file.header.run_id, None, file.sha256) for file in read_folder(loaded.path, DAY)  # without trace ids
                if isinstance(file, RunFile)]  # fmt: skip
     assert verify_against(database, PROJECT, DAY, listing).is_consistent
 
@@ -310,7 +312,7 @@ def test_any_listing_can_be_verified(database: Database, loaded: RunFolder) -> N
     assert (result.missing_runs_in_files, result.missing_runs_in_db) == ([run_id(0)], [run_id(50)])
 
 
-def test_an_empty_day_is_consistent_with_no_rows(database: Database, run_folder: RunFolder) -> None:
+def test_an_empty_day_without_rows_is_consistent(database: Database, run_folder: RunFolder) -> None:
     assert verify_day(database, PROJECT, DAY, run_folder.path, detailed=True).is_consistent
 
 

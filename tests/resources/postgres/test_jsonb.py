@@ -1,4 +1,4 @@
-"""What JSONB cannot hold: the marks and renderings, and that the real server takes every one of them."""
+"""Marks and renderings of documents that JSONB cannot store, and their acceptance by a real server."""
 
 from __future__ import annotations
 
@@ -45,22 +45,24 @@ HELD = [
 
 
 @pytest.mark.parametrize(("document", "data", "mark"), CASES, ids=range(len(CASES)))
-def test_what_jsonb_cannot_hold_is_rendered_and_marked(document: bytes, data: bytes, mark: tuple[str, ...]) -> None:
+def test_a_document_that_jsonb_cannot_store_is_rendered_and_marked(
+    document: bytes, data: bytes, mark: tuple[str, ...]
+) -> None:
     assert render(document, closely=True) == Rendering(data, mark)
 
 
 @pytest.mark.parametrize(("document", "mark"), [(document, mark) for document, _, mark in CASES], ids=range(len(CASES)))
-def test_a_quick_look_finds_the_same_but_for_tiny_numbers(document: bytes, mark: tuple[str, ...]) -> None:
+def test_the_quick_rendering_is_the_same_except_for_tiny_numbers(document: bytes, mark: tuple[str, ...]) -> None:
     assert render(document).mark == mark
 
 
 @pytest.mark.parametrize("document", HELD, ids=range(len(HELD)))
 @pytest.mark.parametrize("closely", [False, True])
-def test_what_jsonb_holds_is_sent_as_it_is(document: bytes, closely: bool) -> None:
+def test_a_document_that_jsonb_can_store_is_unchanged(document: bytes, closely: bool) -> None:
     assert render(document, closely=closely) == Rendering(document)
 
 
-def test_what_lies_too_deep_becomes_a_string() -> None:
+def test_json_beyond_the_maximum_depth_becomes_a_string() -> None:
     rendering = render(b'{"a": ' + b"[" * 2500 + b'"\xff"' + b"]" * 2500 + b"}")
 
     assert rendering.mark == ("depth",)
@@ -69,13 +71,13 @@ def test_what_lies_too_deep_becomes_a_string() -> None:
     )
 
 
-def test_depth_without_end_costs_memory_only() -> None:
+def test_extreme_depth_needs_memory_only() -> None:
     assert render(b"[" * 1_000_000 + b"]" * 1_000_000).mark == ("depth",)
     assert render(b"[" * 1_000_000).mark == ("not_json",)
 
 
 @pytest.mark.parametrize("document", [document for document, _, _ in CASES] + HELD)
-def test_the_server_takes_every_rendering(database: Database, document: bytes) -> None:
+def test_the_server_accepts_every_rendering(database: Database, document: bytes) -> None:
     data = render(document, closely=True).data
     assert data is not None
     with database.connect() as connection:
@@ -98,7 +100,7 @@ values = st.recursive(
 
 
 def spell(value: object, ascii_only: bool, doubled: bool) -> str:
-    """A value as JSON, in one of the spellings that senders use; lone surrogates stay as escapes or broken bytes."""
+    """Returns a value as JSON in one of several notations; lone surrogates stay as escapes or invalid bytes."""
     spelled = json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":") if ascii_only else None)
     return f'{{"v": {spelled}, "v": {spelled}}}' if doubled else f'{{"v": {spelled}}}'
 
@@ -120,7 +122,7 @@ def fresh(base: Path, database: Database) -> RunFolder:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(spellings, min_size=1, max_size=8))
-def test_whatever_is_loaded_is_consistent(database: Database, property_folder: Path, documents: list[str]) -> None:
+def test_every_loaded_document_is_consistent(database: Database, property_folder: Path, documents: list[str]) -> None:
     folder = fresh(property_folder, database)
     for number, document in enumerate(documents):
         folder.write(number, folder.with_text(number, document))
@@ -134,7 +136,7 @@ def test_whatever_is_loaded_is_consistent(database: Database, property_folder: P
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(spellings, spellings, st.booleans())
-def test_whatever_changes_is_found(
+def test_every_change_is_found(
     database: Database, property_folder: Path, before: str, after: str, in_database: bool
 ) -> None:
     folder = fresh(property_folder, database)

@@ -1,1 +1,1 @@
-"""The steps of the schema, one module each."""
+"""The migrations of the schema, one module each."""

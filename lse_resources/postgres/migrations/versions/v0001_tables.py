@@ -1,4 +1,4 @@
-"""The tables: runs by month, the audit of loads, the state of days."""
+"""The tables: runs partitioned by month, the audit of loads, the state of days."""
 
 from alembic import op
 

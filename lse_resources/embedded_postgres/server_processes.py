@@ -1,4 +1,4 @@
-"""Which processes of an embedded PostgreSQL are alive, whatever its pid file says."""
+"""The running processes of an embedded PostgreSQL, found by their working directory: a pid file may be outdated."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _HAS_PROC = (_PROC / "self" / "cwd").exists()
 
 
 def postmaster(data: Path, status: str | None = None) -> int | None:
-    """The process id of the live server on `data`, if its pid file's status line says `status`.
+    """Returns the process id of the running server on `data`, if `status` is in its pid file.
 
-    The file's lines: PostgreSQL, src/include/utils/pidfile.h.
+    The format of the pid file: PostgreSQL, src/include/utils/pidfile.h.
     """
     try:
         lines = (data / "postmaster.pid").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -27,27 +27,27 @@ def postmaster(data: Path, status: str | None = None) -> int | None:
 
 
 def server_processes(data: Path) -> set[int]:
-    """The ids of all PostgreSQL processes that work in `data`: each has it as its working directory."""
+    """Returns the ids of all PostgreSQL processes whose working directory is `data`."""
     if not _HAS_PROC:
-        return _server_process_without_proc(data)
+        return _server_processes_without_proc(data)
     if not data.exists():
         return set()
     return {pid for pid, directory, _ in _working_directories() if _same(directory, data)}
 
 
 def orphaned_processes(data: Path) -> set[int]:
-    """The ids of those whose data directory was at the path `data` and has been deleted under them.
+    """Returns the ids of the PostgreSQL processes whose data directory `data` has been deleted.
 
-    They end by themselves within a minute, and then take the socket of their successor with them.
+    They exit within a minute, and then delete the socket, even if a new server uses it.
     """
     return {pid for pid, _, link in _working_directories() if link == f"{data} (deleted)"}
 
 
 def _working_directories() -> Iterator[tuple[int, Path, str]]:
-    """Of every PostgreSQL process that we may look at: its id, a path to its working directory, and that one's name."""
+    """Yields id, path to the working directory, and name of that directory, of each visible PostgreSQL process."""
     for process in _PROC.iterdir() if _HAS_PROC else ():
         if process.name.isdigit():
-            with contextlib.suppress(OSError):  # gone, or another user's
+            with contextlib.suppress(OSError):  # has exited, or belongs to another user
                 if (process / "comm").read_text() == "postgres\n":
                     yield int(process.name), process / "cwd", str((process / "cwd").readlink())
 
@@ -55,12 +55,12 @@ def _working_directories() -> Iterator[tuple[int, Path, str]]:
 def _same(directory: Path, data: Path) -> bool:
     try:
         return directory.samefile(data)
-    except OSError:  # gone meanwhile, or its directory is
+    except OSError:  # the process has exited, or the directory is deleted
         return False
 
 
-def _server_process_without_proc(data: Path) -> set[int]:
-    """On systems without /proc: the process of the pid file, if it is a PostgreSQL."""
+def _server_processes_without_proc(data: Path) -> set[int]:
+    """Returns the process in the pid file if it is a PostgreSQL, for systems without /proc."""
     with contextlib.suppress(FileNotFoundError, IndexError, ValueError):
         pid = int((data / "postmaster.pid").read_text(errors="replace").splitlines()[0])
         reply = subprocess.run(["ps", "-o", "comm=", "-p", str(pid)], capture_output=True, text=True, check=False)

@@ -168,7 +168,7 @@ def _prove_zip(paths: DayPaths, sums: dict[str, bytes]) -> None:
 
 
 def _is_same(file: StoredFile, local: LocalFile, content: str) -> bool:
-    """Whether the copy has this content: the same bytes, or another zip of the same files, unchanged since its upload."""
+    """Whether the copy has this content: the same bytes, or an unchanged upload of another zip of the same files."""
     return local.equals(file) or file.content == content
 
 

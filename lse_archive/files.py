@@ -1,15 +1,22 @@
-"""Atomic writes of single files: a reader sees the old file or the new one."""
+"""Single files: atomic writes, hashes, and the errors of the disk."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sqlite3
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
 from lse_archive.errors import ArchiveError
+
+_CLOCK_TICK_NS = 100_000_000
+"""More than the granularity of time stamps in Linux' local file systems (10 ms at most)."""
+_REMEMBERED = 64
+_hashes: dict[tuple[int, ...], str] = {}
 
 
 @contextlib.contextmanager
@@ -50,6 +57,30 @@ def disk_errors(what: str, hint: str = "") -> Generator[None]:
         if isinstance(error, OSError) and error.strerror:
             why = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         raise ArchiveError(what, why=why, hint=hint) from error
+
+
+def file_sha256(path: Path) -> tuple[int, str]:
+    """Size in bytes and hex SHA-256 of a file. The last ones are cached: a sweep needs a zip's hash four times.
+
+    A file is read again as soon as its inode, size or times are others. A file that was written a moment ago is not
+    remembered: within a clock tick, a second write would leave its times as they are.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if identity in _hashes:
+            return status.st_size, _hashes[identity]
+        settled = time.time_ns() - status.st_mtime_ns > _CLOCK_TICK_NS
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = file.tell()
+    if settled:
+        if len(_hashes) >= _REMEMBERED:
+            _hashes.clear()
+        _hashes[identity] = digest
+    return size, digest
 
 
 def sync_directory(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from lse_archive.errors import CorruptArchiveError
-from lse_archive.files import disk_errors, publish_file
+from lse_archive.files import disk_errors, file_sha256, publish_file
 from lse_archive.folder.contents import ensure_manifest
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import (
@@ -74,7 +73,7 @@ def zip_day(
             files=len(sums) + 1,
             bytes_in=summary.bytes,
             bytes=target.stat().st_size,
-            sha256=file_sha256(target),
+            sha256=file_sha256(target)[1],
             content_sha256=content_hash(content_sums(sums)),
             duration_seconds=round(time.monotonic() - began, 3),
         )
@@ -184,9 +183,3 @@ def _check_superset(paths: DayPaths, target: Path, sums: dict[str, bytes]) -> No
     if missing := archived.missing_from(here):
         hint = "Restore the day from the archive and fetch it again; --allow-shrink drops the runs"
         raise shrink_error(str(target), str(paths.folder), missing, hint)
-
-
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

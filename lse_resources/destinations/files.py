@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lse_archive.errors import ArchiveError
+from lse_archive.files import disk_errors, file_sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,9 @@ class LocalFile:
 
     @classmethod
     def read(cls, path: Path) -> "LocalFile":
-        """Reads the whole file. Raises ArchiveError."""
-        return cls(path, *digest(path, "sha256"))
+        """Reads the whole file, see `file_sha256`. Raises ArchiveError."""
+        with disk_errors(f"cannot read {path}"):
+            return cls(path, *file_sha256(path))
 
     def equals(self, file: StoredFile) -> bool:
         """Whether the stored checksum and size are ours. A file without a checksum equals nothing."""
@@ -53,14 +54,9 @@ class LocalFile:
             return False
         if file.sha256 is not None:
             return file.sha256 == self.sha256
-        return file.md5 is not None and file.md5 == digest(self.path, "md5")[1]
+        return file.md5 is not None and file.md5 == _md5(self.path)
 
 
-def digest(path: Path, algorithm: str) -> tuple[int, str]:
-    """Size in bytes and hash in hex of a local file. Raises ArchiveError."""
-    try:
-        with path.open("rb") as stream:
-            result = hashlib.file_digest(stream, lambda: hashlib.new(algorithm, usedforsecurity=False))
-            return stream.tell(), result.hexdigest()
-    except OSError as error:
-        raise ArchiveError(f"cannot read {path}", why=error.strerror or str(error)) from error
+def _md5(path: Path) -> str:
+    with disk_errors(f"cannot read {path}"), path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

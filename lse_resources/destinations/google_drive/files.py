@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lse_resources.destinations.files import LocalFile, StoredFile, digest
+from lse_resources.destinations.files import LocalFile, StoredFile
 
-__all__ = ["FIELDS", "FOLDER_TYPE", "DriveFile", "LocalFile", "digest"]
+__all__ = ["FIELDS", "FOLDER_TYPE", "DriveFile", "LocalFile"]
 
 FOLDER_TYPE = "application/vnd.google-apps.folder"
 FIELDS = (

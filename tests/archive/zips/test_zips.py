@@ -15,9 +15,10 @@ import pytest
 from day_fixtures import day_paths, fill, run, run_id
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError, ShrinkError
+from lse_archive.files import file_sha256
 from lse_archive.folder.manifest import SUMS, content_hash, content_sums, read_sums
 from lse_archive.layout import DayPaths
-from lse_archive.zips.day import check_zip, file_sha256, zip_day, zip_summary, zip_sums
+from lse_archive.zips.day import check_zip, zip_day, zip_summary, zip_sums
 from lse_archive.zips.reader import digests
 
 
@@ -43,7 +44,7 @@ def test_the_same_files_give_the_same_bytes(paths, tmp_path):
     rewrite(paths.folder)
     second = zip_day(paths, target=tmp_path / "elsewhere" / "other.zip")
     assert Path(first.path).read_bytes() == Path(second.path).read_bytes()
-    assert first.sha256 == second.sha256 == file_sha256(paths.zip)
+    assert first.sha256 == second.sha256 == file_sha256(paths.zip)[1]
     assert first.files == 41
     assert first.content_sha256 == content_hash(content_sums(read_sums(paths.folder) or {}))
 
@@ -189,3 +190,19 @@ def test_progress_counts_the_files(paths):
     told: list[tuple[int, int]] = []
     zip_day(paths, progress=lambda done, total: told.append((done, total)))
     assert told == [(done, 41) for done in range(1, 42)]
+
+
+def test_a_zip_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "day.zip"
+    path.write_bytes(b"one")
+    os.utime(path, (1, 1))
+    read: list[str] = []
+    real = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: read.append(name) or real(file, name))
+    assert file_sha256(path) == file_sha256(path) == (3, hashlib.sha256(b"one").hexdigest())
+    assert len(read) == 1
+    path.write_bytes(b"two")  # the same size, and a moment ago: read at each call
+    assert file_sha256(path) == file_sha256(path) == (3, hashlib.sha256(b"two").hexdigest())
+    assert len(read) == 3
+    os.utime(path, (1, 1))  # the time of the first content
+    assert file_sha256(path)[1] == hashlib.sha256(b"two").hexdigest()

@@ -273,7 +273,8 @@ class Upload:
         response, content = request.http.request(request.resumable_uri, "PUT", headers=headers)
         if response.status != 308:
             return json_answer(request.postproc(response, content))  # raises HttpError for any error
-        request.resumable_progress = int(response.get("range", "0--1").rpartition("-")[2]) + 1
+        # "bytes=0-<last>", or no header while Drive has nothing.
+        request.resumable_progress = int(response["range"].rpartition("-")[2]) + 1 if "range" in response else 0
         return None
 
     def _settle(self, session: UploadSession, request: Any, error: Exception) -> DriveFile | None:

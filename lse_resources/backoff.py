@@ -43,9 +43,13 @@ class Backoff:
         self._jitter = jitter
         self._deadline = self._limit = math.inf
 
-    def progress(self) -> None:
-        """Starts anew: the operation advanced."""
+    def restart(self) -> None:
+        """Restarts the time and the delays: the operation advanced."""
         self.failures = 0
+        self.renew()
+
+    def renew(self) -> None:
+        """Restarts the time alone: the next attempt is another request."""
         self._deadline = self._limit = math.inf
 
     def alive(self) -> None:
@@ -69,7 +73,7 @@ class Backoff:
         self.failures += 1
         if not self.allows(0.0):
             return None
-        delay = self._first_delay * (2.0 ** min(self.failures - 1, 16) + self._jitter())
+        delay = self._first_delay * (2.0 ** min(self.failures - 1, 8) + self._jitter())
         return min(max(min(delay, _MAX_DELAY_SECONDS), retry_after), self._deadline - now)
 
     def allows(self, seconds: float) -> bool:

@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from lse_archive.errors import SettingsError
 from lse_archive.layout import Layout
 from lse_resources.destinations.google_drive.settings import AuthType, DriveSettings
-from lse_resources.langsmith.http import LangSmithSettings
+from lse_resources.langsmith.settings import LangSmithSettings
 
 
 class Settings(BaseSettings):

@@ -61,7 +61,7 @@ def _fetch(service: DriveService, file: StoredFile, part: Path, progress: Callab
             except CALL_ERRORS as error:
                 attempts.wait_or_raise(error)
                 continue
-            attempts.progress()
+            attempts.restart()
             stream.write(data)
             at += len(data)
             progress(at)

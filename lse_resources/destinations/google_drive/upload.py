@@ -245,7 +245,7 @@ class Upload:
                 if resource is not None:
                     return DriveFile.of(resource)
                 if request.resumable_progress > furthest:
-                    attempts.progress()
+                    attempts.restart()
                     if is_progress_known:
                         media.grow(time.monotonic() - began)
                 elif is_progress_known:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lse_archive.errors import SettingsError
 from lse_archive.layout import Layout
 from lse_resources.destinations.google_drive.settings import AuthType, DriveSettings
-from lse_resources.langsmith.http import LangSmithSettings
+from lse_resources.langsmith.settings import LangSmithSettings
 
 
 class Settings(BaseSettings):
@@ -56,7 +56,8 @@ class Settings(BaseSettings):
     lse_alert_email: str | None = None
     lse_ui_url: str = "http://127.0.0.1:3000"
 
-    lse_langsmith_patience: float = Field(300.0, gt=0)
+    # LSE_LANGSMITH_PATIENCE is its older name.
+    lse_patience: float = Field(300.0, gt=0, validation_alias=AliasChoices("lse_patience", "lse_langsmith_patience"))
     lse_langsmith_max_requests: int = Field(300, gt=0)
     lse_langsmith_stats_seconds: float = Field(10.0, ge=0)
 
@@ -106,7 +107,7 @@ class Settings(BaseSettings):
             api_key=self.langsmith_api_key.get_secret_value(),
             endpoint=self.langsmith_endpoint,
             workspace_id=self.langsmith_workspace_id,
-            patience=self.lse_langsmith_patience,
+            patience=self.lse_patience,
             max_requests=self.lse_langsmith_max_requests,
             stats_seconds=self.lse_langsmith_stats_seconds,
         )
@@ -131,6 +132,7 @@ class Settings(BaseSettings):
             token_path=self.home / "drive-token.json",
             api_root=self.google_drive_api_root,
             subject=self.google_drive_subject,
+            patience=self.lse_patience,
         )
 
     @property

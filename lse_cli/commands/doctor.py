@@ -165,7 +165,7 @@ def _langsmith(settings: Settings) -> Findings:
     from lse_resources.langsmith.client import LangSmith
     from lse_resources.projects import read_projects
 
-    patience = min(settings.lse_langsmith_patience, 1.0)
+    patience = min(settings.lse_patience, 1.0)
     asked = replace(settings.langsmith, timeout=_ANSWER_SECONDS, patience=patience)
     with contextlib.closing(LangSmith(asked)) as client:
         version = client.info().get("version", "of unknown version")

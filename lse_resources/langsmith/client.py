@@ -1,4 +1,4 @@
-"""LangSmith as the archive sees it: its projects, and the source of each project's runs."""
+"""The client of a LangSmith deployment: its projects, and the source of each project's runs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import httpx
+
 from lse_archive.errors import AccessError, SettingsError
-from lse_resources.langsmith.http import LangSmithHttp, LangSmithSettings, NotServedError, StatusError
+from lse_resources.langsmith.http import LangSmithHttp, NotServedError, StatusError
+from lse_resources.langsmith.settings import LangSmithSettings
 from lse_resources.langsmith.source import Project, ProjectSource
 
 _FIRST_V2_VERSION = (0, 16)
@@ -19,13 +22,13 @@ class LangSmith:
     def __init__(self, settings: LangSmithSettings) -> None:
         if not settings.api_key.isascii() or not settings.api_key.isprintable() or " " in settings.api_key:
             raise SettingsError(
-                "LangSmith cannot be asked",
-                why="LANGSMITH_API_KEY holds characters that no key has",
+                "LangSmith cannot be used",
+                why="LANGSMITH_API_KEY has characters that no key has",
                 hint="Copy the key again, without spaces or line ends",
             )
         if not settings.api_key:
             raise SettingsError(
-                "LangSmith cannot be asked",
+                "LangSmith cannot be used",
                 why="LANGSMITH_API_KEY is not set",
                 hint="Put it into .env or the environment",
             )
@@ -36,16 +39,16 @@ class LangSmith:
         self._http.close()
 
     def info(self) -> dict[str, Any]:
-        """`GET /info`: version and flags of the deployment; empty where it has none."""
+        """`GET /info`: version and flags of the deployment; empty if it does not have this route."""
         try:
-            return self._get("/info", "cannot ask LangSmith for its version")
+            return self._get("/info", "cannot read the version of LangSmith")
         except (NotServedError, StatusError):
             return {}
 
     def projects(self) -> Iterator[Project]:
-        """All tracing projects, experiments left out."""
+        """All tracing projects, without experiments."""
         offset = 0
-        query = {"limit": 100, "reference_free": "true"}
+        query: dict[str, str | int] = {"limit": 100, "reference_free": "true"}
         while page := self._get("/sessions", "cannot list the projects", query | {"offset": offset}):
             yield from map(_project, page)
             offset += len(page)
@@ -67,7 +70,7 @@ class LangSmith:
         )
 
     def source(self, name: str) -> ProjectSource:
-        """The runs of a project, for as long as this client is open.
+        """The runs of a project, while this client is open.
 
         Raises:
             AccessError: There is no such project.
@@ -76,14 +79,11 @@ class LangSmith:
         api_version = self._http.shared.api_version or ("v1" if _is_old(self.info()) else "v2")
         return ProjectSource(self._http.sibling(), project, api_version)
 
-    def _get(self, path: str, what: str, query: Mapping[str, object] | None = None) -> Any:
-        from langsmith._httpx import httpx as sdk_httpx
+    def _get(self, path: str, what: str, query: dict[str, str | int] | None = None) -> Any:
+        url = self.settings.v1_url(path)
 
-        url = f"{self.settings.endpoint.rstrip('/')}{path}"
-
-        def request() -> tuple[bytes, Mapping[str, str]]:
-            answer = self._http.client.get(url, cast_to=sdk_httpx.Response, options={"params": dict(query or {})})
-            return answer.content, answer.headers
+        def request() -> httpx.Response:
+            return self._http.client.get(url, params=query)
 
         return json.loads(self._http.send(what, request, limiter=self._http.shared.others, check=json.loads))
 
@@ -93,7 +93,7 @@ def _project(session: dict[str, Any]) -> Project:
 
 
 def _is_old(info: Mapping[str, Any]) -> bool:
-    """Whether the deployment says that it is too old for v2."""
+    """Whether the deployment's version is too old for v2."""
     try:
         version = tuple(int(part) for part in str(info["version"]).split(".")[:2])
     except (KeyError, ValueError):

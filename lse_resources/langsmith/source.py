@@ -1,14 +1,14 @@
-"""The runs of one LangSmith project, in whichever api_version the deployment answers."""
+"""The runs of one LangSmith project, in the API version that the deployment has."""
 
 from __future__ import annotations
 
 import json
 import logging
 import threading
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import httpx
 
 from lse_archive.days import Window, format_time
 from lse_archive.errors import SourceError
@@ -19,12 +19,9 @@ from lse_resources.langsmith.http import LangSmithHttp, NotServedError, StatusEr
 from lse_resources.langsmith.v1 import V1
 from lse_resources.langsmith.v2 import V2, filter_of
 
-if TYPE_CHECKING:
-    import httpx
-
 _log = logging.getLogger(__name__)
 
-# Answers to a request with a cursor that mean that the cursor is lost.
+# Statuses of a request with a cursor that show that the cursor is lost.
 _LOST_CURSOR = frozenset({400, 404, 410, 422})
 _MAX_IDS = 100
 _DOWNLOADS = 8
@@ -37,7 +34,7 @@ class Project:
     Attributes:
         id: UUID.
         name: As LangSmith shows it.
-        url: Its page in LangSmith, if that is known.
+        url: Its page in LangSmith, if known.
     """
 
     id: str
@@ -50,31 +47,31 @@ class ProjectSource:
 
     Args:
         http: Stays open when the source is closed.
-        api_version: The one to try first; if the deployment does not answer it, the other is used.
+        api_version: The first to try; if the deployment does not have it, the other one is used.
     """
 
     def __init__(self, http: LangSmithHttp, project: Project, api_version: str) -> None:
         self._http = http
         self.project = project
-        v2 = V2(http.client, project.id)
-        v1 = V1(http.client, http.settings.endpoint, project.id, self._download)
-        self._dialects: list[V1 | V2] = [v1, v2] if api_version == "v1" else [v2, v1]
+        v2 = V2(http.settings, project.id)
+        v1 = V1(http.settings, project.id, self._download)
+        self._versions: list[V1 | V2] = [v1, v2] if api_version == "v1" else [v2, v1]
         self._storage: httpx.Client | None = None
         self._download_pool = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="lse-payload")
-        self._agreed = False
-        self._page_size = self._dialects[0].max_page
+        self._is_proven = False
+        self._page_size = self._versions[0].max_page
         self._proven_size = 0
         self._good_pages = 0
         self._lock = threading.Lock()
 
     @property
-    def _dialect(self) -> V1 | V2:
-        return self._dialects[0]
+    def _version(self) -> V1 | V2:
+        return self._versions[0]
 
     @property
     def api_version(self) -> str:
         """See `RunSource.api_version`."""
-        return self._dialect.name
+        return self._version.name
 
     @property
     def project_id(self) -> str:
@@ -110,7 +107,9 @@ class ProjectSource:
         stop: threading.Event | None = None,
     ) -> Page:
         """See `RunSource.page`."""
-        runs, next_cursor, size = self._ask(window, cursor, ids_only=ids_only, size_offset=size_offset, stop=stop)
+        runs, next_cursor, size = self._request_page(
+            window, cursor, ids_only=ids_only, size_offset=size_offset, stop=stop
+        )
         self._grow(size)
         return Page(runs, next_cursor, full=len(runs) >= size)
 
@@ -118,26 +117,23 @@ class ProjectSource:
         """See `RunSource.runs_by_id`."""
         found: list[bytes] = []
         while ids:
-            runs, _, asked = self._ask(window, None, ids=ids)
+            runs, _, asked = self._request_page(window, None, ids=ids)
             found += runs
             ids = ids[asked:]
         return found
 
     def count(self, window: Window, *, roots_only: bool = False) -> int:
-        """See `RunSource.count`. `POST /runs/stats` is the same in both dialects."""
-        from langsmith._httpx import httpx as sdk_httpx
-
+        """See `RunSource.count`. `POST /runs/stats` is the same in both API versions."""
         body = {
             "session": [self.project.id],
             "start_time": format_time(window.start),
             "filter": filter_of(window),
             **({"is_root": True} if roots_only else {}),
         }
-        url = f"{self._http.settings.endpoint.rstrip('/')}/runs/stats"
+        url = self._http.settings.v1_url("/runs/stats")
 
-        def request() -> tuple[bytes, Mapping[str, str]]:
-            answer = self._http.client.post(url, cast_to=sdk_httpx.Response, body=body)
-            return answer.content, answer.headers
+        def request() -> httpx.Response:
+            return self._http.client.post(url, json=body)
 
         what = f"cannot count the runs of '{self.project.name}'"
         try:
@@ -145,7 +141,7 @@ class ProjectSource:
         except NotServedError as error:
             raise SourceError(what, why=error.why, hint="A deployment without /runs/stats needs --no-count") from error
 
-    def _ask(
+    def _request_page(
         self,
         window: Window,
         cursor: str | None,
@@ -155,20 +151,21 @@ class ProjectSource:
         size_offset: int = 0,
         stop: threading.Event | None = None,
     ) -> tuple[list[bytes], str | None, int]:
-        """Asks for a page; returns its runs, the next cursor and how many runs it was asked for.
+        """Requests a page; returns its runs, the next cursor and the requested number of runs.
 
-        Of the ids only as many as fit into a page are asked for.
+        Of the ids only the first that fit into a page are requested.
         """
-        api_version = self._dialect
+        api_version = self._version
         size = 0
         answer: tuple[list[bytes], str | None] = ([], None)
 
-        def request() -> tuple[bytes, Mapping[str, str]]:
+        def request() -> httpx.Response:
             nonlocal size
             size = min(self._page_size, api_version.max_page, _MAX_IDS if ids else api_version.max_page)
             size = size + size_offset if size + size_offset <= api_version.max_page else max(1, size - size_offset)
             part = ids[:size] if ids else None
-            return api_version.query(window, cursor=cursor, size=size, ids=part, ids_only=ids_only)
+            body = api_version.query(window, cursor=cursor, size=size, ids=part, ids_only=ids_only)
+            return self._http.client.post(api_version.url, json=body)
 
         def check(body: bytes) -> None:
             nonlocal answer
@@ -188,14 +185,14 @@ class ProjectSource:
         except NotServedError as error:
             if cursor is not None:
                 raise LostCursorError from error
-            if not self._change_dialect(api_version, error):
+            if not self._change_version(api_version, error):
                 raise
             raise ApiVersionChangedError from error
         except StatusError as error:
             if cursor is not None and error.status in _LOST_CURSOR:
                 raise LostCursorError from error
             raise
-        self._agreed = True
+        self._is_proven = True
         self._http.shared.api_version = api_version.name
         return *answer, size
 
@@ -204,40 +201,38 @@ class ProjectSource:
             return runs
         return list(self._download_pool.map(api_version.complete, runs))
 
-    def _change_dialect(self, failed: V1 | V2, error: NotServedError) -> bool:
+    def _change_version(self, failed: V1 | V2, error: NotServedError) -> bool:
         with self._lock:
-            if self._agreed or len(self._dialects) == 1:
-                return self._dialect is not failed
-            self._dialects.remove(failed)
-            self._page_size = self._dialect.max_page
-            _log.info("LangSmith does not answer %s (%s): using %s", failed.name, error.why, self._dialect.name)
+            if self._is_proven or len(self._versions) == 1:
+                return self._version is not failed
+            self._versions.remove(failed)
+            self._page_size = self._version.max_page
+            _log.info("LangSmith does not have %s (%s): using %s", failed.name, error.why, self._version.name)
             return True
 
     def _shrink(self, size: int, why: str) -> bool:
-        """Halves a page of `size` runs that may have been too large; False where that cannot help."""
+        """Halves the page size after a failed page of `size` runs; False if it cannot be halved."""
         with self._lock:
             self._good_pages = 0
             if size > self._page_size:
-                return True  # another page has shown that since
+                return True  # halved meanwhile by another page
             if size <= self._proven_size:
-                self._proven_size = 0  # this size has worked: only a second failure speaks against it
+                self._proven_size = 0  # this size has worked: halve it at the second failure only
                 return True
             self._page_size = max(1, size // 2)
-            _log.info("%s; asking for %d runs a page", why, self._page_size)
+            _log.info("%s; requesting %d runs a page", why, self._page_size)
             return size > 1
 
     def _grow(self, size: int) -> None:
         with self._lock:
             self._good_pages += 1
             self._proven_size = max(self._proven_size, size)
-            if self._good_pages >= 4 and size == self._page_size < self._dialect.max_page:
+            if self._good_pages >= 4 and size == self._page_size < self._version.max_page:
                 self._good_pages = 0
-                self._page_size = min(self._dialect.max_page, size * 2)
+                self._page_size = min(self._version.max_page, size * 2)
 
     def _download(self, url: str) -> bytes:
-        """Fetches a presigned link. It carries its own right: the API key is not sent, and the link is not logged."""
-        import httpx
-
+        """Fetches a presigned link, without the API key. The link is a secret and not logged."""
         with self._lock:
             self._storage = self._storage or httpx.Client(timeout=self._http.settings.timeout, follow_redirects=True)
         try:

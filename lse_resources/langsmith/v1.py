@@ -1,23 +1,21 @@
-"""The v1 api_version: `POST /runs/query`, for deployments that do not have v2."""
+"""API version 1: `POST /runs/query`, for deployments without v2."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from lse_archive.days import Window, format_time
 from lse_archive.runs.scanner import check_json, members
+from lse_resources.langsmith.settings import LangSmithSettings
 from lse_resources.langsmith.v2 import filter_of
 
-if TYPE_CHECKING:
-    from langsmith import Langsmith
-
 MAX_PAGE = 100
-# The SDK's own selection (client.py, `list_runs`) leaves out what stands below the empty line. `s3_urls` holds nothing
-# but presigned links to attachments, `share_token` opens the run to anyone: neither is asked for.
+# The selection of the SDK (client.py, `list_runs`), and below the empty line the fields that it leaves out. `s3_urls`
+# has only presigned links to attachments, `share_token` makes the run public: neither is requested.
 _FIELDS = tuple(
     """
     app_path completion_cost completion_tokens dotted_order end_time error events extra feedback_stats
@@ -35,7 +33,7 @@ _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class V1:
-    """Requests of the v1 api_version for one project.
+    """Queries of one project in API version 1.
 
     Args:
         download: Fetches a presigned link, without the API key.
@@ -44,20 +42,20 @@ class V1:
     name = "v1"
     max_page = MAX_PAGE
 
-    def __init__(self, client: Langsmith, endpoint: str, project_id: str, download: Callable[[str], bytes]) -> None:
-        self._client = client
-        self._endpoint = endpoint.rstrip("/")
+    def __init__(self, settings: LangSmithSettings, project_id: str, download: Callable[[str], bytes]) -> None:
+        self.url = settings.v1_url("/runs/query")
+        self._root = settings.v1_url("")
         self._project_id = project_id
         self._download = download
 
     def query(
         self, window: Window, *, cursor: str | None = None, size: int, ids: list[str] | None = None, ids_only: bool
-    ) -> tuple[bytes, Mapping[str, str]]:
-        """Asks for one page; returns body and headers.
+    ) -> dict[str, Any]:
+        """The body of the request for one page.
 
-        `end_time` is never sent: it filters on the run's end, and would drop pending and late runs.
+        `end_time` is never part of it: it filters on the run's end, and would drop pending and late runs.
         """
-        body: dict[str, object] = {
+        body: dict[str, Any] = {
             "session": [self._project_id],
             "start_time": format_time(window.start),
             "filter": filter_of(window),
@@ -69,17 +67,14 @@ class V1:
             body["cursor"] = cursor
         if ids is not None:
             body["id"] = ids
-        from langsmith._httpx import httpx
-
-        answer = self._client.post(f"{self._endpoint}/runs/query", cast_to=httpx.Response, body=body)
-        return answer.content, answer.headers
+        return body
 
     def is_partial(self, run: bytes) -> bool:
-        """Whether the run may have payloads that lie elsewhere."""
+        """Whether the run may have payloads outside of it (offloaded to object storage)."""
         return b'"presigned_url"' in run
 
     def complete(self, run: bytes) -> bytes:
-        """Puts offloaded payloads in the place of their links; every other value stays as it was sent.
+        """Replaces the links by the offloaded payloads; all other values keep their bytes.
 
         Raises:
             ValueError: A payload is not JSON.
@@ -100,11 +95,11 @@ class V1:
         return b"{" + b",".join(json.dumps(key).encode() + b":" + value for key, value in fields.items()) + b"}"
 
     def _absolute(self, link: str) -> str:
-        # As the SDK does (client.py, `_construct_url`): below the API's root, whose `/api/v1` is not doubled.
+        # Like the SDK (client.py, `_construct_url`): relative to the API's root, without a second `/api/v1`.
         if link.startswith(("http://", "https://")):
             return link
         path = link.lstrip("/")
-        root = self._endpoint
+        root = self._root
         if path.startswith("api/"):
             root = root.removesuffix("/v1").removesuffix("/api")
         return f"{root}/{path}"

@@ -1,23 +1,22 @@
-"""The v2 api_version: `POST /api/v2/runs/query` through the SDK's generated client, raw."""
+"""API version 2: `POST /api/v2/runs/query`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from lse_archive.days import Window, format_time
+from lse_resources.langsmith.settings import LangSmithSettings
 
 if TYPE_CHECKING:
-    from langsmith import Langsmith
     from langsmith.types.run_select_field import RunSelectField
 
 MAX_PAGE = 1000
-# Presigned links are secrets that expire: they are not asked for.
+# Presigned links are secrets that expire: they are not requested.
 _LEFT_OUT = frozenset({"SHARE_URL", "ATTACHMENTS"})
 
 
 def filter_of(window: Window) -> str:
-    """The window in LangSmith's filter language; both dialects understand it, bounds included exactly."""
+    """The window in LangSmith's filter language, for both API versions; the bounds are exact."""
     return f'and(gte(start_time, "{format_time(window.start)}"), lt(start_time, "{format_time(window.end)}"))'
 
 
@@ -28,40 +27,40 @@ def _all_fields() -> list[RunSelectField]:
 
 
 class V2:
-    """Requests of the v2 api_version for one project."""
+    """Queries of one project in API version 2."""
 
     name = "v2"
     max_page = MAX_PAGE
 
-    def __init__(self, client: Langsmith, project_id: str) -> None:
-        self._client = client
+    def __init__(self, settings: LangSmithSettings, project_id: str) -> None:
+        self.url = settings.v2_url("/runs/query")
         self._project_id = project_id
         self._fields = _all_fields()
 
     def query(
         self, window: Window, *, cursor: str | None = None, size: int, ids: list[str] | None = None, ids_only: bool
-    ) -> tuple[bytes, Mapping[str, str]]:
-        """Asks for one page; returns body and headers."""
-        from langsmith._types import omit
-
-        answer = self._client.runs.with_raw_response.query_v2(
-            project_ids=[self._project_id],
-            # Without it only the last 24 hours are answered (types/run_query_v2_params.py).
-            min_start_time=format_time(window.start),
+    ) -> dict[str, Any]:
+        """The body of the request for one page."""
+        body: dict[str, Any] = {
+            "project_ids": [self._project_id],
+            # Without it the answer has only the last 24 hours (the SDK's types/run_query_v2_params.py).
+            "min_start_time": format_time(window.start),
             # Whether the bound is part of the window is not documented: the filter decides.
-            max_start_time=format_time(window.end),
-            filter=filter_of(window),
-            ids=ids if ids is not None else omit,
-            page_size=size,
-            selects=["ID", "START_TIME"] if ids_only else self._fields,
-            cursor=cursor if cursor is not None else omit,
-        )
-        return answer.read(), answer.headers
+            "max_start_time": format_time(window.end),
+            "filter": filter_of(window),
+            "page_size": size,
+            "selects": ["ID", "START_TIME"] if ids_only else self._fields,
+        }
+        if cursor is not None:
+            body["cursor"] = cursor
+        if ids is not None:
+            body["ids"] = ids
+        return body
 
     def is_partial(self, run: bytes) -> bool:
-        """v2 sends every run whole."""
+        """Whether payloads are missing: never in v2."""
         return False
 
     def complete(self, run: bytes) -> bytes:
-        """Nothing is missing."""
+        """The run as it is."""
         return run

@@ -11,8 +11,7 @@ from typing import Any, get_args
 import httpx
 import langsmith
 import pytest
-from langsmith import Client, Langsmith
-from langsmith._response import APIResponse
+from langsmith import APIResponse, Client, Langsmith
 from langsmith.schemas import Run as V1Run
 from langsmith.schemas import TracerSessionResult
 from langsmith.types.info_list_response import InfoListResponse

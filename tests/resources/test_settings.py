@@ -76,6 +76,38 @@ def test_a_malformed_setting_is_named_and_its_value_is_not_shown(
     assert "hunter2" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, 300.0),
+        ({"LSE_LANGSMITH_PATIENCE": "7"}, 7.0),
+        ({"LSE_PATIENCE": "8"}, 8.0),
+        ({"LSE_LANGSMITH_PATIENCE": "7", "LSE_PATIENCE": "8"}, 8.0),
+        ({"LSE_LANGSMITH_PATIENCE": "7", "LSE_PATIENCE": ""}, 7.0),
+    ],
+)
+def test_one_patience_for_langsmith_and_drive(
+    bare_installation: Installation, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], expected: float
+) -> None:
+    for name in ("LSE_LANGSMITH_PATIENCE", "LSE_PATIENCE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings.load(google_drive_folder_url="root", google_drive_credentials_path=Path("key.json"))
+    assert (settings.langsmith.patience, settings.drive.patience) == (expected, expected)
+
+
+@pytest.mark.parametrize("name", ["LSE_PATIENCE", "LSE_LANGSMITH_PATIENCE"])
+def test_a_malformed_patience_is_named_as_it_was_set(
+    bare_installation: Installation, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for each in ("LSE_LANGSMITH_PATIENCE", "LSE_PATIENCE"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, "much")
+    with pytest.raises(SettingsError, match=f"^{name} "):
+        Settings.load()
+
+
 def test_places_are_absolute_and_go_to_child_processes(
     bare_installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,7 @@ class GoogleDrive:
 
     def __init__(self, settings: DriveSettings, *, retries: Retries | None = None) -> None:
         self._settings = settings
-        retries = retries or Retries()
+        retries = retries or Retries(settings.patience)
         if settings.auth_type == "service_account":
             retries = replace(retries, sign_in=f"Check the service account and its key, {settings.credentials_path}")
         elif settings.auth_type == "adc":

@@ -48,7 +48,7 @@ def download(service: DriveService, file: StoredFile, target: Path, progress: Ca
 
 
 def _fetch(service: DriveService, file: StoredFile, part: Path, progress: Callable[[int], None]) -> None:
-    backoff = service.retries.patience(f"download {file.name}")
+    attempts = service.retries.attempts(f"download {file.name}")
     request = service.api.files().get_media(fileId=file.id, **DRIVES)
     with part.open("ab") as stream:
         if stream.tell() > file.size:
@@ -59,9 +59,9 @@ def _fetch(service: DriveService, file: StoredFile, part: Path, progress: Callab
             try:
                 data = _piece(request, at, file)
             except CALL_ERRORS as error:
-                backoff.wait_or_raise(error)
+                attempts.wait_or_raise(error)
                 continue
-            backoff.reset()
+            attempts.restart()
             stream.write(data)
             at += len(data)
             progress(at)

@@ -1,4 +1,4 @@
-"""Which of Drive's refusals pass by themselves, how long to wait for that, and what the others say to a person.
+"""Classifies Drive's errors: retryable or final, the delay before the next attempt, and the message for the user.
 
 https://developers.google.com/workspace/drive/api/guides/handle-errors
 """
@@ -8,6 +8,7 @@ import json
 import logging
 import random
 import ssl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from googleapiclient.errors import HttpError
 
 from lse_archive.cancellation import cancellable_sleep
 from lse_archive.errors import DestinationError
+from lse_resources.backoff import WARN_AFTER, Backoff, retry_after_seconds
 
 # All that a call to Google may raise. Local files are read elsewhere, so that their OSError is not mistaken for one.
 CALL_ERRORS = (
@@ -30,7 +32,7 @@ CALL_ERRORS = (
     json.JSONDecodeError,
     UnicodeDecodeError,
 )
-_PASSING_403 = {"userRateLimitExceeded", "rateLimitExceeded", "backendError"}
+_RETRYABLE_403 = {"userRateLimitExceeded", "rateLimitExceeded", "backendError"}
 _HINTS = {
     "storageQuotaExceeded": "Free some space, or use a folder in a shared drive",
     "teamDriveFileLimitExceeded": "Remove files from the shared drive, or use another one",
@@ -42,14 +44,15 @@ _HINTS = {
     "dailyLimitExceeded": "Run the command again tomorrow",
     "notFound": "Check GOOGLE_DRIVE_FOLDER_URL, and that the folder is shared with this account",
 }
-_TOLD_AT = 3  # the failure in a row from which on people want to know
+# Seconds for which a request is repeated that is sent before the work begins, while a user waits.
+_IMPATIENT_SECONDS = 4.0
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 
 class DriveRefusalError(DestinationError):
-    """Drive answered with an error that waiting does not heal. `status` and `reason` are Drive's."""
+    """Drive's answer is final: the same request never succeeds. `status` and `reason` are Drive's."""
 
     def __init__(self, what: str, *, why: str, hint: str, status: int, reason: str) -> None:
         super().__init__(what, why=why, hint=hint)
@@ -59,55 +62,58 @@ class DriveRefusalError(DestinationError):
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How often and how long to wait: `attempts` in a row without progress, 1, 2, 4, … s apart with jitter.
+    """For how long a failing call is repeated, and how it waits.
 
-    `sign_in` is what to do when the credentials are no longer accepted.
+    Attributes:
+        patience: Seconds without progress; see `Backoff`.
+        sign_in: The hint when the credentials are no longer accepted.
     """
 
-    attempts: int = 7
+    patience: float = 300.0
+    clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = cancellable_sleep
     jitter: Callable[[], float] = random.random
     sign_in: str = "Run: lse drive login"
 
     def call(self, what: str, function: Callable[[], T]) -> T:
-        """What `function` returns, tried again while Drive asks to wait. Raises DestinationError "cannot <what>"."""
-        backoff = self.patience(what)
+        """Returns the result of `function`, which is repeated while it fails with a retryable error.
+
+        Raises:
+            DestinationError: "cannot <what>": the error is final, or the patience is over.
+        """
+        attempts = self.attempts(what)
         while True:
             try:
                 return function()
             except CALL_ERRORS as error:
-                backoff.wait_or_raise(error)
+                attempts.wait_or_raise(error)
 
-    def patience(self, what: str) -> "Backoff":
-        """For loops of one's own."""
-        return Backoff(self, what)
+    def attempts(self, what: str) -> "Attempts":
+        """The state of an operation that repeats its own requests."""
+        return Attempts(self, what)
 
     def impatient(self) -> "Retries":
-        """The same with few attempts, for questions asked before the work begins."""
-        return replace(self, attempts=min(3, self.attempts))
+        """The same with a short patience, for requests before the work begins."""
+        return replace(self, patience=min(_IMPATIENT_SECONDS, self.patience))
 
 
-class Backoff:
-    """The failures of one operation in a row."""
+class Attempts(Backoff):
+    """The attempts of one operation on Drive."""
 
     def __init__(self, retries: Retries, what: str) -> None:
+        super().__init__(retries.patience, clock=retries.clock, jitter=retries.jitter)
         self._retries = retries
         self._what = what
-        self._failures = 0
-
-    def reset(self) -> None:
-        """There was progress: counting begins anew."""
-        self._failures = 0
 
     def wait_or_raise(self, error: Exception) -> None:
-        """Waits for the next attempt. Raises DestinationError if there is no point in it."""
-        self._failures += 1
-        if not passes(error) or self._failures >= self._retries.attempts:
+        """Sleeps until the next attempt. Raises DestinationError if the error is final or the patience is over."""
+        header = error.resp.get("retry-after") if isinstance(error, HttpError) else None
+        delay = self.fail(retry_after_seconds(header) or 0.0) if is_retryable(error) else None
+        if delay is None:
             raise explain(self._what, error, self._retries.sign_in) from error
-        if self._failures == _TOLD_AT:
+        if self.failures == WARN_AFTER:
             _log.warning("  waiting for Drive: %s", explain(self._what, error, self._retries.sign_in).why)
-        seconds = 2.0 ** (self._failures - 1) + self._retries.jitter()
-        self._retries.sleep(min(max(seconds, retry_after(error)), 300.0))
+        self._retries.sleep(delay)
 
 
 def status_of(error: Exception) -> int | None:
@@ -116,7 +122,7 @@ def status_of(error: Exception) -> int | None:
 
 
 def reason_of(error: HttpError) -> tuple[str, str]:
-    """Drive's reason ("storageQuotaExceeded") and message, each "" if the body does not say."""
+    """Drive's reason ("storageQuotaExceeded") and message, each "" if the body has none."""
     try:
         body: Any = json.loads(error.content)["error"]
         first = (body.get("errors") or [{}])[0]
@@ -125,33 +131,27 @@ def reason_of(error: HttpError) -> tuple[str, str]:
         return "", ""
 
 
-def retry_after(error: Exception) -> float:
-    """The seconds that the server asks to wait, 0 if it does not say."""
-    value = error.resp.get("retry-after", "") if isinstance(error, HttpError) else ""
-    return float(value) if value.isdecimal() else 0.0
-
-
-def legible(answer: Any) -> dict[str, Any]:
-    """The answer, if it is one: Google's client hands on a body that is not JSON as text. Raises JSONDecodeError."""
+def json_answer(answer: Any) -> dict[str, Any]:
+    """The answer, if it is JSON: Google's client returns any other body as text. Raises JSONDecodeError."""
     if not isinstance(answer, dict):
         raise json.JSONDecodeError("the answer is not JSON", "", 0)
     return answer
 
 
-def passes(error: Exception) -> bool:
+def is_retryable(error: Exception) -> bool:
     """Whether the same request may succeed later."""
     status = status_of(error)
     if isinstance(error, HttpError) and status is not None:
         if status < 400:  # the start of an upload without the address of its session
             return True
-        return status in (408, 429) or status >= 500 or (status == 403 and reason_of(error)[0] in _PASSING_403)
+        return status in (408, 429) or status >= 500 or (status == 403 and reason_of(error)[0] in _RETRYABLE_403)
     if isinstance(error, GoogleAuthError):
         return isinstance(error, TransportError) or bool(error.retryable)
     return not isinstance(error, ssl.SSLCertVerificationError)
 
 
 def explain(what: str, error: Exception, sign_in: str) -> DestinationError:
-    """The error for a person: no URL of a session, no token."""
+    """The error for the user, without the URL of a session and without tokens."""
     what = f"cannot {what}"
     if isinstance(error, HttpError):
         status = int(error.resp.status)
@@ -161,9 +161,13 @@ def explain(what: str, error: Exception, sign_in: str) -> DestinationError:
             + (f" {reason}" if reason else "")
             + (f", {message.rstrip('.')}" if message else "")
         )
-        hint = sign_in if status == 401 else _HINTS.get(reason, "Run the command again later" if passes(error) else "")
+        hint = (
+            sign_in
+            if status == 401
+            else _HINTS.get(reason, "Run the command again later" if is_retryable(error) else "")
+        )
         return DriveRefusalError(what, why=why, hint=hint, status=status, reason=reason)
-    if isinstance(error, RefreshError) and not passes(error):
+    if isinstance(error, RefreshError) and not is_retryable(error):
         code = error.args[1].get("error", "") if len(error.args) > 1 and isinstance(error.args[1], dict) else ""
         return DestinationError(what, why=f"Google no longer accepts the sign-in ({code or 'refused'})", hint=sign_in)
     return DestinationError(

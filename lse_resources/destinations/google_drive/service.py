@@ -10,7 +10,7 @@ from googleapiclient.discovery_cache import get_static_doc
 from googleapiclient.http import build_http
 
 from lse_resources.destinations.google_drive.credentials import load_credentials
-from lse_resources.destinations.google_drive.retry import Retries, legible
+from lse_resources.destinations.google_drive.retry import Retries, json_answer
 from lse_resources.destinations.google_drive.settings import DriveSettings
 
 DRIVES = {"supportsAllDrives": True}  # on every call about files, or those in shared drives are "not found"
@@ -59,7 +59,7 @@ class DriveService:
 
         def execute() -> Any:
             answer = request.execute()
-            return answer if request.method == "DELETE" else legible(answer)
+            return answer if request.method == "DELETE" else json_answer(answer)
 
         return (retries or self.retries).call(what, execute)
 

@@ -24,6 +24,7 @@ class DriveSettings:
         token_path: Where the person's token is kept, with mode 0600.
         api_root: Instead of `https://www.googleapis.com/`; https, or http to this host itself.
         subject: The user for whom a service account acts (domain-wide delegation).
+        patience: Seconds for which a request that fails is repeated.
     """
 
     folder_url: str
@@ -32,6 +33,7 @@ class DriveSettings:
     token_path: Path
     api_root: str | None = None
     subject: str | None = None
+    patience: float = 300.0
 
     def __post_init__(self) -> None:
         folder_id(self.folder_url)

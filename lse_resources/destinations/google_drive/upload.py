@@ -1,9 +1,9 @@
-"""Uploads that survive: cut connections, refusals that pass, lost sessions, expired tokens, a killed process.
+"""Resumable uploads: cut connections, passing errors, lost sessions, expired tokens and a killed process are repaired.
 
-Google's own `HttpRequest.next_chunk` speaks the protocol, and the loop around it is ours: with retries of its own it
-sends an exhausted stream again after an error and hangs, which is also why the chunks are bytes and not a stream. The
-alternative, google-resumable-media over `AuthorizedSession`, would be a second HTTP stack (requests) beside the one
-that every other call needs, and leaves the recovery to its caller as well.
+Google's `HttpRequest.next_chunk` implements the protocol; the retry loop is here, because Google's own sends an
+exhausted stream again after an error and hangs. For the same reason the chunks are bytes and not a stream. The
+alternative, google-resumable-media over `AuthorizedSession`, is a second HTTP stack (requests) beside the one of all
+other calls, and leaves the recovery to its caller too.
 """
 
 import time
@@ -17,19 +17,21 @@ from googleapiclient.http import MediaUpload
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, DestinationError
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.google_drive.files import FIELDS, DriveFile, LocalFile
-from lse_resources.destinations.google_drive.retry import CALL_ERRORS, Backoff, DriveRefusalError, legible, status_of
+from lse_resources.destinations.google_drive.retry import CALL_ERRORS, DriveRefusalError, json_answer, status_of
 from lse_resources.destinations.google_drive.service import DRIVES, DriveService
 from lse_resources.destinations.google_drive.session import SessionKeeper, UploadSession
 
 UNIT = 256 * 1024  # Drive takes chunks in multiples of this
 _LARGEST = 64 * UNIT
 _TRIES = 3
+_SESSIONS = 5
 
 
 class FileChunks(MediaUpload):
-    """The file as chunks of bytes; the chunk grows while the line is quick and shrinks when it breaks.
+    """The file as chunks of bytes, whose size adapts to the connection.
 
-    `before_last` is called right before the last of them leaves.
+    Args:
+        before_last: Called right before the last chunk is sent.
     """
 
     def __init__(self, content: LocalFile, before_last: Callable[[], None]) -> None:
@@ -37,13 +39,13 @@ class FileChunks(MediaUpload):
         self._before_last = before_last
         self._chunk = 4 * UNIT
 
-    def quick(self, seconds: float) -> None:
-        """A chunk went through in so many seconds."""
+    def grow(self, seconds: float) -> None:
+        """Doubles the chunk if the last one was sent in less than 2 seconds."""
         if seconds < 2:
             self._chunk = min(self._chunk * 2, _LARGEST)
 
-    def broken(self) -> None:
-        """A chunk did not go through."""
+    def shrink(self) -> None:
+        """Halves the chunk: the last one failed."""
         self._chunk = max(self._chunk // 2, UNIT)
 
     def chunksize(self) -> int:
@@ -59,7 +61,7 @@ class FileChunks(MediaUpload):
         return True
 
     def getbytes(self, begin: int, end: int) -> bytes:
-        """`end` is the length, whatever Google calls it. Raises ArchiveError."""
+        """Reads a chunk. `end` is its length: Google's name is wrong. Raises ArchiveError."""
         if begin + end >= self._content.size:
             self._before_last()
         try:
@@ -74,11 +76,11 @@ class FileChunks(MediaUpload):
 
 
 class _SessionLostError(Exception):
-    """Drive does not know the session any more: begin a new one."""
+    """Drive has deleted the session: a new one is needed."""
 
 
 class Upload:
-    """One file on its way to Drive. `run` does it."""
+    """The upload of one file. `run` carries it out."""
 
     def __init__(
         self,
@@ -100,24 +102,24 @@ class Upload:
         self._existing = existing
         self._progress = progress
         self._keeper = SessionKeeper(session_file)
-        self._session = self._kept()
+        self._session = self._resumable_session()
         self._what = f"upload {name}"
 
     @property
     def file_id(self) -> str | None:
-        """The id that an interrupted upload was going to give to the file, None if there was none."""
+        """The id that an interrupted upload reserved for a new file, None if there is none."""
         return self._session.file_id if self._session and not self._session.update else None
 
     def run(self) -> StoredFile:
-        """Sends the content until Drive's checksum agrees with ours.
+        """Sends the content until Drive's checksum agrees with that of the local file.
 
-        Content that the existing file has already is not sent. A new file with wrong content goes to the trash; of an
-        existing file the wrong revision is deleted, so that the one before is the file again.
+        If the existing file has this content already, nothing is sent. A new file with wrong content is moved to the
+        trash; of an existing file the wrong revision is deleted, which makes the previous one current again.
 
         Raises:
-            DestinationError: Drive refused, or could not be reached for too long. The session is kept.
-            ArchiveConflictError: The existing file is not what the caller saw, or what was sent is not in its folder.
-            CorruptArchiveError: Drive kept something else, three times.
+            DestinationError: Drive refused, or failed for longer than the patience. The session file stays.
+            ArchiveConflictError: The existing file has changed, or the new file is not in its folder.
+            CorruptArchiveError: Drive's checksum differed three times.
         """
         if self._existing:
             self._check_unchanged(self._existing)
@@ -142,10 +144,10 @@ class Upload:
         raise CorruptArchiveError(
             f"cannot {self._what}",
             why=f"Drive kept other bytes than were sent, {_TRIES} times",
-            hint="Run the command again; if it stays so, look for a proxy that changes uploads",
+            hint="Run the command again; if it fails again, look for a proxy that changes uploads",
         )
 
-    def _kept(self) -> UploadSession | None:
+    def _resumable_session(self) -> UploadSession | None:
         session = self._keeper.load(self._content, self._service.root_url)
         if session is None or (session.folder_id, session.update) != (self._folder_id, bool(self._existing)):
             return None
@@ -162,28 +164,28 @@ class Upload:
         return file
 
     def _is_in_place(self, file: StoredFile) -> bool:
-        """Whether the file is where it will be looked for; it may have been there already, and been taken away."""
+        """Whether the file is in its folder: a finished file may have been moved or trashed before a resumed upload."""
         request = self._service.api.files().get(fileId=file.id, fields="parents,trashed", **DRIVES)
         now = self._service.run(f"look at {self._name} on Drive", request)
         return not now.get("trashed") and self._folder_id in now.get("parents", ())
 
-    def _look_again(self) -> None:
-        # The last bytes put the content into the place of what may have become more meanwhile.
+    def _check_existing(self) -> None:
+        # The last chunk replaces the content, which another host may have extended since the upload began.
         if self._existing:
             self._check_unchanged(self._existing, may_be_ours=True)
 
     def _check_unchanged(self, existing: StoredFile, *, may_be_ours: bool = False) -> None:
-        """Raises ArchiveConflictError if somebody else changed the file.
+        """Raises ArchiveConflictError if another program changed the file.
 
         Args:
-            may_be_ours: The last part of the content may have arrived, and the answer was lost.
+            may_be_ours: The last chunk may have been stored although its answer was lost.
         """
         now = self._get(existing.id)
         ours = may_be_ours and self._content.equals(now)
         if now.trashed or (now.revision != existing.revision and not ours):
             self._forget()
             raise ArchiveConflictError(
-                f"{self._name} changed on Drive since it was looked at", hint="Run the command again"
+                f"{self._name} changed on Drive after it was compared", hint="Run the command again"
             )
 
     def _get(self, file_id: str) -> DriveFile:
@@ -191,18 +193,20 @@ class Upload:
         return DriveFile.of(self._service.run(f"look at {self._name} on Drive", request))
 
     def _send(self) -> DriveFile:
-        for _ in range(5):
+        for _ in range(_SESSIONS):
             session = self._session or self._new_session()
             try:
                 return self._stream(session)
             except _SessionLostError:
                 self._session = msgspec.structs.replace(session, uri="") if self._session else None
         raise DestinationError(
-            f"cannot {self._what}", why="Drive lost the upload again and again", hint="Try again later"
+            f"cannot {self._what}",
+            why=f"Drive ended {_SESSIONS} upload sessions before they were complete",
+            hint="Run the command again later",
         )
 
     def _new_session(self) -> UploadSession:
-        # The id is ours before the first byte is sent: to repeat a create with it is safe, Drive answers 409.
+        # The id is reserved before the first byte is sent: a create can be repeated with it, Drive then answers 409.
         if self._existing:
             identity = self._existing.id
         else:
@@ -222,59 +226,59 @@ class Upload:
         return files.create(body=body, media_body=media, fields=FIELDS, **DRIVES)
 
     def _stream(self, session: UploadSession) -> DriveFile:
-        media = FileChunks(self._content, self._look_again)
+        """Sends the content through one session until Drive has all of it."""
+        media = FileChunks(self._content, self._check_existing)
         request = self._request(session, media)
-        backoff = self._service.retries.patience(self._what)
-        if session.uri:
-            request.resumable_uri = session.uri
-            resource = self._ask(request, backoff)
-            if resource is not None:
-                return DriveFile.of(resource)
-            self._progress(request.resumable_progress)
-        furthest = request.resumable_progress
+        attempts = self._service.retries.attempts(self._what)
+        is_progress_known = not session.uri
+        furthest = 0
         while True:
-            began, resource = time.monotonic(), None
+            began = time.monotonic()
             try:
-                _, answer = request.next_chunk()
-                resource = answer if answer is None else legible(answer)
-            except CALL_ERRORS as error:
-                media.broken()
-                if (found := self._settle(session, request, error)) is not None:
-                    return found
-                if request.resumable_progress > furthest:
-                    backoff.reset()
-                backoff.wait_or_raise(error)
-            else:
+                if is_progress_known:
+                    _, answer = request.next_chunk()
+                    resource = answer if answer is None else json_answer(answer)
+                else:  # of a new request: Google's client repeats the query after an error of its own
+                    request = self._request(session, media)
+                    request.resumable_uri = session.uri
+                    resource = self._query_progress(request)
                 if resource is not None:
                     return DriveFile.of(resource)
                 if request.resumable_progress > furthest:
-                    backoff.reset()
-                    media.quick(time.monotonic() - began)
+                    attempts.restart()
+                    if is_progress_known:
+                        media.grow(time.monotonic() - began)
+                elif is_progress_known:
+                    raise TimeoutError("Drive kept nothing of the last chunk")
                 else:
-                    backoff.wait_or_raise(TimeoutError("Drive kept nothing of the last chunk"))
-            furthest = max(furthest, request.resumable_progress)
-            self._progress(request.resumable_progress)
+                    attempts.alive()
+                is_progress_known = True
+            except CALL_ERRORS as error:
+                if is_progress_known:
+                    media.shrink()
+                if (found := self._settle(session, request, error)) is not None:
+                    return found
+                attempts.wait_or_raise(error)
+                is_progress_known = not request.resumable_uri
+            if is_progress_known:
+                furthest = max(furthest, request.resumable_progress)
+                self._progress(request.resumable_progress)
             if request.resumable_uri and request.resumable_uri != session.uri:
                 session = self._session = msgspec.structs.replace(session, uri=request.resumable_uri)
                 self._keeper.save(session)
 
-    def _ask(self, request: Any, backoff: Backoff) -> Any:
-        """How far a session of before got: sets the request's progress, or returns the finished file's resource."""
+    def _query_progress(self, request: Any) -> dict[str, Any] | None:
+        """Sets the request's progress to the bytes that Drive has; returns the resource of a finished file."""
         headers = {"Content-Range": f"bytes */{self._content.size}", "Content-Length": "0"}
-        while True:
-            try:
-                response, content = request.http.request(request.resumable_uri, "PUT", headers=headers)
-                if response.status == 308:
-                    request.resumable_progress = int(response.get("range", "0--1").rpartition("-")[2]) + 1
-                    return None
-                if response.status in (400, 404, 410):
-                    raise _SessionLostError
-                return legible(request.postproc(response, content))  # raises HttpError for what is no success
-            except CALL_ERRORS as error:
-                backoff.wait_or_raise(error)
+        response, content = request.http.request(request.resumable_uri, "PUT", headers=headers)
+        if response.status != 308:
+            return json_answer(request.postproc(response, content))  # raises HttpError for any error
+        # "bytes=0-<last>", or no header while Drive has nothing.
+        request.resumable_progress = int(response["range"].rpartition("-")[2]) + 1 if "range" in response else 0
+        return None
 
     def _settle(self, session: UploadSession, request: Any, error: Exception) -> DriveFile | None:
-        """What an error means for the session: it is lost, the file is there already, or (None) nothing yet."""
+        """Returns the file if the error shows that it exists already; raises if the session is lost; else None."""
         status = status_of(error)
         if request.resumable_uri and status in (400, 404, 410):
             raise _SessionLostError from error
@@ -299,16 +303,16 @@ class Upload:
                 self._service.api.files().update(fileId=file.id, body=body, fields="id", **DRIVES),
             )
             return
-        what = f"take back the damaged {self._name}"
+        what = f"restore the previous version of {self._name}"
         request = self._service.api.revisions().delete(fileId=file.id, revisionId=self._get(file.id).revision)
         try:
             self._service.run(what, request)
         except DriveRefusalError as refusal:
-            if refusal.status != 404:  # an answer was lost: it is gone
+            if refusal.status != 404:  # deleted by a previous attempt whose answer was lost
                 raise
         if self._get(file.id).revision != self._existing.revision:
             raise CorruptArchiveError(
                 f"cannot {what}",
-                why="Drive's current version is not the one of before",
+                why="Drive's current version is not the previous one",
                 hint="Restore it in Drive: right click, File information, Manage versions",
             )

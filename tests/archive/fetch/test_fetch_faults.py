@@ -137,17 +137,17 @@ def test_what_a_fetch_waits_for_is_told_once(cloud, caplog):
     cloud.settings = replace(cloud.settings, patience=7.0)
     assert cloud.fetch(page_size=PAGE).count_check == "equal"
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told == ["  waiting for LangSmith: HTTP 500 … is down; asked again for 7 s"]
+    assert told == ["  waiting for LangSmith: HTTP 500 … is down; retrying for 7 s"]
 
 
 # ---- what cannot be survived is said, and what was fetched is not asked for again ------------------------------------
 
 FATAL: dict[str, tuple[Fault, str]] = {
-    "400": (Fault("status", status=400), "report it"),
+    "400": (Fault("status", status=400), "A retry does not help"),
     "401": (Fault("status", status=401), "LANGSMITH_API_KEY"),
     "403": (Fault("status", status=403), "LANGSMITH_API_KEY"),
     "404": (Fault("status", status=404), "project still exists"),
-    "422": (Fault("status", status=422), "report it"),
+    "422": (Fault("status", status=422), "A retry does not help"),
     "429 for ever": (Fault("status", status=429), "another client may use the same key"),
     "429 for an hour": (
         Fault("status", status=429, headers={"Retry-After": "3600"}),
@@ -155,13 +155,13 @@ FATAL: dict[str, tuple[Fault, str]] = {
     ),
     "429 until a date": (
         Fault("status", status=429, headers={"Retry-After": "Wed, 21 Oct 2099 07:28:00 GMT"}),
-        "asked again in 300 s",
+        "retry after 300 s",
     ),
-    "500 for ever": (Fault("status", status=500), "did not get better"),
-    "503 for ever": (Fault("status", status=503), "did not get better"),
-    "cut for ever": (Fault("cut_before"), "did not get better"),
-    "cut bodies for ever": (Fault("cut_body"), "did not get better"),
-    "not JSON for ever": (Fault("invalid_json"), "did not get better"),
+    "500 for ever": (Fault("status", status=500), "LSE_PATIENCE"),
+    "503 for ever": (Fault("status", status=503), "LSE_PATIENCE"),
+    "cut for ever": (Fault("cut_before"), "LSE_PATIENCE"),
+    "cut bodies for ever": (Fault("cut_body"), "LSE_PATIENCE"),
+    "not JSON for ever": (Fault("invalid_json"), "LSE_PATIENCE"),
     "same page for ever": (Fault("repeat_page", has_cursor), "does not get past"),
 }
 

@@ -10,7 +10,7 @@ from drive_rig import CONTENT, Waits
 from lse_demo.faults import Faults
 from lse_demo.google_drive.server import USER, DriveServer
 from lse_resources.destinations.files import StoredFile
-from lse_resources.destinations.google_drive.client import DriveSettings, GoogleDrive, Retries
+from lse_resources.destinations.google_drive.client import DriveSettings, GoogleDrive
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def waits() -> Waits:
 
 @pytest.fixture
 def drive(settings: DriveSettings, waits: Waits) -> Iterator[GoogleDrive]:
-    with GoogleDrive(settings, retries=Retries(sleep=waits, jitter=lambda: 0.5)) as client:
+    with GoogleDrive(settings, retries=waits.retries()) as client:
         yield client
 
 

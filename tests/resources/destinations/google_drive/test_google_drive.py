@@ -21,7 +21,7 @@ from lse_resources.destinations.google_drive.login import login
 from lse_resources.destinations.google_drive.settings import folder_id
 
 BOT = "bot@lse-demo.iam.gserviceaccount.com"
-NEVER = Retries(attempts=1, sleep=lambda _: None)
+NEVER = Retries(0.0)
 
 
 @pytest.fixture

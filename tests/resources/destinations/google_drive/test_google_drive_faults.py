@@ -3,7 +3,9 @@
 import random
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from drive_rig import CONTENT, UNIT, UPLOAD, Waits, back, media, proven
@@ -11,7 +13,7 @@ from drive_rig import CONTENT, UNIT, UPLOAD, Waits, back, media, proven
 from lse_archive.errors import CorruptArchiveError, DestinationError
 from lse_demo.faults import Fault, on
 from lse_demo.google_drive.server import USER, DriveServer, rate_limit
-from lse_resources.destinations.google_drive.client import DriveFile, DriveSettings, GoogleDrive, Retries
+from lse_resources.destinations.google_drive.client import DriveFile, DriveSettings, GoogleDrive
 
 
 def test_connections_cut_at_random_bytes_twenty_times(
@@ -96,13 +98,45 @@ def test_what_does_not_pass_ends_clearly(server: DriveServer, drive: GoogleDrive
         DestinationError, match=r"cannot list the Drive folder: Drive answered 503\. Run the command again later"
     ):
         drive.find_project_folder("P")
-    assert len(waits.seconds) == 6
+    assert sum(waits.seconds) == 300.0
     server.faults.clear()
     waits.seconds.clear()
     server.faults.add(rate_limit(403, "dailyLimitExceeded"))
     with pytest.raises(DestinationError, match="dailyLimitExceeded"):
         drive.find_project_folder("P")
     assert waits.seconds == []
+
+
+def is_chunk(request: Any) -> bool:
+    return UPLOAD(request) and not request.headers.get("Content-Range", "").startswith("bytes */")
+
+
+def test_an_upload_continues_while_status_queries_are_answered(
+    server: DriveServer, send: Callable[..., DriveFile], waits: Waits
+) -> None:
+    server.faults.add(Fault("status", is_chunk, status=503, times=20))
+    send()
+    proven(server)
+    assert sum(waits.seconds) > 300.0
+
+
+def test_an_upload_that_keeps_no_byte_ends_after_four_patiences(
+    server: DriveServer, send: Callable[..., DriveFile], waits: Waits
+) -> None:
+    server.faults.add(Fault("status", is_chunk, status=503))
+    with pytest.raises(DestinationError, match=r"cannot upload day\.zip: Drive answered 503"):
+        send()
+    assert sum(waits.seconds) == 4 * 300.0
+
+
+def test_an_upload_without_any_answer_ends_after_its_patience(
+    server: DriveServer, settings: DriveSettings, path: Path, waits: Waits
+) -> None:
+    server.faults.add(Fault("cut_before", UPLOAD))
+    retries = replace(waits.retries(), patience=40.0)
+    with GoogleDrive(settings, retries=retries) as drive, pytest.raises(DestinationError, match="cannot be reached"):
+        drive.upload(path, "day.zip", settings.folder, {})
+    assert sum(waits.seconds) == 40.0
 
 
 def test_a_session_that_expires_halfway_begins_anew(server: DriveServer, send: Callable[..., DriveFile]) -> None:
@@ -114,7 +148,7 @@ def test_a_session_that_expires_halfway_begins_anew(server: DriveServer, send: C
 
 def test_sessions_that_always_expire_end_clearly(server: DriveServer, send: Callable[..., DriveFile]) -> None:
     server.faults.add(Fault("call", UPLOAD, action=server.uploads.expire))
-    with pytest.raises(DestinationError, match="lost the upload again and again"):
+    with pytest.raises(DestinationError, match="ended 5 upload sessions"):
         send()
     assert server.store.named("day.zip") == []
 
@@ -178,7 +212,7 @@ def test_an_unreachable_drive_is_one_clear_line(settings: DriveSettings, waits: 
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
         root = f"http://127.0.0.1:{taken.getsockname()[1]}"
         away = DriveSettings(settings.folder_url, "oauth2", settings.credentials_path, settings.token_path, root)
-        with GoogleDrive(away, retries=Retries(sleep=waits)) as drive, pytest.raises(DestinationError) as caught:
+        with GoogleDrive(away, retries=waits.retries()) as drive, pytest.raises(DestinationError) as caught:
             drive.check_folder()
     assert "cannot use the Drive folder: Google Drive cannot be reached (Connection refused)" in str(caught.value)
     assert len(waits.seconds) == 2

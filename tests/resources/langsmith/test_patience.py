@@ -1,0 +1,67 @@
+"""The patience of requests to LangSmith: it is time without progress, by a clock that only waiting moves."""
+
+from __future__ import annotations
+
+import threading
+
+import httpx
+import pytest
+
+from lse_archive.errors import SourceError
+from lse_resources.langsmith.http import LangSmithHttp, shared
+from lse_resources.langsmith.limiter import AdaptiveLimiter
+from lse_resources.langsmith.settings import LangSmithSettings
+
+
+class FakeTime(threading.Event):
+    """An event that is never set, whose waiting moves the clock."""
+
+    now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.now += timeout or 0.0
+        return False
+
+
+@pytest.fixture
+def time() -> FakeTime:
+    return FakeTime()
+
+
+@pytest.fixture
+def http(time: FakeTime) -> LangSmithHttp:
+    settings = LangSmithSettings("key", patience=40.0)
+    shared.cache_clear()
+    shared(settings).queries = AdaptiveLimiter(1000, 10.0, ceiling=1000, clock=time.clock)
+    return LangSmithHttp(settings, httpx.Client(), clock=time.clock)
+
+
+def test_a_request_that_always_fails_ends_after_the_patience(http: LangSmithHttp, time: FakeTime) -> None:
+    with pytest.raises(SourceError, match=r"cannot read: HTTP 503\. It failed for 40 s \(LSE_PATIENCE\)"):
+        http.send("cannot read", lambda: httpx.Response(503), stop=time)
+    assert time.now == pytest.approx(40.0)
+
+
+def test_a_retry_after_is_respected_within_the_patience(http: LangSmithHttp, time: FakeTime) -> None:
+    answers = iter([httpx.Response(503, headers={"Retry-After": "35"}), httpx.Response(200, content=b"[]")])
+    assert http.send("cannot read", lambda: next(answers), stop=time) == b"[]"
+    assert time.now == 35.0
+    with pytest.raises(SourceError):
+        http.send("cannot read", lambda: httpx.Response(503, headers={"Retry-After": "3600"}), stop=time)
+    assert time.now == pytest.approx(75.0)
+
+
+def test_a_smaller_page_restarts_the_patience(http: LangSmithHttp, time: FakeTime) -> None:
+    sizes = [8]
+
+    def shrink(_: str) -> bool:
+        sizes.append(sizes[-1] // 2)
+        return sizes[-1] > 0
+
+    with pytest.raises(SourceError):
+        http.send("cannot read", lambda: httpx.Response(503), shrink=shrink, stop=time)
+    assert sizes[:5] == [8, 4, 2, 1, 0]
+    assert time.now > 40.0

@@ -1,4 +1,4 @@
-"""`lse sql` and `lse export`: the database for analysts."""
+"""`lse sql` and `lse export`: read from the database."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Annotated
 import typer
 
 from lse_archive.errors import ArchiveConflictError, UsageError
-from lse_cli.selection import EndOption, JsonOption, StartOption, reject_empty
+from lse_cli.commands.options import EndOption, ForceOption, JsonOption, StartOption, reject_empty
 
 
 def sql(
-    statement: Annotated[str, typer.Argument(help="One SELECT; tables and views are described in docs/database.md.")],
+    statement: Annotated[str, typer.Argument(help="One SELECT; docs/database.md describes the tables and views.")],
     json: JsonOption = False,
 ) -> None:
-    """Print the rows of one SQL statement, which can read but not write.
+    """Print the rows of one SQL statement. The statement can read but not write.
 
-    On a terminal: a table, long values cut. Elsewhere: a line a row, its values separated by tabs, the names of the
-    columns first; escaped as COPY's text format: NULL is \\N, a line end \\n, a control character \\x1b.
+    On a terminal: a table with long values cut. Otherwise: the column names, then one line per row, separated by tabs
+    and escaped like COPY's text format: NULL is \\N, a line end \\n, a control character \\x1b.
     """
     import sys
 
@@ -37,14 +37,18 @@ def sql(
 
 
 def export(
-    project: Annotated[str, typer.Option("--project", callback=reject_empty, help="LangSmith project, by its name.")],
+    project: Annotated[
+        str, typer.Option("--project", callback=reject_empty, help="Name of the LangSmith project. No default.")
+    ],
     format: Annotated[
-        str, typer.Option("--format", help="parquet or csv: one row of facts a run; jsonl: the runs. Default: parquet.")
+        str, typer.Option("--format", help="parquet or csv: one row per run; jsonl: the full runs. Default: parquet.")
     ] = "parquet",
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", metavar="FILE", help="Or - for standard output. Default: PROJECT_FIRST_LAST.FORMAT, here."
+            "--output",
+            metavar="FILE",
+            help="Output file; - is standard output. Default: PROJECT_FIRST_LAST.FORMAT in this directory.",
         ),
     ] = None,
     start_date: StartOption = None,
@@ -52,15 +56,14 @@ def export(
     contents: Annotated[
         bool, typer.Option("--contents", help="Add the columns inputs and outputs to parquet and csv. Default: off.")
     ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace a file that is there, without asking. Default: off.")
-    ] = False,
+    force: ForceOption = False,
 ) -> None:
-    """Write a range of days to a file, or as csv or jsonl into a pipe, from the database."""
+    """Write a range of days from the database to a file, or as csv or jsonl into a pipe. Default: yesterday."""
     from datetime import timedelta
 
-    from lse_archive.days import parse_day, today
+    from lse_archive.days import today
     from lse_archive.names import project_folder
+    from lse_cli.selection import read_range
     from lse_cli.terminal.texts import counted, size
     from lse_platform.home import open_home
     from lse_resources.postgres.analysis.export import export_runs, is_stream
@@ -68,11 +71,8 @@ def export(
     from lse_resources.projects import read_projects
     from lse_resources.settings import Settings
 
-    yesterday = today() - timedelta(days=1)
-    last = parse_day(end_date) if end_date else yesterday
-    first = parse_day(start_date) if start_date else last
-    if last < first:
-        raise UsageError(f"the range ends before it starts ({first} to {last})")
+    first, last = read_range(None, start_date, end_date or str(today() - timedelta(days=1)))
+    first = first or last
     path = output or Path(f"{project_folder(project)}_{first}_{last}.{format}")
     settings = Settings.load()
     database = open_home(settings).database
@@ -80,8 +80,8 @@ def export(
     if not listed and not Runs(database).has_project(project):
         raise UsageError(
             f"there is no project '{project}'",
-            why=f"neither the database nor {settings.projects_file} knows it",
-            hint="Check the spelling; lse status shows what is archived",
+            why=f"it is neither in the database nor in {settings.projects_file}",
+            hint="Check the spelling; lse status shows the archived projects",
         )
     if path.exists() and not is_stream(path):
         _ask_to_replace(path, force=force)
@@ -96,7 +96,6 @@ def export(
 def _ask_to_replace(path: Path, *, force: bool) -> None:
     from lse_cli.terminal.console import Terminal
 
-    if not Terminal(json=False, force=force).confirm(f"{path} is there. Replace it"):
-        raise ArchiveConflictError(
-            f"{path} is there already", why="it was not to be replaced", hint="--force replaces it"
-        )
+    if not Terminal(json=False, force=force).confirm(f"{path} exists. Replace it"):
+        why = "the replacement was not confirmed"
+        raise ArchiveConflictError(f"{path} exists", why=why, hint="--force replaces it")

@@ -53,7 +53,7 @@ def test_json_loses_nothing(loaded: Installation) -> None:
 
 
 @pytest.mark.parametrize(
-    ("statement", "code", "todo"),
+    ("statement", "code", "hint"),
     [
         ("SELECT * FROM nope", 1, "docs/database.md"),
         ("SELECT nope FROM runs", 1, "docs/database.md"),

@@ -64,8 +64,8 @@ def test_a_full_disk_under_the_output_is_one_line(bare_installation: Installatio
         ended = run(bare_installation, "status", *options, stdout=stdout)
     finally:
         os.close(stdout)
-    lines = [line for line in ended.stderr.splitlines() if "nothing is known of Postgres" not in line]
-    assert lines == ["lse: cannot write the output: No space left on device. Free space, then start it again"]
+    lines = [line for line in ended.stderr.splitlines() if "the state of Postgres is unknown" not in line]
+    assert lines == ["lse: cannot write the output: No space left on device. Free space, then run the command again"]
     assert ended.returncode == 1
 
 

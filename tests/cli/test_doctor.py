@@ -91,13 +91,13 @@ def test_a_database_without_tables(healthy: Installation) -> None:
     healthy.sql("DROP TABLE alembic_version")
     assert wrong(healthy) == {}
     assert "! Postgres    the database is not prepared" in (shown := healthy.lse("doctor").out)
-    assert "lse archive and lse up prepare it by themselves" in shown
+    assert "lse archive and lse up prepare it automatically" in shown
 
 
 def test_a_langsmith_that_never_answers_is_not_waited_for(
     healthy: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lse_cli.commands.doctor._ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("lse_cli.work.doctor._TIMEOUT_SECONDS", 0.2)
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "300")
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         monkeypatch.setenv("LANGSMITH_ENDPOINT", f"http://127.0.0.1:{deaf.getsockname()[1]}")
@@ -122,8 +122,8 @@ def test_a_clock_that_is_wrong(healthy: Installation, monkeypatch: pytest.Monkey
 
 
 def test_a_disk_that_is_full(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lse_cli.commands.doctor._MIN_FREE_BYTES", 10**18)
-    assert "Make room" in wrong(healthy)["disk"]
+    monkeypatch.setattr("lse_cli.work.doctor._MIN_FREE_BYTES", 10**18)
+    assert "Free space" in wrong(healthy)["disk"]
 
 
 def test_a_mail_server_that_cannot_be_one(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,14 +222,14 @@ def keys(tmp_path: Path) -> tuple[Path, str]:
 
 def test_encryption_is_tried(healthy: Installation, keys: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     path, recipient = keys
-    assert said(healthy, "encryption") == ("ok", "off: zips leave as they are ")
+    assert said(healthy, "encryption") == ("ok", "off: zips are uploaded unencrypted ")
     monkeypatch.setenv("LSE_AGE_RECIPIENT", recipient)
     verdict, text = said(healthy, "encryption")
     assert (verdict, "cannot restore" in text, "LSE_AGE_IDENTITY_FILE" in text) == ("note", True, True)
     monkeypatch.setenv("LSE_AGE_IDENTITY_FILE", str(path))
     assert said(healthy, "encryption")[0] == "ok"
     monkeypatch.setenv("LSE_AGE_RECIPIENT", str(age.x25519.Identity.generate().to_public()))
-    assert "leave it out" in wrong(healthy)["encryption"]
+    assert "remove LSE_AGE_RECIPIENT" in wrong(healthy)["encryption"]
 
 
 def test_a_passphrase_is_tried(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

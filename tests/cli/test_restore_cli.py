@@ -59,7 +59,7 @@ def test_a_month_of_two_projects_comes_back_with_its_rows(installation: Installa
         for day in days:
             assert verify_day(installation.database, project, day, archive.paths(day, project).folder).is_consistent
     again = installation.lse("archive", "restore", "--all-projects")
-    assert (again.code, again.out.count("unchanged: it is here and equal")) == (0, 60)
+    assert (again.code, again.out.count("unchanged: the local day has the same content")) == (0, 60)
 
 
 def test_a_day_that_differs_is_not_replaced_without_a_yes(installation: Installation, archive: Archive) -> None:

@@ -56,7 +56,7 @@ def test_without_a_database_the_rest_is_known(bare_installation: Installation) -
     list_project(bare_installation, 3)
     ended = bare_installation.lse("status")
     assert ended.code == 0
-    assert "nothing is known of Postgres" in ended.err
+    assert "the state of Postgres is unknown" in ended.err
     assert "?" in ended.out
 
 
@@ -88,7 +88,7 @@ def test_days_of_which_only_run_files_exist_are_named(bare_installation: Install
     bare_installation.paths().zip.parent.mkdir(parents=True)
     bare_installation.paths().zip.touch()
     alone = f"{today() - timedelta(days=2)} to {today() - timedelta(days=1)} (2 days)"
-    assert f"run files only, nowhere else: {PROJECT}: {alone}" in bare_installation.lse("status").out
+    assert f"only run files, no copy elsewhere: {PROJECT}: {alone}" in bare_installation.lse("status").out
 
 
 @pytest.mark.parametrize("options", [["--start-date", "2026-02-01", "--end-date", "2026-01-01"], ["--end-date", "x"]])

@@ -41,7 +41,12 @@ def export(
         str, typer.Option("--project", callback=reject_empty, help="Name of the LangSmith project. No default.")
     ],
     format: Annotated[
-        str, typer.Option("--format", help="parquet or csv: one row per run; jsonl: the full runs. Default: parquet.")
+        str,
+        typer.Option(
+            "--format",
+            show_default=False,
+            help="parquet or csv: one row per run; jsonl: the full runs. Default: parquet.",
+        ),
     ] = "parquet",
     output: Annotated[
         Path | None,

@@ -47,7 +47,7 @@ def bare(
 ) -> None:
     """Archive days. Without a command: fetch, zip and upload.
 
-    --force never replaces an archive by one with fewer runs.
+    --force never replaces an archive with one that has fewer runs.
     """
     if context.invoked_subcommand is None:
         _run(["run_files", "day_zip", "drive_file"], project, date, start_date, end_date, force=force, json=json)
@@ -79,7 +79,7 @@ def fetch(
 ) -> None:
     """Fetch every run of the day from LangSmith.
 
-    Into a day that is here already, changed runs are merged; runs that LangSmith no longer serves are kept.
+    If the day is here already, changed runs are replaced; runs that LangSmith no longer serves are kept.
     """
     config = {"run_files": {"ask_count": not no_count, "allow_shrink": allow_shrink}}
     _run(["run_files"], project, date, start_date, end_date, force=force or refresh, json=json, config=config)
@@ -235,7 +235,7 @@ restore.register(app)
 
 @app.command()
 def rollback(
-    load: Annotated[int, typer.Option("--load", metavar="ID", help="Number of the load, from the table loads.")],
+    load: Annotated[int, typer.Option("--load", metavar="ID", help="ID of the load, as in the table loads.")],
     json: JsonOption = False,
 ) -> None:
     """Undo a load: delete its rows, and restore the rows that it replaced. The files stay."""

@@ -18,7 +18,10 @@ def backfill(
         bool, typer.Option("--verify-only", help="Only verify the days; fetch nothing. Default: off.")
     ] = False,
 ) -> None:
-    """Archive a range of days on the running platform, one run per day. Without it: `lse archive full-sweep`."""
+    """Archive a range of days on the running platform, one run per day.
+
+    `lse archive full-sweep` does the same without a platform.
+    """
     from lse_archive.errors import UsageError
     from lse_archive.names import project_slug
     from lse_cli.selection import select

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object. Default: off.")] = False,
 ) -> None:
-    """Check settings, LangSmith, destination, Postgres, disk, clock and versions. Exits with 1 if one is wrong."""
+    """Check settings, LangSmith, destination, Postgres, disk, clock and versions. Exits with 1 if one fails."""
     from lse_cli.terminal.output import end_command
     from lse_cli.work.doctor import examine
     from lse_resources.settings import Settings

@@ -67,7 +67,7 @@ def dedupe(
 @app.command()
 def prune(
     older_than: Annotated[
-        str, typer.Option("--older-than", metavar="DAYS", help="Age of the days, as in 400d. No default.")
+        str, typer.Option("--older-than", metavar="DAYS", help="Prune days older than this, as in 400d. No default.")
     ],
     project: ProjectOption = None,
     force: ForceOption = False,

@@ -70,7 +70,7 @@ def demo(
     directory: Annotated[
         str,
         typer.Option(
-            "--directory", metavar="DIR", show_default=False, help="Directory of the demo. Default: .lse-demo"
+            "--directory", metavar="DIR", show_default=False, help="Directory of the demo. Default: .lse-demo."
         ),
     ] = ".lse-demo",
 ) -> None:

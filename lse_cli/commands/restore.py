@@ -103,11 +103,12 @@ def restore(
 
 def prune(
     older_than: Annotated[
-        str, typer.Option("--older-than", metavar="DAYS", help="Age of the days, as in 90d. No default.")
+        str, typer.Option("--older-than", metavar="DAYS", help="Prune days older than this, as in 90d. No default.")
     ],
     project: ProjectOption = None,
     what: Annotated[
-        What, typer.Option("--what", help="files: the run files. zips: the local zips. Default: files.")
+        What,
+        typer.Option("--what", show_default=False, help="files: the run files. zips: the local zips. Default: files."),
     ] = What.files,
     force: ForceOption = False,
     dry_run: DryRunOption = False,

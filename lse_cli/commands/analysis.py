@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lse_archive.errors import ArchiveConflictError, UsageError
+from lse_archive.days import today
+from lse_archive.names import project_folder
 from lse_cli.commands.options import EndOption, ForceOption, JsonOption, StartOption, reject_empty
 
 
@@ -64,43 +66,19 @@ def export(
     force: ForceOption = False,
 ) -> None:
     """Write a range of days from the database to a file, or as csv or jsonl into a pipe. Default: yesterday."""
-    from datetime import timedelta
-
-    from lse_archive.days import today
-    from lse_archive.names import project_folder
     from lse_cli.selection import read_range
     from lse_cli.terminal.texts import counted, size
-    from lse_platform.home import open_home
-    from lse_resources.postgres.analysis.export import export_runs, is_stream
-    from lse_resources.postgres.analysis.frames import Runs
-    from lse_resources.projects import read_projects
+    from lse_cli.work.export import export_range
     from lse_resources.settings import Settings
 
-    first, last = read_range(None, start_date, end_date or str(today() - timedelta(days=1)))
+    yesterday = today() - timedelta(days=1)
+    first, last = read_range(None, start_date, end_date or str(yesterday))
+    last = last or yesterday
     first = first or last
     path = output or Path(f"{project_folder(project)}_{first}_{last}.{format}")
-    settings = Settings.load()
-    database = open_home(settings).database
-    listed = any(one.name == project for one in read_projects(settings.projects_file))
-    if not listed and not Runs(database).has_project(project):
-        raise UsageError(
-            f"there is no project '{project}'",
-            why=f"it is neither in the database nor in {settings.projects_file}",
-            hint="Check the spelling; lse status shows the archived projects",
-        )
-    if path.exists() and not is_stream(path):
-        _ask_to_replace(path, force=force)
-    written = export_runs(database, project, first, last, path, format, contents=contents)  # ty: ignore[invalid-argument-type]
+    written = export_range(Settings.load(), project, first, last, path, format, contents=contents, force=force)
     runs = counted(written.rows, "run")
     if written.bytes is None:
         typer.echo(runs, err=True)
     else:
         typer.echo(f"{runs} in {written.path}, {size(written.bytes)}")
-
-
-def _ask_to_replace(path: Path, *, force: bool) -> None:
-    from lse_cli.terminal.console import Terminal
-
-    if not Terminal(json=False, force=force).confirm(f"{path} exists. Replace it"):
-        why = "the replacement was not confirmed"
-        raise ArchiveConflictError(f"{path} exists", why=why, hint="--force replaces it")

@@ -55,7 +55,6 @@ Findings = Iterator[Finding]
 
 def examine(settings: Settings) -> Findings:
     """Runs every check in turn; a check that raises an ArchiveError becomes a finding."""
-
     checks: dict[str, Callable[[Settings], Findings]] = {
         "versions": _versions,
         "settings": _settings,
@@ -78,15 +77,14 @@ def examine(settings: Settings) -> Findings:
 
 
 def _versions(_: Settings) -> Findings:
-
     found = []
     for package in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             found.append(f"{package} {version(package)}")
     yield Finding("versions", "ok", f"Python {platform.python_version()}, {', '.join(found)}, {sys.platform}")
-    families = {name: version(name) for name in ("dagster", "dagster-webserver", "dagster-graphql")}
-    if len(set(families.values())) > 1:
-        says = ", ".join(f"{name} {number}" for name, number in families.items())
+    versions = {name: version(name) for name in ("dagster", "dagster-webserver", "dagster-graphql")}
+    if len(set(versions.values())) > 1:
+        says = ", ".join(f"{name} {number}" for name, number in versions.items())
         yield Finding("versions", "wrong", f"Dagster's packages have different versions: {says}", "Install LSE again")
 
 
@@ -97,27 +95,25 @@ def _settings(settings: Settings) -> Findings:
         "LSE_ALERT_WEBHOOK_URL": settings.lse_alert_webhook_url is not None,
         "LSE_ALERT_SMTP_URL": settings.lse_alert_smtp_url is not None,
     }
-    shown = [f"LSE_HOME={settings.home}", f"LSE_DATA_DIR={settings.layout.data_dir}"]
-    shown += [f"LSE_ARCHIVE_DIR={settings.layout.archive_dir}", f"LANGSMITH_ENDPOINT={settings.langsmith_endpoint}"]
-    shown += [f"{name}={'(set)' if is_set else '(not set)'}" for name, is_set in secrets.items()]
-    yield Finding("settings", "ok", ", ".join(shown))
+    values = [f"LSE_HOME={settings.home}", f"LSE_DATA_DIR={settings.layout.data_dir}"]
+    values += [f"LSE_ARCHIVE_DIR={settings.layout.archive_dir}", f"LANGSMITH_ENDPOINT={settings.langsmith_endpoint}"]
+    values += [f"{name}={'(set)' if is_set else '(not set)'}" for name, is_set in secrets.items()]
+    yield Finding("settings", "ok", ", ".join(values))
 
 
 def _projects_file(settings: Settings) -> Findings:
-
     projects = read_projects(settings.projects_file)
     if projects:
-        yield Finding("projects", "ok", f"{len(projects)} in {settings.projects_file}")
+        yield Finding("projects", "ok", f"{counted(len(projects), 'project')} in {settings.projects_file}")
     else:
         hint = "lse projects add NAME --start DAY, or lse projects sync"
         yield Finding("projects", "note", lists_none(settings.projects_file), hint)
 
 
 def _disk(settings: Settings) -> Findings:
-
     for path in dict.fromkeys((settings.layout.data_dir, settings.layout.archive_dir, settings.home)):
-        there = next(parent for parent in (path, *path.parents) if parent.exists())
-        probe = there / ".lse-doctor"
+        directory = next(parent for parent in (path, *path.parents) if parent.exists())
+        probe = directory / ".lse-doctor"
         try:
             probe.touch()
             probe.unlink()
@@ -125,34 +121,32 @@ def _disk(settings: Settings) -> Findings:
             raise ArchiveError(
                 f"{path} cannot be written", why=error.strerror or "", hint="Change its permissions"
             ) from None
-        free = shutil.disk_usage(there).free
+        free = shutil.disk_usage(directory).free
         enough = free >= _MIN_FREE_BYTES
         hint = "" if enough else "Free space, or delete files that are proven at the destination: lse archive prune"
         yield Finding("disk", "ok" if enough else "wrong", f"{path}: {free / 1e9:.1f} GB free", hint)
 
 
 def _clock(settings: Settings) -> Findings:
-
     try:
-        answer = httpx.get(f"{settings.langsmith_endpoint.rstrip('/')}/info", timeout=_TIMEOUT_SECONDS)
-        skew = (datetime.now(UTC) - parsedate_to_datetime(answer.headers["Date"])).total_seconds()
+        response = httpx.get(f"{settings.langsmith_endpoint.rstrip('/')}/info", timeout=_TIMEOUT_SECONDS)
+        skew = (datetime.now(UTC) - parsedate_to_datetime(response.headers["Date"])).total_seconds()
     except (httpx.HTTPError, httpx.InvalidURL, KeyError, ValueError, TypeError):
         yield Finding("clock", "note", "it cannot be compared with LangSmith's clock")
         return
-    right = abs(skew) <= _MAX_SKEW_SECONDS
-    hint = "" if right else "Synchronize the system clock with a time server (NTP): it decides which day is over"
-    yield Finding("clock", "ok" if right else "wrong", f"{abs(skew):.0f} s from LangSmith's clock", hint)
+    accurate = abs(skew) <= _MAX_SKEW_SECONDS
+    hint = "" if accurate else "Synchronize the system clock with a time server (NTP): it decides which day is over"
+    yield Finding("clock", "ok" if accurate else "wrong", f"{abs(skew):.0f} s from LangSmith's clock", hint)
 
 
 def _langsmith(settings: Settings) -> Findings:
-
     patience = min(settings.lse_langsmith_patience, 1.0)
     options = replace(settings.langsmith, timeout=_TIMEOUT_SECONDS, patience=patience)
     with contextlib.closing(LangSmith(options)) as client:
         release = client.info().get("version", "unknown version")
         names = {project.name for project in client.projects()}
-    sees = f"the key sees {counted(len(names), 'project')}"
-    yield Finding("LangSmith", "ok", f"{settings.langsmith_endpoint} ({release}): {sees}")
+    access = f"the key can read {counted(len(names), 'project')}"
+    yield Finding("LangSmith", "ok", f"{settings.langsmith_endpoint} ({release}): {access}")
     listed = [project.name for project in read_projects(settings.projects_file)]
     if unknown := [name for name in listed if name not in names]:
         hint = f"Correct the names in {settings.projects_file}, or check LANGSMITH_WORKSPACE_ID"
@@ -164,7 +158,6 @@ def _langsmith(settings: Settings) -> Findings:
 
 
 def _drive(settings: Settings) -> Findings:
-
     if not settings.google_drive_folder_url:
         hint = "Put the link of a Drive folder into .env (GOOGLE_DRIVE_FOLDER_URL)"
         yield Finding("Drive", "note", "it is not configured: archives have no copy outside this machine", hint)
@@ -177,8 +170,6 @@ def _drive(settings: Settings) -> Findings:
 
 
 def _bucket(settings: Settings) -> Findings:
-    """Uploads and deletes an object with the same requests as an upload: list, put, get, copy, delete."""
-
     url = settings.lse_archive_url or ""
     key = {
         "AWS_ACCESS_KEY_ID": settings.aws_access_key_id,
@@ -191,12 +182,14 @@ def _bucket(settings: Settings) -> Findings:
     if missing:
         says = "no key is set: the credentials come from the AWS role of this host"
         yield Finding("bucket", "note", says, f"If this host has no role, set {' and '.join(key)}")
-    rights = "Check address, endpoint and credentials: they must allow list, get, put and delete in the folder"
+    with contextlib.closing(ObjectStore(url, settings.object_store)) as store:
+        yield _try_bucket(store, url)
+
+
+def _try_bucket(store: ObjectStore, url: str) -> Finding:
+    """Uploads and deletes an object with the same requests as an upload: list, put, get, copy, delete."""
     name = f"lse-doctor-{platform.node()}"  # one name: at most one object is left
-    with (
-        contextlib.closing(ObjectStore(url, settings.object_store)) as store,
-        tempfile.TemporaryDirectory(prefix="lse-doctor-") as scratch,
-    ):
+    with tempfile.TemporaryDirectory(prefix="lse-doctor-") as scratch:
         probe = Path(scratch) / name
         probe.write_bytes(b"lse doctor was here\n")
         try:
@@ -208,14 +201,13 @@ def _bucket(settings: Settings) -> Findings:
             with contextlib.suppress(DestinationError):
                 if store.find_file("", name):
                     says = f"{url} accepts objects and does not delete them ({name} is left): {error.why}"
-            yield Finding("bucket", "wrong", says, rights)
-        else:
-            yield Finding("bucket", "ok", f"{url}: an object was uploaded, read, listed and deleted")
+            hint = "Check address, endpoint and credentials: they must allow list, get, put and delete in the folder"
+            return Finding("bucket", "wrong", says, hint)
+    return Finding("bucket", "ok", f"{url}: an object was uploaded, read, listed and deleted")
 
 
 def _encryption(settings: Settings) -> Findings:
     """Encrypts a few bytes, and decrypts them if a key for that is set."""
-
     age: Any = pyrage  # a Rust module without types
     keys = encryption_keys(settings)
     if keys is None:
@@ -241,12 +233,11 @@ def _encryption(settings: Settings) -> Findings:
 
 
 def _postgres(settings: Settings) -> Findings:
-
     database = Database(application_url(settings))
     with database.session("cannot read the version of Postgres") as connection:
         release = connection.info.parameter_status("server_version")
     where = "LSE_DATABASE_URL" if settings.lse_database_url else "embedded"
-    yield Finding("Postgres", "ok", f"{release} ({where}) answers")
+    yield Finding("Postgres", "ok", f"{release} ({where}) responds")
     try:
         check_schema(database)
     except UnpreparedError as error:
@@ -254,11 +245,10 @@ def _postgres(settings: Settings) -> Findings:
         yield Finding("Postgres", "note", f"{error.what}: {error.why}", hint)
         return
     with Database(dagster_url(settings).replace("+psycopg2", "", 1)).connect():
-        yield Finding("Postgres", "ok", "the schema is up to date, and Dagster's database answers")
+        yield Finding("Postgres", "ok", "the schema is up to date, and Dagster's database responds")
 
 
 def _alerts(settings: Settings) -> Findings:
-
     found = targets(settings)
     if settings.lse_alert_smtp_url:
         mail_server(settings.lse_alert_smtp_url.get_secret_value())
@@ -273,7 +263,6 @@ def _alerts(settings: Settings) -> Findings:
 
 
 def _platform(settings: Settings) -> Findings:
-
     alive = Registry(settings.home / "run").alive()
     if "daemon" in alive:
         yield Finding("platform", "ok", f"running: {', '.join(alive)}")

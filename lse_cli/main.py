@@ -1,4 +1,4 @@
-"""The `lse` command: parses, asks, shows progress, and runs the same assets as the platform. Heavy imports are lazy."""
+"""The `lse` command: registers the commands and turns exceptions into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import sys
 import typer
 
 from lse_archive.errors import ArchiveError, UsageError
-from lse_cli.commands import alerts, analysis, archive, backfill, database, doctor, drive, projects, status
-from lse_cli.commands import platform as home
+from lse_cli.commands import alerts, analysis, archive, backfill, database, doctor, drive, platform, projects, status
 from lse_cli.terminal.output import discard
 
 app = typer.Typer(
     name="lse",
-    help="Keeps every LangSmith run, day by day (UTC), provably complete: files, zips, Google Drive and Postgres.",
+    help="Archives every LangSmith run, day by day (UTC), provably complete: files, zips, Google Drive, Postgres.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -32,13 +31,13 @@ app.command()(status.status)
 app.command()(doctor.doctor)
 app.command()(analysis.sql)
 app.command()(analysis.export)
-home.register(app)
+platform.register(app)
 
-_INTERRUPTED = 130  # Typer's exit code for Ctrl-C, and every shell's
-_WRITABLE = "Make it writable, or name another place in .env (LSE_HOME, LSE_DATA_DIR, LSE_ARCHIVE_DIR)"
+_INTERRUPTED = 130  # the exit code of Typer, and of shells, for Ctrl-C
+_WRITABLE = "Make it writable, or set another directory in .env (LSE_HOME, LSE_DATA_DIR, LSE_ARCHIVE_DIR)"
 _HINTS = {
-    errno.ENOSPC: "Free space, then start it again",
-    errno.EDQUOT: "Free space, then start it again",
+    errno.ENOSPC: "Free space, then run the command again",
+    errno.EDQUOT: "Free space, then run the command again",
     errno.EROFS: _WRITABLE,
     errno.EACCES: _WRITABLE,
     errno.EPERM: _WRITABLE,
@@ -46,11 +45,11 @@ _HINTS = {
 
 
 def main() -> None:
-    """The console script."""
-    if sys.stdout is None:  # it was closed by who started this
+    """Runs the console script."""
+    if sys.stdout is None:  # closed by the calling process
         sys.stdout = io.StringIO()
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
-        reconfigure(errors="replace")  # a terminal of another encoding is no reason to fail
+        reconfigure(errors="replace")  # a terminal without UTF-8 must not stop the command
     try:
         try:
             app()
@@ -61,23 +60,23 @@ def main() -> None:
     except ArchiveError as error:
         _fail(error, 1)
     except OSError as error:
-        _fail(_explained(error), 1)
+        _fail(_explain(error), 1)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
-            typer.echo("lse: interrupted; nothing is half-written, start it again to go on", err=True)
+            typer.echo("lse: interrupted; no partial result was published. Run the command again to continue", err=True)
         raise
 
 
 def _flush() -> None:
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # who read it has read enough
+    except BrokenPipeError:  # the reader of the pipe has exited
         discard(sys.stdout)
 
 
-def _explained(error: OSError) -> ArchiveError:
+def _explain(error: OSError) -> ArchiveError:
     what = f"cannot use {error.filename}" if error.filename else "cannot write the output"
-    hint = _HINTS.get(error.errno or 0, "See that it is there and can be read and written")
+    hint = _HINTS.get(error.errno or 0, "Check that it exists and can be read and written")
     return ArchiveError(what, why=error.strerror or str(error), hint=hint)
 
 

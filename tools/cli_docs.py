@@ -1,4 +1,4 @@
-"""Writes docs/cli.md, the help of every command: `python tools/cli_docs.py`. A test holds the two together."""
+"""Writes docs/cli.md, the help of every command: `python tools/cli_docs.py`. A test compares the two."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ TARGET = Path(__file__).parent.parent / "docs" / "cli.md"
 _HEAD = """\
 # The command line
 
-`lse COMMAND --help` says the same. Days are UTC, written `YYYY-MM-DD`, and over: today is refused.
+`lse COMMAND --help` prints the same text. Days are UTC days, written `YYYY-MM-DD`. Only a day that is over can be
+archived: today is refused.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 differences (`verify` found some, or a fetched day holds fewer runs than
-LangSmith counts); 130 interrupted by Ctrl-C. Of several days the worst counts, and a failure is worse than a
+LangSmith counts); 130 interrupted by Ctrl-C. For several days it is the worst code; a failure is worse than a
 difference.
 
-`--json` prints one object on standard output, with one entry per project and day; all else goes to standard error.
-A question is asked on a terminal only. Elsewhere the answer is no, unless `--force` says yes: what would be overwritten
-is refused instead.
+`--json` prints one object on standard output, with one entry per project and day; everything else goes to standard
+error. Questions are asked only on a terminal. Otherwise the answer is no, unless `--force` is set: a command that would
+overwrite something fails instead.
 """
 
 
 def commands() -> Iterator[tuple[list[str], Any]]:
-    """Every command with the words that call it, groups before their members."""
+    """Yields every command with its words, groups before their members."""
 
-    def walk(words: list[str], command: Any) -> Iterator[tuple[list[str], Any]]:
+    def descend(words: list[str], command: Any) -> Iterator[tuple[list[str], Any]]:
         yield words, command
         for name, member in getattr(command, "commands", {}).items():
-            yield from walk([*words, name], member)
+            yield from descend([*words, name], member)
 
-    yield from walk(["lse"], typer.main.get_command(app))
+    yield from descend(["lse"], typer.main.get_command(app))
 
 
 def text() -> str:
-    """The whole document."""
+    """Returns the whole document."""
     parts = [_HEAD]
     for words, command in commands():
         name = " ".join(words)

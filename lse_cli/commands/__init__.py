@@ -1,1 +1,1 @@
-"""The commands, as Typer declares them. Cheap to import: the work is imported when a command runs."""
+"""The commands, as Typer declares them. Cheap to import: a command imports its work when it runs."""

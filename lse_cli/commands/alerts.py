@@ -1,4 +1,4 @@
-"""`lse alerts`: where people are told."""
+"""`lse alerts`: tests the alert targets."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ app = typer.Typer(help="Alerts: webhook and e-mail.", no_args_is_help=True, rich
 
 @app.callback()
 def alerts() -> None:
-    """Keeps `test` a subcommand while it is the only one."""
+    """Makes `test` a subcommand: Typer would run a single command without its name."""
 
 
 @app.command()
 def test() -> None:
-    """Send a sample to every target that is set up. Ends with 1 if one does not take it, or if there is none."""
+    """Send a sample to every configured target. Exits with 1 if one does not accept it, or if there is none."""
     from lse_archive.errors import ArchiveError, SettingsError
     from lse_resources.alerts import Alert, targets
     from lse_resources.settings import Settings
@@ -23,13 +23,13 @@ def test() -> None:
     found = targets(settings)
     if not found:
         raise SettingsError(
-            "there is nobody to tell",
+            "there is no alert target",
             why="neither LSE_ALERT_WEBHOOK_URL nor LSE_ALERT_SMTP_URL is set",
             hint="Set one of them in .env",
         )
     sample = Alert(
         "this is a sample",
-        ["A real alert names project and day, what differs, what to do, and the run:", f"  {settings.lse_ui_url}"],
+        ["A real alert names the project, the day, what differs, what to do, and the run:", f"  {settings.lse_ui_url}"],
     )
     failed = False
     for name, send in found.items():

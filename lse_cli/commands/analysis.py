@@ -1,24 +1,26 @@
-"""`lse sql` and `lse export`: the database for analysts."""
+"""`lse sql` and `lse export`: read from the database."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lse_archive.errors import ArchiveConflictError, UsageError
-from lse_cli.selection import EndOption, JsonOption, StartOption, reject_empty
+from lse_archive.days import today
+from lse_archive.names import project_folder
+from lse_cli.commands.options import EndOption, ForceOption, JsonOption, StartOption, reject_empty
 
 
 def sql(
-    statement: Annotated[str, typer.Argument(help="One SELECT; tables and views are described in docs/database.md.")],
+    statement: Annotated[str, typer.Argument(help="One SELECT; docs/database.md describes the tables and views.")],
     json: JsonOption = False,
 ) -> None:
-    """Print the rows of one SQL statement, which can read but not write.
+    """Print the rows of one SQL statement. The statement can read but not write.
 
-    On a terminal: a table, long values cut. Elsewhere: a line a row, its values separated by tabs, the names of the
-    columns first; escaped as COPY's text format: NULL is \\N, a line end \\n, a control character \\x1b.
+    On a terminal: a table with long values cut. Otherwise: the column names, then one line per row, separated by tabs
+    and escaped like COPY's text format: NULL is \\N, a line end \\n, a control character \\x1b.
     """
     import sys
 
@@ -37,14 +39,23 @@ def sql(
 
 
 def export(
-    project: Annotated[str, typer.Option("--project", callback=reject_empty, help="LangSmith project, by its name.")],
+    project: Annotated[
+        str, typer.Option("--project", callback=reject_empty, help="Name of the LangSmith project. No default.")
+    ],
     format: Annotated[
-        str, typer.Option("--format", help="parquet or csv: one row of facts a run; jsonl: the runs. Default: parquet.")
+        str,
+        typer.Option(
+            "--format",
+            show_default=False,
+            help="parquet or csv: one row per run; jsonl: the full runs. Default: parquet.",
+        ),
     ] = "parquet",
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", metavar="FILE", help="Or - for standard output. Default: PROJECT_FIRST_LAST.FORMAT, here."
+            "--output",
+            metavar="FILE",
+            help="Output file; - is standard output. Default: PROJECT_FIRST_LAST.FORMAT in this directory.",
         ),
     ] = None,
     start_date: StartOption = None,
@@ -52,51 +63,22 @@ def export(
     contents: Annotated[
         bool, typer.Option("--contents", help="Add the columns inputs and outputs to parquet and csv. Default: off.")
     ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace a file that is there, without asking. Default: off.")
-    ] = False,
+    force: ForceOption = False,
 ) -> None:
-    """Write a range of days to a file, or as csv or jsonl into a pipe, from the database."""
-    from datetime import timedelta
-
-    from lse_archive.days import parse_day, today
-    from lse_archive.names import project_folder
+    """Write a range of days from the database to a file, or as csv or jsonl into a pipe. Default: yesterday."""
+    from lse_cli.selection import read_range
     from lse_cli.terminal.texts import counted, size
-    from lse_platform.home import open_home
-    from lse_resources.postgres.analysis.export import export_runs, is_stream
-    from lse_resources.postgres.analysis.frames import Runs
-    from lse_resources.projects import read_projects
+    from lse_cli.work.export import export_range
     from lse_resources.settings import Settings
 
     yesterday = today() - timedelta(days=1)
-    last = parse_day(end_date) if end_date else yesterday
-    first = parse_day(start_date) if start_date else last
-    if last < first:
-        raise UsageError(f"the range ends before it starts ({first} to {last})")
+    first, last = read_range(None, start_date, end_date or str(yesterday))
+    last = last or yesterday
+    first = first or last
     path = output or Path(f"{project_folder(project)}_{first}_{last}.{format}")
-    settings = Settings.load()
-    database = open_home(settings).database
-    listed = any(one.name == project for one in read_projects(settings.projects_file))
-    if not listed and not Runs(database).has_project(project):
-        raise UsageError(
-            f"there is no project '{project}'",
-            why=f"neither the database nor {settings.projects_file} knows it",
-            hint="Check the spelling; lse status shows what is archived",
-        )
-    if path.exists() and not is_stream(path):
-        _ask_to_replace(path, force=force)
-    written = export_runs(database, project, first, last, path, format, contents=contents)  # ty: ignore[invalid-argument-type]
+    written = export_range(Settings.load(), project, first, last, path, format, contents=contents, force=force)
     runs = counted(written.rows, "run")
     if written.bytes is None:
         typer.echo(runs, err=True)
     else:
         typer.echo(f"{runs} in {written.path}, {size(written.bytes)}")
-
-
-def _ask_to_replace(path: Path, *, force: bool) -> None:
-    from lse_cli.terminal.console import Terminal
-
-    if not Terminal(json=False, force=force).confirm(f"{path} is there. Replace it"):
-        raise ArchiveConflictError(
-            f"{path} is there already", why="it was not to be replaced", hint="--force replaces it"
-        )

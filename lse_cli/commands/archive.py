@@ -1,4 +1,4 @@
-"""`lse archive`: the hops of a day, one by one or all at once."""
+"""`lse archive`: the steps of a day, one by one or together."""
 
 from __future__ import annotations
 
@@ -8,23 +8,29 @@ from typing import Annotated, Any
 
 import typer
 
-from lse_archive.errors import ArchiveError, UsageError
+from lse_archive.errors import UsageError
 from lse_cli.commands import restore
-from lse_cli.selection import DateOption, EndOption, JsonOption, ProjectOption, StartOption
+from lse_cli.commands.options import (
+    DateOption,
+    DryRunOption,
+    EndOption,
+    ForceOption,
+    JsonOption,
+    ProjectOption,
+    StartOption,
+)
 
 app = typer.Typer(rich_markup_mode=None)
 
-ForceOption = Annotated[
-    bool,
-    typer.Option("--force", help="Answer every question by yes. Nothing is ever replaced by fewer runs. Default: off."),
-]
 ShrinkOption = Annotated[
     bool,
-    typer.Option("--allow-shrink", help="Let the archive lose runs that LangSmith no longer serves. Default: off."),
+    typer.Option("--allow-shrink", help="Allow the loss of runs that LangSmith no longer serves. Default: off."),
 ]
 BatchOption = Annotated[
     int | None,
-    typer.Option("--batch-size", metavar="N", min=1, help="Runs in one transaction. Default: 500, as measured best."),
+    typer.Option(
+        "--batch-size", metavar="N", min=1, help="Runs per transaction. Default: 500 (the fastest in measurements)."
+    ),
 ]
 
 
@@ -38,16 +44,16 @@ def bare(
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Archive days: fetch, zip and upload them, or one step of these, or more.
+    """Archive days. Without a command: fetch, zip and upload.
 
-    Without a command: fetch, zip and upload.
+    --force never replaces an archive with one that has fewer runs.
     """
     if context.invoked_subcommand is None:
         _run(["run_files", "day_zip", "drive_file"], project, date, start_date, end_date, force=force, json=json)
     elif any((project, date, start_date, end_date, force, json)):
         raise UsageError(
             "options before the command would be ignored",
-            hint=f"Write them behind it: lse archive {context.invoked_subcommand} …",
+            hint=f"Write them after it: lse archive {context.invoked_subcommand} …",
         )
 
 
@@ -59,12 +65,12 @@ def fetch(
     end_date: EndOption = None,
     force: ForceOption = False,
     refresh: Annotated[
-        bool, typer.Option("--refresh", help="Look again at days that are here, without asking. Default: off.")
+        bool, typer.Option("--refresh", help="Fetch days that are here again, without asking. Default: off.")
     ] = False,
     no_count: Annotated[
         bool,
         typer.Option(
-            "--no-count", help="Do not ask for LangSmith's own count, for deployments without it. Default: off."
+            "--no-count", help="Do not compare with LangSmith's own count, which some deployments lack. Default: off."
         ),
     ] = False,
     allow_shrink: ShrinkOption = False,
@@ -72,7 +78,7 @@ def fetch(
 ) -> None:
     """Fetch every run of the day from LangSmith.
 
-    A day that is here already is looked at again: what changed is replaced, what LangSmith no longer serves is kept.
+    If the day is here already, changed runs are replaced; runs that LangSmith no longer serves are kept.
     """
     config = {"run_files": {"ask_count": not no_count, "allow_shrink": allow_shrink}}
     _run(["run_files"], project, date, start_date, end_date, force=force or refresh, json=json, config=config)
@@ -87,12 +93,12 @@ def zip_(
     force: ForceOption = False,
     output_dir: Annotated[
         Path | None,
-        typer.Option("--output-dir", metavar="DIR", help="Write the zip there. Default: LSE_ARCHIVE_DIR, ./archives."),
+        typer.Option("--output-dir", metavar="DIR", help="Directory of the zip. Default: LSE_ARCHIVE_DIR, ./archives."),
     ] = None,
     allow_shrink: ShrinkOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Make the day's archive; the same files give the same bytes."""
+    """Write the day's zip; the same files always give the same bytes."""
     config: dict[str, object] = {"allow_shrink": allow_shrink}
     if output_dir:
         config["output_dir"] = str(output_dir.expanduser().absolute())
@@ -109,7 +115,7 @@ def upload(
     allow_shrink: ShrinkOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Bring the day's archive to Google Drive; the same content is not sent twice."""
+    """Upload the day's zip to the destination; content that is there already is not sent again."""
     config = {"drive_file": {"allow_shrink": allow_shrink}}
     _run(["drive_file"], project, date, start_date, end_date, force=force, json=json, config=config)
 
@@ -123,20 +129,30 @@ def to_db(
     batch_size: BatchOption = None,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace rows whose file has changed. Default: they stay and are reported."),
+        typer.Option(
+            "--overwrite", help="Replace rows whose file has changed. Default: report them and keep the rows."
+        ),
     ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and write nothing. Default: off.")
-    ] = False,
+    dry_run: DryRunOption = False,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
     """Load the day's run files into Postgres."""
-    load = {"overwrite": overwrite} | ({"batch_size": batch_size} if batch_size else {})
-    if dry_run:
-        _dry_load(project, date, start_date, end_date, load, json=json)
-    else:
+    load: dict[str, Any] = {"overwrite": overwrite} | ({"batch_size": batch_size} if batch_size else {})
+    if not dry_run:
         _run(["runs_table"], project, date, start_date, end_date, force=force, json=json, config={"runs_table": load})
+        return
+    from lse_cli.selection import select
+    from lse_resources.settings import Settings
+
+    settings = Settings.load()
+    selection = select(settings, project, date, start_date, end_date)
+    from lse_cli.terminal.console import Terminal
+    from lse_cli.terminal.output import end_command
+    from lse_cli.work.load import dry_load
+
+    entries, code = dry_load(settings, Terminal(json=json, force=False), selection, load)
+    end_command(entries, code, json=json)
 
 
 @app.command()
@@ -146,15 +162,15 @@ def full_sweep(
     start_date: StartOption = None,
     end_date: EndOption = None,
     skip_fetch: Annotated[
-        bool, typer.Option("--skip-fetch", help="Use the run files that are here. Default: off.")
+        bool, typer.Option("--skip-fetch", help="Do not fetch; use the run files that are here. Default: off.")
     ] = False,
-    skip_upload: Annotated[bool, typer.Option("--skip-upload", help="Leave Google Drive out. Default: off.")] = False,
-    skip_db: Annotated[bool, typer.Option("--skip-db", help="Leave Postgres out. Default: off.")] = False,
+    skip_upload: Annotated[bool, typer.Option("--skip-upload", help="Do not upload. Default: off.")] = False,
+    skip_db: Annotated[bool, typer.Option("--skip-db", help="Do not load into Postgres. Default: off.")] = False,
     batch_size: BatchOption = None,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Fetch, zip, upload, load and verify: everything, for a day or a range."""
+    """Fetch, zip, upload, load and verify a day or a range of days."""
     from lse_operations.steps import STEPS
 
     skipped = {"run_files": skip_fetch, "drive_file": skip_upload, "runs_table": skip_db}
@@ -173,17 +189,18 @@ def verify(
     start_date: StartOption = None,
     end_date: EndOption = None,
     fix_missing: Annotated[
-        bool, typer.Option("--fix-missing", help="Load the runs that the database does not have. Default: off.")
+        bool, typer.Option("--fix-missing", help="Load runs that are missing in the database. Default: off.")
     ] = False,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Replace rows that differ, too, from the files. Default: off.")
+        bool, typer.Option("--fix", help="Also replace rows that differ from the files. Default: off.")
     ] = False,
     detailed: Annotated[
-        bool, typer.Option("--detailed", help="Compare contents with contents, and name the JSON paths. Default: off.")
+        bool,
+        typer.Option("--detailed", help="Compare full contents, and name the JSON paths that differ. Default: off."),
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Compare files, archive, Drive and database as they are now. Ends with 3 where they differ."""
+    """Compare run files, zip, destination and database as they are now. Exits with 3 if they differ."""
     config = {"verification": {"fix_missing": fix_missing, "fix": fix, "detailed": detailed}}
     _run(["verification"], project, date, start_date, end_date, force=False, json=json, config=config)
 
@@ -191,9 +208,9 @@ def verify(
 def _run(
     steps: list[str],
     project: str | None,
-    date_text: str | None,
-    start_text: str | None,
-    end_text: str | None,
+    date: str | None,
+    start_date: str | None,
+    end_date: str | None,
     *,
     force: bool,
     json: bool,
@@ -204,51 +221,14 @@ def _run(
     from lse_resources.settings import Settings
 
     settings = Settings.load()
-    selection = select(settings, project, date_text, start_text, end_text)
-    # Here, because the options were right: Dagster takes a second to import.
+    selection = select(settings, project, date, start_date, end_date)
+    # Imported after the options are checked: Dagster takes a second to import.
     from lse_cli.terminal.console import Terminal
-    from lse_cli.terminal.output import print_json
+    from lse_cli.terminal.output import end_command
     from lse_cli.work.days import work
 
     entries, code = work(settings, Terminal(json=json, force=force), selection, steps, config, sweep=sweep)
-    if json:
-        print_json(entries)
-    raise typer.Exit(code)
-
-
-def _dry_load(
-    project: str | None,
-    date_text: str | None,
-    start_text: str | None,
-    end_text: str | None,
-    load: dict[str, Any],
-    *,
-    json: bool,
-) -> None:
-    from lse_cli.selection import select
-    from lse_cli.terminal.console import Terminal
-    from lse_cli.terminal.output import print_json
-    from lse_cli.work.outcome import entry, exit_code, worst
-    from lse_platform.home import open_home
-    from lse_resources.postgres.load.day import load_day
-    from lse_resources.settings import Settings
-
-    settings = Settings.load()
-    selection = select(settings, project, date_text, start_text, end_text)
-    terminal = Terminal(json=json, force=False)
-    database, entries, code = open_home(settings).database, [], 0
-    for config, day in selection.pairs():
-        terminal.begin_day(f"{config.name} {day}")
-        folder = settings.layout.day(config.name, day).folder
-        try:
-            terminal.report("runs_table", load_day(database, config.name, day, folder, dry_run=True, **load))
-        except ArchiveError as error:
-            terminal.failed("runs_table", error)
-        entries.append(entry(config.name, day, ["runs_table"], terminal.day, sweep=False))
-        code = worst(code, exit_code(terminal.day))
-    if json:
-        print_json(entries)
-    raise typer.Exit(code)
+    end_command(entries, code, json=json)
 
 
 restore.register(app)
@@ -256,10 +236,10 @@ restore.register(app)
 
 @app.command()
 def rollback(
-    load: Annotated[int, typer.Option("--load", metavar="ID", help="Number of the load, as the table loads has it.")],
+    load: Annotated[int, typer.Option("--load", metavar="ID", help="ID of the load, as in the table loads.")],
     json: JsonOption = False,
 ) -> None:
-    """Take a load back: its rows go, and those that it had replaced stand again. The files stay."""
+    """Undo a load: delete its rows, and restore the rows that it replaced. The files stay."""
     import msgspec
 
     from lse_cli.terminal.output import print_json
@@ -272,6 +252,5 @@ def rollback(
     if json:
         print_json([msgspec.to_builtins(done)])
     else:
-        typer.echo(
-            f"{done.project} {done.date}: {counted(done.deleted, 'row')} taken back, {done.restored:,} stand again"
-        )
+        restored = counted(done.restored, "row")
+        typer.echo(f"{done.project} {done.date}: {counted(done.deleted, 'row')} deleted, {restored} restored")

@@ -1,4 +1,4 @@
-"""`lse backfill`: a range of days, given to the running platform."""
+"""`lse backfill`: starts a range of days on the running platform."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lse_cli.selection import DateOption, EndOption, ProjectOption, StartOption
+from lse_cli.commands.options import DateOption, EndOption, ProjectOption, StartOption
 
 
 def backfill(
@@ -15,14 +15,17 @@ def backfill(
     start_date: StartOption = None,
     end_date: EndOption = None,
     verify_only: Annotated[
-        bool, typer.Option("--verify-only", help="Verify the days again and fetch nothing. Default: off.")
+        bool, typer.Option("--verify-only", help="Only verify the days; fetch nothing. Default: off.")
     ] = False,
 ) -> None:
-    """Let the running platform archive a range of days, one run a day; `lse archive full-sweep` does it right here."""
+    """Archive a range of days on the running platform, one run per day.
+
+    `lse archive full-sweep` does the same without a platform.
+    """
     from lse_archive.errors import UsageError
     from lse_archive.names import project_slug
     from lse_cli.selection import select
-    from lse_cli.terminal.texts import counted
+    from lse_cli.terminal.texts import STEP_NAMES, counted
     from lse_platform.platform import platform_url
     from lse_platform.webserver import launch_backfill
     from lse_resources.settings import Settings
@@ -30,16 +33,16 @@ def backfill(
     settings = Settings.load()
     selection = select(settings, project, date, start_date, end_date)
     url = platform_url(settings)
-    steps = ["verification"] if verify_only else ["run_files", "day_zip", "drive_file", "runs_table", "verification"]
+    steps = ["verification"] if verify_only else list(STEP_NAMES)
+    verb = "Verify" if verify_only else "Archive"
     for one in selection.projects:
         days = [day for day in selection.days if day >= one.start]
         if not days:
             raise UsageError(
-                f"'{one.name}' has no such day in the platform",
-                why=f"it begins on {one.start}",
+                f"the platform has none of these days of '{one.name}'",
+                why=f"its first day is {one.start}",
                 hint="Set an earlier start in projects.toml, or use lse archive full-sweep",
             )
-        verb = "Verify" if verify_only else "Archive"
         title = f"{verb} {one.name}, {days[0]} to {days[-1]}"
         found = launch_backfill(url, [(project_slug(one.name), step) for step in steps], days, title)
         typer.echo(f"{one.name}: {counted(len(days), 'day')}, {url}/runs/b/{found}")

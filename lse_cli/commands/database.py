@@ -1,4 +1,4 @@
-"""`lse db`: the database."""
+"""`lse db`: the database URL, migrations and grants."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="The database: its URL, its schema, and who may use it.", no_args_is_help=True, rich_markup_mode=None
+    help="The database: its URL, its schema, and the rights of roles.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
 @app.command()
 def url() -> None:
-    """Print the libpq URL of the application's database and nothing else; starts the embedded server if needed."""
+    """Print the libpq URL of the application's database. Starts the embedded server if needed."""
     from lse_resources.postgres.urls import application_url
     from lse_resources.settings import Settings
 
@@ -22,7 +22,7 @@ def url() -> None:
 
 @app.command()
 def migrate() -> None:
-    """Bring the schema up to date; `lse up` and `lse archive` do it by themselves."""
+    """Migrate the schema to this version; `lse up` and `lse archive` do it automatically."""
     from lse_resources.postgres.database import Database
     from lse_resources.postgres.schema import migrate as migrate_schema
     from lse_resources.postgres.urls import application_url
@@ -34,15 +34,13 @@ def migrate() -> None:
 
 @app.command()
 def grant(
-    role: Annotated[str, typer.Argument(help="Name of the role; it is made if there is none.")],
-    read_only: Annotated[
-        bool, typer.Option("--read-only", help="For analysts: select, and nothing else. Default: off.")
-    ] = False,
+    role: Annotated[str, typer.Argument(help="Name of the role; it is created if it does not exist.")],
+    read_only: Annotated[bool, typer.Option("--read-only", help="For analysts: only SELECT. Default: off.")] = False,
     password: Annotated[
-        bool, typer.Option("--password", help="Ask for a password of the role. Default: it stays as it is.")
+        bool, typer.Option("--password", help="Ask for a new password of the role. Default: keep the password.")
     ] = False,
 ) -> None:
-    """Give a role what the application needs and no more; run it as the owner of the tables."""
+    """Grant a role only the rights that the application needs. Run it as the owner of the tables."""
     from lse_resources.postgres.database import Database
     from lse_resources.postgres.grants import grant as grant_rights
     from lse_resources.postgres.urls import application_url
@@ -50,5 +48,5 @@ def grant(
 
     secret = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True) if password else None
     database = Database(application_url(Settings.load()))
-    made = grant_rights(database, role, "reader" if read_only else "application", password=secret)
-    typer.echo(f"{'made' if made else 'found'} {role}: it may {'read' if read_only else 'load, verify and read'}")
+    created = grant_rights(database, role, "reader" if read_only else "application", password=secret)
+    typer.echo(f"{'created' if created else 'found'} {role}: it may {'read' if read_only else 'load, verify and read'}")

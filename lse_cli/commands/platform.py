@@ -1,4 +1,4 @@
-"""`lse up` and `lse down`: the platform on this machine."""
+"""`lse up`, `lse down` and `lse demo`: the platform on this machine."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def up(
             "--host",
             metavar="ADDRESS",
             show_default=False,
-            help="Address that the UI binds; it has no login. Default: 127.0.0.1.",
+            help="Address on which the UI listens. The UI has no login. Default: 127.0.0.1.",
         ),
     ] = "127.0.0.1",
 ) -> None:
-    """Run the platform: database, UI and daemon, until Ctrl-C."""
+    """Run the platform until Ctrl-C: database, UI and daemon."""
     from lse_platform.platform import run_platform
     from lse_resources.settings import Settings
 
@@ -44,7 +44,7 @@ def up(
 
 
 def down() -> None:
-    """Stop what runs under LSE_HOME: the UI, the daemon and the embedded database."""
+    """Stop the platform of LSE_HOME: the UI, the daemon and the embedded database."""
     from lse_platform.platform import stop_platform
     from lse_resources.settings import Settings
 
@@ -54,7 +54,7 @@ def down() -> None:
 
 def demo(
     up: Annotated[
-        bool, typer.Option("--up", help="Run the platform over the demo's data instead. Default: off.")
+        bool, typer.Option("--up", help="Run the platform on the data of an earlier demo. Default: off.")
     ] = False,
     port: Annotated[
         int,
@@ -69,10 +69,12 @@ def demo(
     ] = 3000,
     directory: Annotated[
         str,
-        typer.Option("--directory", metavar="DIR", show_default=False, help="Where the demo lies. Default: .lse-demo"),
+        typer.Option(
+            "--directory", metavar="DIR", show_default=False, help="Directory of the demo. Default: .lse-demo."
+        ),
     ] = ".lse-demo",
 ) -> None:
-    """Archive two made-up projects end to end, on local servers: needs no account and no network."""
+    """Archive two sample projects from end to end on local servers. Needs no account and no network."""
     from pathlib import Path
 
     from lse_cli.work.demo import run_demo, run_demo_platform

@@ -1,4 +1,4 @@
-"""`lse projects`: which LangSmith projects are archived."""
+"""`lse projects`: the list of archived LangSmith projects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="The projects that are archived (projects.toml).", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="The archived projects (projects.toml).", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
@@ -21,21 +21,21 @@ def add(
             metavar="N",
             min=1,
             show_default=False,
-            help="How long LangSmith keeps its runs. Default: 14.",
+            help="Days for which LangSmith keeps the project's runs. Default: 14.",
         ),
     ] = 14,
 ) -> None:
-    """Add a project; a running platform takes it up within a minute."""
+    """Add a project. A running platform picks it up within a minute."""
     from lse_archive.days import parse_day, today
     from lse_archive.errors import UsageError
     from lse_resources.projects import ProjectConfig, add_project
     from lse_resources.settings import Settings
 
     if any(unicodedata.category(char) == "Cc" for char in name):
-        raise UsageError("the name holds a line end or another control character", hint="Give it as LangSmith shows it")
+        raise UsageError("the name contains a control character", hint="Write it as LangSmith shows it")
     first = parse_day(start)
     if first > today():
-        raise UsageError(f"the start {first} is in the future", hint="Name the first day that is to be archived")
+        raise UsageError(f"the start {first} is in the future", hint="Set the first day to archive")
     path = Settings.load().projects_file
     add_project(path, ProjectConfig(name, first, retention_days))
     typer.echo(f"added '{name}' from {start} to {path}")
@@ -43,9 +43,9 @@ def add(
 
 @app.command()
 def sync(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which ones. Default: off.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the projects, and add none. Default: off.")] = False,
 ) -> None:
-    """Add every LangSmith project that is not listed, from the oldest day that LangSmith still serves."""
+    """Add every LangSmith project that is not in the list, from the oldest day that LangSmith still serves."""
     import contextlib
 
     from lse_archive.days import today
@@ -61,7 +61,7 @@ def sync(
     for name in missing:
         typer.echo(f"{'not archived' if dry_run else 'added'}: {name}")
     if not missing:
-        typer.echo("every project is listed already")
+        typer.echo("every project is in the list")
 
 
 @app.command(name="list")
@@ -70,6 +70,7 @@ def list_(
 ) -> None:
     """List the projects with their first days."""
     from lse_archive.names import project_slug
+    from lse_cli.terminal.texts import counted
     from lse_resources.projects import lists_none, read_projects
     from lse_resources.settings import Settings
 
@@ -82,7 +83,9 @@ def list_(
 
         entries = [{**msgspec.to_builtins(project), "key": project_slug(project.name)} for project in projects]
         print_object({"projects": entries})
-    elif not projects:
+        return
+    if not projects:
         typer.echo(f"lse: {lists_none(path)}; add one: lse projects add NAME --start DAY", err=True)
-    for project in projects if not json else ():
-        typer.echo(f"{project.name}\tfrom {project.start}\tkept by LangSmith for {project.retention_days} days")
+    for project in projects:
+        kept = counted(project.retention_days, "day")
+        typer.echo(f"{project.name}\tfrom {project.start}\tkept by LangSmith for {kept}")

@@ -1,4 +1,4 @@
-"""`lse archive restore | import | prune`: the ways back from the archive, into it, and out of the local disk."""
+"""`lse archive restore | import | prune`: days from the destination, from older tools, and off the local disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from lse_cli.selection import JsonOption, ProjectOption, reject_empty
+from lse_archive.errors import UsageError
+from lse_cli.commands.options import DryRunOption, ForceOption, JsonOption, ProjectOption, reject_empty
 
 DayOption = Annotated[
     str | None,
@@ -17,24 +18,22 @@ DayOption = Annotated[
 FirstOption = Annotated[
     str | None,
     typer.Option(
-        "--start-date", metavar="DAY", callback=reject_empty, help="First day. Default: the first that is there."
+        "--start-date", metavar="DAY", callback=reject_empty, help="First day. Default: the first at the destination."
     ),
 ]
 LastOption = Annotated[
     str | None,
-    typer.Option("--end-date", metavar="DAY", callback=reject_empty, help="Last day. Default: the last that is there."),
+    typer.Option(
+        "--end-date", metavar="DAY", callback=reject_empty, help="Last day. Default: the last at the destination."
+    ),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Answer every question by yes. Default: off.")]
 AllProjectsOption = Annotated[
-    bool, typer.Option("--all-projects", help="Every project that the destination holds. Default: off.")
-]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done, and change nothing. Default: off.")
+    bool, typer.Option("--all-projects", help="All projects at the destination. Default: off.")
 ]
 
 
 class What(StrEnum):
-    """What `prune` gives up."""
+    """What `prune` deletes."""
 
     files = "files"
     zips = "zips"
@@ -56,94 +55,102 @@ def restore(
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     to_db: Annotated[
-        bool, typer.Option("--to-db", help="Load what was restored into Postgres, too. Default: off.")
+        bool, typer.Option("--to-db", help="Also load the restored days into Postgres. Default: off.")
     ] = False,
     verify_only: Annotated[
         bool,
-        typer.Option("--verify-only", help="Download and check everything, and keep nothing of it. Default: off."),
+        typer.Option("--verify-only", help="Download and check everything, and keep nothing. Default: off."),
     ] = False,
     allow_shrink: Annotated[
-        bool, typer.Option("--allow-shrink", help="Give up runs that are here and not in the copy. Default: off.")
+        bool,
+        typer.Option("--allow-shrink", help="Allow the loss of runs that are here and not in the copy. Default: off."),
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Bring days back from the destination: run files and zip, as they are there. Without dates: all days.
+    """Restore days from the destination: run files and zip, as they are there. Without dates: all days.
 
-    A day that is here and equal is skipped; one that differs is replaced only after a yes.
+    A day that is here with the same content is skipped; a day that differs is replaced only after a confirmation.
     """
-    from lse_cli.terminal.console import Terminal
-    from lse_cli.terminal.output import print_json
-    from lse_cli.work.restore import RestoreWork, selected
-
     if verify_only and (dry_run or to_db):
-        from lse_archive.errors import UsageError
-
         raise UsageError("--verify-only keeps nothing, so it goes with neither --dry-run nor --to-db")
+    if project is not None and all_projects:
+        raise UsageError("--project does not go with --all-projects", hint="Use one or the other")
+    from lse_cli.selection import read_range, select_projects
+    from lse_cli.terminal.console import Terminal
+    from lse_cli.terminal.output import end_command
+    from lse_cli.work.restore import RestoreRequest, restore_days
     from lse_resources.open_destination import open_destination
     from lse_resources.settings import Settings
 
     settings = Settings.load()
-    selection = selected(settings, project, date, start_date, end_date, all_projects=all_projects)
-    terminal = Terminal(json=json, force=force)
+    first, last = read_range(date, start_date, end_date)
+    otherwise = "or take all that the destination holds: --all-projects"
+    request = RestoreRequest(
+        projects=None
+        if all_projects
+        else [one.name for one in select_projects(settings, project, otherwise=otherwise)],
+        first=first,
+        last=last,
+        dry_run=dry_run,
+        to_db=to_db,
+        verify_only=verify_only,
+        allow_shrink=allow_shrink,
+    )
     with open_destination(settings) as destination:
-        work = RestoreWork(settings, terminal, destination, allow_shrink=allow_shrink, verify_only=verify_only)
-        entries, code = work.run(selection, dry_run=dry_run, to_db=to_db)
-    if json:
-        print_json(entries)
-    raise typer.Exit(code)
+        entries, code = restore_days(settings, Terminal(json=json, force=force), destination, request)
+    end_command(entries, code, json=json)
 
 
 def prune(
     older_than: Annotated[
-        str, typer.Option("--older-than", metavar="DAYS", help="Only days that are older, as in 90d. No default.")
+        str, typer.Option("--older-than", metavar="DAYS", help="Prune days older than this, as in 90d. No default.")
     ],
     project: ProjectOption = None,
     what: Annotated[
-        What, typer.Option("--what", help="files: the run files. zips: the local zips. Default: files.")
+        What,
+        typer.Option("--what", show_default=False, help="files: the run files. zips: the local zips. Default: files."),
     ] = What.files,
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Free local space: give up files of old days, each only after it was proven at the destination and in Postgres.
+    """Free local space: delete the files of old days, each only after it is proven at the destination and in Postgres.
 
-    Summary and checksums stay, so that `verify` still knows the day; `lse archive restore` brings it back. Ends with 3
-    where a day could not be proven and was kept.
+    Summary and checksums stay, so that `verify` can still check the day; `lse archive restore` restores it. Exits with
+    3 if a day could not be proven and was kept.
     """
     from lse_cli.terminal.console import Terminal
-    from lse_cli.terminal.output import print_json
-    from lse_cli.work.prune import PruneWork
-    from lse_resources.open_destination import open_destination
+    from lse_cli.terminal.output import end_command
+    from lse_cli.work.prune import prune_days
     from lse_resources.settings import Settings
 
-    settings = Settings.load()
-    work = PruneWork(settings, Terminal(json=json, force=force), older_than, what.value)
-    with open_destination(settings) as destination:
-        entries, code = work.run(destination, work.days(project, destination), dry_run=dry_run)
-    if json:
-        print_json(entries)
-    raise typer.Exit(code)
+    terminal = Terminal(json=json, force=force)
+    entries, code = prune_days(Settings.load(), terminal, project, older_than, what.value, dry_run=dry_run)
+    end_command(entries, code, json=json)
 
 
 def import_(
-    directory: Annotated[Path, typer.Argument(help="Where the older run files are, in folders of any name.")],
-    project: Annotated[str, typer.Option("--project", metavar="NAME", help="Their LangSmith project. No default.")],
+    directory: Annotated[Path, typer.Argument(help="Directory of the older run files; its folders may have any name.")],
+    project: Annotated[
+        str,
+        typer.Option(
+            "--project", metavar="NAME", callback=reject_empty, help="LangSmith project of the runs. No default."
+        ),
+    ],
     force: ForceOption = False,
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Take over older run files, kept under the day of their fetch, into the UTC days on which the runs started.
+    """Import run files of older tools, sorted by fetch day, into the UTC days on which the runs started.
 
-    The originals stay untouched; a run that the archive has already stays as it is there. First it is shown what would
-    be done.
+    The originals are not changed; a run that is already in the archive is kept. The command shows what it would do,
+    and asks before it writes.
     """
     from lse_cli.terminal.console import Terminal
-    from lse_cli.terminal.output import print_json
+    from lse_cli.terminal.output import end_command
     from lse_cli.work.importing import import_directory
     from lse_resources.settings import Settings
 
     terminal = Terminal(json=json, force=force)
     entries, code = import_directory(Settings.load().layout, terminal, directory, project, dry_run=dry_run)
-    if json:
-        print_json(entries)
-    raise typer.Exit(code)
+    end_command(entries, code, json=json)

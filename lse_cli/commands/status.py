@@ -1,15 +1,14 @@
-"""`lse status`: where each day stands, as a grid of days and places."""
+"""`lse status`: the state of each day, as a grid of days and places."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from datetime import date as Date
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import typer
 
-from lse_cli.selection import EndOption, JsonOption, ProjectOption, StartOption
+from lse_cli.commands.options import EndOption, JsonOption, ProjectOption, StartOption
 
 if TYPE_CHECKING:
     from lse_operations.overview import DayView, Rows
@@ -27,23 +26,22 @@ def status(
     end_date: EndOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show where each day stands: files, zip, Drive, Postgres, verified. Without a range: the last 30 days."""
+    """Show the state of each day: files, zip, Drive, Postgres, verified. Without a range: the last 30 days."""
     import msgspec
 
-    from lse_archive.days import parse_day, today
-    from lse_archive.errors import UsageError
+    from lse_archive.days import today
+    from lse_cli.selection import read_range
     from lse_cli.terminal.output import print_json
     from lse_operations.overview import overview, read_rows
     from lse_resources.settings import Settings
 
     settings = Settings.load()
-    yesterday = Date.fromordinal(today().toordinal() - 1)
-    last = parse_day(end_date) if end_date else yesterday
-    first = parse_day(start_date) if start_date else Date.fromordinal(last.toordinal() - _DAYS + 1)
-    if last < first:
-        raise UsageError(f"the range ends before it starts ({first} to {last})")
+    yesterday = today() - timedelta(days=1)
+    first, last = read_range(None, start_date, end_date or str(yesterday))
+    last = last or yesterday
+    first = first or last - timedelta(days=_DAYS - 1)
     rows, why = read_rows(settings, first, last)
-    chosen, ends = _chosen(settings, project, rows)
+    chosen, ends = _choose(settings, project, rows)
     views = overview(settings.layout, chosen, first, min(last, yesterday), rows, datetime.now(UTC))
     views = [[day for day in days if day.date <= ends.get(day.project, last)] for days in views]
     if json:
@@ -52,11 +50,11 @@ def status(
         lines = [line for one, days in zip(chosen, views, strict=True) for line in _grid(one.name, days)]
         typer.echo("\n".join([*lines, _LEGEND, *_summary([day for days in views for day in days])]))
     if why:
-        typer.echo(f"lse: nothing is known of Postgres: {why}", err=True)
+        typer.echo(f"lse: the state of Postgres is unknown: {why}", err=True)
 
 
-def _chosen(settings: Settings, project: str | None, rows: Rows | None) -> tuple[list[ProjectConfig], dict[str, Date]]:
-    """The projects of the file, and those archived without being listed; of these also the last day: none is due."""
+def _choose(settings: Settings, project: str | None, rows: Rows | None) -> tuple[list[ProjectConfig], dict[str, date]]:
+    """The projects of the file, and unlisted ones that are archived; for the latter also the last archived day."""
     from lse_archive.errors import UsageError
     from lse_operations.overview import archived_days, unlisted
     from lse_resources.projects import ProjectConfig, lists_none, read_projects
@@ -64,19 +62,18 @@ def _chosen(settings: Settings, project: str | None, rows: Rows | None) -> tuple
     listed = read_projects(settings.projects_file)
     others = unlisted(settings.layout, listed, rows)
     if project and project not in others and not any(one.name == project for one in listed):
-        others[project] = sorted(
-            archived_days(settings.layout, project)
-        )  # a zip alone, or a name too long for a folder
+        # `unlisted` does not find a zip without a folder, or a name too long for a folder.
+        others[project] = sorted(archived_days(settings.layout, project))
     known = [*listed, *(ProjectConfig(name, days[0]) for name, days in others.items() if days)]
     chosen = [one for one in known if project in (None, one.name)]
     if not chosen:
         where = lists_none(settings.projects_file) if not listed else f"it is not in {settings.projects_file}"
-        what = f"nothing of '{project}' is archived" if project else "no project is archived yet"
+        what = f"no day of '{project}' is archived" if project else "no project is archived yet"
         raise UsageError(what, why=where, hint="Add it: lse projects add NAME --start DAY")
     return chosen, {name: days[-1] for name, days in others.items() if days}
 
 
-_LEGEND = "✓ there   · not there   p given up to save space   ✗ differs   ? not known   ! about to expire in LangSmith"
+_LEGEND = "✓ there   · not there   p pruned   ✗ differs   ? unknown   ! about to expire in LangSmith"
 
 
 def _grid(name: str, days: list[DayView]) -> Iterator[str]:
@@ -94,7 +91,7 @@ def _grid(name: str, days: list[DayView]) -> Iterator[str]:
 
 
 def _day_name(day: DayView, *, first: bool) -> str:
-    # Where a month begins in the middle of a block, its number takes the place of the day's.
+    # The first day of a month inside a block shows the month instead of the day.
     return f"{day.date:%b}" if day.date.day == 1 and not first else f" {day.date:%d}"
 
 
@@ -108,7 +105,7 @@ def _mark(day: DayView, place: str) -> str:
 
 
 def _summary(days: list[DayView]) -> Iterator[str]:
-    """One line for each kind of trouble."""
+    """One line for each project and kind of problem."""
     from lse_archive.days import day_ranges
     from lse_cli.terminal.texts import counted
 
@@ -116,12 +113,12 @@ def _summary(days: list[DayView]) -> Iterator[str]:
         ("differs", [day for day in days if day.differs]),
         ("about to expire", [day for day in days if day.expires]),
         ("gap", [day for day in days if day.is_gap and not day.expires]),
-        ("run files only, nowhere else", [day for day in days if day.is_fetched_only]),
+        ("only run files, no copy elsewhere", [day for day in days if day.is_fetched_only]),
     )
     for kind, found in kinds:
         for name in dict.fromkeys(day.project for day in found):
             mine = [day for day in found if day.project == name]
-            lost = "" if any(day.last_day for day in mine) or kind != "gap" else ", no longer in LangSmith"
-            yield f"{kind}: {name}: {day_ranges(str(day.date) for day in mine)}{lost}"
+            expired = "" if any(day.last_day for day in mine) or kind != "gap" else ", no longer in LangSmith"
+            yield f"{kind}: {name}: {day_ranges(str(day.date) for day in mine)}{expired}"
     if not any(found for _, found in kinds):
         yield f"{counted(len(days), 'day')}, no gap"

@@ -1,1 +1,1 @@
-"""What a person sees: progress, questions, lines and tables."""
+"""Output and input of the terminal: progress, questions, lines and tables."""

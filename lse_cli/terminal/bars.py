@@ -1,4 +1,4 @@
-"""Progress bars for days that are worked on at the same time."""
+"""Progress bars of days that are processed in parallel."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from lse_archive.cancellation import set_cancel_event
 from lse_cli.terminal.texts import size
 
 Bar = Callable[[str, str], Callable[[int, int | None], None]]
-"""`bar("download", "bytes")` gives what is told (done, of all if that is known) of that phase."""
+"""`bar("download", "bytes")` returns a callback for that phase. Called with (done, total), or (done, None)."""
 
-AT_ONCE = 3
-"""Days; more gain nothing within Drive's limits."""
+_PARALLEL_DAYS = 3  # more are not faster within Drive's limits
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
 class DayBars:
-    """A bar per day that is being worked on (`live`), if the console is a terminal. Use it as a context manager."""
+    """One bar per day in progress, if the console is a terminal. Use it as a context manager.
+
+    Attributes:
+        live: The display of all bars.
+    """
 
     def __init__(self, console: Console) -> None:
-        self._given_up = threading.Event()
+        self._cancelled = threading.Event()
         self.live = Progress(
             TextColumn("  {task.description}", markup=False),
             BarColumn(30),
@@ -48,17 +51,17 @@ class DayBars:
 
     @contextlib.contextmanager
     def several(self, work: Callable[[_T], _R], items: Iterable[_T]) -> Generator[list[Future[_R]]]:
-        """Works on a few at once while the context lasts.
+        """Processes the items in a few threads while the context is open.
 
-        When it is left by an exception (Ctrl-C), those that are not begun never are, and those that are end at their
-        next step of progress, or in their next pause.
+        If an exception (Ctrl-C) closes it, items that have not started are dropped, and those in progress stop at
+        their next progress report or in their next backoff delay.
         """
-        with ThreadPoolExecutor(AT_ONCE, initializer=set_cancel_event, initargs=(self._given_up,)) as pool:
+        with ThreadPoolExecutor(_PARALLEL_DAYS, initializer=set_cancel_event, initargs=(self._cancelled,)) as pool:
             futures = [pool.submit(work, item) for item in items]
             try:
                 yield futures
             except BaseException:
-                self._given_up.set()
+                self._cancelled.set()
                 raise
             finally:
                 for future in futures:
@@ -66,12 +69,12 @@ class DayBars:
 
     @contextlib.contextmanager
     def day(self, title: str) -> Generator[Bar]:
-        """The bar of one day; it goes when the day is done."""
+        """Shows the bar of one day until the context is closed."""
         task = self.live.add_task(title, total=None, count="")
 
         def bar(phase: str, unit: str) -> Callable[[int, int | None], None]:
             def advance(done: int, total: int | None, /) -> None:
-                if self._given_up.is_set():
+                if self._cancelled.is_set():
                     raise KeyboardInterrupt
                 if unit == "bytes":
                     count = size(done) + (f" of {size(total)}" if total else "")

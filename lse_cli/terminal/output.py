@@ -1,4 +1,4 @@
-"""Standard output that may end at any time, be full, or know few letters."""
+"""Results on standard output, which may be closed, full, or not UTF-8."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ import json
 import os
 import re
 import sys
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import msgspec
+import typer
+
+from lse_archive.errors import ArchiveError
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 def discard(stream: TextIO) -> None:
-    """Lets what was and what will be written to the stream go nowhere."""
+    """Redirects the stream to the null device, its buffered text included."""
     with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def print_object(document: dict[str, Any]) -> None:
-    """The one object of `--json`; where standard output is not UTF-8, other letters are written as JSON escapes."""
+    """Prints the one object of `--json`; where standard output is not UTF-8, with JSON escapes for non-ASCII."""
     text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
     encoding = (sys.stdout.encoding or "utf-8").lower().replace("-", "")
     if encoding != "utf8":
@@ -32,5 +35,17 @@ def print_object(document: dict[str, Any]) -> None:
 
 
 def print_json(results: list[dict[str, Any]]) -> None:
-    """The one object of `--json`, with its entries."""
+    """Prints the one object of `--json`, with these entries."""
     print_object({"results": results})
+
+
+def end_command(entries: list[dict[str, Any]], code: int, *, json: bool) -> NoReturn:
+    """Prints the entries if `json`, and exits with the code."""
+    if json:
+        print_json(entries)
+    raise typer.Exit(code)
+
+
+def error_object(step: str, error: ArchiveError) -> dict[str, str]:
+    """The `error` of an entry."""
+    return {"step": step, "what": error.what, "why": error.why, "todo": error.hint}

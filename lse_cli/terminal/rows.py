@@ -1,4 +1,4 @@
-"""The rows of a statement: a table for people, lines and objects for programs."""
+"""Prints the rows of an SQL statement: as a table for a terminal, as lines or JSON objects for programs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lse_archive.errors import UsageError
 from lse_cli.terminal.output import print_json
 from lse_resources.postgres.analysis.frames import JsonText
 
-_WIDEST = 60
-_NARROWEST = 8  # characters of a cell
+_MAX_WIDTH = 60  # characters of a cell
+_MIN_WIDTH = 8
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\\]")
 _COPY_NAMES = {"\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
 
@@ -24,59 +24,56 @@ Rows = Iterable[Sequence[Any]]
 
 
 def print_objects(columns: list[str], rows: Rows) -> None:
-    """One object a row. Dates, times, numerics and ids are strings, bytea is hex, NaN and infinities are strings.
+    """Prints one JSON object per row. Dates, times, numerics, ids, NaN and infinities are strings; bytea is hex.
 
     Raises:
-        UsageError: Two columns have one name: an object would hold the last one alone.
+        UsageError: Two columns have the same name: an object would only hold the last one.
     """
-    if twice := [name for index, name in enumerate(columns) if name in columns[:index]]:
+    if repeated := [name for index, name in enumerate(columns) if name in columns[:index]]:
         raise UsageError(
-            f"two columns are named {twice[0]}",
-            why="an object holds each name once",
-            hint="Give each its own name: SELECT … AS name",
+            f"two columns are named {repeated[0]}",
+            why="a JSON object holds each name once",
+            hint="Give each column its own name: SELECT … AS name",
         )
     print_json([dict(zip(columns, map(_plain, row), strict=True)) for row in rows])
 
 
 def print_lines(columns: list[str], rows: Rows) -> None:
-    """COPY's text format with a header: backslash escapes, control characters as \\x1b, NULL is \\N."""
+    """Prints COPY's text format with a header: backslash escapes, control characters as \\x1b, NULL is \\N."""
     for line in [columns, *rows]:
         sys.stdout.write("\t".join("\\N" if value is None else _escaped(_text(value)) for value in line) + "\n")
 
 
 def print_table(columns: list[str], rows: Rows) -> None:
-    """A table whose long values are cut; a column a line where they do not all fit beside each other."""
+    """Prints a table with long values cut; one column per line if the columns do not fit beside each other."""
     from rich import box
     from rich.cells import cell_len, set_cell_size
     from rich.console import Console
     from rich.table import Table
 
-    def cut(value: object, room: int) -> str:
-        text = "" if value is None else _shown(_text(value)[: 2 * room])
-        return text if cell_len(text) <= room else f"{set_cell_size(text, room - 1)}…"
+    def cut(value: object, width: int) -> str:
+        text = "" if value is None else _shown(_text(value)[: 2 * width])
+        return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1)}…"
 
     console = Console(highlight=False, markup=False, emoji=False)
-    if len(columns) * (_NARROWEST + 2) <= console.width:
+    if len(columns) * (_MIN_WIDTH + 2) <= console.width:
         table = Table(box=box.SIMPLE_HEAD)
         for column in columns:
             table.add_column(_shown(column), no_wrap=True, overflow="ellipsis")
         for row in rows:
-            table.add_row(*(cut(value, _WIDEST) for value in row))
+            table.add_row(*(cut(value, _MAX_WIDTH) for value in row))
         console.print(table)
         return
     names = [_shown(column) for column in columns]
-    wide = max(map(cell_len, names))
-    width = shutil.get_terminal_size().columns
+    name_width = max(map(cell_len, names))
+    value_width = max(_MIN_WIDTH, shutil.get_terminal_size().columns - name_width - 2)
     for number, row in enumerate(rows, start=1):
-        lines = [
-            f"{name:{wide}}  {cut(value, max(_NARROWEST, width - wide - 2))}"
-            for name, value in zip(names, row, strict=True)
-        ]
+        lines = [f"{name:{name_width}}  {cut(value, value_width)}" for name, value in zip(names, row, strict=True)]
         sys.stdout.write("\n".join([f"row {number:,}", *lines, "", ""]))
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold of a value, and nothing of it lost."""
+    """The value in types that JSON has, without loss."""
     if isinstance(value, JsonText):
         return msgspec.Raw(value.encode())
     if isinstance(value, bytes | bytearray | memoryview):
@@ -100,10 +97,10 @@ def _escaped(text: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """For a terminal, which would obey control characters."""
+    """Escapes control characters, which a terminal would execute; a backslash stays."""
     return _CONTROLS.sub(lambda found: found[0] if found[0] == "\\" else _escape(found[0]), text)
 
 
 def _escape(character: str) -> str:
-    # COPY reads bytes: an escape is one of each byte of the character's UTF-8.
+    # COPY reads bytes: one escape for each byte of the character's UTF-8.
     return _COPY_NAMES.get(character) or "".join(f"\\x{byte:02x}" for byte in character.encode())

@@ -1,4 +1,4 @@
-"""One line of plain words for each result."""
+"""Describes results in one line of text."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lse_archive.results import (
     ZipResult,
 )
 
+# Names of the steps as users see them, in the order in which a day is processed.
 STEP_NAMES = {
     "run_files": "fetch",
     "day_zip": "zip",
@@ -25,12 +26,12 @@ STEP_NAMES = {
 
 
 def counted(count: int, noun: str) -> str:
-    """1 run, 2 runs, 1,000 runs."""
+    """The number with its noun: 1 run, 2 runs, 1,000 runs."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def size(count: int) -> str:
-    """Bytes for people: 4.4 MB."""
+    """The number of bytes in a readable unit: 4.4 MB."""
     value = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000 or unit == "GB":
@@ -40,15 +41,15 @@ def size(count: int) -> str:
 
 
 def describe(result: msgspec.Struct) -> str:
-    """What a step did."""
+    """Describes the result of a step or a command."""
     if isinstance(result, FetchResult):
         return _fetch(result)
     if isinstance(result, ZipResult):
         what = "written" if result.written else "unchanged"
         return f"{what}: {counted(result.files, 'file')}, {size(result.bytes_in)} in {size(result.bytes)}"
     if isinstance(result, UploadResult):
-        sent = "same content is on Drive already" if result.action == "unchanged" else result.action
-        return f"{sent}: {result.name}, {size(result.bytes)}"
+        action = "unchanged (the destination has this content)" if result.action == "unchanged" else result.action
+        return f"{action}: {result.name}, {size(result.bytes)}"
     if isinstance(result, LoadResult):
         return _load(result)
     if isinstance(result, VerificationResult):
@@ -65,21 +66,20 @@ def describe(result: msgspec.Struct) -> str:
 def _import(result: ImportResult) -> str:
     if result.action == "refused":
         return f"refused: {result.why}"
-    there = f"{result.present:,} {'is' if result.present == 1 else 'are'} there already"
-    text = f"{result.action}: {counted(result.added, 'run')} added, {there}"
+    text = f"{result.action}: {counted(result.added, 'run')} added, {result.present:,} already in the archive"
     if result.differing:
-        text += f" ({len(result.differing):,} of them with other content, which stays)"
+        text += f" ({len(result.differing):,} of them with different content, which is kept)"
     return text
 
 
 def _restore(result: RestoreResult) -> str:
     if result.action == "unchanged":
-        return "unchanged: it is here and equal"
+        return "unchanged: the local day has the same content"
     text = f"{result.action}: {counted(result.files or 0, 'file')}, {size(result.bytes)} from {result.source}"
     if result.unfit_files:
-        text += f"; {len(result.unfit_files):,} of them hold no run of the day"
+        text += f"; without a run of the day: {len(result.unfit_files):,}"
     if result.older:
-        text += "; the zip is of an older tool: summary and checksums were made anew"
+        text += "; the zip is of an older tool: summary and checksums were created"
     return text
 
 
@@ -89,19 +89,20 @@ def _fetch(result: FetchResult) -> str:
         counts = (
             ("added", result.added),
             ("changed", result.changed),
-            ("no longer served, kept", result.no_longer_served),
+            ("no longer in LangSmith, kept", result.no_longer_served),
         )
         text += "".join(f", {count:,} {what}" for what, count in counts if count)
     if result.pending:
         text += f", {result.pending:,} pending"
-    proof = {
-        "equal": f"proven (LangSmith counts {result.langsmith_count:,})" if result.langsmith_count is not None else "",
-        "fewer": f"NOT COMPLETE: LangSmith counts {result.langsmith_count}",
-        "more": f"LangSmith counts {result.langsmith_count}: it is deleting some",
-        "unproven": "cannot be proven: past LangSmith's retention",
-        "not_asked": "LangSmith's count was not asked",
+    counted_there = f"LangSmith counts {result.langsmith_count or 0:,}"
+    count_check = {
+        "equal": f"proven ({counted_there})" if result.langsmith_count is not None else "",
+        "fewer": f"NOT COMPLETE: {counted_there}",
+        "more": f"{counted_there}: it is deleting runs",
+        "unproven": "cannot be proven: the day is past LangSmith's retention",
+        "not_asked": "not compared with LangSmith's count",
     }[result.count_check]
-    return f"{text}; {proof}" if proof else text
+    return f"{text}; {count_check}" if count_check else text
 
 
 def _load(result: LoadResult) -> str:
@@ -109,9 +110,9 @@ def _load(result: LoadResult) -> str:
         ("inserted", result.successful_inserts),
         ("replaced", result.replaced),
         ("unchanged", result.left - result.changed_not_replaced),
-        ("changed but left (--overwrite replaces them)", result.changed_not_replaced),
-        ("marked: JSONB cannot hold them as they are", result.marked),
-        ("put aside", result.failed_inserts),
+        ("changed, not replaced (--overwrite replaces them)", result.changed_not_replaced),
+        ("stored as a rendering: JSONB cannot hold them exactly", result.marked),
+        ("rejected", result.failed_inserts),
     )
     text = ", ".join(f"{count:,} {what}" for what, count in counts if count) or "no runs"
     return f"dry run: {text}" if result.dry_run else text
@@ -122,13 +123,13 @@ def _verification(result: VerificationResult) -> str:
         runs, traces = counted(result.total_runs_in_files, "run"), counted(result.total_traces_in_files, "trace")
         text = f"{runs} in {traces}: files and rows agree"
         if result.broken_files:
-            holding = "file holds" if len(result.broken_files) == 1 else "files hold"
-            text += f"; {len(result.broken_files):,} {holding} no run of the day"
+            text += f"; {counted(len(result.broken_files), 'file')} without a run of the day"
         return text
     counts = (
-        ("missing in the database", len(result.missing_runs_in_db)),
-        ("missing in the files", len(result.missing_runs_in_files)),
-        ("differ", len(result.inconsistent_runs)),
-        ("files hold no run of the day", len(result.broken_files)),
+        (len(result.missing_runs_in_db), "run", "missing in the database"),
+        (len(result.missing_runs_in_files), "run", "missing in the files"),
+        (len(result.inconsistent_runs), "run", "different"),
+        (len(result.broken_files), "file", "without a run of the day"),
     )
-    return "files and rows differ: " + ", ".join(f"{count:,} {what}" for what, count in counts if count)
+    found = ", ".join(f"{counted(count, noun)} {what}" for count, noun, what in counts if count)
+    return f"files and rows differ: {found}"

@@ -1,7 +1,8 @@
-"""Works through duplicates on Drive: looks, shows, asks, and moves to the trash."""
+"""Resolves duplicates on Drive: compares, shows, asks, and moves files to the trash."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,43 +31,64 @@ class _Day:
 def dedupe_projects(
     settings: Settings, terminal: Terminal, project: str | None, *, dry_run: bool
 ) -> tuple[list[dict[str, Any]], int]:
-    """Returns one entry per day that has several files, and the exit code: 3 where some are left.
+    """Moves to the trash what duplicates another file of its day; a day that cannot be resolved does not stop others.
 
-    A day that cannot be resolved does not keep the others from it.
+    Returns:
+        One entry per day that has several files, and the exit code: 3 where some are left.
 
     Raises:
         SettingsError, DestinationError: Drive is not set up, or refuses.
-        ArchiveConflictError: The question was answered by no.
+        ArchiveConflictError: The question was answered with no.
     """
     with GoogleDrive(settings.drive) as drive:
         destination = EncryptedDestination(drive, encryption_keys(settings), settings.layout.archive_dir)
-        known = [config.name for config in read_projects(settings.projects_file)]
-        projects = [project] if project is not None else list(archived_projects(destination, known))
-        found = [copy for name in projects for copy in duplicates(destination, name)]
-        days = [_Day(decide(destination, copy, settings.layout.archive_dir)) for copy in found]
-        for day in days:
-            _say(terminal, day.decision)
+        days = _decide(settings, destination, project)
         folders = drive.duplicate_folders()
-        for name in folders:
-            terminal.warn(f"  ! there are several folders named '{name}': move their files into the oldest by hand")
+        _show(terminal, days, folders)
         removable = [day for day in days if day.decision.keep]
         if removable and not dry_run:
-            count = sum(len(day.decision.trash) for day in removable)
-            if not terminal.confirm(f"Move {count} files to the trash, where Drive keeps them for 30 days"):
-                raise ArchiveConflictError("nothing was moved", why="nobody said yes", hint="--force answers by yes")
+            _confirm(terminal, sum(len(day.decision.trash) for day in removable))
             for day in removable:
                 _resolve(destination, settings.layout, terminal, day)
-        if not days and not folders:
-            terminal.say("no day has two files")
-        entries = [_entry(day, dry_run=dry_run) for day in days]
-        return entries, 3 if folders or any(entry["action"] != "resolved" for entry in entries) else 0
+    entries = [_entry(day, dry_run=dry_run) for day in days]
+    return entries, 3 if folders or any(entry["action"] != "resolved" for entry in entries) else 0
+
+
+def _decide(settings: Settings, destination: Destination, project: str | None) -> list[_Day]:
+    if project is None:
+        listed = [config.name for config in read_projects(settings.projects_file)]
+        projects = list(archived_projects(destination, listed))
+    else:
+        projects = [project]
+    found = [copy for name in projects for copy in duplicates(destination, name)]
+    return [_Day(decide(destination, copy, settings.layout.archive_dir)) for copy in found]
+
+
+def _show(terminal: Terminal, days: list[_Day], folders: Sequence[str]) -> None:
+    for decision in (day.decision for day in days):
+        terminal.say(f"{decision.copy.project} {decision.copy.day}: {counted(len(decision.copy.files), 'file')}")
+        if decision.keep:
+            terminal.say(f"  keep   {_shown(decision.keep)}: {decision.why}")
+            for file in decision.trash:
+                terminal.say(f"  trash  {_shown(file)}")
+        else:
+            terminal.warn(f"  ✗ {decision.why}")
+    for name in folders:
+        terminal.warn(f"  ! there are several folders named '{name}': move their files into the oldest by hand")
+    if not days and not folders:
+        terminal.say("no day has two files")
+
+
+def _confirm(terminal: Terminal, count: int) -> None:
+    if not terminal.confirm(f"Move {counted(count, 'file')} to the trash (Drive keeps trashed files for 30 days)"):
+        raise ArchiveConflictError("nothing was moved", why="the move was not confirmed", hint="--force answers yes")
 
 
 def _resolve(destination: Destination, layout: Layout, terminal: Terminal, day: _Day) -> None:
     copy, keep = day.decision.copy, day.decision.keep
-    paths = layout.day(copy.project, copy.day)
     if keep is None:
         return
+    paths = layout.day(copy.project, copy.day)
     try:
         for file in day.decision.trash:
             remove(destination, paths, file, keep=keep, on_wait=terminal.waiting)
@@ -76,19 +98,9 @@ def _resolve(destination: Destination, layout: Layout, terminal: Terminal, day: 
         terminal.warn(f"  ✗ {copy.project} {copy.day}: {error}")
 
 
-def _say(terminal: Terminal, decision: Decision) -> None:
-    terminal.say(f"{decision.copy.project} {decision.copy.day}: {counted(len(decision.copy.files), 'file')}")
-    if decision.keep:
-        terminal.say(f"  keep   {_shown(decision.keep)}: {decision.why}")
-        for file in decision.trash:
-            terminal.say(f"  trash  {_shown(file)}")
-    else:
-        terminal.warn(f"  ✗ {decision.why}")
-
-
 def _shown(file: StoredFile) -> str:
     runs = file.app_properties.get("runs")
-    return f"{file.name}, {size(file.size)}, {file.modified[:19]}{f', {runs} runs' if runs else ''} ({file.id})"
+    return f"{file.name}, {size(file.size)}, {file.modified[:19]}{f', runs: {runs}' if runs else ''} ({file.id})"
 
 
 def _entry(day: _Day, *, dry_run: bool) -> dict[str, Any]:

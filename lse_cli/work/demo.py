@@ -1,4 +1,4 @@
-"""`lse demo`: two made-up projects over three days, traced, archived, broken, found and repaired, on local servers."""
+"""`lse demo`: traces two sample projects, archives three days, damages rows and repairs them, on local servers."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _TRACES = 42
 
 
 def run_demo(directory: Path) -> None:
-    """The whole demo, from an empty directory; everything it started is stopped at the end.
+    """Runs the whole demo in an empty directory, and stops everything that it started.
 
     Raises:
-        ArchiveError: Something did not go as it must.
+        ArchiveError: A step of the demo failed.
     """
     directory = directory.absolute()
     out = Console(highlight=False, soft_wrap=True)
@@ -54,7 +54,7 @@ def run_demo(directory: Path) -> None:
         exits.callback(embedded_server(settings).stop)
         last = today() - timedelta(days=1)
         days = [last - timedelta(days=back) for back in reversed(range(_DAYS))]
-        _heading(out, "A small agent works for three days, traced by the LangSmith SDK")
+        _heading(out, "A small agent runs for three days; the LangSmith SDK traces it")
         _trace(out, settings, days)
         for name in _PROJECTS:
             add_project(settings.projects_file, ProjectConfig(name, days[0]))
@@ -62,24 +62,24 @@ def run_demo(directory: Path) -> None:
         projects = [ProjectConfig(name, days[0]) for name in _PROJECTS]
         terminal = Terminal(json=False, force=True)
         entries, code = work(settings, terminal, Selection(projects, days), list(STEPS), sweep=True)
-        _require(code == 0, "the sweep did not end well")
+        _require(code == 0, "the sweep failed")
         _break_and_repair(out, settings, Selection(projects[:1], days[1:2]))
-        _heading(out, "What is where")
-        # Wider than a narrow terminal, rather than a table of broken words.
+        _heading(out, "The archive")
+        # On a narrow terminal, long lines are easier to read than cells with broken words.
         Console(width=max(120, out.width)).print(_table(settings, entries))
         out.print(_places(settings, directory), markup=False)
         out.print(f"Done in {time.monotonic() - began:.0f} s. Open it in the browser with: make up-demo", markup=False)
 
 
 def run_demo_platform(directory: Path, *, port: int) -> None:
-    """Runs the platform over what `run_demo` left.
+    """Runs the platform on the data of `run_demo`.
 
     Raises:
         ArchiveError: The demo has not been run, or the platform cannot be started.
     """
     directory = directory.absolute()
     if not (directory / "projects.toml").exists():
-        raise ArchiveError(f"there is no demo in {directory}", hint="Make it first: make demo")
+        raise ArchiveError(f"there is no demo in {directory}", hint="Run it first: make demo")
     out = Console(highlight=False, soft_wrap=True)
     with _servers(directory) as settings:
         run_platform(settings, port=port, say=out.print)
@@ -90,7 +90,7 @@ def _clear(directory: Path) -> None:
         if alive := Registry(settings.home / "run").alive():
             raise ArchiveError(
                 f"the demo's platform is running (process {next(iter(alive.values())).pid})",
-                hint="Stop it with Ctrl-C, then start the demo again",
+                hint="Stop it with Ctrl-C, then run the demo again",
             )
         if directory.exists():
             if not (directory / "projects.toml").exists() and any(directory.iterdir()):
@@ -102,7 +102,7 @@ def _clear(directory: Path) -> None:
 
 @contextlib.contextmanager
 def _servers(directory: Path) -> Generator[Settings]:
-    """Starts the local LangSmith and Drive, and sets the environment so that everything uses them."""
+    """Starts the local LangSmith and Drive servers, and points the environment to them."""
     (directory / "drive").mkdir(exist_ok=True)
     with (
         LangSmithStore(directory / "langsmith.sqlite") as store,
@@ -120,7 +120,7 @@ def _servers(directory: Path) -> Generator[Settings]:
             "GOOGLE_DRIVE_FOLDER_URL": folder,
             "GOOGLE_DRIVE_AUTH_TYPE": "oauth2",
             "GOOGLE_DRIVE_CREDENTIALS_PATH": str(credentials),
-            # The local server allows a count at any time.
+            # The local server has no rate limit for counts.
             "LSE_LANGSMITH_STATS_SECONDS": "0.1",
         }
         with _environment(directory, values) as settings:
@@ -129,7 +129,7 @@ def _servers(directory: Path) -> Generator[Settings]:
 
 @contextlib.contextmanager
 def _environment(directory: Path, values: dict[str, str]) -> Generator[Settings]:
-    """The demo's settings and those of its own `.env`, none of the user's; for this process and its children."""
+    """Sets the environment of this process and its children to the demo's settings, without those of the user."""
     before = dict(os.environ)
     for name in Settings.model_fields:
         os.environ.pop(name.upper(), None)
@@ -167,25 +167,25 @@ def _trace(out: Console, settings: Settings, days: list[date]) -> None:
 
 
 def _break_and_repair(out: Console, settings: Settings, one_day: Selection) -> None:
-    """Changes a row and deletes another; the verification must name these two and nothing else."""
+    """Changes a row and deletes another; the verification must name exactly these two."""
     project, day = one_day.projects[0].name, one_day.days[0]
     with Database(application_url(settings)).session("cannot change the demo's rows") as connection:
-        found = connection.execute(
+        rows = connection.execute(
             "SELECT run_id::text FROM runs WHERE project = %s AND run_date = %s ORDER BY run_id LIMIT 2", (project, day)
         ).fetchall()
-        (changed,), (deleted,) = found
+        (changed,), (deleted,) = rows
         key = "run_date = %s AND run_id = %s"
         connection.execute(f'UPDATE runs SET data = data || \'{{"name": "by hand"}}\' WHERE {key}', (day, changed))
         connection.execute(f"DELETE FROM runs WHERE {key}", (day, deleted))
-    _heading(out, f"Somebody changes the row of run {changed} and deletes that of {deleted}")
+    _heading(out, f"The row of run {changed} is changed, and the row of run {deleted} is deleted")
     verify = f"lse archive verify --project {project} --date {day}"
     out.print(f"$ {verify}", markup=False)
     result, code = _verify(settings, one_day)
     named = {*result["missing_runs_in_db"], *(run["run_id"] for run in result["inconsistent_runs"])}
-    _require(code == 3 and named == {changed, deleted}, "the verification did not name just these two runs")
+    _require(code == 3 and named == {changed, deleted}, "the verification did not name exactly these two runs")
     out.print(f"$ {verify} --fix", markup=False)
     _, code = _verify(settings, one_day, fix=True)
-    _require(code == 0, "the repair left differences")
+    _require(code == 0, "differences remain after the repair")
     out.print(f"$ {verify}", markup=False)
     _, code = _verify(settings, one_day)
     _require(code == 0, "the day is not consistent after the repair")
@@ -234,7 +234,7 @@ def _places(settings: Settings, directory: Path) -> str:
         (
             f"  run files  {settings.layout.data_dir}",
             f"  archives   {settings.layout.archive_dir}",
-            f"  Drive      {directory / 'drive'}  (a local stand-in)",
+            f"  Drive      {directory / 'drive'}  (a local server)",
             f"  Postgres   {settings.home / 'postgres'}  (embedded, stopped now)",
         )
     )

@@ -1,4 +1,4 @@
-"""Works through an import: reads everything, shows what it comes to, asks, and publishes day by day."""
+"""Imports older run files: reads all, shows the result of an import, asks, and publishes day by day."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import msgspec
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, UsageError
 from lse_archive.layout import Layout
-from lse_archive.results import ImportResult
 from lse_cli.terminal.console import Terminal
+from lse_cli.terminal.output import error_object
 from lse_cli.terminal.texts import counted, describe
 from lse_cli.work.outcome import worst
 from lse_operations.importing import Survey, import_day, survey
@@ -21,61 +21,58 @@ _SHOWN = 20
 def import_directory(
     layout: Layout, terminal: Terminal, directory: Path, project: str, *, dry_run: bool
 ) -> tuple[list[dict[str, Any]], int]:
-    """Returns one entry per day, and the exit code: 3 where a file holds no run, or a day was refused.
+    """Imports the run files below a directory, after a question that names their number.
+
+    Returns:
+        One entry per day, and the exit code: 3 where a file holds no run or a day was refused.
 
     Raises:
         UsageError: There is no such directory, or no run file in it.
-        ArchiveConflictError: The question was answered by no.
+        ArchiveConflictError: The question was answered with no.
     """
-    if not project.strip():
-        raise UsageError("--project is empty", hint="Name a LangSmith project")
     with terminal.bars() as bars, bars.day("older files") as bar:
-        reading = bar("read", "files")
-        found = survey(directory, progress=lambda files: reading(files, None))
+        advance = bar("read", "files")
+        found = survey(directory, progress=lambda files: advance(files, None))
     if not found.files:
         raise UsageError(f"there are no run files in {directory}", why="run files are *.json")
-    _say(terminal, found)
+    _show(terminal, found)
     code = 3 if found.unfit else 0
-    plans, code = _days(layout, terminal, project, found, code, dry_run=True)
-    added = sum(plan.get("added", 0) for plan in plans)
-    if dry_run or not added:
-        return plans, code
-    if not terminal.confirm(f"Import {counted(added, 'run')} into {project}"):
-        raise ArchiveConflictError("nothing was imported", why="nobody said yes", hint="--force answers by yes")
-    return _days(layout, terminal, project, found, 3 if found.unfit else 0, dry_run=False)
+    entries, worst_day = _import_days(layout, terminal, project, found, dry_run=True)
+    added = sum(entry.get("added", 0) for entry in entries)
+    if added and not dry_run:
+        if not terminal.confirm(f"Import {counted(added, 'run')} into {project}"):
+            raise ArchiveConflictError(
+                "nothing was imported", why="the import was not confirmed", hint="--force answers yes"
+            )
+        entries, worst_day = _import_days(layout, terminal, project, found, dry_run=False)
+    return entries, worst(code, worst_day)
 
 
-def _days(
-    layout: Layout, terminal: Terminal, project: str, found: Survey, code: int, *, dry_run: bool
+def _import_days(
+    layout: Layout, terminal: Terminal, project: str, found: Survey, *, dry_run: bool
 ) -> tuple[list[dict[str, Any]], int]:
-    entries = []
+    entries, code = [], 0
     for day, runs in sorted(found.days.items()):
         entry: dict[str, Any] = {"project": project, "date": str(day)}
         try:
             with terminal.bars() as bars, bars.day(str(day)) as bar:
-                result: ImportResult = import_day(
-                    layout,
-                    project,
-                    day,
-                    runs,
-                    dry_run=dry_run,
-                    progress=bar("import", "runs"),
-                    on_wait=terminal.waiting,
+                advance = bar("import", "runs")
+                result = import_day(
+                    layout, project, day, runs, dry_run=dry_run, progress=advance, on_wait=terminal.waiting
                 )
         except ArchiveError as error:
             terminal.warn(f"  ✗ {project} {day}: {error}")
-            entry["error"] = {"step": "import", "what": error.what, "why": error.why, "todo": error.hint}
+            entries.append(entry | {"error": error_object("import", error)})
             code = 1
-        else:
-            sign = "!" if result.action == "refused" else " " if dry_run else "✓"
-            terminal.say(f"  {sign} {project} {day}: {describe(result)}")
-            entry |= msgspec.to_builtins(result)
-            code = worst(code, 3 if result.action == "refused" else 0)
-        entries.append(entry)
+            continue
+        sign = "!" if result.action == "refused" else " " if dry_run else "✓"
+        terminal.say(f"  {sign} {project} {day}: {describe(result)}")
+        entries.append(entry | msgspec.to_builtins(result))
+        code = worst(code, 3 if result.action == "refused" else 0)
     return entries, code
 
 
-def _say(terminal: Terminal, found: Survey) -> None:
+def _show(terminal: Terminal, found: Survey) -> None:
     terminal.say(
         f"{counted(found.files, 'run file')}: runs of {counted(len(found.days), 'UTC day')}, "
         f"{found.repeated:,} repeated, {len(found.unfit):,} without a run"

@@ -156,9 +156,10 @@ class Runner:
 def _check_dagster(url: str) -> None:
     """Raises DatabaseError if Dagster's database cannot be reached. Dagster would retry for long and log tracebacks."""
     from lse_resources.postgres.database import Database
+    from lse_resources.postgres.urls import libpq_url
 
     try:
-        Database(url.replace("+psycopg2", "", 1)).connect().close()
+        Database(libpq_url(url)).connect().close()
     except DatabaseError as error:
         raise DatabaseError(
             "cannot connect to Dagster's database", why=error.why, hint="Check LSE_DAGSTER_DATABASE_URL"

@@ -1,4 +1,4 @@
-"""Bars of days on a terminal."""
+"""Progress bars of days on a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from lse_cli.terminal.bars import DayBars
 
 
-def test_a_project_s_name_stands_there_as_it_is() -> None:
+def test_a_project_name_is_not_read_as_markup() -> None:
     written = io.StringIO()
     console = Console(file=written, force_terminal=True, width=100)
     with DayBars(console) as bars, bars.day("a [bold]b[/x] 2026-01-02") as bar:

@@ -1,4 +1,4 @@
-"""`lse sql` and `lse export` as they are typed: what is printed, asked and refused."""
+"""`lse sql` and `lse export`: output, questions and refusals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def loaded(installation: Installation) -> Installation:
     return installation
 
 
-def test_lines_can_be_read_back_by_copy(loaded: Installation) -> None:
+def test_lines_have_the_text_format_of_copy(loaded: Installation) -> None:
     values = r"E'a\tb\nc\\d\x1b[31m' AS text, NULL AS nothing, '\x00ff'::bytea AS bytes, '{1,2}'::int[] AS list"
     ended = loaded.lse("sql", f"SELECT {values}, '{{\"n\": 1.00000000000000000001}}'::jsonb AS json")
     assert ended.out.splitlines() == [
@@ -35,7 +35,7 @@ def test_lines_can_be_read_back_by_copy(loaded: Installation) -> None:
     ]
 
 
-def test_json_loses_nothing(loaded: Installation) -> None:
+def test_json_is_without_loss(loaded: Installation) -> None:
     numbers = "'NaN'::float8 AS nan, '{-Infinity,1}'::float8[] AS list, 'NaN'::numeric AS numeric"
     ended = loaded.lse(
         "sql", "--json", f"SELECT {numbers}, '\\x00ff'::bytea AS bytes, '{{\"n\": 1.10}}'::jsonb AS json"
@@ -73,7 +73,7 @@ def test_a_statement_that_cannot_run_is_explained(
     assert "primary" not in ended.err
 
 
-def test_a_terminal_is_shown_short_cells_and_no_control_characters(loaded: Installation) -> None:
+def test_a_terminal_gets_short_cells_and_no_control_characters(loaded: Installation) -> None:
     wide = "SELECT repeat('x', 10000000) || E'\\x1b[31m' AS long, E'\\x1b[31mred' AS odd FROM generate_series(1, 3)"
     with terminal(loaded, "sql", wide) as shown:
         assert shown.end() == 0
@@ -86,7 +86,7 @@ def test_a_terminal_is_shown_short_cells_and_no_control_characters(loaded: Insta
     assert max(map(len, shown.screen.splitlines())) <= 200
 
 
-def test_a_typo_is_no_export_of_nothing(loaded: Installation) -> None:
+def test_an_unknown_project_is_an_error_and_not_an_empty_export(loaded: Installation) -> None:
     target = loaded.directory / "out"
     ended = loaded.lse("export", "--project", "nonesuch", "--output", str(target), *_RANGE)
     assert (ended.code, "there is no project 'nonesuch'" in ended.err) == (2, True)
@@ -94,7 +94,7 @@ def test_a_typo_is_no_export_of_nothing(loaded: Installation) -> None:
     assert loaded.lse("export", "--project", "new", "--output", str(target), *_RANGE).out.startswith("0 runs in")
 
 
-def test_an_export_replaces_nothing_unasked_and_keeps_a_symlink(loaded: Installation) -> None:
+def test_an_export_replaces_a_file_only_with_force_and_keeps_a_symlink(loaded: Installation) -> None:
     target, link = loaded.directory / "elsewhere" / "target.csv", loaded.directory / "link.csv"
     target.parent.mkdir()
     target.write_text("mine")
@@ -108,7 +108,7 @@ def test_an_export_replaces_nothing_unasked_and_keeps_a_symlink(loaded: Installa
     assert [path.name for path in target.parent.iterdir()] == ["target.csv"]
 
 
-def test_an_export_goes_into_a_pipe_as_it_is(loaded: Installation) -> None:
+def test_an_export_writes_into_a_named_pipe(loaded: Installation) -> None:
     fifo = loaded.directory / "fifo"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)  # three runs fit into the pipe
@@ -125,14 +125,14 @@ def test_an_export_goes_into_a_pipe_as_it_is(loaded: Installation) -> None:
 
 @pytest.mark.parametrize("name", ["-", "out"])
 def test_an_export_goes_to_standard_output(loaded: Installation, name: str) -> None:
-    """Also where the name of the file is that of the one behind it, as /dev/stdout is."""
+    """Also when the output file is the same file as standard output, as with /dev/stdout."""
     out = loaded.directory / "out"
     with out.open("wb") as file:
         file.write(b"before\n")
         file.flush()
         words = "export", "--project", PROJECT, "--format", "jsonl", "--output", name, *_RANGE
         ended = subprocess.run([_LSE, *words], cwd=loaded.directory, stdout=file, stderr=subprocess.PIPE, timeout=60)
-        file.write(b"behind\n")
+        file.write(b"after\n")
     assert (ended.returncode, ended.stderr) == (0, b"3 runs\n")
     lines = out.read_bytes().splitlines()
-    assert (lines[0], len(lines), lines[-1]) == (b"before", 5, b"behind")
+    assert (lines[0], len(lines), lines[-1]) == (b"before", 5, b"after")

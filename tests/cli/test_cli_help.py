@@ -1,4 +1,4 @@
-"""`lse` answers at once where nothing is to be done, and explains every option with its default."""
+"""`lse`: help and usage errors are quick, and the help names the default of every option."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ print(json.dumps([code, sorted(sys.modules)]))
 
 
 def commands() -> Iterator[tuple[str, TyperCommand]]:
-    """Every command that does something, with the words that call it."""
+    """Every command, except pure groups, with its words."""
 
-    def walk(words: list[str], command: Any) -> Iterator[tuple[str, TyperCommand]]:
+    def descend(words: list[str], command: Any) -> Iterator[tuple[str, TyperCommand]]:
         for name, child in getattr(command, "commands", {}).items():
-            yield from walk([*words, name], child)
+            yield from descend([*words, name], child)
         if not getattr(command, "commands", {}) or words == ["archive"]:
             yield " ".join(words), command
 
-    yield from walk([], typer.main.get_command(app))
+    yield from descend([], typer.main.get_command(app))
 
 
 def lse(*words: str) -> tuple[int, set[str], str]:
-    """Runs `lse` in a fresh interpreter: exit code, modules that were imported, what it said."""
+    """Runs `lse` in a new interpreter: exit code, imported modules, output."""
     command = [sys.executable, "-c", _PROBE, json.dumps(words)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    *said, last = ended.stdout.splitlines()
+    *printed, last = ended.stdout.splitlines()
     code, modules = json.loads(last)
-    return code, set(modules), "\n".join(said) + ended.stderr
+    return code, set(modules), "\n".join(printed) + ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -63,20 +63,20 @@ def lse(*words: str) -> tuple[int, set[str], str]:
     ],
 )
 def test_help_and_wrong_usage_import_nothing_heavy(words: list[str], code: int) -> None:
-    ended, modules, said = lse(*words)
-    assert ended == code
-    assert "Usage: lse" in said
+    code_found, modules, output = lse(*words)
+    assert code_found == code
+    assert "Usage: lse" in output
     assert modules.isdisjoint(_HEAVY), sorted(modules & _HEAVY)
 
 
 def test_a_malformed_day_is_refused_before_dagster_is_imported(bare_installation: Installation) -> None:
-    ended, modules, said = lse("archive", "fetch", "--project", "p", "--date", "yesterday")
-    assert (ended, "'yesterday' is not a day" in said) == (2, True)
+    code_found, modules, output = lse("archive", "fetch", "--project", "p", "--date", "yesterday")
+    assert (code_found, "'yesterday' is not a day" in output) == (2, True)
     assert modules.isdisjoint(_HEAVY), sorted(modules & _HEAVY)
 
 
 @pytest.mark.parametrize(("words", "command"), [pytest.param(*found, id=found[0]) for found in commands()])
-def test_every_command_says_what_it_does_and_every_option_its_default(words: str, command: TyperCommand) -> None:
+def test_every_command_has_a_help_text_and_every_option_names_its_default(words: str, command: TyperCommand) -> None:
     assert command.help
     for parameter in command.params:
         described = getattr(parameter, "help", None) or ""
@@ -88,7 +88,7 @@ def test_every_command_says_what_it_does_and_every_option_its_default(words: str
 
 def test_all_archive_commands_take_the_same_selection() -> None:
     for words, command in commands():
-        # A load has a number, and belongs to one day of one project.
+        # A load is named by its ID, and belongs to one day of one project.
         if words.startswith("archive") and words != "archive rollback":
             options = {option for parameter in command.params for option in parameter.opts}
             assert {"--project", "--json"} <= options, words

@@ -1,4 +1,4 @@
-"""Output that nobody reads to its end, that is full, or that knows few letters stops no work and loses no data."""
+"""Standard output that is closed, full, or not UTF-8 stops no work and loses no data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LSE = Path(sys.executable).with_name("lse")
 def run(
     installation: Installation, *words: str, stdout: int = subprocess.PIPE, encoding: str = "utf-8"
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the console script with a standard output of one's own."""
+    """Runs the console script with this standard output."""
     return subprocess.run(
         [_LSE, *words],
         cwd=installation.directory,
@@ -35,14 +35,14 @@ def run(
 
 
 def closed_pipe() -> int:
-    """The writing end of a pipe that nobody reads."""
+    """The write end of a pipe whose read end is closed."""
     reader, writer = os.pipe()
     os.close(reader)
     return writer
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["closed", "full"])
-def test_a_step_goes_on_when_its_lines_cannot_be_printed(installation: Installation, full: bool) -> None:
+def test_a_step_continues_when_its_lines_cannot_be_printed(installation: Installation, full: bool) -> None:
     installation.fill(2)
     assert installation.archive("full-sweep").code == 0
     installation.sql("DELETE FROM runs WHERE run_id = %s", min(installation.rows()))
@@ -57,19 +57,19 @@ def test_a_step_goes_on_when_its_lines_cannot_be_printed(installation: Installat
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])
-def test_a_full_disk_under_the_output_is_one_line(bare_installation: Installation, options: list[str]) -> None:
+def test_a_full_disk_behind_the_output_is_one_error_line(bare_installation: Installation, options: list[str]) -> None:
     bare_installation.paths().folder.mkdir(parents=True)
     stdout = os.open("/dev/full", os.O_WRONLY)
     try:
         ended = run(bare_installation, "status", *options, stdout=stdout)
     finally:
         os.close(stdout)
-    lines = [line for line in ended.stderr.splitlines() if "nothing is known of Postgres" not in line]
-    assert lines == ["lse: cannot write the output: No space left on device. Free space, then start it again"]
+    lines = [line for line in ended.stderr.splitlines() if "the state of Postgres is unknown" not in line]
+    assert lines == ["lse: cannot write the output: No space left on device. Free space, then run the command again"]
     assert ended.returncode == 1
 
 
-def test_a_closed_output_stops_nothing(bare_installation: Installation) -> None:
+def test_a_closed_output_is_no_error(bare_installation: Installation) -> None:
     words = ["sh", "-c", '"$0" "$@" >&-', str(_LSE), "projects", "list", "--json"]
     ended = subprocess.run(
         words, cwd=bare_installation.directory, capture_output=True, text=True, timeout=60, check=False
@@ -77,7 +77,7 @@ def test_a_closed_output_stops_nothing(bare_installation: Installation) -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_a_terminal_without_the_letters_gets_others(installation: Installation) -> None:
+def test_an_ascii_output_gets_replacement_characters_and_json_escapes(installation: Installation) -> None:
     name = "größe"
     installation.fill(2, project=name)
     words = ["--project", name, "--date", str(DAY)]

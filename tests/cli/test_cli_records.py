@@ -1,4 +1,4 @@
-"""What the command line leaves behind in Dagster's instance: the days it did, and never a secret."""
+"""Records of the command line in the Dagster instance: the days that it processed, and no secret."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from home_fixtures import DAY, PROJECT, Installation
 from psycopg import sql
 
+from lse_cli.terminal.texts import STEP_NAMES
 from lse_demo.faults import Fault, on
 from lse_operations.checks import CHECKS
 from lse_operations.steps import STEPS
@@ -20,7 +21,11 @@ from lse_resources.postgres.database import Database
 _KEY = "lsv2_pt_c0ffee0000000000000000000000secret"
 
 
-def test_the_ui_shows_what_the_command_line_did(installation: Installation) -> None:
+def test_every_step_has_a_display_name_in_the_order_of_the_steps() -> None:
+    assert tuple(STEP_NAMES) == STEPS
+
+
+def test_the_instance_has_the_materializations_and_checks_of_the_command_line(installation: Installation) -> None:
     installation.fill(4)
     assert installation.archive("full-sweep").code == 0
     [run_id] = installation.rows().keys() - list(installation.rows())[1:]
@@ -42,7 +47,7 @@ def test_the_ui_shows_what_the_command_line_did(installation: Installation) -> N
         assert {run.tags["dagster/partition"] for run in instance.get_runs()} == {str(DAY)}
 
 
-def test_a_failed_step_is_a_failed_run_that_says_why(installation: Installation) -> None:
+def test_a_failed_step_is_a_failed_run_with_its_cause(installation: Installation) -> None:
     installation.store.project(PROJECT)
     installation.langsmith.behaviour.api_keys = frozenset(("another",))
     assert installation.archive("fetch").code == 1
@@ -60,26 +65,26 @@ def test_no_secret_is_in_any_output_file_or_event(installation: Installation, mo
         monkeypatch.setenv(name, f"{installation.environment[name]}&password={password}")
     monkeypatch.setenv("LANGSMITH_API_KEY", _KEY)
     installation.langsmith.behaviour.api_keys = frozenset((_KEY,))
-    said = [installation.archive("full-sweep", "--json")]
-    assert said[0].code == 0, said[0].err
-    # A gateway that repeats what it was sent.
+    outputs = [installation.archive("full-sweep", "--json")]
+    assert outputs[0].code == 0, outputs[0].err
+    # A gateway that returns the request header in its error.
     echo = json.dumps({"detail": f"bad header x-api-key: {_KEY}"}).encode()
     installation.langsmith.faults.add(Fault("status", on("POST", "/runs/query"), status=400, body=echo))
     installation.drive.faults.add(Fault("status", on("GET", "/drive/v3/files"), status=401, body=b"{}"))
-    said += [
+    outputs += [
         installation.archive("fetch", "--force"),
         installation.archive("upload"),
         installation.lse("archive", "fetch"),
     ]
-    assert [ended.code for ended in said] == [0, 1, 1, 2]
+    assert [ended.code for ended in outputs] == [0, 1, 1, 2]
 
     credentials = json.loads((installation.directory / "drive.json").read_text())
     secrets = [_KEY, password, quote(password), "p@ssw0rd-of-the-database"]
     secrets += [credentials[name] for name in ("client_secret", "refresh_token")]
-    text = "".join(ended.out + ended.err for ended in said)
+    text = "".join(ended.out + ended.err for ended in outputs)
     text += "".join(everything_in(Database(installation.environment["LSE_DAGSTER_DATABASE_URL"])))
     text += "".join(everything_in(installation.database))
-    # The user's own credentials and the signed-in token are where they belong.
+    # The credentials of the user and the token are stored in these files on purpose.
     token = installation.directory / "home" / "drive-token.json"
     texts = {
         path: path.read_bytes().decode(errors="replace") for path in installation.directory.rglob("*") if path.is_file()
@@ -105,7 +110,7 @@ def everything_in(database: Database) -> list[str]:
     return rows
 
 
-def test_the_home_is_readable_by_its_owner_alone(installation: Installation) -> None:
+def test_only_the_owner_can_read_the_home(installation: Installation) -> None:
     assert installation.lse("db", "url").out.strip() == installation.environment["LSE_DATABASE_URL"]
     installation.fill(1)
     assert installation.lse("archive", "--project", PROJECT, "--date", str(DAY)).code == 0

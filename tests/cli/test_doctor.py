@@ -1,4 +1,4 @@
-"""`lse doctor`: each thing that can be wrong is found, and its remedy named; secrets are not shown."""
+"""`lse doctor`: it finds each problem, names the fix, and shows no secret."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ age: Any = pyrage
 
 
 def wrong(installation: Installation) -> dict[str, str]:
-    """What is wrong: name, and text with remedy."""
+    """The findings that are wrong: name, and text with hint."""
     ended = installation.lse("doctor", "--json")
     found = [entry for entry in json.loads(ended.out)["results"] if entry["verdict"] == "wrong"]
     assert ended.code == (1 if found else 0)
@@ -36,8 +36,8 @@ def wrong(installation: Installation) -> dict[str, str]:
     return {entry["name"]: f"{entry['says']} {entry['todo']}" for entry in found}
 
 
-def said(installation: Installation, name: str) -> tuple[str, str]:
-    """The one finding of that name: verdict, and text with remedy."""
+def finding(installation: Installation, name: str) -> tuple[str, str]:
+    """The only finding of this name: verdict, and text with hint."""
     entries = json.loads(installation.lse("doctor", "--json").out)["results"]
     [entry] = [entry for entry in entries if entry["name"] == name]
     return entry["verdict"], f"{entry['says']} {entry['todo']}"
@@ -61,7 +61,7 @@ def test_a_healthy_installation(healthy: Installation) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "name", "remedy"),
+    ("variable", "value", "name", "hint"),
     [
         ("LANGSMITH_API_KEY", "lsv2_pt_wrong", "LangSmith", "LANGSMITH_API_KEY"),
         ("LANGSMITH_API_KEY", "", "LangSmith", ".env"),
@@ -72,17 +72,17 @@ def test_a_healthy_installation(healthy: Installation) -> None:
         ("LSE_ALERT_EMAIL", "me@example.com", "alerts", "both"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_remedy(
-    healthy: Installation, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, name: str, remedy: str
+def test_a_problem_is_named_with_its_fix(
+    healthy: Installation, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, name: str, hint: str
 ) -> None:
     monkeypatch.setenv(variable, value)
     found = wrong(healthy)
     assert list(found) == [name]
-    assert remedy in found[name]
+    assert hint in found[name]
     assert "hush" not in found[name]
 
 
-def test_a_project_that_langsmith_does_not_have(healthy: Installation) -> None:
+def test_a_project_that_is_not_in_langsmith(healthy: Installation) -> None:
     add_project(healthy.directory / "projects.toml", ProjectConfig("typo", date(2026, 1, 1)))
     assert "'typo'" in wrong(healthy)["LangSmith"]
 
@@ -91,25 +91,25 @@ def test_a_database_without_tables(healthy: Installation) -> None:
     healthy.sql("DROP TABLE alembic_version")
     assert wrong(healthy) == {}
     assert "! Postgres    the database is not prepared" in (shown := healthy.lse("doctor").out)
-    assert "lse archive and lse up prepare it by themselves" in shown
+    assert "lse archive and lse up prepare it automatically" in shown
 
 
-def test_a_langsmith_that_never_answers_is_not_waited_for(
+def test_a_langsmith_that_never_answers_delays_the_command_only_shortly(
     healthy: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lse_cli.commands.doctor._ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("lse_cli.work.doctor._TIMEOUT_SECONDS", 0.2)
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "300")
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        monkeypatch.setenv("LANGSMITH_ENDPOINT", f"http://127.0.0.1:{deaf.getsockname()[1]}")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("LANGSMITH_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         assert "no answer in time" in wrong(healthy)["LangSmith"]
 
 
-def test_a_line_is_printed_as_soon_as_its_look_has_ended(healthy: Installation) -> None:
+def test_a_line_is_printed_as_soon_as_its_check_has_ended(healthy: Installation) -> None:
     printed: list[str] = []
-    look = Fault(
+    fault = Fault(
         "call", on("GET", "/sessions"), action=lambda: printed.append(cast(io.StringIO, sys.stdout).getvalue())
     )
-    healthy.langsmith.faults.add(look)
+    healthy.langsmith.faults.add(fault)
     assert healthy.lse("doctor").code == 0
     assert " clock " in printed[0]
     assert "LangSmith  " not in printed[0]
@@ -122,25 +122,25 @@ def test_a_clock_that_is_wrong(healthy: Installation, monkeypatch: pytest.Monkey
 
 
 def test_a_disk_that_is_full(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lse_cli.commands.doctor._MIN_FREE_BYTES", 10**18)
-    assert "Make room" in wrong(healthy)["disk"]
+    monkeypatch.setattr("lse_cli.work.doctor._MIN_FREE_BYTES", 10**18)
+    assert "Free space" in wrong(healthy)["disk"]
 
 
-def test_a_mail_server_that_cannot_be_one(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_malformed_mail_server_url(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSE_ALERT_EMAIL", "me@example.com")
     monkeypatch.setenv("LSE_ALERT_SMTP_URL", "smtp://me:hunter/2@mail.example.com")
     assert "%XX" in wrong(healthy)["alerts"]
     assert "hunter" not in healthy.lse("doctor").out
 
 
-def test_alerts_that_nobody_takes(healthy: Installation) -> None:
+def test_alerts_that_are_not_delivered(healthy: Installation) -> None:
     Outbox(Settings.load().home / "alerts").put("1", Alert("x"), {"webhook": lambda alert: None})
     assert "lse alerts test" in wrong(healthy)["alerts"]
 
 
 @pytest.fixture
 def stored(healthy: Installation, door: Door, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Installation:
-    """A installation whose zips go to an object store."""
+    """An installation whose destination is an object store."""
     for name, value in {
         "LSE_ARCHIVE_URL": f"{store.place}/the archive",
         "AWS_ENDPOINT_URL": door.url,
@@ -168,7 +168,7 @@ def test_a_healthy_object_store(stored: Installation, store: ObjectStore) -> Non
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "remedy"),
+    ("variable", "value", "hint"),
     [
         ("LSE_ARCHIVE_URL", "ftp://bucket/folder", "s3://bucket/folder"),
         ("LSE_ARCHIVE_URL", "s3://key:hush/hush@bucket", "AWS_SECRET_ACCESS_KEY"),
@@ -178,16 +178,16 @@ def test_a_healthy_object_store(stored: Installation, store: ObjectStore) -> Non
     ],
 )
 def test_a_wrong_setting_of_the_object_store(
-    stored: Installation, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, remedy: str
+    stored: Installation, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, hint: str
 ) -> None:
     monkeypatch.setenv(variable, value)
     found = wrong(stored)
     assert list(found) == ["bucket"]
-    assert remedy in found["bucket"]
+    assert hint in found["bucket"]
     assert "hush" not in found["bucket"]
 
 
-def test_an_object_store_without_a_key_asks_for_the_role(
+def test_without_a_key_the_credentials_come_from_the_role(
     stored: Installation, door: Door, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -200,7 +200,7 @@ def test_an_object_store_without_a_key_asks_for_the_role(
 
 
 @pytest.mark.parametrize(("method", "says"), [("GET", "use the bucket"), ("PUT", "upload"), ("POST", "not delete")])
-def test_a_right_that_is_missing(stored: Installation, door: Door, store: ObjectStore, method: str, says: str) -> None:
+def test_a_missing_right(stored: Installation, door: Door, store: ObjectStore, method: str, says: str) -> None:
     door.faults.add(Fault("status", on(method), status=403))
     found = wrong(stored)
     assert list(found) == ["bucket"]
@@ -208,46 +208,46 @@ def test_a_right_that_is_missing(stored: Installation, door: Door, store: Object
     assert "list, get, put and delete" in found["bucket"]
     door.faults.clear()
     assert wrong(stored) == {}
-    assert objects(store) == []  # what could not be deleted before
+    assert objects(store) == []  # the object that could not be deleted before is deleted now
 
 
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, str]:
-    """A key file, and its recipient."""
+    """A key file and its recipient."""
     identity = age.x25519.Identity.generate()
     path = tmp_path / "key.txt"
     path.write_text(f"{identity}\n")
     return path, str(identity.to_public())
 
 
-def test_encryption_is_tried(healthy: Installation, keys: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encryption_is_tested(healthy: Installation, keys: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     path, recipient = keys
-    assert said(healthy, "encryption") == ("ok", "off: zips leave as they are ")
+    assert finding(healthy, "encryption") == ("ok", "off: zips are uploaded unencrypted ")
     monkeypatch.setenv("LSE_AGE_RECIPIENT", recipient)
-    verdict, text = said(healthy, "encryption")
+    verdict, text = finding(healthy, "encryption")
     assert (verdict, "cannot restore" in text, "LSE_AGE_IDENTITY_FILE" in text) == ("note", True, True)
     monkeypatch.setenv("LSE_AGE_IDENTITY_FILE", str(path))
-    assert said(healthy, "encryption")[0] == "ok"
+    assert finding(healthy, "encryption")[0] == "ok"
     monkeypatch.setenv("LSE_AGE_RECIPIENT", str(age.x25519.Identity.generate().to_public()))
-    assert "leave it out" in wrong(healthy)["encryption"]
+    assert "remove LSE_AGE_RECIPIENT" in wrong(healthy)["encryption"]
 
 
-def test_a_passphrase_is_tried(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_passphrase_is_tested(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSE_AGE_PASSPHRASE", "hush")
-    verdict, text = said(healthy, "encryption")
+    verdict, text = finding(healthy, "encryption")
     assert (verdict, "hush" in text) == ("ok", False)
     monkeypatch.setenv("LSE_AGE_RECIPIENT", "age1hush")
     assert "one or the other" in wrong(healthy)["encryption"]
 
 
-@pytest.mark.parametrize(("content", "remedy"), [(None, "No such file"), (b"AGE-SECRET-KEY-1HUSH", "age-keygen")])
+@pytest.mark.parametrize(("content", "hint"), [(None, "No such file"), (b"AGE-SECRET-KEY-1HUSH", "age-keygen")])
 def test_an_age_key_that_cannot_be_read(
-    healthy: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, remedy: str
+    healthy: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, hint: str
 ) -> None:
     if content is not None:
         (tmp_path / "bad.txt").write_bytes(content)
     monkeypatch.setenv("LSE_AGE_IDENTITY_FILE", str(tmp_path / "bad.txt"))
     found = wrong(healthy)
     assert list(found) == ["encryption"]
-    assert remedy in found["encryption"]
+    assert hint in found["encryption"]
     assert "HUSH" not in found["encryption"]

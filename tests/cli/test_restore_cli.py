@@ -1,4 +1,4 @@
-"""`lse archive restore`: what it lists, asks, refuses and brings back, as a user sees it."""
+"""`lse archive restore`: plan, questions, refusals and restored days."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ PROJECTS = ("shop / EMEA", "other")
 
 @pytest.fixture
 def archive(installation: Installation) -> Iterator[Archive]:
-    """The installation's own archive."""
+    """The archive of the installation."""
     with open_destination(Settings.load()) as destination:
         yield Archive(installation.directory, destination)
 
 
-def test_a_month_of_two_projects_comes_back_with_its_rows(installation: Installation, archive: Archive) -> None:
+def test_a_month_of_two_projects_is_restored_with_its_rows(installation: Installation, archive: Archive) -> None:
     days = [FIRST + timedelta(days=number) for number in range(30)]
     for project in PROJECTS:
         for number, day in enumerate(days):
@@ -59,10 +59,12 @@ def test_a_month_of_two_projects_comes_back_with_its_rows(installation: Installa
         for day in days:
             assert verify_day(installation.database, project, day, archive.paths(day, project).folder).is_consistent
     again = installation.lse("archive", "restore", "--all-projects")
-    assert (again.code, again.out.count("unchanged: it is here and equal")) == (0, 60)
+    assert (again.code, again.out.count("unchanged: the local day has the same content")) == (0, 60)
 
 
-def test_a_day_that_differs_is_not_replaced_without_a_yes(installation: Installation, archive: Archive) -> None:
+def test_a_day_that_differs_is_not_replaced_without_a_confirmation(
+    installation: Installation, archive: Archive
+) -> None:
     same, differing = archive.add(FIRST, "other"), archive.add(FIRST + timedelta(days=1), "other")
     victim = next(differing.folder.glob("0*.json"))
     victim.write_bytes(b"{")
@@ -79,7 +81,7 @@ def test_a_day_that_differs_is_not_replaced_without_a_yes(installation: Installa
 
 
 @pytest.mark.parametrize("planned", ["unchanged", "would restore"])
-def test_a_day_that_changes_after_the_look_is_not_replaced_unasked(
+def test_a_day_that_changes_after_the_plan_is_not_replaced_without_a_confirmation(
     installation: Installation, archive: Archive, monkeypatch: pytest.MonkeyPatch, planned: str
 ) -> None:
     paths = archive.add(FIRST, "other")
@@ -101,7 +103,7 @@ def test_a_day_that_changes_after_the_look_is_not_replaced_unasked(
     assert b"of another process" not in written.read_bytes()
 
 
-def test_a_yes_is_for_one_day(installation: Installation, archive: Archive) -> None:
+def test_a_confirmation_is_for_one_day(installation: Installation, archive: Archive) -> None:
     days = [FIRST, FIRST + timedelta(days=1)]
     victims = [next(archive.add(day, "other").folder.glob("0*.json")) for day in days]
     for victim in victims:
@@ -115,7 +117,7 @@ def test_a_yes_is_for_one_day(installation: Installation, archive: Archive) -> N
     assert [victim.read_bytes() == b"{" for victim in victims] == [False, True]
 
 
-def test_what_cannot_be_read_here_fails_its_own_day(installation: Installation, archive: Archive) -> None:
+def test_a_local_file_that_cannot_be_read_fails_only_its_day(installation: Installation, archive: Archive) -> None:
     bad, good = archive.add(FIRST, "other"), archive.add(FIRST + timedelta(days=1), "other")
     (bad.folder / "zz.json").symlink_to(installation.directory / "nowhere")
     shutil.rmtree(good.folder)
@@ -127,7 +129,7 @@ def test_what_cannot_be_read_here_fails_its_own_day(installation: Installation, 
     assert good.folder.is_dir()
 
 
-def test_a_project_that_cannot_be_named_does_not_stop_the_others(installation: Installation, archive: Archive) -> None:
+def test_a_folder_of_unknown_project_does_not_stop_the_others(installation: Installation, archive: Archive) -> None:
     long = "x" * 230
     archive.add(FIRST, long)
     alone = installation.lse("archive", "restore", "--all-projects", "--json")
@@ -144,7 +146,7 @@ def test_a_project_that_cannot_be_named_does_not_stop_the_others(installation: I
 
 
 @pytest.mark.parametrize("selection", [["--all-projects"], ["--project", "other"]])
-def test_of_two_folders_of_one_name_it_is_said_that_one_is_read(
+def test_two_folders_of_the_same_name_are_reported(
     installation: Installation, archive: Archive, selection: list[str]
 ) -> None:
     paths = archive.add(FIRST, "other")
@@ -158,7 +160,7 @@ def test_of_two_folders_of_one_name_it_is_said_that_one_is_read(
     assert paths.folder.is_dir()
 
 
-def test_restore_of_a_range(installation: Installation, archive: Archive) -> None:
+def test_a_range_is_restored(installation: Installation, archive: Archive) -> None:
     for number in range(4):
         archive.add(FIRST + timedelta(days=number), "other", runs=1)
     archive.lose()
@@ -201,13 +203,13 @@ def test_one_bad_day_does_not_stop_the_others(installation: Installation, archiv
         (["--project", "nobody's"], 1, "nothing to restore on Drive"),
     ],
 )
-def test_wrong_usage_is_one_clear_line(installation: Installation, options: list[str], code: int, text: str) -> None:
+def test_wrong_usage_is_one_error_line(installation: Installation, options: list[str], code: int, text: str) -> None:
     ended = installation.lse("archive", "restore", *options)
     assert (ended.code, ended.err.count("\n")) == (code, 1)
     assert text in ended.err
 
 
-def test_without_a_database_files_come_back_all_the_same(
+def test_files_are_restored_without_a_database(
     installation: Installation, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = archive.add(FIRST, "other")

@@ -1,4 +1,4 @@
-"""`lse status`: where each day stands."""
+"""`lse status`: the state of each day."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def list_project(installation: Installation, back: int, name: str = PROJECT) -> 
     add_project(installation.directory / "projects.toml", ProjectConfig(name, today() - timedelta(days=back)))
 
 
-def test_a_day_is_shown_at_every_place_it_has_reached(installation: Installation) -> None:
+def test_the_places_of_a_day_are_shown(installation: Installation) -> None:
     installation.fill()
     list_project(installation, 4)
     assert installation.archive("fetch").code == 0
-    place = ("files", "zip", "drive", "postgres", "verified")
+    places = ("files", "zip", "drive", "postgres", "verified")
 
-    def stands() -> list[object]:
+    def states() -> list[object]:
         [day] = [entry for entry in installation.lse("status", "--json").json if entry["date"] == str(DAY)]
-        return [day[name] for name in place]
+        return [day[name] for name in places]
 
-    assert stands() == ["here", "missing", False, False, False]
+    assert states() == ["here", "missing", False, False, False]
     assert installation.archive("full-sweep", "--force").code == 0
-    assert stands() == ["here", "here", True, True, True]
+    assert states() == ["here", "here", True, True, True]
     installation.sql("DELETE FROM runs WHERE run_id = %s", min(installation.rows()))
     assert installation.archive("verify").code == 3
     [day] = [entry for entry in installation.lse("status", "--json").json if entry["date"] == str(DAY)]
@@ -52,15 +52,15 @@ def test_gaps_and_days_about_to_expire_are_marked(installation: Installation) ->
     assert len({len(line) for line in text.splitlines() if line.startswith(("  files", "  zip"))}) == 1
 
 
-def test_without_a_database_the_rest_is_known(bare_installation: Installation) -> None:
+def test_without_a_database_the_other_places_are_shown(bare_installation: Installation) -> None:
     list_project(bare_installation, 3)
     ended = bare_installation.lse("status")
     assert ended.code == 0
-    assert "nothing is known of Postgres" in ended.err
+    assert "the state of Postgres is unknown" in ended.err
     assert "?" in ended.out
 
 
-def test_without_projects_it_says_how_to_add_one(bare_installation: Installation) -> None:
+def test_without_projects_the_error_names_the_command_that_adds_one(bare_installation: Installation) -> None:
     for options in ([], ["--project", "typo"]):
         ended = bare_installation.lse("status", *options)
         assert ended.code == 2
@@ -68,37 +68,37 @@ def test_without_projects_it_says_how_to_add_one(bare_installation: Installation
         assert "lse projects add" in ended.err
 
 
-def test_what_was_archived_without_being_listed_is_shown(bare_installation: Installation) -> None:
+def test_archived_projects_that_are_not_listed_are_shown(bare_installation: Installation) -> None:
     bare_installation.paths().folder.mkdir(parents=True)
     update_state(bare_installation.paths(day=DAY - timedelta(days=2)), verified_at="2026-01-01T00:00:00Z")
     bare_installation.paths("zip alone").zip.parent.mkdir(parents=True)
     bare_installation.paths("zip alone").zip.touch()
-    every = bare_installation.lse("status", "--json")
-    assert [(entry["project"], entry["date"]) for entry in every.json] == [(PROJECT, str(DAY))]
+    all_projects = bare_installation.lse("status", "--json")
+    assert [(entry["project"], entry["date"]) for entry in all_projects.json] == [(PROJECT, str(DAY))]
     alone = bare_installation.lse("status", "--json", "--project", "zip alone")
     assert [(entry["date"], entry["zip"]) for entry in alone.json] == [(str(DAY), "here")]
     list_project(bare_installation, 3, "listed")
     assert {entry["project"] for entry in bare_installation.lse("status", "--json").json} == {"listed", PROJECT}
 
 
-def test_days_of_which_only_run_files_exist_are_named(bare_installation: Installation) -> None:
+def test_days_that_only_have_run_files_are_named(bare_installation: Installation) -> None:
     list_project(bare_installation, 3)
     for back in (1, 2, 3):
         bare_installation.paths(day=today() - timedelta(days=back)).folder.mkdir(parents=True)
     bare_installation.paths().zip.parent.mkdir(parents=True)
     bare_installation.paths().zip.touch()
     alone = f"{today() - timedelta(days=2)} to {today() - timedelta(days=1)} (2 days)"
-    assert f"run files only, nowhere else: {PROJECT}: {alone}" in bare_installation.lse("status").out
+    assert f"only run files, no copy elsewhere: {PROJECT}: {alone}" in bare_installation.lse("status").out
 
 
 @pytest.mark.parametrize("options", [["--start-date", "2026-02-01", "--end-date", "2026-01-01"], ["--end-date", "x"]])
-def test_a_range_that_is_none_is_refused(bare_installation: Installation, options: list[str]) -> None:
+def test_an_invalid_range_is_refused(bare_installation: Installation, options: list[str]) -> None:
     list_project(bare_installation, 3)
     assert bare_installation.lse("status", *options).code == 2
 
 
-def test_two_years_of_many_projects_cost_one_small_file_a_day(bare_installation: Installation) -> None:
-    """No clock here (bench/orchestration.py has it): what is read grows with the days shown, not with the archive."""
+def test_two_years_of_two_projects_are_shown(bare_installation: Installation) -> None:
+    """The time is measured in bench/orchestration.py: it grows with the days shown, not with the archive."""
     for name in ("a", "b"):
         list_project(bare_installation, 730, name)
         data = bare_installation.directory / "data" / project_folder(name)

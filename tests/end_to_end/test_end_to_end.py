@@ -53,7 +53,7 @@ def test_a_second_sweep_changes_nothing_and_says_so(installation: Installation) 
     second = installation.archive("full-sweep", "--force")
 
     assert second.code == 0
-    for word in ("fetch   unchanged", "zip     unchanged", "same content is on Drive already", "30 unchanged", "agree"):
+    for word in ("fetch   unchanged", "zip     unchanged", "the destination has this content", "30 unchanged", "agree"):
         assert word in second.out
     assert everything(installation.directory / "data", installation.directory / "archives") == before
     assert installation.rows() == rows  # ctid and xmin too: no row was written again

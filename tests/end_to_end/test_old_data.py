@@ -69,12 +69,12 @@ def test_zip_to_db_and_verify_work_and_name_what_is_broken(installation: Install
     assert installation.archive("upload").code == 0
     last = installation.archive("verify")
     assert last.code == 0
-    assert "3 files hold no run of the day" in last.out
+    assert "3 files without a run of the day" in last.out
 
 
 def test_the_broken_ones_are_said_on_the_screen(installation: Installation, old_folder: Path) -> None:
     loaded = installation.archive("to-db")
-    assert "4 inserted, 3 put aside" in loaded.out
+    assert "4 inserted, 3 rejected" in loaded.out
     for name in _UNFIT:
         assert f"{name}: " in loaded.err
 

@@ -184,7 +184,7 @@ def test_lse_archive_import(bare_installation: Installation, old: Path) -> None:
     ]
     (old / "2026-01-03" / "broken.json").unlink()
     code, out, _ = lse("--project", "chat")
-    assert (code, out.count("unchanged: 0 runs added, 2 are there already")) == (0, 2)
+    assert (code, out.count("unchanged: 0 runs added, 2 already in the archive")) == (0, 2)
     assert lse("--project", " ")[0] == 2
     assert lse()[0] == 2
     assert bare_installation.lse("archive", "import", str(old / "none"), "--project", "chat").code == 2

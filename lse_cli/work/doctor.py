@@ -1,0 +1,270 @@
+"""The checks of `lse doctor`: everything that the archive needs, and how to fix what is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import msgspec
+import pyrage
+from lse_platform.processes import Registry
+
+from lse_archive.errors import ArchiveError, DestinationError
+from lse_cli.terminal.texts import counted
+from lse_resources.alerts import mail_server, targets
+from lse_resources.destinations.google_drive.client import GoogleDrive
+from lse_resources.destinations.object_store import ObjectStore
+from lse_resources.langsmith.client import LangSmith
+from lse_resources.open_destination import encryption_keys
+from lse_resources.postgres.database import Database
+from lse_resources.postgres.schema import UnpreparedError, check_schema
+from lse_resources.postgres.urls import application_url, dagster_url, libpq_url
+from lse_resources.projects import lists_none, read_projects
+from lse_resources.settings import Settings
+from lse_sensors.outbox import Outbox
+
+_MIN_FREE_BYTES = 2_000_000_000
+_MAX_SKEW_SECONDS = 60.0
+_TIMEOUT_SECONDS = 5.0  # a user waits: a slow service is reported as it is
+_PACKAGES = ("lse", "dagster", "langsmith", "psycopg", "google-api-python-client")
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """The result of one check; `hint` is how to fix it."""
+
+    name: str
+    verdict: Literal["ok", "note", "wrong"]
+    says: str
+    hint: str = msgspec.field(default="", name="todo")
+
+
+Findings = Iterator[Finding]
+
+
+def examine(settings: Settings) -> Findings:
+    """Runs every check in turn; a check that raises an ArchiveError becomes a finding."""
+    checks: dict[str, Callable[[Settings], Findings]] = {
+        "versions": _versions,
+        "settings": _settings,
+        "projects": _projects_file,
+        "disk": _disk,
+        "clock": _clock,
+        "LangSmith": _langsmith,
+        **({"bucket": _bucket} if settings.lse_archive_url else {"Drive": _drive}),
+        "encryption": _encryption,
+        "Postgres": _postgres,
+        "alerts": _alerts,
+        "platform": _platform,
+    }
+    for name, check in checks.items():
+        try:
+            yield from check(settings)
+        except ArchiveError as error:
+            says = f"{error.what}: {error.why}" if error.why else error.what
+            yield Finding(name, "wrong", says, error.hint or "Fix the named setting in .env or the environment")
+
+
+def _versions(_: Settings) -> Findings:
+    found = []
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    yield Finding("versions", "ok", f"Python {platform.python_version()}, {', '.join(found)}, {sys.platform}")
+    versions = {name: version(name) for name in ("dagster", "dagster-webserver", "dagster-graphql")}
+    if len(set(versions.values())) > 1:
+        says = ", ".join(f"{name} {number}" for name, number in versions.items())
+        yield Finding("versions", "wrong", f"Dagster's packages have different versions: {says}", "Install LSE again")
+
+
+def _settings(settings: Settings) -> Findings:
+    secrets = {
+        "LANGSMITH_API_KEY": bool(settings.langsmith_api_key.get_secret_value()),
+        "LSE_DATABASE_URL": settings.lse_database_url is not None,
+        "LSE_ALERT_WEBHOOK_URL": settings.lse_alert_webhook_url is not None,
+        "LSE_ALERT_SMTP_URL": settings.lse_alert_smtp_url is not None,
+    }
+    values = [f"LSE_HOME={settings.home}", f"LSE_DATA_DIR={settings.layout.data_dir}"]
+    values += [f"LSE_ARCHIVE_DIR={settings.layout.archive_dir}", f"LANGSMITH_ENDPOINT={settings.langsmith_endpoint}"]
+    values += [f"{name}={'(set)' if is_set else '(not set)'}" for name, is_set in secrets.items()]
+    yield Finding("settings", "ok", ", ".join(values))
+
+
+def _projects_file(settings: Settings) -> Findings:
+    projects = read_projects(settings.projects_file)
+    if projects:
+        yield Finding("projects", "ok", f"{counted(len(projects), 'project')} in {settings.projects_file}")
+    else:
+        hint = "lse projects add NAME --start DAY, or lse projects sync"
+        yield Finding("projects", "note", lists_none(settings.projects_file), hint)
+
+
+def _disk(settings: Settings) -> Findings:
+    for path in dict.fromkeys((settings.layout.data_dir, settings.layout.archive_dir, settings.home)):
+        directory = next(parent for parent in (path, *path.parents) if parent.exists())
+        probe = directory / ".lse-doctor"
+        try:
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise ArchiveError(
+                f"{path} cannot be written", why=error.strerror or "", hint="Change its permissions"
+            ) from None
+        free = shutil.disk_usage(directory).free
+        enough = free >= _MIN_FREE_BYTES
+        hint = "" if enough else "Free space, or delete files that are proven at the destination: lse archive prune"
+        yield Finding("disk", "ok" if enough else "wrong", f"{path}: {free / 1e9:.1f} GB free", hint)
+
+
+def _clock(settings: Settings) -> Findings:
+    try:
+        response = httpx.get(f"{settings.langsmith_endpoint.rstrip('/')}/info", timeout=_TIMEOUT_SECONDS)
+        skew = (datetime.now(UTC) - parsedate_to_datetime(response.headers["Date"])).total_seconds()
+    except (httpx.HTTPError, httpx.InvalidURL, KeyError, ValueError, TypeError):
+        yield Finding("clock", "note", "it cannot be compared with LangSmith's clock")
+        return
+    accurate = abs(skew) <= _MAX_SKEW_SECONDS
+    hint = "" if accurate else "Synchronize the system clock with a time server (NTP): it decides which day is over"
+    yield Finding("clock", "ok" if accurate else "wrong", f"{abs(skew):.0f} s from LangSmith's clock", hint)
+
+
+def _langsmith(settings: Settings) -> Findings:
+    patience = min(settings.lse_patience, 1.0)
+    options = replace(settings.langsmith, timeout=_TIMEOUT_SECONDS, patience=patience)
+    with contextlib.closing(LangSmith(options)) as client:
+        release = client.info().get("version", "unknown version")
+        names = {project.name for project in client.projects()}
+    access = f"the key can read {counted(len(names), 'project')}"
+    yield Finding("LangSmith", "ok", f"{settings.langsmith_endpoint} ({release}): {access}")
+    listed = [project.name for project in read_projects(settings.projects_file)]
+    if unknown := [name for name in listed if name not in names]:
+        hint = f"Correct the names in {settings.projects_file}, or check LANGSMITH_WORKSPACE_ID"
+        yield Finding("LangSmith", "wrong", f"it has no project {', '.join(map(repr, unknown))}", hint)
+    if missing := len(names.difference(listed)):
+        yield Finding(
+            "LangSmith", "note", f"not archived: {counted(missing, 'project')}", "lse projects sync adds them"
+        )
+
+
+def _drive(settings: Settings) -> Findings:
+    if not settings.google_drive_folder_url:
+        hint = "Put the link of a Drive folder into .env (GOOGLE_DRIVE_FOLDER_URL)"
+        yield Finding("Drive", "note", "it is not configured: archives have no copy outside this machine", hint)
+        return
+    with GoogleDrive(settings.drive) as drive:
+        folder = drive.check_folder()
+    free = "no limit" if folder.free is None else f"{folder.free / 1e9:.1f} GB free"
+    kind = "a shared drive" if folder.shared_drive else "My Drive"
+    yield Finding("Drive", "ok", f"{folder.account.email} may write to '{folder.name}' in {kind}, {free}")
+
+
+def _bucket(settings: Settings) -> Findings:
+    url = settings.lse_archive_url or ""
+    key = {
+        "AWS_ACCESS_KEY_ID": settings.aws_access_key_id,
+        "AWS_SECRET_ACCESS_KEY": settings.aws_secret_access_key,
+    }
+    missing = [variable for variable, value in key.items() if value is None] if url.startswith("s3:") else []
+    if len(missing) == 1:
+        yield Finding("bucket", "wrong", f"{missing[0]} is not set", f"Set {' and '.join(key)}, or neither")
+        return
+    if missing:
+        says = "no key is set: the credentials come from the AWS role of this host"
+        yield Finding("bucket", "note", says, f"If this host has no role, set {' and '.join(key)}")
+    with contextlib.closing(ObjectStore(url, settings.object_store)) as store:
+        yield _try_bucket(store, url)
+
+
+def _try_bucket(store: ObjectStore, url: str) -> Finding:
+    """Uploads and deletes an object with the same requests as an upload: list, put, get, copy, delete."""
+    name = f"lse-doctor-{platform.node()}"  # one name: at most one object is left
+    with tempfile.TemporaryDirectory(prefix="lse-doctor-") as scratch:
+        probe = Path(scratch) / name
+        probe.write_bytes(b"lse doctor was here\n")
+        try:
+            store.check_folder()
+            left = next(iter(store.find_file("", name)), None)
+            store.trash(store.upload(probe, name, "", {}, existing=left))
+        except DestinationError as error:
+            says = f"{error.what}: {error.why}"
+            with contextlib.suppress(DestinationError):
+                if store.find_file("", name):
+                    says = f"{url} accepts objects and does not delete them ({name} is left): {error.why}"
+            hint = "Check address, endpoint and credentials: they must allow list, get, put and delete in the folder"
+            return Finding("bucket", "wrong", says, hint)
+    return Finding("bucket", "ok", f"{url}: an object was uploaded, read, listed and deleted")
+
+
+def _encryption(settings: Settings) -> Findings:
+    """Encrypts a few bytes, and decrypts them if a key for that is set."""
+    age: Any = pyrage  # a Rust module without types
+    keys = encryption_keys(settings)
+    if keys is None:
+        yield Finding("encryption", "ok", "off: zips are uploaded unencrypted")
+        return
+    encrypted, decrypted = BytesIO(), BytesIO()
+    keys.encrypt(BytesIO(b"probe"), encrypted)
+    if not keys.identities and keys.passphrase is None:
+        says = "only LSE_AGE_RECIPIENT is set: this host cannot restore what it uploads"
+        yield Finding(
+            "encryption", "note", says, "To restore here, set LSE_AGE_IDENTITY_FILE. Store the file apart from the zips"
+        )
+        return
+    try:
+        keys.decrypt(BytesIO(encrypted.getvalue()), decrypted)
+    except age.DecryptError:
+        says = "LSE_AGE_IDENTITY_FILE cannot decrypt what is encrypted for LSE_AGE_RECIPIENT"
+        hint = "Set the recipient of that file (age-keygen -y FILE), or remove LSE_AGE_RECIPIENT: the file is enough"
+        yield Finding("encryption", "wrong", says, hint)
+        return
+    kind = "the passphrase" if keys.passphrase is not None else "the key file"
+    yield Finding("encryption", "ok", f"{kind} encrypts and decrypts")
+
+
+def _postgres(settings: Settings) -> Findings:
+    database = Database(application_url(settings))
+    with database.session("cannot read the version of Postgres") as connection:
+        release = connection.info.parameter_status("server_version")
+    where = "LSE_DATABASE_URL" if settings.lse_database_url else "embedded"
+    yield Finding("Postgres", "ok", f"{release} ({where}) responds")
+    try:
+        check_schema(database)
+    except UnpreparedError as error:
+        hint = "lse archive and lse up prepare it automatically; lse db migrate does it now"
+        yield Finding("Postgres", "note", f"{error.what}: {error.why}", hint)
+        return
+    with Database(libpq_url(dagster_url(settings))).connect():
+        yield Finding("Postgres", "ok", "the schema is up to date, and Dagster's database responds")
+
+
+def _alerts(settings: Settings) -> Findings:
+    found = targets(settings)
+    if settings.lse_alert_smtp_url:
+        mail_server(settings.lse_alert_smtp_url.get_secret_value())
+    waiting = sum(1 for _ in Outbox(settings.home / "alerts").waiting())
+    if waiting:
+        yield Finding("alerts", "wrong", f"{counted(waiting, 'alert')} not delivered yet", "Test it: lse alerts test")
+    elif found:
+        yield Finding("alerts", "ok", f"sent to {' and '.join(found)}")
+    else:
+        hint = "Set LSE_ALERT_WEBHOOK_URL, or LSE_ALERT_SMTP_URL and LSE_ALERT_EMAIL"
+        yield Finding("alerts", "note", "no target is configured: a failed check sends no alert", hint)
+
+
+def _platform(settings: Settings) -> Findings:
+    alive = Registry(settings.home / "run").alive()
+    if "daemon" in alive:
+        yield Finding("platform", "ok", f"running: {', '.join(alive)}")
+    else:
+        yield Finding("platform", "note", "not running: no day is archived automatically", "Start it: lse up")

@@ -16,6 +16,8 @@ from lse_demo.faults import Fault, on
 from lse_platform.asset_keys import STEPS, asset_key
 from lse_resources.postgres.database import Database
 
+pytestmark = pytest.mark.slow
+
 _KEY = "lsv2_pt_c0ffee0000000000000000000000secret"
 
 

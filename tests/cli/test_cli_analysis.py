@@ -14,6 +14,8 @@ import pytest
 from home_fixtures import DAY, PROJECT, Installation
 from test_cli_prompts import terminal
 
+pytestmark = pytest.mark.slow
+
 _LSE = Path(sys.executable).with_name("lse")
 _RANGE = ("--start-date", str(DAY), "--end-date", str(DAY))
 

@@ -13,6 +13,8 @@ from home_fixtures import DAY, PROJECT, Installation
 
 from lse_archive.folder.state import update_state
 
+pytestmark = pytest.mark.slow
+
 _LSE = Path(sys.executable).with_name("lse")
 
 

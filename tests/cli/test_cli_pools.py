@@ -9,10 +9,13 @@ import threading
 from pathlib import Path
 
 import dagster as dg
+import pytest
 from home_fixtures import DAY, PROJECT, Installation
 from test_cli_prompts import terminal
 
 from lse_demo.faults import Fault, on
+
+pytestmark = pytest.mark.slow
 
 _POOL = "langsmith"
 _FETCH = ["archive", "fetch", "--project", PROJECT, "--date", str(DAY)]

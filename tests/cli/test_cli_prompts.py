@@ -22,6 +22,8 @@ from home_fixtures import DAY, PROJECT, Installation
 
 from lse_demo.faults import Fault, on
 
+pytestmark = pytest.mark.slow
+
 _LSE = Path(sys.executable).with_name("lse")
 
 

@@ -18,6 +18,8 @@ from lse_operations.steps import STEPS
 from lse_platform.asset_keys import asset_key
 from lse_resources.postgres.database import Database
 
+pytestmark = pytest.mark.slow
+
 _KEY = "lsv2_pt_c0ffee0000000000000000000000secret"
 
 

@@ -24,6 +24,8 @@ from lse_resources.projects import ProjectConfig, add_project
 from lse_resources.settings import Settings
 from lse_sensors.outbox import Outbox
 
+pytestmark = pytest.mark.slow
+
 age: Any = pyrage
 
 

@@ -25,6 +25,8 @@ from lse_resources.postgres.load.day import load_day
 from lse_resources.postgres.verify.day import verify_day
 from lse_resources.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 FIRST = date(2026, 1, 1)
 PROJECTS = ("shop / EMEA", "other")
 

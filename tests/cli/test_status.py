@@ -12,6 +12,8 @@ from lse_archive.folder.state import update_state
 from lse_archive.names import project_folder
 from lse_resources.projects import ProjectConfig, add_project
 
+pytestmark = pytest.mark.slow
+
 
 def list_project(installation: Installation, back: int, name: str = PROJECT) -> None:
     add_project(installation.directory / "projects.toml", ProjectConfig(name, today() - timedelta(days=back)))

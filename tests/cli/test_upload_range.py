@@ -19,6 +19,8 @@ from test_cli_prompts import terminal
 
 from lse_demo.faults import Fault, on
 
+pytestmark = pytest.mark.slow
+
 _LSE = Path(sys.executable).with_name("lse")
 _UPLOAD = on("PUT", "/upload/")
 _DAYS = [DAY - timedelta(days=back) for back in range(4, -1, -1)]

@@ -18,6 +18,8 @@ from lse_archive.days import compact_time
 from lse_archive.folder.manifest import SUMMARY, SUMS
 from lse_demo.faults import Fault, on
 
+pytestmark = pytest.mark.slow
+
 _DAY_MICROSECONDS = 86_400_000_000
 
 

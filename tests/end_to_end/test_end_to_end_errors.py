@@ -11,6 +11,8 @@ from home_fixtures import DAY, PROJECT, Ended, Installation
 from lse_archive.days import today
 from lse_demo.faults import Fault, on
 
+pytestmark = pytest.mark.slow
+
 
 def content(directory: Path) -> dict[str, bytes]:
     """All files of data and archives, those that are not published included; only locks may come."""

@@ -11,6 +11,8 @@ from home_fixtures import Installation, midnight, run_uuid, small_run
 
 from lse_archive.folder.manifest import SUMMARY, SUMS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def old_folder(installation: Installation) -> Path:

@@ -17,6 +17,8 @@ from lse_demo.google_drive.server import USER, DriveServer, rate_limit
 from lse_operations.restore.copies import copies
 from lse_operations.upload import upload_day
 
+pytestmark = pytest.mark.slow
+
 UPLOAD = on("PUT", "/upload/")
 
 

@@ -31,6 +31,8 @@ from lse_resources.destinations.object_store import ObjectStore
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
 
+pytestmark = pytest.mark.slow
+
 MOMENTS = {"drive": 20, "s3": 10, "s3, encrypted": 6}
 FIRST = date(2026, 1, 1)
 REPOSITORY = Path(__file__).parents[2]

@@ -25,6 +25,8 @@ from lse_operations.upload import find_copies, upload_day
 from lse_resources.open_destination import open_destination
 from lse_resources.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 PROJECT = "other"
 age: Any = pyrage
 

@@ -26,6 +26,8 @@ from lse_operations.checks import check_archive, check_files
 from lse_resources.projects import ProjectConfig, add_project
 from lse_resources.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def paths(tmp_path: Path) -> DayPaths:

@@ -28,6 +28,8 @@ from lse_operations.upload import find_copy_difference, upload_day
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def archive(drive_archive: Archive, database: Database) -> Archive:

@@ -17,6 +17,8 @@ from home_fixtures import Installation
 from lse_platform.process_registry import Registry, is_alive
 from lse_resources.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 _LSE = Path(sys.executable).with_name("lse")
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import signal
 import urllib.request
 
+import pytest
 from home_fixtures import Installation
 from platform_fixtures import Up, free_port
 
 from lse_platform.process_registry import Registry, is_alive
 from lse_resources.settings import Settings
+
+pytestmark = pytest.mark.slow
 
 
 def test_what_a_killed_platform_left_behind_is_replaced(bare_installation: Installation) -> None:

@@ -28,6 +28,8 @@ from lse_platform.services import Service, rotate
 from lse_resources.projects import ProjectConfig, add_project
 from lse_resources.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 DAYS = [today() - timedelta(days=back) for back in range(7, 1, -1)]
 RUNS = 40
 

@@ -20,6 +20,8 @@ from lse_sensors.outbox import Outbox
 from lse_sensors.problems import RUN, Event, Ledger, enter, problem_alert, release
 from lse_sensors.sensors import alerts_sensor
 
+pytestmark = pytest.mark.slow
+
 UI = "http://127.0.0.1:3000"
 
 

@@ -22,7 +22,7 @@ from lse_resources.projects import ProjectConfig, add_project
 from lse_resources.settings import Settings
 
 # Dagster's own, of the models behind its resources.
-pytestmark = pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning"), pytest.mark.slow]
 
 SECOND = "東京"
 _SLIP = "\n[[project]\n"

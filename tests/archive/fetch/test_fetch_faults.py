@@ -14,6 +14,8 @@ from lse_archive.errors import ArchiveError, SourceError
 from lse_demo.faults import Fault, Faults, Matchable, on
 from lse_demo.langsmith.gate import RateLimit
 
+pytestmark = pytest.mark.slow
+
 RUNS = 250
 PAGE = 25
 _V2 = on("POST", "/api/v2/runs/query")

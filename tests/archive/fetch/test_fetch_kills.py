@@ -13,6 +13,8 @@ import pytest
 from fetch_process import FetchProcess
 from langsmith_fixtures import START, Cloud, local_cloud, photograph
 
+pytestmark = pytest.mark.slow
+
 RUNS = 60
 PAGE = 10
 DEATHS = 10

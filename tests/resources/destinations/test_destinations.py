@@ -42,6 +42,8 @@ from lse_resources.destinations.protocol import Destination
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
 
+pytestmark = pytest.mark.slow
+
 KINDS = ["drive", "s3", "drive, encrypted", "s3, encrypted"]
 age: Any = pyrage
 

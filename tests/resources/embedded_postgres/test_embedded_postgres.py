@@ -22,6 +22,8 @@ import pytest
 from lse_archive.errors import EmbeddedServerError
 from lse_resources.embedded_postgres.server import EmbeddedServer
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[3]
 PACKAGES = Path(psycopg.__file__).parent.parent
 PYTHONPATH = f"{REPOSITORY}:{PACKAGES}"

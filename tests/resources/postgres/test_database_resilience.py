@@ -27,6 +27,8 @@ from lse_resources.postgres.load.day import load_day
 from lse_resources.postgres.schema import migrate
 from lse_resources.postgres.verify.day import verify_day
 
+pytestmark = pytest.mark.slow
+
 RUNS = 300
 BATCH = 20
 LOADER = """

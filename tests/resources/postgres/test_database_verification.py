@@ -19,6 +19,8 @@ from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
 from lse_resources.postgres.verify.day import verify_against, verify_day
 
+pytestmark = pytest.mark.slow
+
 ODD = {
     1: r'"nul \u0000 and \ud800"',
     2: '{"a": 1, "a": 2}',

@@ -16,6 +16,8 @@ from lse_resources.postgres.jsonb import Rendering, render
 from lse_resources.postgres.load.day import load_day
 from lse_resources.postgres.verify.day import verify_day
 
+pytestmark = pytest.mark.slow
+
 CASES = [
     (rb'{"a": "x\u0000y"}', b'{"a":"x\xef\xbf\xbdy"}', ("nul",)),
     (rb'{"\u0000": 1}', b'{"\xef\xbf\xbd":1}', ("nul",)),

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import httpx
 import msgspec
 import pyrage
-from lse_platform.processes import Registry
+from lse_platform.process_registry import Registry
 
 from lse_archive.errors import ArchiveError, DestinationError
 from lse_cli.terminal.texts import counted

@@ -81,10 +81,12 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             name = "_".join(str(part) for part in first["loc"]).upper()
+            if name == "LSE_PATIENCE":
+                name = "LSE_PATIENCE (or LSE_LANGSMITH_PATIENCE)"
             raise SettingsError(
                 f"{name} is not set right",
                 why=first["msg"].removeprefix("Value error, "),
-                hint="Mend it in the environment or in .env",
+                hint="Correct it in the environment or in .env",
             ) from None
 
     @cached_property

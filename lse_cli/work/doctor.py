@@ -19,10 +19,10 @@ from typing import Any, Literal
 import httpx
 import msgspec
 import pyrage
-from lse_platform.process_registry import Registry
 
 from lse_archive.errors import ArchiveError, DestinationError
 from lse_cli.terminal.texts import counted
+from lse_platform.process_registry import Registry
 from lse_resources.alerts import mail_server, targets
 from lse_resources.destinations.google_drive.client import GoogleDrive
 from lse_resources.destinations.object_store import ObjectStore

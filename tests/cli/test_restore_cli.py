@@ -126,7 +126,8 @@ def test_a_local_file_that_cannot_be_read_fails_only_its_day(installation: Insta
     ended = installation.lse("archive", "restore", "--project", "other", "--force", "--json")
     assert ended.code == 1
     [first, second] = ended.json
-    assert "zz.json: No such file" in first["error"]["why"]
+    assert "No such file" in first["error"]["why"]
+    assert "zz.json" in first["error"]["why"]
     assert second["action"] == "restored"
     assert good.folder.is_dir()
 

@@ -144,7 +144,7 @@ def test_a_day_that_is_here_is_not_touched_without_being_asked_for(installation:
 
     one_line(installation.archive("fetch"), 1, "exists already", "--force fetches again and merges")
     bare = installation.lse("archive", "--project", PROJECT, "--date", str(DAY))
-    one_line(bare, 1, "is here already")
+    one_line(bare, 1, "exists already")
     assert "not done: zip, upload" in bare.err
     assert content(installation.directory) == before
     assert len(installation.langsmith.requests) == asked

@@ -99,7 +99,7 @@ def test_the_commands(bare_installation: Installation) -> None:
 
     again = bare_installation.lse("projects", "add", "café", "--start", "2026-02-01")
     assert (again.code, "already" in again.err) == (2, True)
-    for name, start, why in (("a\nb", "2026-01-01", "a line end"), ("x", "9998-01-01", "in the future")):
+    for name, start, why in (("a\nb", "2026-01-01", "a control character"), ("x", "9998-01-01", "in the future")):
         refused = bare_installation.lse("projects", "add", name, "--start", start)
         assert (refused.code, why in refused.err) == (2, True)
     malformed = bare_installation.lse("projects", "add", "x", "--start", "1.2.2026")

@@ -124,7 +124,7 @@ def test_slow_and_call_let_the_request_through(echo):
 def test_a_plan_is_the_same_for_the_same_seed():
     def strikes(seed: int) -> list[bool]:
         faults = Faults(Fault("status", rate=0.3, after=2), seed=seed)
-        return [bool(faults.strike(_nothing())) for _ in range(200)]
+        return [bool(faults.select(_nothing())) for _ in range(200)]
 
     assert strikes(1) == strikes(1) != strikes(2)
     assert strikes(1)[:2] == [False, False]

@@ -1,4 +1,4 @@
-"""What the lead and the operator do in the browser: materialize a day, backfill a range, verify again, be told."""
+"""Actions of users in the browser: materialize a day, backfill a range, verify again, get an alert."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_page(check: str) -> str:
     return f"/assets/{PROJECT}/verification?view=checks&checkDetail={check}"
 
 
-def test_a_day_is_materialized_by_clicking(browser: Browser, platform: Platform) -> None:
+def test_materialize_a_day(browser: Browser, platform: Platform) -> None:
     assert platform.rows(DAY) == []
     browser.materialize(GROUP, "Materialize all", str(DAY), "Launch 1 run")
     browser.wait_for_day(DAY, "verification")
@@ -48,7 +48,7 @@ def test_a_backfill_of_five_days(browser: Browser, platform: Platform) -> None:
     browser.screenshot("plots")
 
 
-def test_a_changed_row_turns_the_check_red_and_is_told_of_once(browser: Browser, platform: Platform) -> None:
+def test_a_changed_row_fails_the_check_and_sends_one_alert(browser: Browser, platform: Platform) -> None:
     day = RANGE[2]
     run = platform.rows(day)[0]
     platform.sql('UPDATE runs SET data = data || \'{"name": "by hand"}\' WHERE run_id = %s', run)

@@ -1,4 +1,4 @@
-"""Zip, upload and restore against their peers: `zip -6`, a plain read-and-send, and `unzip`.
+"""Benchmark of zip, upload and restore against `zip -6`, a plain read-and-send loop, and `unzip`.
 
 python bench/archive.py [--runs 20000] [--mean-bytes 5000] [--rounds 3]
 python bench/archive.py --big          # 70,000 files, and a day of 5 GB: zip, upload, restore, and their peak memory
@@ -51,7 +51,7 @@ MAX_PEAK = 200.0  # MB, however large the day
 
 
 def best(rounds: int, work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
-    """Seconds of the quickest round."""
+    """Returns the seconds of the fastest round."""
     times = []
     for _ in range(rounds):
         before()
@@ -62,7 +62,7 @@ def best(rounds: int, work: Callable[[], object], before: Callable[[], object] =
 
 
 def in_turn(rounds: int, **works: Callable[[], object]) -> dict[str, float]:
-    """Seconds of the quickest round of each, by name; one after the other, so that a slow minute hits all alike."""
+    """Returns the seconds of each task's fastest round; tasks alternate, so that a slow minute affects all."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():
@@ -73,7 +73,7 @@ def in_turn(rounds: int, **works: Callable[[], object]) -> dict[str, float]:
 
 
 def fill(paths: DayPaths, runs: int, mean_bytes: int) -> int:
-    """Writes made-up runs as run files; returns their bytes."""
+    """Writes generated runs as run files; returns the number of bytes."""
     paths.folder.mkdir(parents=True)
     total = 0
     with LangSmithStore() as store:
@@ -170,7 +170,7 @@ def bench_drive(figures: Figures, paths: DayPaths, scratch: Path, rounds: int, l
             uploaded = best(rounds, lambda: upload_day(drive, paths), forget)
             show(figures, f"upload{note}", uploaded, size, "read and send", plain)
             [copy] = copies(drive, "bench")
-            # Each into a folder of its own: after many files were deleted, ext4 makes new ones many times more slowly.
+            # A new folder for each: ext4 creates files many times more slowly after many were deleted.
             places = (scratch / f"back-{latency}-{number}" for number in itertools.count())
 
             def restore() -> None:
@@ -191,9 +191,9 @@ def extract(archive: Path, target: Path) -> None:
 
 
 def big(kind: str, scratch: Path) -> dict[str, float]:
-    """Zips, uploads and restores a huge day; returns seconds, sizes and the peak memory of the processes that did it.
+    """Zips, uploads and restores a huge day; returns seconds, sizes and the peak memory of the processes.
 
-    The day is made, and Drive runs, in processes of their own.
+    The day is created in a separate process, and Drive runs in another one.
     """
     data = Layout(scratch / "data", scratch / "archives")
     apart(make_big, data, kind)
@@ -219,13 +219,13 @@ def big(kind: str, scratch: Path) -> dict[str, float]:
 
 
 def apart(work: Callable[..., Any], *arguments: object) -> Any:
-    """Does it in a fresh process, whose memory is its own."""
+    """Calls a function in a new process, so that its memory is measured alone."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()
 
 
 def make_big(layout: Layout, kind: str) -> None:
-    """Writes 70,000 small run files, or 2,000 of 25, 7 and 0.85 MB, of which a zip holds half."""
+    """Writes 70,000 small run files, or 2,000 of 25, 7 and 0.85 MB that a zip compresses to half."""
     paths, start = layout.day("big", DAY), day_window(DAY).start
     paths.folder.mkdir(parents=True)
     lengths = [100] if kind == "files" else [12_500_000] * 3 + [3_500_000] * 15 + [425_000] * 82
@@ -236,7 +236,7 @@ def make_big(layout: Layout, kind: str) -> None:
 
 
 def work_big(layout: Layout, back: Layout, settings: DriveSettings) -> dict[str, float]:
-    """What LSE does with it."""
+    """Runs the steps of LSE on the day."""
     paths, other = layout.day("big", DAY), back.day("big", DAY)
     figures: dict[str, float] = {}
     with GoogleDrive(settings) as drive:
@@ -261,10 +261,10 @@ def work_big(layout: Layout, back: Layout, settings: DriveSettings) -> dict[str,
 
 
 class PeakMemory:
-    """The most that this process and its children hold together, in MB, looked at twenty times a second.
+    """Peak memory of this process and its children together in MB, sampled twenty times a second.
 
-    Not ru_maxrss: it begins with what the parent held when it forked, and knows each process alone. What processes
-    share counts for each of them.
+    Not ru_maxrss: it starts with the parent's memory at the fork, and covers one process only. Shared memory counts
+    for each process.
     """
 
     def __enter__(self) -> PeakMemory:
@@ -289,7 +289,7 @@ class PeakMemory:
 
 
 def keep(**figures: Any) -> None:
-    """Writes figures into the results; what was measured in another call stays."""
+    """Adds figures to the results file; figures of other calls stay."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
     for name, found in figures.items():

@@ -1,15 +1,15 @@
-"""The fetch against its peers and its bounds, on a local LangSmith that is a process of its own.
+"""Benchmark of the fetch against other tools and fixed limits, with a local LangSmith in a separate process.
 
     python bench/fetch.py                      everything, about fifteen minutes
     python bench/fetch.py --only open --runs 5000
 
 Sections: `open` (no limit, against two loops over the SDK), `limited` (10 requests in 10 s), `memory` (peak memory at
-one and at four times the runs), `v1` (the older API, limited). Every measured variant is a process of its own; times
-are taken from the first request to the last file, imports left out. Processor time is that of the client alone.
+one and at four times the runs), `v1` (the older API, limited). Every variant runs in a separate process; times
+are from the first request to the last file, without imports. CPU time is that of the client only.
 
-On ext4 the allocator avoids inodes that were deleted a moment ago: making files after deleting many is up to twenty
-times slower. Nothing is deleted between two measurements therefore, only at the end, so that all variants suffer
-alike; `--directory /dev/shm/…` leaves the disk out altogether.
+On ext4 the allocator avoids inodes that were deleted recently: creating files after deleting many is up to twenty
+times slower. Therefore files are deleted only at the end, not between two measurements;
+`--directory /dev/shm/…` avoids the disk completely.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SECTIONS = ("open", "limited", "memory", "v1")
 
 @dataclass(frozen=True)
 class Measured:
-    """One variant's run: seconds, runs, and what the client process used."""
+    """The result of one variant: seconds, runs, and resources of the client process."""
 
     wall: float
     cpu: float
@@ -63,7 +63,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Bound:
-    """A number that must not be above a limit."""
+    """A number and its upper limit."""
 
     section: str
     what: str
@@ -75,7 +75,7 @@ class Bound:
         return self.value <= self.limit
 
 
-# ---- the variants, each in a process of its own ---------------------------------------------------------------------
+# ---- the variants, each in a separate process -----------------------------------------------------------------------
 
 
 def lse(url: str, directory: Path) -> dict[str, int]:
@@ -140,12 +140,12 @@ VARIANTS = {"lse": lse, "SDK v2 pager": sdk_v2, "Client.list_runs": list_runs}
 
 
 def _variant(name: str, url: str, directory: Path) -> None:
-    """Runs in the process of its own: warms up, measures, prints."""
+    """Runs in the separate process: warms up, measures, prints."""
     import httpx  # noqa: F401
     import langsmith
     import langsmith.client
 
-    langsmith.Langsmith(api_key="x", base_url=url).close()  # the certificates are read once a process
+    langsmith.Langsmith(api_key="x", base_url=url).close()  # reads the certificates once per process
     directory.mkdir(parents=True)
     began, cpu = time.perf_counter(), time.process_time()
     found = VARIANTS[name](url, directory)

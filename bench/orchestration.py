@@ -1,4 +1,4 @@
-"""What the platform costs beside the work itself: backfill and range per day, code location, `lse status`.
+"""Overhead of the platform: backfill and range per day, start of the code location, `lse status`.
 
 python bench/orchestration.py [--days 10] [--runs 500] [--projects 100] [--years 2]
 """
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def days_figures(directory: Path, days: int, runs: int) -> dict[str, float]:
-    """Seconds a day of a range in one process and of a backfill, whole and beyond the work itself."""
+    """Returns seconds per day of a range in one process and of a backfill: total and overhead."""
     first = today() - timedelta(days=days)
     each_day = [first + timedelta(days=offset) for offset in range(days)]
     with home(directory) as environment, LangSmithStore(directory / "langsmith.sqlite") as store:
@@ -72,7 +72,7 @@ def days_figures(directory: Path, days: int, runs: int) -> dict[str, float]:
                 store.generate(name, day, runs=runs, mean_bytes=3000)
             add_project(directory / "projects.toml", ProjectConfig(name, first, schedule="off"))
         with serving(store, directory, environment):
-            lse(environment, "archive", "fetch", "--project", f"{NAME} range", "--date", str(first))  # warm
+            lse(environment, "archive", "fetch", "--project", f"{NAME} range", "--date", str(first))  # warm-up
             span = ["--start-date", str(first), "--end-date", str(today() - timedelta(days=1))]
             began = time.monotonic()
             out = lse(environment, "archive", "full-sweep", "--force", "--json", "--project", f"{NAME} range", *span)
@@ -89,7 +89,7 @@ def days_figures(directory: Path, days: int, runs: int) -> dict[str, float]:
 
 
 def backfill(directory: Path, environment: dict[str, str], name: str, days: list[date]) -> float:
-    """Seconds from the command to the last green day."""
+    """Returns the seconds from the command to the last materialized day."""
     log = directory / "up.log"
     with log.open("wb") as output:
         platform = subprocess.Popen([LSE, "up", "--port", free_port()], env=environment, stdout=output, stderr=output)
@@ -107,7 +107,7 @@ def backfill(directory: Path, environment: dict[str, str], name: str, days: list
 
 
 def size_figures(directory: Path, projects: int, days: int) -> dict[str, float]:
-    """Seconds of the code location's start and of `lse status`, with many projects and years."""
+    """Returns the seconds of the code location's start and of `lse status`, with many projects and years."""
     with home(directory) as environment:
         settings = Settings.load(lse_data_dir=directory / "data", lse_archive_dir=directory / "archives")
         first = today() - timedelta(days=days)
@@ -134,7 +134,7 @@ def size_figures(directory: Path, projects: int, days: int) -> dict[str, float]:
 
 
 def fill(settings: Settings, name: str, first: date, days: int) -> None:
-    """Days as they look when all is well, as far as `lse status` reads; not made durable one by one."""
+    """Writes complete days with the files that `lse status` reads; without fsync."""
     state = DayState(last_fetched_at=now_text(), count_check="equal", verified_at=now_text(), drive_sha256="0" * 64)
     encoded = msgspec.json.encode(state)
     settings.layout.archive_dir.mkdir(exist_ok=True)
@@ -147,7 +147,7 @@ def fill(settings: Settings, name: str, first: date, days: int) -> None:
 
 
 def code_location(environment: dict[str, str]) -> float:
-    """Seconds from the start of a code server until it has told all that it holds."""
+    """Returns the seconds from the start of a code server until it has listed its definitions."""
     from dagster._grpc.client import DagsterGrpcClient
 
     port = free_port()
@@ -160,7 +160,7 @@ def code_location(environment: dict[str, str]) -> float:
         def answers() -> bool:
             try:
                 return bool(client.list_repositories())
-            except Exception:  # noqa: BLE001 - it is not up yet, in whichever way
+            except Exception:  # noqa: BLE001 - any error while it starts
                 return False
 
         until(answers, every=0.05)
@@ -172,7 +172,7 @@ def code_location(environment: dict[str, str]) -> float:
 
 @contextmanager
 def home(directory: Path) -> Generator[dict[str, str]]:
-    """The environment of a home of its own; its database is stopped and removed in the end."""
+    """Creates the environment of a separate home; stops and deletes its database at the end."""
     directory.mkdir()
     own = {
         "LSE_HOME": str(directory / "home"),
@@ -192,7 +192,7 @@ def home(directory: Path) -> Generator[dict[str, str]]:
 
 @contextmanager
 def serving(store: LangSmithStore, directory: Path, environment: dict[str, str]) -> Generator[None]:
-    """Local LangSmith and Drive, written into the environment."""
+    """Runs a local LangSmith and Drive, and adds them to the environment."""
     with LangSmithServer(store) as langsmith, DriveServer(directory / "drive") as drive:
         drive.accounts.write_authorized_user(directory / "drive.json", USER, url=drive.url)
         environment |= {

@@ -1,1 +1,1 @@
-"""Faithful local servers for LangSmith and Google Drive, and a small traced agent that fills them."""
+"""Local servers that behave like LangSmith and Google Drive, and a small traced agent that creates runs."""

@@ -38,16 +38,16 @@ def fill(
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Lets the agent answer `traces` questions on `day` (UTC), and waits until LangSmith has all its runs.
+    """Creates `traces` traces of the agent on `day` (UTC), and waits until LangSmith has all runs.
 
-    The same arguments make the same runs, ids included. The first six traces hold what archives stumble over: an emoji
-    and slashes in a name, a NUL, half a surrogate pair, a run of 1 MB, a run that never ends, a trace across midnight.
+    The same arguments create the same runs, ids included. The first six traces are edge cases for an archive: an emoji
+    and slashes in a name, a NUL, a lone surrogate, a run of 1 MB, a run that never ends, a trace across midnight.
 
     Args:
-        progress: Called after each trace with the number of runs so far.
+        progress: Called with (runs so far) after each trace.
 
     Returns:
-        How many runs were made.
+        The number of runs created.
     """
     rng = random.Random(f"{seed}/{project}/{day}")
     midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
@@ -72,7 +72,7 @@ def fill(
 
 @dataclass(slots=True)
 class _Trace:
-    """Begins and ends the runs of one trace, on a clock of its own."""
+    """Begins and ends the runs of one trace, with a simulated clock."""
 
     client: Client
     project: str
@@ -119,7 +119,7 @@ class _Trace:
         run.patch()
 
     def call_model(self, parent: RunTree, messages: list[dict[str, str]], answer: str) -> None:
-        """A call of the scripted model, with tokens that cost money."""
+        """Adds a call of the scripted model, with tokens and costs."""
         model = self.rng.choice(("scripted-mini", "scripted-large"))
         extra = {
             "metadata": {"ls_provider": "scripted", "ls_model_name": model, "ls_model_type": "chat"},
@@ -139,13 +139,13 @@ class _Trace:
         self.end(run, {"messages": [{"role": "assistant", "content": answer}], "usage_metadata": usage})
 
     def search(self, parent: RunTree, query: Any, text: str = "Returns are free for 30 days.") -> None:
-        """A search for documents."""
+        """Adds a search for documents."""
         run = self.begin(parent, "help centre", "retriever", {"query": query})
         documents = [{"page_content": text, "metadata": {"source": f"faq/{n}", "score": 0.9 - n / 10}} for n in (1, 2)]
         self.end(run, {"documents": documents})
 
     def call_tool(self, parent: RunTree, *, fail: bool = False) -> None:
-        """Looks up an order; a failing one leaves a traceback."""
+        """Adds a lookup of an order; if it fails, the run has a traceback."""
         order = self.rng.randrange(10_000, 99_999)
         run = self.begin(parent, "lookup_order", "tool", {"order": order})
         if fail:
@@ -157,7 +157,7 @@ class _Trace:
 
 
 def _answer(trace: _Trace, conversation: list[dict[str, str]], name: str = "support agent") -> None:
-    """One turn: plan, look things up, answer; the conversation grows by two messages."""
+    """Adds one turn (plan, research, answer); appends two messages to the conversation."""
     choice = trace.rng.randrange(len(_QUESTIONS))
     question, answer = _QUESTIONS[choice], _ANSWERS[choice]
     conversation.append({"role": "user", "content": question})
@@ -190,10 +190,10 @@ def _nul(trace: _Trace) -> None:
     trace.end(root, {"text": "Dear Sirs,\u0000\u0000 my order is late", "pages": 2**70})
 
 
-def _half_a_pair(trace: _Trace) -> None:
+def _lone_surrogate(trace: _Trace) -> None:
     root = trace.begin(None, "shorten", "chain", {"limit": 12})
-    # As programs send that cut UTF-16 text in the middle of an emoji. The SDK drops it from strings, not from JSON
-    # that was serialised before.
+    # Programs that cut UTF-16 text inside an emoji send this. The SDK removes it from strings, but not from JSON
+    # that is already serialized.
     trace.search(root, orjson.Fragment(b'"my parcel \\ud83d"'))
     trace.end(root, {"text": "my parcel"})
 
@@ -210,8 +210,7 @@ def _pending(trace: _Trace) -> None:
 
 
 def _across_midnight(trace: _Trace) -> None:
-    night = trace.now.replace(hour=23, minute=59, second=59, microsecond=900_000)
-    trace.now = night
+    trace.now = trace.now.replace(hour=23, minute=59, second=59, microsecond=900_000)
     root = trace.begin(None, "night shift", "chain", {"question": _QUESTIONS[0]})
     for _ in range(3):
         trace.now += timedelta(milliseconds=100)
@@ -220,11 +219,11 @@ def _across_midnight(trace: _Trace) -> None:
 
 
 _SPECIAL: Mapping[int, Callable[[_Trace], None]] = dict(
-    enumerate((_odd_name, _nul, _half_a_pair, _large, _pending, _across_midnight))
+    enumerate((_odd_name, _nul, _lone_surrogate, _large, _pending, _across_midnight))
 )
 
 
 def _uuid7(rng: random.Random, at: datetime) -> UUID:
-    """A UUID of version 7 for a moment, its random part from `rng`."""
+    """Returns a UUID of version 7 for a time; its random part is from `rng`."""
     milliseconds = int(at.timestamp() * 1000)
     return UUID(int=milliseconds << 80 | 7 << 76 | rng.getrandbits(12) << 64 | 2 << 62 | rng.getrandbits(62))

@@ -1,4 +1,4 @@
-"""Faults that the local servers commit when told to: a small, deterministic plan that may change while they run."""
+"""Fault injection for the local servers: a small deterministic plan that may change while they run."""
 
 import random
 import threading
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Matchable(Protocol):
-    """What a fault sees of a request (`lse_demo.http.Request` is one)."""
+    """The part of a request that a fault can match (`lse_demo.http.Request` implements it)."""
 
     @property
     def method(self) -> str: ...
@@ -24,39 +24,39 @@ class Matchable(Protocol):
 
 
 def on(method: str = "", path: str = "") -> Callable[[Matchable], bool]:
-    """A `match` for requests of `method` (any if empty) whose path contains `path`."""
+    """Returns a `match` for requests of `method` (any if empty) whose path contains `path`."""
     return lambda request: method in ("", request.method) and path in request.path
 
 
-# Decided before the body is read, so that its `match` sees an empty one; all others see the body.
+# Selected before the body is read: its `match` gets an empty body, all others get the body.
 _BEFORE_BODY = "cut_request"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fault:
-    """One kind of misbehaviour, and when it strikes.
+    """One kind of fault, and the requests that get it.
 
     Kinds of every server (`lse_demo.http`):
 
-    - `status`: answer with `status`, `headers` and `body`; the request is not carried out
-    - `slow`: wait `delay` seconds first, then go on (other faults may follow)
-    - `call`: run `action()` first, then go on (other faults may follow)
-    - `cut_before`: close the connection, the request not carried out
+    - `status`: answer with `status`, `headers` and `body`; do not execute the request
+    - `slow`: wait `delay` seconds, then continue (other faults may follow)
+    - `call`: run `action()`, then continue (other faults may follow)
+    - `cut_before`: close the connection; do not execute the request
     - `cut_request`: read `at` bytes of the request's body, then close; the server may keep those bytes
-    - `lose_answer`: carry the request out, then close without an answer
-    - `cut_body`: announce the whole body, send its first `at` bytes (default: half), close
-    - `truncate`: send the first `at` bytes of the body (default: half), well framed
-    - `invalid_json`: answer 200 with `body` (default: something that is not JSON)
+    - `lose_answer`: execute the request, then close without an answer
+    - `cut_body`: send the full Content-Length but only the first `at` bytes (default: half), then close
+    - `truncate`: send the first `at` bytes of the body (default: half) with a matching Content-Length
+    - `invalid_json`: answer 200 with `body` (default: a text that is not JSON)
     - `corrupt`: flip one bit of the answer's byte `at` (default: the middle one)
 
-    A connection is closed by a reset, or in order if `reset` is false. Other kinds belong to one server, which says so.
+    A connection is closed by a reset, or by FIN if `reset` is false. Each server documents its own further kinds.
     """
 
     kind: str
     match: Callable[[Matchable], bool] = field(default_factory=on)
-    times: int | None = None  # strikes left in it; None: for ever
-    after: int = 0  # matching requests let through first
-    rate: float = 1.0  # probability of a strike at each matching request
+    times: int | None = None  # maximum number of requests that get it; None: unlimited
+    after: int = 0  # number of matching requests to skip first
+    rate: float = 1.0  # probability for each matching request
     status: int = 503
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
@@ -67,7 +67,7 @@ class Fault:
 
 
 class Faults:
-    """A thread-safe list of faults; the same seed and order of requests give the same strikes."""
+    """A thread-safe list of faults; the same seed and order of requests select the same faults."""
 
     def __init__(self, *faults: Fault, seed: int = 0) -> None:
         self._seed = seed
@@ -86,35 +86,35 @@ class Faults:
         return self
 
     def clear(self) -> None:
-        """Ends all faults."""
+        """Removes all faults."""
         with self._lock:
             self._plan.clear()
 
     def struck(self, kind: str | None = None) -> int:
-        """How often faults (of `kind`) have struck, ended ones included."""
+        """Returns the number of injected faults (of `kind`), removed ones included."""
         with self._lock:
             return sum(count for fault, count in self._struck.items() if kind in (None, fault.kind))
 
-    def strike(self, request: Matchable, *, before_body: bool = False) -> tuple[Fault, ...]:
-        """The faults for `request`, in the plan's order: every `slow` and `call`, and at most one of the others.
+    def select(self, request: Matchable, *, before_body: bool = False) -> tuple[Fault, ...]:
+        """Returns the faults for `request` in the plan's order: every `slow` and `call`, and at most one of the others.
 
-        With `before_body` only those of the kind `cut_request` are asked, without it only the others.
+        With `before_body` only faults of the kind `cut_request` are considered, without it only the others.
         """
-        strikes: list[Fault] = []
+        selected: list[Fault] = []
         done = False
         with self._lock:
             for position, fault in enumerate(self._plan):
                 passing = fault.kind in ("slow", "call")
                 if (fault.kind == _BEFORE_BODY) != before_body:
                     continue
-                if (done and not passing) or not fault.match(request) or not self._due(position, fault):
+                if (done and not passing) or not fault.match(request) or not self._applies(position, fault):
                     continue
                 self._struck[fault] += 1
-                strikes.append(fault)
+                selected.append(fault)
                 done = done or not passing
-        return tuple(strikes)
+        return tuple(selected)
 
-    def _due(self, position: int, fault: Fault) -> bool:
+    def _applies(self, position: int, fault: Fault) -> bool:
         self._seen[fault] += 1
         seen = self._seen[fault]
         if seen <= fault.after or (fault.times is not None and self._struck[fault] >= fault.times):

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server on 127.0.0.1 in a thread: what the local LangSmith and Drive servers share."""
+"""A small HTTP/1.1 server on 127.0.0.1 in a thread: the base of the local LangSmith and Drive servers."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ _NOT_JSON = b'<html><body>upstream error</body></html>{"unfinished": ['
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What goes back to the client; `Content-Length` is added."""
+    """The answer to a request; `_Handler` adds `Content-Length`."""
 
     status: int = 200
     body: bytes = b""
@@ -34,13 +34,13 @@ class Answer:
 
     @classmethod
     def json(cls, value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> "Answer":
-        """`value` as JSON in UTF-8."""
+        """Returns an answer with `value` as JSON in UTF-8 (bytes are used as they are)."""
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
         return cls(status, body, {"Content-Type": "application/json", **(headers or {})})
 
 
 class Refusal(Exception):
-    """Raised by a handler to answer at once with `answer`."""
+    """Raised by a handler to end the request with `answer`."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(f"{answer.status}")
@@ -49,8 +49,8 @@ class Refusal(Exception):
 
 @dataclass(slots=True)
 class Request:
-    """A request with its body read. `path` is as sent (percent-encoded), `headers` ignore case, `query` has the last
-    value of each name, `query_list` all of them. `facts` go into the log; `faults` are those to commit."""
+    """A request with its body read. `path` is percent-encoded, `headers` ignore case, `query` has the last value of
+    each name, `query_list` has all of them. `facts` are logged; `faults` are the faults of this request."""
 
     method: str
     path: str
@@ -62,19 +62,19 @@ class Request:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def fault(self, kind: str) -> Fault | None:
-        """The fault of `kind` that struck this request, if any."""
+        """Returns the fault of `kind` of this request; None if there is none."""
         return next((fault for fault in self.faults if fault.kind == kind), None)
 
     def json(self) -> Any:
-        """The body as JSON. Raises ValueError."""
+        """Decodes the body as JSON. Raises ValueError."""
         return json.loads(self.body)
 
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """One request as it went; `status` is None when a fault cut the answer off.
+    """The log entry of one request; `status` is None if a fault cut off the answer.
 
-    `at` (when it came) and `done` (when its answer was ready) are monotonic seconds.
+    `at` (arrival) and `done` (answer ready) are monotonic seconds.
     """
 
     method: str
@@ -90,10 +90,10 @@ class LocalServer:
     """Base of the local servers: subclasses answer in `handle`. Use as a context manager, or `start` and `stop`."""
 
     def __init__(self, *, port: int = 0, latency: float = 0.0, faults: Faults | None = None) -> None:
-        self.latency = latency  # seconds before each answer; may be changed while running
+        self.latency = latency  # delay before each answer in seconds; may change while the server runs
         self.faults = faults or Faults()
-        self.requests: list[Logged] = []  # only ever appended to
-        self.violations: list[str] = []  # what a client (or this server's own code) did wrong
+        self.requests: list[Logged] = []  # append-only
+        self.violations: list[str] = []  # errors of a client, or of this server's own code
         self._stopping = threading.Event()
         self._http = _Listener(port, self)
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
@@ -104,24 +104,24 @@ class LocalServer:
         return f"http://127.0.0.1:{self._http.server_address[1]}"
 
     def handle(self, request: Request) -> Answer:
-        """Answers one request; runs in a thread of its own, many at a time."""
+        """Answers one request; called in many threads at the same time."""
         raise NotImplementedError
 
     def partial(self, request: Request) -> None:
-        """Called instead of `handle` when the connection ended inside the request; `request.body` is what came."""
+        """Called instead of `handle` if the connection ended inside the request; `body` has the bytes received."""
 
     def pause(self, seconds: float) -> None:
-        """Waits, but not beyond the server's end."""
+        """Waits `seconds`, or until the server stops."""
         if seconds > 0:
             self._stopping.wait(seconds)
 
     def start(self) -> Self:
-        """Begins to serve."""
+        """Starts to serve."""
         self._thread.start()
         return self
 
     def stop(self) -> None:
-        """Ends all connections and threads."""
+        """Closes all connections and ends all threads."""
         self._stopping.set()
         if self._thread.is_alive():
             self._http.shutdown()
@@ -146,7 +146,7 @@ class _Listener(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
 
     def server_bind(self) -> None:
-        # HTTPServer would ask the resolver for the host's name, which can take seconds.
+        # HTTPServer.server_bind resolves the host's name, which can take seconds.
         socketserver.TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -159,7 +159,7 @@ class _Listener(ThreadingHTTPServer):
         with self._lock:
             self._open.pop(request, None)
         if request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET_ON_CLOSE)) == _RESET_ON_CLOSE:
-            self.close_request(request)  # without the orderly end that a shutdown would send first
+            self.close_request(request)  # a shutdown would send FIN before the reset
         else:
             super().shutdown_request(request)
 
@@ -174,12 +174,12 @@ class _Listener(ThreadingHTTPServer):
             thread.join()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        if not isinstance(sys.exception(), ConnectionError):  # a client may go away at any time
+        if not isinstance(sys.exception(), ConnectionError):  # a client may disconnect at any time
             self.owner.violations.append(f"the server's own error: {traceback.format_exc()}")
 
 
 class _Cut(Exception):
-    """The connection is to be closed now."""
+    """Raised to close the connection without an answer."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -188,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
     rbufsize = 1 << 16
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: requests are logged as facts."""
+        """Does nothing: requests are logged in `LocalServer.requests`."""
 
     def __getattr__(self, name: str) -> Callable[[], None]:
         if name.startswith("do_"):  # BaseHTTPRequestHandler looks up do_GET, do_POST, …
@@ -200,14 +200,14 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         pairs = tuple(parse_qsl(parts.query, keep_blank_values=True))
         request = Request(self.command, parts.path, MappingProxyType(dict(pairs)), pairs, self.headers)
-        request.faults = owner.faults.strike(request, before_body=True)
+        request.faults = owner.faults.select(request, before_body=True)
         answer: Answer | None = None
         try:
             answer = self._answer(owner, request)
         except _Cut:
             self.close_connection = True
         finally:
-            # Logged before it is sent, so that a client that has an answer finds it in the log.
+            # Logged before it is sent, so that a client that has received an answer finds it in the log.
             status = None if answer is None or request.fault("cut_body") else answer.status
             kinds = tuple(fault.kind for fault in request.faults)
             facts = MappingProxyType(request.facts)
@@ -217,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, owner: LocalServer, request: Request) -> Answer:
         complete = self._read_body(request)
-        request.faults = request.faults or owner.faults.strike(request)
+        request.faults = request.faults or owner.faults.select(request)
         for fault in request.faults:
             if fault.kind == "slow":
                 owner.pause(fault.delay)
@@ -230,7 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault := request.fault("cut_before"):
             self._cut(fault)
         if fault := request.fault("status"):
-            return Answer(fault.status, fault.body or b'{"detail":"told to fail"}', _as_json(fault.headers))
+            return Answer(fault.status, fault.body or b'{"detail":"injected fault"}', _as_json(fault.headers))
         if fault := request.fault("invalid_json"):
             return Answer(200, fault.body or _NOT_JSON, _as_json(fault.headers))
         try:

@@ -1,4 +1,4 @@
-"""Who may talk to the local Drive: users, service accounts, their tokens, and credentials files for them."""
+"""Accounts of the local Drive: users, service accounts, their tokens and credentials files."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from lse_demo.google_drive.things import Things
+from lse_demo.google_drive.documents import Documents
 
 DRIVE_SCOPE = "https://www.googleapis.com/auth/drive"
 CLIENT_ID = "lse-demo.apps.googleusercontent.com"
@@ -25,7 +25,7 @@ _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What an access token stands for. `app` is the client that got it."""
+    """The rights of an access token. `app` is the client to which the token was issued."""
 
     email: str
     scopes: tuple[str, ...]
@@ -34,7 +34,7 @@ class Access:
 
 
 class GrantError(Exception):
-    """The token endpoint refuses; `code` is OAuth's error code."""
+    """An error of the token endpoint; `code` is OAuth's error code."""
 
     def __init__(self, code: str, description: str) -> None:
         super().__init__(description)
@@ -42,56 +42,58 @@ class GrantError(Exception):
 
 
 class Accounts:
-    """Users and service accounts, kept in `things`; access tokens live in memory only."""
+    """Users and service accounts, stored in `documents`; access tokens are kept in memory only."""
 
-    def __init__(self, things: Things, *, now: Callable[[], float] = time.time, token_seconds: int = 3600) -> None:
+    def __init__(
+        self, documents: Documents, *, now: Callable[[], float] = time.time, token_seconds: int = 3600
+    ) -> None:
         self.token_seconds = token_seconds
-        self._things = things
+        self._documents = documents
         self._now = now
         self._lock = threading.Lock()
         self._access: dict[str, Access] = {}
         self._codes: dict[str, Mapping[str, Any]] = {}
 
     def add_user(self, email: str, *, name: str = "", limit: int | None = 15 << 30) -> None:
-        """A person with `limit` bytes of storage (None: unlimited)."""
-        self._things.put("account", email, {"name": name or email.split("@")[0].title(), "limit": limit})
+        """Adds a user with `limit` bytes of storage (None: unlimited)."""
+        self._documents.put("account", email, {"name": name or email.split("@")[0].title(), "limit": limit})
 
     def get(self, email: str) -> Mapping[str, Any]:
-        """The account's facts: name, limit, and for a service account its public key."""
-        return self._things.get("account", email) or {}
+        """Returns an account: name, limit and, for a service account, its public key. Empty if unknown."""
+        return self._documents.get("account", email) or {}
 
     def set_limit(self, email: str, limit: int | None) -> None:
         """Changes a user's storage quota, in bytes."""
-        self._things.put("account", email, {**self.get(email), "limit": limit})
+        self._documents.put("account", email, {**self.get(email), "limit": limit})
 
     def refresh_token(self, email: str, scopes: tuple[str, ...] = (DRIVE_SCOPE,)) -> str:
-        """A new refresh token of `email` for the demo's OAuth client."""
+        """Issues a refresh token of `email` for the demo's OAuth client."""
         token = "1//demo-" + secrets.token_urlsafe(24)
-        self._things.put("refresh", token, {"email": email, "scopes": scopes, "app": CLIENT_ID})
+        self._documents.put("refresh", token, {"email": email, "scopes": scopes, "app": CLIENT_ID})
         return token
 
     def revoke(self, email: str) -> None:
-        """Ends every refresh token and access token of `email`, as the user can on their account page."""
-        for token, facts in self._things.all("refresh").items():
-            if facts["email"] == email:
-                self._things.remove("refresh", token)
+        """Revokes every refresh token and access token of `email`, as a user can on the account page."""
+        for token, grant in self._documents.all("refresh").items():
+            if grant["email"] == email:
+                self._documents.remove("refresh", token)
         with self._lock:
             self._access = {token: access for token, access in self._access.items() if access.email != email}
 
     def expire_tokens(self) -> None:
-        """Ends all access tokens now; refresh tokens stay good."""
+        """Expires all access tokens now; refresh tokens stay valid."""
         with self._lock:
             self._access.clear()
 
     def authenticate(self, header: str | None) -> Access | None:
-        """The access of an `Authorization` header, None if it is absent, unknown or too old."""
+        """Returns the access of an `Authorization` header; None if it is absent, unknown or expired."""
         scheme, _, token = (header or "").partition(" ")
         with self._lock:
             access = self._access.get(token)
         return access if scheme == "Bearer" and access and access.expires > self._now() else None
 
     def code(self, params: Mapping[str, str], email: str) -> str:
-        """An authorization code, as the consent page of the installed-app flow hands it out."""
+        """Issues an authorization code, as the consent page of the installed-app flow does."""
         code = "4/demo-" + secrets.token_urlsafe(16)
         with self._lock:
             self._codes[code] = {**params, "email": email}
@@ -102,18 +104,18 @@ class Accounts:
         kind = form.get("grant_type")
         if kind == "refresh_token":
             self._check_client(form)
-            facts = self._things.get("refresh", form.get("refresh_token", ""))
-            if facts is None:
+            stored = self._documents.get("refresh", form.get("refresh_token", ""))
+            if stored is None:
                 raise GrantError("invalid_grant", "Token has been expired or revoked.")
-            scopes = tuple(form["scope"].split()) if "scope" in form else tuple(facts["scopes"])
-            if not set(scopes) <= set(facts["scopes"]):
+            scopes = tuple(form["scope"].split()) if "scope" in form else tuple(stored["scopes"])
+            if not set(scopes) <= set(stored["scopes"]):
                 raise GrantError("invalid_scope", "Some requested scopes were invalid.")
-            return self._issue(facts["email"], scopes, facts["app"])
+            return self._issue(stored["email"], scopes, stored["app"])
         if kind == "authorization_code":
             self._check_client(form)
-            return self._exchange(form)
+            return self._exchange_code(form)
         if kind == _JWT_BEARER:
-            return self._service(form.get("assertion", ""))
+            return self._grant_service_account(form.get("assertion", ""))
         raise GrantError("unsupported_grant_type", f"Invalid grant_type: {kind}")
 
     def _check_client(self, form: Mapping[str, str]) -> None:
@@ -127,20 +129,20 @@ class Accounts:
         answer = {"access_token": token, "expires_in": self.token_seconds, "token_type": "Bearer"}
         return {**answer, "scope": " ".join(scopes)}
 
-    def _exchange(self, form: Mapping[str, str]) -> dict[str, Any]:
+    def _exchange_code(self, form: Mapping[str, str]) -> dict[str, Any]:
         with self._lock:
-            asked = self._codes.pop(form.get("code", ""), None)
-        if asked is None or asked.get("redirect_uri") != form.get("redirect_uri"):
+            consent = self._codes.pop(form.get("code", ""), None)
+        if consent is None or consent.get("redirect_uri") != form.get("redirect_uri"):
             raise GrantError("invalid_grant", "Malformed auth code.")
-        if challenge := asked.get("code_challenge"):
+        if challenge := consent.get("code_challenge"):
             digest = hashlib.sha256(form.get("code_verifier", "").encode()).digest()
             if base64.urlsafe_b64encode(digest).rstrip(b"=").decode() != challenge:
                 raise GrantError("invalid_grant", "Invalid code verifier.")
-        scopes = tuple(asked["scope"].split())
-        answer = self._issue(asked["email"], scopes, CLIENT_ID)
-        return {**answer, "refresh_token": self.refresh_token(asked["email"], scopes)}
+        scopes = tuple(consent["scope"].split())
+        answer = self._issue(consent["email"], scopes, CLIENT_ID)
+        return {**answer, "refresh_token": self.refresh_token(consent["email"], scopes)}
 
-    def _service(self, assertion: str) -> dict[str, Any]:
+    def _grant_service_account(self, assertion: str) -> dict[str, Any]:
         try:
             signed, _, signature = assertion.rpartition(".")
             claims = json.loads(_unpad(signed.split(".")[1]))
@@ -163,19 +165,19 @@ class Accounts:
     def write_authorized_user(
         self, path: Path, email: str, *, url: str, scopes: tuple[str, ...] = (DRIVE_SCOPE,)
     ) -> None:
-        """Writes an `authorized_user` JSON with a fresh refresh token; `url` is the server's."""
+        """Writes an `authorized_user` file with a new refresh token; `url` is the server's."""
         facts = {"type": "authorized_user", "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
         token = self.refresh_token(email, scopes)
         _write(path, {**facts, "refresh_token": token, "token_uri": f"{url}/token", "scopes": list(scopes)})
 
     def write_client_secrets(self, path: Path, *, url: str) -> None:
-        """Writes the client-secrets JSON of an installed app whose consent page and token endpoint are at `url`."""
+        """Writes a client-secrets file of an installed app; consent page and token endpoint are at `url`."""
         facts = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET, "project_id": "lse-demo"}
-        places = {"auth_uri": f"{url}/o/oauth2/auth", "token_uri": f"{url}/token"}
-        _write(path, {"installed": {**facts, **places, "redirect_uris": ["http://localhost"]}})
+        endpoints = {"auth_uri": f"{url}/o/oauth2/auth", "token_uri": f"{url}/token"}
+        _write(path, {"installed": {**facts, **endpoints, "redirect_uris": ["http://localhost"]}})
 
     def write_service_account(self, path: Path, email: str, *, url: str, delegates: tuple[str, ...] = ()) -> None:
-        """Makes a service account, which owns no storage and may act for `delegates`, and writes its key JSON."""
+        """Creates a service account without storage that may act for `delegates`, and writes its key file."""
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         secret = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -184,7 +186,7 @@ class Accounts:
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
         facts = {"name": email, "limit": 0, "public_key": public.decode(), "delegates": delegates}
-        self._things.put("account", email, facts)
+        self._documents.put("account", email, facts)
         identity = {"type": "service_account", "project_id": "lse-demo", "private_key_id": "demo", "client_id": "1"}
         secret_part = {"private_key": secret.decode(), "client_email": email, "token_uri": f"{url}/token"}
         _write(path, {**identity, **secret_part})

@@ -1,4 +1,4 @@
-"""What Google's discovery document says about Drive v3: which requests are well formed, and which answers."""
+"""Validation of requests and answers against Google's discovery document of Drive v3."""
 
 import json
 import re
@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import unquote
 
 
-class Unacceptable(ValueError):
-    """A request that the discovery document does not allow. `location` names the parameter or field."""
+class InvalidRequestError(ValueError):
+    """A request that the discovery document does not allow. `location` is the parameter or field."""
 
     def __init__(self, message: str, location: str = "") -> None:
         super().__init__(message)
@@ -35,9 +35,9 @@ class Call:
 
 @cache
 def document() -> Mapping[str, Any]:
-    """The discovery document of Drive v3 that google-api-python-client bundles."""
-    place = files("googleapiclient") / "discovery_cache" / "documents" / "drive.v3.json"
-    return json.loads(place.read_text(encoding="utf-8"))
+    """Returns the discovery document of Drive v3 that google-api-python-client bundles."""
+    source = files("googleapiclient") / "discovery_cache" / "documents" / "drive.v3.json"
+    return json.loads(source.read_text(encoding="utf-8"))
 
 
 @cache
@@ -60,7 +60,7 @@ def _methods() -> tuple[tuple[str, re.Pattern[str], bool, Mapping[str, Any]], ..
 
 
 def match(method: str, path: str, query: Mapping[str, str]) -> Call | None:
-    """The API method that a request calls, None if there is none. Raises Unacceptable for parameters it lacks."""
+    """Returns the API method of a request; None if there is none. Raises InvalidRequestError for unknown parameters."""
     for verb, pattern, upload, spec in _methods():
         if verb == method and (found := pattern.fullmatch(path)):
             params = {name: unquote(value) for name, value in found.groupdict().items()} | dict(query)
@@ -77,7 +77,7 @@ def _check_params(spec: Mapping[str, Any], params: Mapping[str, str]) -> None:
         if rule is None:
             if name == "upload_id":
                 continue
-            raise Unacceptable(f"Unknown parameter: {name}", name)
+            raise InvalidRequestError(f"Unknown parameter: {name}", name)
         kind = rule["type"]
         wrong = (
             (kind == "boolean" and value.lower() not in ("true", "false"))
@@ -87,10 +87,10 @@ def _check_params(spec: Mapping[str, Any], params: Mapping[str, str]) -> None:
         if not wrong and kind == "integer":
             wrong = not int(rule.get("minimum", value)) <= int(value) <= int(rule.get("maximum", value))
         if wrong:
-            raise Unacceptable(f"Invalid value '{value}' for {name}", name)
+            raise InvalidRequestError(f"Invalid value '{value}' for {name}", name)
     for name, rule in known.items():
         if rule.get("required") and name not in params:
-            raise Unacceptable(f"Required parameter: {name}", name)
+            raise InvalidRequestError(f"Required parameter: {name}", name)
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -104,7 +104,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def problems(schema: str | Mapping[str, Any], value: Any, where: str = "$") -> list[str]:
-    """Where `value` departs from a schema of the document (a name or the schema itself); empty if nowhere."""
+    """Returns the violations of a schema (a name or the schema itself) by `value`; empty if valid."""
     rule = document()["schemas"][schema] if isinstance(schema, str) else schema
     if "$ref" in rule:
         return problems(rule["$ref"], value, where)
@@ -132,7 +132,7 @@ def problems(schema: str | Mapping[str, Any], value: Any, where: str = "$") -> l
 
 
 def select(schema: str, value: Mapping[str, Any], fields: str) -> dict[str, Any]:
-    """The part of an answer that `fields` asks for. Raises Unacceptable for a field that the schema lacks."""
+    """Returns the part of an answer that `fields` selects. Raises InvalidRequestError for an unknown field."""
     tree = _parse_fields(fields)
     return _project({"$ref": schema}, value, tree)
 
@@ -140,18 +140,18 @@ def select(schema: str, value: Mapping[str, Any], fields: str) -> dict[str, Any]
 def _parse_fields(text: str) -> dict[str, Any]:
     tokens = re.findall(r"[\w*]+|[(),/]", text)
     if "".join(tokens) != re.sub(r"\s", "", text) or not tokens:
-        raise Unacceptable(f"Invalid field selection {text}", "fields")
+        raise InvalidRequestError(f"Invalid field selection {text}", "fields")
     position = 0
 
     def take(expected: str = "") -> str:
         nonlocal position
         token = tokens[position] if position < len(tokens) else ""
         if not token or (expected and token != expected) or (not expected and token in "(),/"):
-            raise Unacceptable(f"Invalid field selection {text}", "fields")
+            raise InvalidRequestError(f"Invalid field selection {text}", "fields")
         position += 1
         return token
 
-    def listing() -> dict[str, Any]:
+    def parse_list() -> dict[str, Any]:
         nonlocal position
         tree: dict[str, Any] = {}
         while True:
@@ -161,15 +161,15 @@ def _parse_fields(text: str) -> dict[str, Any]:
                 branch = branch.setdefault(take(), {})
             if tokens[position : position + 1] == ["("]:
                 position += 1
-                branch.update(listing())
+                branch.update(parse_list())
                 take(")")
             if tokens[position : position + 1] != [","]:
                 return tree
             position += 1
 
-    tree = listing()
+    tree = parse_list()
     if position != len(tokens):
-        raise Unacceptable(f"Invalid field selection {text}", "fields")
+        raise InvalidRequestError(f"Invalid field selection {text}", "fields")
     return tree
 
 
@@ -179,14 +179,14 @@ def _project(rule: Mapping[str, Any], value: Any, tree: Mapping[str, Any]) -> An
     if not tree or "*" in tree:
         return value
     if rule.get("type") == "array":
-        _project(rule["items"], {}, tree)  # wrong names are refused for an empty list too
+        _project(rule["items"], {}, tree)  # an empty list, too, must reject unknown names
         return [_project(rule["items"], item, tree) for item in value or []]
     known, others = rule.get("properties", {}), rule.get("additionalProperties")
     result = {}
     for name, branch in tree.items():
         below = known.get(name, others)
         if below is None:
-            raise Unacceptable(f"Invalid field selection {name}", "fields")
+            raise InvalidRequestError(f"Invalid field selection {name}", "fields")
         if name in value:
             result[name] = _project(below, value[name], branch)
         elif branch:

@@ -1,4 +1,4 @@
-"""Drive's search language, the `q` of files.list: text in, predicate over file resources out."""
+"""Compiler of Drive's search language (`q` of files.list) to predicates over file resources."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,16 +18,16 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 class BadQueryError(ValueError):
-    """The query is not in Drive's language."""
+    """The query is not valid in Drive's search language."""
 
 
 def compile_query(text: str) -> Predicate:
-    """The predicate of a query. Raises BadQueryError.
+    """Compiles a query to a predicate. Raises BadQueryError.
 
     The language: https://developers.google.com/workspace/drive/api/guides/ref-search-terms
     """
     parser = _Parser(_tokens(text))
-    predicate = parser.either()
+    predicate = parser.disjunction()
     if parser.rest:
         raise BadQueryError(text)
     return predicate
@@ -63,13 +63,13 @@ class _Parser:
             return True
         return False
 
-    def either(self) -> Predicate:
-        parts = [self.both()]
+    def disjunction(self) -> Predicate:
+        parts = [self.conjunction()]
         while self.next_is("word", "or"):
-            parts.append(self.both())
+            parts.append(self.conjunction())
         return lambda file: any(part(file) for part in parts)
 
-    def both(self) -> Predicate:
+    def conjunction(self) -> Predicate:
         parts = [self.one()]
         while self.next_is("word", "and"):
             parts.append(self.one())
@@ -80,7 +80,7 @@ class _Parser:
             inner = self.one()
             return lambda file: not inner(file)
         if self.next_is("sign", "("):
-            inner = self.either()
+            inner = self.disjunction()
             self.take("sign", ")")
             return inner
         if self.rest[:1] and self.rest[0][0] == "text":
@@ -123,8 +123,8 @@ class _Parser:
             start = self.take("text").casefold()
             if field == "mimeType":
                 return lambda file: start in file[field].casefold()
-            # Of names, Drive matches the beginnings of words only.
+            # In names, Drive matches the beginnings of words only.
             return lambda file: bool(re.search(rf"(?<!\w){re.escape(start)}", file[field].casefold()))
-        # Drive compares names without regard to case.
+        # Drive ignores case when it compares names.
         test, value = _COMPARE[self.take("sign", "=", "!=")], self.take("text").casefold()
         return lambda file: test(file[field].casefold(), value)

@@ -1,7 +1,7 @@
-"""A local Google Drive v3 with its token endpoint: what the real Google client needs, on 127.0.0.1.
+"""A local Google Drive v3 with its token endpoint on 127.0.0.1, for the real Google client.
 
-It refuses what Drive would refuse. Besides the faults of every server (`lse_demo.faults`) it commits `corrupt_stored`:
-one bit of the bytes that a request uploads is flipped before they are kept.
+It rejects the requests that Drive would reject. Besides the faults of every server (`lse_demo.faults`) it has
+`corrupt_stored`: one bit of the uploaded bytes is flipped before they are stored.
 """
 
 import base64
@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlencode
 from lse_demo.faults import Fault, Faults
 from lse_demo.google_drive import discovery as discovery
 from lse_demo.google_drive.accounts import Access, GrantError
-from lse_demo.google_drive.discovery import Call, Unacceptable
+from lse_demo.google_drive.discovery import Call, InvalidRequestError
 from lse_demo.google_drive.query import BadQueryError, compile_query
 from lse_demo.google_drive.store import Doc, DriveStore, RefusedError
 from lse_demo.google_drive.uploads import Uploads
@@ -41,26 +41,26 @@ _ORDERS: dict[str, Callable[[Doc], Any]] = {
 
 
 def google_error(status: int, reason: str, message: str, location: str = "") -> bytes:
-    """The body of Drive's error answers."""
+    """Returns the body of an error answer of Drive."""
     error = {"domain": "usageLimits" if "imit" in reason else "global", "reason": reason, "message": message}
     errors = [{**error, "locationType": "parameter", "location": location} if location else error]
     return json.dumps({"error": {"code": status, "message": message, "errors": errors}}).encode()
 
 
-def rate_limit(status: int = 403, reason: str = "userRateLimitExceeded", **facts: Any) -> Fault:
-    """A fault in Drive's words; `facts` are those of `Fault` (times, rate, match, headers, …)."""
-    return Fault("status", status=status, body=google_error(status, reason, "User Rate Limit Exceeded."), **facts)
+def rate_limit(status: int = 403, reason: str = "userRateLimitExceeded", **options: Any) -> Fault:
+    """Returns a fault with Drive's rate limit error; `options` are those of `Fault` (times, rate, …)."""
+    return Fault("status", status=status, body=google_error(status, reason, "User Rate Limit Exceeded."), **options)
 
 
 @dataclass(frozen=True, slots=True)
-class _Ask:
+class _ApiRequest:
     request: Request
     access: Access
     call: Call
 
 
 class DriveServer(LocalServer):
-    """Serves the files under `directory`; one user, `USER`, is there from the start."""
+    """Serves the files under `directory`; the account `USER` always exists."""
 
     def __init__(
         self,
@@ -73,13 +73,15 @@ class DriveServer(LocalServer):
         token_seconds: int = 3600,
     ) -> None:
         super().__init__(port=port, latency=latency, faults=faults)
-        self.page_cap: int | None = None  # the most entries on a page of files.list; Drive may send fewer than asked
+        self.page_cap: int | None = (
+            None  # maximum entries on a page of files.list; Drive may return fewer than requested
+        )
         self.store = DriveStore(directory, now=now, token_seconds=token_seconds)
         self.accounts = self.store.accounts
         self.uploads = Uploads(self.store.incoming)
         if not self.accounts.get(USER):
             self.accounts.add_user(USER)
-        self._routes: dict[str, Callable[[_Ask], Answer]] = {
+        self._routes: dict[str, Callable[[_ApiRequest], Answer]] = {
             "drive.about.get": self._about,
             "drive.drives.get": self._drive,
             "drive.drives.list": self._drives,
@@ -113,12 +115,12 @@ class DriveServer(LocalServer):
         except RefusedError as refused:
             body = google_error(refused.status, refused.reason, str(refused), refused.location)
             return Answer.json(body, refused.status)
-        except Unacceptable as bad:
+        except InvalidRequestError as bad:
             self.violations.append(f"{request.method} {request.path}: {bad}")
             return Answer.json(google_error(400, "invalidParameter", str(bad), bad.location), 400)
 
     def partial(self, request: Request) -> None:
-        """Keeps what came of a broken upload."""
+        """Keeps the bytes of a broken upload that arrived."""
         if "upload_id" in request.query:
             self.uploads.partial(request.query["upload_id"], request)
 
@@ -143,7 +145,7 @@ class DriveServer(LocalServer):
         if request.method != "GET" and not any("readonly" not in scope for scope in access.scopes):
             message = "Request had insufficient authentication scopes."
             raise RefusedError(403, "insufficientPermissions", message)
-        return self._routes[call.id](_Ask(request, access, call))
+        return self._routes[call.id](_ApiRequest(request, access, call))
 
     def _answer(self, call: Call, value: Doc) -> Answer:
         self.violations += [f"answer to {call.id}: {wrong}" for wrong in discovery.problems(call.response or "", value)]
@@ -161,85 +163,85 @@ class DriveServer(LocalServer):
         except GrantError as error:
             return Answer.json({"error": error.code, "error_description": str(error)}, 400)
 
-    def _about(self, ask: _Ask) -> Answer:
-        if "fields" not in ask.call.params:
-            raise Unacceptable("The 'fields' parameter is required for this method.", "fields")
-        usage, limit = str(self.store.usage(ask.access.email)), self.accounts.get(ask.access.email)["limit"]
+    def _about(self, api: _ApiRequest) -> Answer:
+        if "fields" not in api.call.params:
+            raise InvalidRequestError("The 'fields' parameter is required for this method.", "fields")
+        usage, limit = str(self.store.usage(api.access.email)), self.accounts.get(api.access.email)["limit"]
         quota = {"usage": usage, "usageInDrive": usage, "usageInDriveTrash": "0"}
         if limit is not None:
             quota["limit"] = str(limit)
-        user = self.store.user(ask.access.email, ask.access.email)
-        return self._answer(ask.call, {"kind": "drive#about", "user": user, "storageQuota": quota})
+        user = self.store.user(api.access.email, api.access.email)
+        return self._answer(api.call, {"kind": "drive#about", "user": user, "storageQuota": quota})
 
-    def _drives(self, ask: _Ask) -> Answer:
-        drives = [_drive(doc) for doc in self.store.drives(ask.access.email)]
-        return self._answer(ask.call, {"kind": "drive#driveList", "drives": drives})
+    def _drives(self, api: _ApiRequest) -> Answer:
+        drives = [_drive(doc) for doc in self.store.drives(api.access.email)]
+        return self._answer(api.call, {"kind": "drive#driveList", "drives": drives})
 
-    def _drive(self, ask: _Ask) -> Answer:
-        found = [doc for doc in self.store.drives(ask.access.email) if doc["id"] == ask.call.params["driveId"]]
+    def _drive(self, api: _ApiRequest) -> Answer:
+        found = [doc for doc in self.store.drives(api.access.email) if doc["id"] == api.call.params["driveId"]]
         if not found:
-            raise RefusedError(404, "notFound", f"Shared drive not found: {ask.call.params['driveId']}")
-        return self._answer(ask.call, _drive(found[0]))
+            raise RefusedError(404, "notFound", f"Shared drive not found: {api.call.params['driveId']}")
+        return self._answer(api.call, _drive(found[0]))
 
-    def _generate_ids(self, ask: _Ask) -> Answer:
-        ids = [self.store.new_id() for _ in range(int(ask.call.params.get("count", 10)))]
-        return self._answer(ask.call, {"kind": "drive#generatedIds", "space": "drive", "ids": ids})
+    def _generate_ids(self, api: _ApiRequest) -> Answer:
+        ids = [self.store.new_id() for _ in range(int(api.call.params.get("count", 10)))]
+        return self._answer(api.call, {"kind": "drive#generatedIds", "space": "drive", "ids": ids})
 
-    def _list(self, ask: _Ask) -> Answer:
-        params, all_drives = ask.call.params, ask.call.flag("includeItemsFromAllDrives")
-        if all_drives and not ask.call.flag("supportsAllDrives"):
-            raise Unacceptable("includeItemsFromAllDrives needs supportsAllDrives.", "includeItemsFromAllDrives")
+    def _list(self, api: _ApiRequest) -> Answer:
+        params, all_drives = api.call.params, api.call.flag("includeItemsFromAllDrives")
+        if all_drives and not api.call.flag("supportsAllDrives"):
+            raise InvalidRequestError("includeItemsFromAllDrives needs supportsAllDrives.", "includeItemsFromAllDrives")
         if (params.get("corpora") == "drive") != ("driveId" in params):
-            raise Unacceptable("driveId and corpora=drive belong together.", "driveId")
+            raise InvalidRequestError("driveId and corpora=drive belong together.", "driveId")
         try:
             matches = compile_query(params.get("q") or "trashed = true or trashed = false")
         except BadQueryError as error:
-            raise Unacceptable("Invalid Value", "q") from error
-        found = list(self.store.search(ask.access, matches, all_drives=all_drives))
+            raise InvalidRequestError("Invalid Value", "q") from error
+        found = list(self.store.search(api.access, matches, all_drives=all_drives))
         found = [doc for doc in found if params.get("driveId") in (None, doc.get("driveId"))]
         for order in reversed(params.get("orderBy", "modifiedTime desc").split(",")):
             key, _, direction = order.strip().partition(" ")
             if key not in _ORDERS or direction not in ("", "desc"):
-                raise Unacceptable(f"Invalid sort: {order}", "orderBy")
+                raise InvalidRequestError(f"Invalid sort: {order}", "orderBy")
             found.sort(key=_ORDERS[key], reverse=bool(direction))
         size = min(int(params.get("pageSize", 100)), self.page_cap or 1000)
         start = _start(params["pageToken"]) if "pageToken" in params else 0
         answer: Doc = {"kind": "drive#fileList", "incompleteSearch": False, "files": found[start : start + size]}
         if start + size < len(found):
             answer["nextPageToken"] = base64.urlsafe_b64encode(f"page:{start + size}".encode()).decode()
-        return self._answer(ask.call, answer)
+        return self._answer(api.call, answer)
 
-    def _get(self, ask: _Ask) -> Answer:
-        doc = self.store.find(ask.access, ask.call.params["fileId"], all_drives=ask.call.flag("supportsAllDrives"))
-        if ask.call.params.get("alt") == "media":
+    def _get(self, api: _ApiRequest) -> Answer:
+        doc = self.store.find(api.access, api.call.params["fileId"], all_drives=api.call.flag("supportsAllDrives"))
+        if api.call.params.get("alt") == "media":
             if "headRevisionId" not in doc:
                 raise RefusedError(403, "fileNotDownloadable", "Only files with binary content can be downloaded.")
-            return _media(ask.request, self.store.content(doc), doc["mimeType"])
-        return self._answer(ask.call, self.store.view(ask.access, doc))
+            return _media(api.request, self.store.content(doc), doc["mimeType"])
+        return self._answer(api.call, self.store.view(api.access, doc))
 
-    def _create(self, ask: _Ask) -> Answer:
-        drives = ask.call.flag("supportsAllDrives")
+    def _create(self, api: _ApiRequest) -> Answer:
+        drives = api.call.flag("supportsAllDrives")
 
         def finish(body: Doc, content: Path | None, mime: str) -> Answer:
-            doc = self.store.create(ask.access, body, content, mime, all_drives=drives)
-            return self._answer(ask.call, self.store.view(ask.access, doc))
+            doc = self.store.create(api.access, body, content, mime, all_drives=drives)
+            return self._answer(api.call, self.store.view(api.access, doc))
 
         def check(body: Doc, size: int) -> None:
-            self.store.check_new(ask.access, body, size, all_drives=drives)
+            self.store.check_new(api.access, body, size, all_drives=drives)
 
-        return self._write(ask.request, ask.call, check, finish)
+        return self._write(api.request, api.call, check, finish)
 
-    def _update(self, ask: _Ask) -> Answer:
-        drives, identity = ask.call.flag("supportsAllDrives"), ask.call.params["fileId"]
+    def _update(self, api: _ApiRequest) -> Answer:
+        drives, identity = api.call.flag("supportsAllDrives"), api.call.params["fileId"]
 
         def finish(body: Doc, content: Path | None, mime: str) -> Answer:  # noqa: ARG001 - the file keeps its type
-            doc = self.store.update(ask.access, identity, body, content, ask.call.params, all_drives=drives)
-            return self._answer(ask.call, self.store.view(ask.access, doc))
+            doc = self.store.update(api.access, identity, body, content, api.call.params, all_drives=drives)
+            return self._answer(api.call, self.store.view(api.access, doc))
 
         def check(body: Doc, size: int) -> None:
-            self.store.check_update(ask.access, identity, body, size, all_drives=drives)
+            self.store.check_update(api.access, identity, body, size, all_drives=drives)
 
-        return self._write(ask.request, ask.call, check, finish)
+        return self._write(api.request, api.call, check, finish)
 
     def _write(
         self,
@@ -250,7 +252,7 @@ class DriveServer(LocalServer):
     ) -> Answer:
         kind = call.params.get("uploadType") if call.upload else None
         mime = request.headers.get("Content-Type", "")
-        if "fields" in call.params:  # refused before anything is written
+        if "fields" in call.params:  # rejected before anything is written
             discovery.select("File", {}, call.params["fields"])
         if kind == "resumable":
             body = _body(call, request.body)
@@ -269,29 +271,29 @@ class DriveServer(LocalServer):
             content.write_bytes(parts[-1][1])
             return finish(body, content, parts[-1][0])
         if call.upload:
-            raise Unacceptable(f"Invalid uploadType: {kind}", "uploadType")
+            raise InvalidRequestError(f"Invalid uploadType: {kind}", "uploadType")
         return finish(_body(call, request.body), None, "")
 
-    def _delete(self, ask: _Ask) -> Answer:
-        self.store.delete(ask.access, ask.call.params["fileId"], all_drives=ask.call.flag("supportsAllDrives"))
+    def _delete(self, api: _ApiRequest) -> Answer:
+        self.store.delete(api.access, api.call.params["fileId"], all_drives=api.call.flag("supportsAllDrives"))
         return Answer(204)
 
-    def _revisions(self, ask: _Ask) -> Answer:
-        doc = self.store.find(ask.access, ask.call.params["fileId"])
+    def _revisions(self, api: _ApiRequest) -> Answer:
+        doc = self.store.find(api.access, api.call.params["fileId"])
         entries = [_public(entry) for entry in self.store.revisions(doc["id"])]
-        return self._answer(ask.call, {"kind": "drive#revisionList", "revisions": entries})
+        return self._answer(api.call, {"kind": "drive#revisionList", "revisions": entries})
 
-    def _revision(self, ask: _Ask) -> Answer:
-        doc = self.store.find(ask.access, ask.call.params["fileId"])
+    def _revision(self, api: _ApiRequest) -> Answer:
+        doc = self.store.find(api.access, api.call.params["fileId"])
         for entry in self.store.revisions(doc["id"]):
-            if entry["id"] == ask.call.params["revisionId"]:
-                if ask.call.params.get("alt") == "media":
-                    return _media(ask.request, self.store.content(doc, entry["id"]), entry["mimeType"])
-                return self._answer(ask.call, _public(entry))
-        raise RefusedError(404, "notFound", f"Revision not found: {ask.call.params['revisionId']}.")
+            if entry["id"] == api.call.params["revisionId"]:
+                if api.call.params.get("alt") == "media":
+                    return _media(api.request, self.store.content(doc, entry["id"]), entry["mimeType"])
+                return self._answer(api.call, _public(entry))
+        raise RefusedError(404, "notFound", f"Revision not found: {api.call.params['revisionId']}.")
 
-    def _delete_revision(self, ask: _Ask) -> Answer:
-        self.store.delete_revision(ask.access, ask.call.params["fileId"], ask.call.params["revisionId"])
+    def _delete_revision(self, api: _ApiRequest) -> Answer:
+        self.store.delete_revision(api.access, api.call.params["fileId"], api.call.params["revisionId"])
         return Answer(204)
 
 
@@ -307,35 +309,35 @@ def _start(token: str) -> int:
     try:
         return int(base64.urlsafe_b64decode(token).removeprefix(b"page:"))
     except (binascii.Error, ValueError) as error:
-        raise Unacceptable("Invalid Value", "pageToken") from error
+        raise InvalidRequestError("Invalid Value", "pageToken") from error
 
 
 def _body(call: Call, raw: bytes) -> Doc:
     try:
         body = json.loads(raw or b"{}")
     except ValueError as error:
-        raise Unacceptable("Parse Error") from error
+        raise InvalidRequestError("Parse Error") from error
     if wrong := discovery.problems(call.request or "", _without_nulls(body)):
-        raise Unacceptable("; ".join(wrong))
+        raise InvalidRequestError("; ".join(wrong))
     return body
 
 
 def _without_nulls(value: Any) -> Any:
-    # A null clears a property, whatever type the schema gives it.
+    # A null deletes a property; it is valid for every type of the schema.
     return {k: _without_nulls(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
 
 
 def _parts(mime: str, body: bytes) -> list[tuple[str, bytes]]:
     found = re.search(r'boundary="?([^";]+)', mime)
     if not found:
-        raise Unacceptable("Missing multipart boundary")
+        raise InvalidRequestError("Missing multipart boundary")
     parts = []
     for part in body.split(b"--" + found[1].encode())[1:-1]:
         head, _, content = re.sub(rb"\r?\n\r?\n", b"\0", part, count=1).partition(b"\0")
         kind = re.search(rb"content-type:\s*([^\r\n]+)", head, re.IGNORECASE)
         parts.append((kind[1].decode() if kind else "", re.sub(rb"\r?\n\Z", b"", content)))
     if len(parts) != 2:
-        raise Unacceptable("A multipart upload has two parts")
+        raise InvalidRequestError("A multipart upload has two parts")
     return parts
 
 

@@ -1,4 +1,4 @@
-"""The files of the local Drive: resources, rights, revisions, quotas, in a directory that a later process can open."""
+"""The files of the local Drive: resources, permissions, revisions and quotas, stored in a directory."""
 
 import hashlib
 import secrets
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lse_demo.google_drive.accounts import DRIVE_SCOPE, Access, Accounts
-from lse_demo.google_drive.things import Things
+from lse_demo.google_drive.documents import Documents
 
 FOLDER = "application/vnd.google-apps.folder"
 _ROLES = ("reader", "writer", "owner")  # ascending
@@ -23,7 +23,7 @@ Doc = dict[str, Any]
 
 
 class RefusedError(Exception):
-    """Drive says no: HTTP status and reason as in its error answers."""
+    """A request that Drive rejects: HTTP status and reason of the error answer."""
 
     def __init__(self, status: int, reason: str, message: str, location: str = "") -> None:
         super().__init__(message)
@@ -33,70 +33,70 @@ class RefusedError(Exception):
 
 
 class DriveStore:
-    """Files as Drive's resources. Keys that begin with "_" (rights, owner, app) are the store's own."""
+    """Files as Drive's resources. Keys that begin with "_" (roles, owner, app) are internal."""
 
     def __init__(self, directory: Path, *, now: Callable[[], float] = time.time, token_seconds: int = 3600) -> None:
         self.blobs = directory / "blobs"
         self.incoming = directory / "incoming"
         shutil.rmtree(self.incoming, ignore_errors=True)  # upload sessions end with their server
-        for place in (self.blobs, self.incoming):
-            place.mkdir(parents=True) if not place.exists() else None
+        for folder in (self.blobs, self.incoming):
+            folder.mkdir(parents=True, exist_ok=True)
         self.lock = threading.RLock()
         self._now = now
-        self._things = Things(directory / "drive.sqlite")
-        self.accounts = Accounts(self._things, now=now, token_seconds=token_seconds)
+        self._documents = Documents(directory / "drive.sqlite")
+        self.accounts = Accounts(self._documents, now=now, token_seconds=token_seconds)
 
     def close(self) -> None:
         """Closes the metadata file."""
-        self._things.close()
+        self._documents.close()
 
     def new_id(self) -> str:
-        """An id that `create` will accept once."""
+        """Issues an id that `create` accepts once."""
         identity = "1" + secrets.token_urlsafe(24)
-        self._things.put("issued", identity, {})
+        self._documents.put("issued", identity, {})
         return identity
 
     def root(self, email: str) -> str:
-        """The id of a user's My Drive."""
+        """Returns the id of a user's My Drive; creates it if missing."""
         identity = "0A" + hashlib.sha256(email.encode()).hexdigest()[:17]
-        if self._things.get("file", identity) is None:
+        if self._documents.get("file", identity) is None:
             self._put(self._new(identity, "My Drive", FOLDER, [], email, ""))
         return identity
 
     def add_folder(self, name: str, email: str, *, parent: str = "", roles: Mapping[str, str] | None = None) -> str:
-        """A folder of `email` made by hand in the browser; `roles` maps other accounts to "reader" or "writer"."""
+        """Adds a folder that `email` created in the browser; `roles` maps other accounts to "reader" or "writer"."""
         doc = self._new(self.new_id(), name, FOLDER, [parent or self.root(email)], email, "")
         drive = self.doc(parent).get("driveId") if parent else None
         self._put({**doc, "_roles": dict(roles or {}), **({"driveId": drive} if drive else {})})
         return doc["id"]
 
     def add_drive(self, name: str, members: Mapping[str, str]) -> str:
-        """A shared drive, whose files belong to no one and count for no one's quota."""
+        """Adds a shared drive, whose files have no owner and count for no quota."""
         identity = "0AD" + secrets.token_hex(8)
         self._put({**self._new(identity, name, FOLDER, [], "", ""), "driveId": identity, "_roles": dict(members)})
         return identity
 
     def drives(self, email: str) -> list[Doc]:
-        """The shared drives that an account sees."""
+        """Returns the shared drives that an account can see."""
         return [doc for doc in self._docs() if doc.get("driveId") == doc["id"] and self._role(email, doc)]
 
     def doc(self, identity: str) -> Doc:
-        """The stored resource. Raises RefusedError (404)."""
-        doc = self._things.get("file", identity)
+        """Returns the stored resource. Raises RefusedError (404)."""
+        doc = self._documents.get("file", identity)
         if doc is None:
             raise RefusedError(404, "notFound", f"File not found: {identity}.", "fileId")
         return doc
 
     def named(self, name: str) -> list[Doc]:
-        """Every file of that name that is not in the trash, in any folder."""
+        """Returns all files of that name that are not in the trash, in any folder."""
         return [doc for doc in self._docs() if doc["name"] == name and not doc["trashed"]]
 
     def content(self, doc: Mapping[str, Any], revision: str = "") -> Path:
-        """Where the bytes of a file (or of one of its revisions) lie."""
+        """Returns the path of the content of a file, or of one of its revisions."""
         return self.blobs / (revision or doc["headRevisionId"])
 
     def find(self, access: Access, identity: str, *, write: bool = False, all_drives: bool = True) -> Doc:
-        """A file as `access` may use it. Raises RefusedError (403, 404)."""
+        """Returns a file that `access` may use. Raises RefusedError (403, 404)."""
         doc = self.doc(self.root(access.email) if identity == "root" else identity)
         if not self._visible(access, doc) or ("driveId" in doc and not all_drives):
             raise RefusedError(404, "notFound", f"File not found: {identity}.", "fileId")
@@ -106,7 +106,7 @@ class DriveStore:
         return doc
 
     def search(self, access: Access, matches: Callable[[Doc], bool], *, all_drives: bool) -> Iterator[Doc]:
-        """The files that `access` sees, as it sees them."""
+        """Yields the matching files that are visible to `access`, as `view` returns them."""
         for doc in self._docs():
             if "parents" in doc and self._visible(access, doc) and (all_drives or "driveId" not in doc):
                 seen = self.view(access, doc)
@@ -114,23 +114,23 @@ class DriveStore:
                     yield seen
 
     def check_new(self, access: Access, body: Mapping[str, Any], size: int = 0, *, all_drives: bool) -> list[Doc]:
-        """Raises what `create` would raise; returns the parents."""
+        """Checks a creation before it starts: raises what `create` would raise, returns the parents."""
         self._check_body(body, "create")
         parents = body.get("parents") or [self.root(access.email)]
         if len(parents) > 1:
             raise RefusedError(403, "cannotAddParent", "A shared drive item must have exactly one parent.")
         docs = [self.find(access, parent, write=True, all_drives=all_drives) for parent in parents]
         if "id" in body:
-            if self._things.get("issued", body["id"]) is None:
+            if self._documents.get("issued", body["id"]) is None:
                 raise RefusedError(400, "invalid", "The provided file ID is not usable.", "file.id")
-            if self._things.get("file", body["id"]) is not None:
+            if self._documents.get("file", body["id"]) is not None:
                 raise RefusedError(409, "fileIdInUse", "A file already exists with the provided ID.")
         if "driveId" not in docs[0]:
             self._check_quota(access.email, size)
         return docs
 
     def create(self, access: Access, body: Doc, content: Path | None, mime: str, *, all_drives: bool) -> Doc:
-        """Makes a file; `content` is taken away. Raises RefusedError."""
+        """Creates a file; `content` is moved into the store. Raises RefusedError."""
         with self.lock:
             size = content.stat().st_size if content else 0
             parents = self.check_new(access, body, size, all_drives=all_drives)
@@ -143,7 +143,7 @@ class DriveStore:
                 doc["driveId"] = parents[0]["driveId"]
             self._merge(access, doc, body)
             if not kind.startswith("application/vnd.google-apps."):
-                self._set_content(doc, content or self._empty())
+                self._set_content(doc, content or self._empty_content())
             return self._put(doc)
 
     def update(
@@ -156,7 +156,7 @@ class DriveStore:
         *,
         all_drives: bool,
     ) -> Doc:
-        """Changes a file; `moves` holds addParents and removeParents. Raises RefusedError."""
+        """Updates a file; `moves` has addParents and removeParents. Raises RefusedError."""
         with self.lock:
             size = content.stat().st_size if content else None
             doc = dict(self.check_update(access, identity, body, size, all_drives=all_drives))
@@ -175,7 +175,7 @@ class DriveStore:
     def check_update(
         self, access: Access, identity: str, body: Mapping[str, Any], size: int | None = None, *, all_drives: bool
     ) -> Doc:
-        """Raises what `update` would raise; returns the file."""
+        """Checks an update before it starts: raises what `update` would raise, returns the file."""
         doc = self.find(access, identity, write=True, all_drives=all_drives)
         self._check_body(body, "update")
         if size is not None and "driveId" not in doc:
@@ -183,22 +183,22 @@ class DriveStore:
         return doc
 
     def delete(self, access: Access, identity: str, *, all_drives: bool) -> None:
-        """Deletes a file for good, without the trash; of a folder, all that is in it."""
+        """Deletes a file, or a folder with its content, without the trash."""
         with self.lock:
             doc = self.find(access, identity, write=True, all_drives=all_drives)
             for child in [each for each in self._docs() if doc["id"] in each.get("parents", ())]:
                 self.delete(access, child["id"], all_drives=all_drives)
             for revision in self.revisions(doc["id"]):
                 (self.blobs / revision["id"]).unlink()
-            self._things.remove("file", doc["id"])
-            self._things.remove("revisions", doc["id"])
+            self._documents.remove("file", doc["id"])
+            self._documents.remove("revisions", doc["id"])
 
     def revisions(self, identity: str) -> list[Doc]:
-        """The revisions of a file, oldest first."""
-        return (self._things.get("revisions", identity) or {"list": []})["list"]
+        """Returns the revisions of a file, oldest first."""
+        return (self._documents.get("revisions", identity) or {"list": []})["list"]
 
     def delete_revision(self, access: Access, identity: str, revision: str) -> None:
-        """Deletes one revision; if it was the head, the one before becomes the head. Raises RefusedError."""
+        """Deletes one revision; the newest one left becomes the head. Raises RefusedError."""
         with self.lock:
             doc, revisions = dict(self.find(access, identity, write=True)), self.revisions(identity)
             left = [each for each in revisions if each["id"] != revision]
@@ -206,22 +206,22 @@ class DriveStore:
                 raise RefusedError(404, "notFound", f"Revision not found: {revision}.", "revisionId")
             if not left:
                 raise RefusedError(403, "cannotDeleteOnlyRevision", "The only revision of a file cannot be deleted.")
-            self._things.put("revisions", identity, {"list": left})
+            self._documents.put("revisions", identity, {"list": left})
             (self.blobs / revision).unlink()
-            self._point(doc, left[-1]["id"])
+            self._set_head(doc, left[-1]["id"])
             self._put(doc)
 
     def usage(self, email: str) -> int:
-        """The bytes that count for an account's quota."""
+        """Returns the bytes that count for an account's quota."""
         return sum(int(doc.get("size", 0)) for doc in self._docs() if doc["_owner"] == email)
 
     def user(self, email: str, me: str) -> Doc:
-        """An account as a User resource."""
+        """Returns an account as a User resource."""
         name = self.accounts.get(email).get("name", email)
         return {"kind": "drive#user", "displayName": name, "emailAddress": email, "me": email == me}
 
     def view(self, access: Access, doc: Mapping[str, Any]) -> Doc:
-        """The resource with what depends on who asks."""
+        """Returns the resource with the fields that depend on the account of `access`."""
         role = self._role(access.email, doc)
         may_write = role in _ROLES[1:]
         seen = {key: value for key, value in doc.items() if not key.startswith("_")}
@@ -241,10 +241,10 @@ class DriveStore:
         return seen
 
     def _docs(self) -> list[Doc]:
-        return list(self._things.all("file").values())
+        return list(self._documents.all("file").values())
 
     def _put(self, doc: Doc) -> Doc:
-        self._things.put("file", doc["id"], doc)
+        self._documents.put("file", doc["id"], doc)
         return doc
 
     def _time(self) -> str:
@@ -263,19 +263,19 @@ class DriveStore:
             return "owner"
         roles = [doc["_roles"].get(email)]
         for parent in doc.get("parents", ()):
-            above = self._things.get("file", parent)
+            above = self._documents.get("file", parent)
             roles.append(self._role(email, above) if above else None)
         return max(filter(None, roles), key=_ROLES.index, default=None)
 
     def _is_trashed(self, doc: Mapping[str, Any]) -> bool:
-        """Whether it is in the trash by itself, or with a folder above it."""
-        above = (self._things.get("file", parent) for parent in doc.get("parents", ()))
+        """Returns whether the file, or a folder above it, is in the trash."""
+        above = (self._documents.get("file", parent) for parent in doc.get("parents", ()))
         return doc["trashed"] or any(self._is_trashed(parent) for parent in above if parent)
 
     def _visible(self, access: Access, doc: Mapping[str, Any]) -> bool:
-        # drive.file: only what the same app made.
-        reach = any(scope in (DRIVE_SCOPE, f"{DRIVE_SCOPE}.readonly") for scope in access.scopes)
-        return (reach or doc["_app"] == access.app) and self._role(access.email, doc) is not None
+        # The scope drive.file gives access only to files that the same app created.
+        full_access = any(scope in (DRIVE_SCOPE, f"{DRIVE_SCOPE}.readonly") for scope in access.scopes)
+        return (full_access or doc["_app"] == access.app) and self._role(access.email, doc) is not None
 
     def _check_body(self, body: Mapping[str, Any], action: str) -> None:
         for field in body:
@@ -304,7 +304,7 @@ class DriveStore:
         kept = {key: value for key, value in merged.items() if value is not None}
         doc["_app_properties"] = {**doc["_app_properties"], access.app: kept}
 
-    def _empty(self) -> Path:
+    def _empty_content(self) -> Path:
         path = self.incoming / secrets.token_hex(8)
         path.touch()
         return path
@@ -321,10 +321,10 @@ class DriveStore:
         entry = {"kind": "drive#revision", "id": revision, "mimeType": doc["mimeType"], "modifiedTime": self._time()}
         hidden = {"_sha1": sums[1].hexdigest(), "_sha256": sums[2].hexdigest()}
         entry = {**entry, **facts, **hidden, "keepForever": False}
-        self._things.put("revisions", doc["id"], {"list": [*self.revisions(doc["id"]), entry]})
-        self._point(doc, revision)
+        self._documents.put("revisions", doc["id"], {"list": [*self.revisions(doc["id"]), entry]})
+        self._set_head(doc, revision)
 
-    def _point(self, doc: Doc, revision: str) -> None:
+    def _set_head(self, doc: Doc, revision: str) -> None:
         entry = next(each for each in self.revisions(doc["id"]) if each["id"] == revision)
         doc |= {"headRevisionId": revision, "size": entry["size"], "quotaBytesUsed": entry["size"]}
         doc |= {"md5Checksum": entry["md5Checksum"], "sha1Checksum": entry["_sha1"], "sha256Checksum": entry["_sha256"]}

@@ -1,4 +1,4 @@
-"""Resumable upload sessions of the local Drive: Google's protocol, byte for byte.
+"""Resumable upload sessions of the local Drive, with Google's protocol.
 
 https://developers.google.com/workspace/drive/api/guides/manage-uploads#resumable
 """
@@ -18,10 +18,10 @@ UNIT = 256 * 1024
 
 @dataclass(slots=True)
 class Session:
-    """One upload under way. `finish` makes the file from the complete content and returns the answer."""
+    """One upload session. `finish` creates the file from the complete content and returns the answer."""
 
     path: Path
-    size: int | None  # as announced
+    size: int | None  # as announced by the client
     finish: Callable[[Path], Answer]
     stored: int = 0
     done: Answer | None = None
@@ -29,14 +29,14 @@ class Session:
 
 
 class Uploads:
-    """The sessions of a server, in memory; their bytes lie in `incoming`."""
+    """The upload sessions of a server, in memory; their bytes are in the directory `incoming`."""
 
     def __init__(self, incoming: Path) -> None:
         self._incoming = incoming
         self._sessions: dict[str, Session] = {}
 
     def open(self, size: int | None, finish: Callable[[Path], Answer]) -> str:
-        """Begins a session and returns its id."""
+        """Opens a session and returns its id."""
         identity = "AB" + secrets.token_urlsafe(48)
         path = self.new_path()
         path.touch()
@@ -44,17 +44,17 @@ class Uploads:
         return identity
 
     def new_path(self) -> Path:
-        """A fresh place for incoming bytes."""
+        """Returns a new path for incoming bytes."""
         return self._incoming / secrets.token_hex(12)
 
     def expire(self) -> None:
-        """Forgets every session, as Drive does after a week."""
+        """Deletes every session, as Drive does after a week."""
         for session in self._sessions.values():
             session.path.unlink(missing_ok=True)
         self._sessions.clear()
 
     def put(self, identity: str, request: Request) -> Answer:
-        """Answers a PUT to the session: a chunk, all of it, or a question how far it got. Raises RefusedError."""
+        """Answers a PUT to the session: one chunk, the whole content, or a status request. Raises RefusedError."""
         session = self._get(identity)
         with session.lock:
             if session.done:
@@ -71,7 +71,7 @@ class Uploads:
             return Answer(308, headers={"Range": f"bytes=0-{session.stored - 1}"} if session.stored else {})
 
     def partial(self, identity: str, request: Request) -> None:
-        """A connection broke inside a chunk: what came is kept in whole units of 256 KiB."""
+        """Keeps the whole units of 256 KiB that arrived before a connection broke inside a chunk."""
         session = self._sessions.get(identity)
         if session is None or session.done:
             return
@@ -99,7 +99,7 @@ class Uploads:
         self._store(session, begin, body)
 
     def _store(self, session: Session, begin: int, body: bytes) -> None:
-        # Bytes that are there already are ignored.
+        # Bytes that are already stored are ignored.
         if begin <= session.stored < begin + len(body):
             with session.path.open("r+b") as stream:
                 stream.seek(session.stored)
@@ -108,7 +108,7 @@ class Uploads:
 
 
 def _content_range(request: Request) -> tuple[int | None, int, int | None]:
-    """First and last byte of the request's body (None: it is a question), and the size of the whole, if said."""
+    """Returns first and last byte of the request's body (first None: a status request) and the total size, if given."""
     header = request.headers.get("Content-Range")
     if header is None:
         return 0, len(request.body) - 1, len(request.body)

@@ -1,4 +1,4 @@
-"""The local LangSmith as a process of its own, so that its processor time is not its clients'."""
+"""Runs the local LangSmith as a separate process, so that its CPU time is not counted for its clients."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ from lse_demo.langsmith.store import LangSmithStore
 def main(arguments: list[str] | None = None) -> None:
     """Serves until SIGTERM or SIGINT, or until standard input ends with `--watch-stdin`.
 
-    The first line on standard output is the URL, the last one JSON: how often which status was answered (`statuses`),
+    The first line on standard output is the URL, the last one JSON: the number of answers by status (`statuses`)
     and the `violations`.
     """
     options = _parser().parse_args(arguments)
@@ -55,12 +55,16 @@ def _wait_for_end(done: threading.Event) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", default=":memory:", help="SQLite file (default: in memory)")
-    parser.add_argument("--port", type=int, default=0, help="0: a free one")
+    parser.add_argument("--port", type=int, default=0, help="0: any free port")
     parser.add_argument("--api-key", default=DEMO_KEY)
-    parser.add_argument("--latency-ms", type=float, default=0.0, help="added to each answer")
-    parser.add_argument("--limit", metavar="N/SECONDS", help="run queries per key; /runs/stats has 1/10 then")
-    parser.add_argument("--retry-after", choices=("seconds", "date"), help="with 429 (default: no such header)")
-    parser.add_argument("--no-v2", action="store_true", help="a deployment that knows only v1")
+    parser.add_argument("--latency-ms", type=float, default=0.0, help="delay before each answer")
+    parser.add_argument(
+        "--limit", metavar="N/SECONDS", help="rate limit of run queries per key; /runs/stats then has 1/10"
+    )
+    parser.add_argument(
+        "--retry-after", choices=("seconds", "date"), help="form of the header with 429 (default: no header)"
+    )
+    parser.add_argument("--no-v2", action="store_true", help="a deployment that has only v1")
     parser.add_argument("--seed-runs", type=int, default=0, metavar="N", help="runs to generate if there are none")
     parser.add_argument("--seed-project", default="bench")
     yesterday = datetime.now(UTC).date() - timedelta(days=1)

@@ -1,4 +1,4 @@
-"""JSON cut into its members and elements with their bytes untouched: lone surrogates, huge numbers and all."""
+"""Splits JSON into members and elements without changing their bytes (lone surrogates and huge numbers included)."""
 
 import json
 from collections.abc import Container, Mapping
@@ -15,17 +15,17 @@ _RAW_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def split(raw: bytes, only: Container[str] | None = None) -> Members:
-    """The members of a JSON object, or `only` some of them. Raises ValueError."""
+    """Returns the members of a JSON object, or only those in `only`. Raises ValueError."""
     try:
         found: Mapping[str, Any] = _RAW_MEMBERS.decode(raw)
     except ValueError:
-        # msgspec refuses lone surrogates and NaN, also in values that it does not decode.
+        # msgspec rejects lone surrogates and NaN, also in values that it does not decode.
         found = {_DECODER.decode(name.decode()): value for name, value in _cut(raw, b"{", b"}", named=True)}
     return {name: bytes(value) for name, value in found.items() if only is None or name in only}
 
 
 def elements(raw: bytes) -> list[bytes]:
-    """The elements of a JSON array. Raises ValueError."""
+    """Returns the elements of a JSON array. Raises ValueError."""
     try:
         return [bytes(value) for value in _RAW_ELEMENTS.decode(raw)]
     except ValueError:
@@ -33,7 +33,7 @@ def elements(raw: bytes) -> list[bytes]:
 
 
 def _cut(raw: bytes, opening: bytes, closing: bytes, *, named: bool) -> list[tuple[bytes, bytes]]:
-    # In Latin-1 every byte is one character, so that the decoder's positions are those of the bytes.
+    # In Latin-1 every byte is one character, so the decoder's positions are byte positions.
     text = raw.decode("latin-1")
     found: list[tuple[bytes, bytes]] = []
     name = b""
@@ -67,12 +67,12 @@ def _expect(raw: bytes, at: int, mark: bytes) -> int:
 
 
 def join(members: Mapping[str, bytes]) -> bytes:
-    """The JSON object of these members."""
+    """Returns the JSON object with these members."""
     return b"{" + b",".join([b'"%s":%s' % (name.encode(), value) for name, value in members.items()]) + b"}"
 
 
 def dump(value: Any) -> bytes:
-    """JSON of `value`, with escapes for what UTF-8 cannot hold."""
+    """Encodes `value` as JSON; escapes characters that UTF-8 cannot encode."""
     try:
         return orjson.dumps(value)
     except TypeError:  # lone surrogates, integers beyond 64 bits
@@ -80,5 +80,5 @@ def dump(value: Any) -> bytes:
 
 
 def load(raw: bytes) -> Any:
-    """The value of `raw`; what is not UTF-8 in it is replaced. Raises ValueError."""
+    """Decodes `raw`; bytes that are not UTF-8 are replaced. Raises ValueError."""
     return json.loads(raw.decode("utf-8", "replace"), strict=False)

@@ -1,4 +1,4 @@
-"""LangSmith's filter language, e.g. `and(gte(start_time, "…"), eq(is_root, true))`, as an SQL condition.
+"""LangSmith's filter language, e.g. `and(gte(start_time, "…"), eq(is_root, true))`, compiled to an SQL condition.
 
 Source of the language: https://docs.langchain.com/langsmith/trace-query-syntax#filter-query-language
 """
@@ -18,14 +18,14 @@ _COMPARISONS = {"gte": ">=", "gt": ">", "lt": "<", "lte": "<=", "eq": "=", "neq"
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A piece of an SQL `WHERE` and what its question marks stand for."""
+    """A part of an SQL `WHERE` and the values of its placeholders."""
 
     sql: str
     values: tuple[Any, ...] = ()
 
 
 class FilterError(ValueError):
-    """The filter is not understood; the text says where."""
+    """The filter is invalid or not supported; the message says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def _lower(value: Any) -> str:
     return str(value).lower()
 
 
-# Field -> (SQL expression, how its values are read)
+# Field -> (SQL expression, converter of its values)
 _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "start_time": ("start_us", _time),
     "end_time": ("end_us", _time),
@@ -63,7 +63,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 def compile_filter(text: str) -> Condition:
-    """The condition that `text` asks for. Raises FilterError."""
+    """Compiles a filter to a condition. Raises FilterError."""
     tokens = _tokens(text)
     tree, rest = _parse(tokens, 0)
     if rest != len(tokens):
@@ -93,7 +93,7 @@ def _tokens(text: str) -> list[Any]:
 
 
 def _parse(tokens: list[Any], at: int) -> tuple[Any, int]:
-    """One term from position `at`: a value, a field, a list, or a call `(name, [terms])`; and where it ends."""
+    """Parses one term at position `at`: a value, field, list or call `(name, [terms])`; returns it and its end."""
     if at >= len(tokens):
         raise FilterError("the filter ends too early")
     kind, value = tokens[at]

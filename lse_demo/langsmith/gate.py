@@ -1,4 +1,4 @@
-"""Who may ask the local LangSmith, and how often."""
+"""Authentication and rate limits of the local LangSmith."""
 
 import math
 import threading
@@ -13,7 +13,7 @@ from lse_demo.langsmith.query import refusal
 
 
 def check_key(request: Request, keys: Collection[str], *, org_scoped: bool) -> str:
-    """The request's API key. Raises Refusal: 401 without a key, 403 with a wrong one or without a needed workspace."""
+    """Returns the request's API key. Raises Refusal: 401 without a key, 403 if it is wrong or needs a workspace."""
     key = request.headers.get("X-API-Key")
     if not key:
         raise refusal(401, "Unauthorized")
@@ -26,7 +26,7 @@ def check_key(request: Request, keys: Collection[str], *, org_scoped: bool) -> s
 
 
 class RateLimit:
-    """At most `count` requests in any `seconds`, per name; refused ones do not count."""
+    """At most `count` requests in any `seconds`, per name; rejected requests do not count."""
 
     def __init__(self, count: int, seconds: float) -> None:
         self.count, self.seconds = count, seconds
@@ -34,7 +34,7 @@ class RateLimit:
         self._passed: dict[str, deque[float]] = {}
 
     def check(self, name: str, retry_after: Literal["seconds", "date"] | None) -> None:
-        """Counts one request of `name`. Raises Refusal (429), with the `Retry-After` that is wanted."""
+        """Counts one request of `name`. Raises Refusal (429) with `Retry-After` in the form of `retry_after`."""
         now = time.monotonic()
         with self._lock:
             passed = self._passed.setdefault(name, deque())

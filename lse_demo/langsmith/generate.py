@@ -1,4 +1,4 @@
-"""Many realistic runs, quickly: traces of several runs, unevenly spread over a day, for benchmarks and fault tests."""
+"""Fast generator of realistic runs for benchmarks and fault tests: traces spread unevenly over a day."""
 
 import json
 import random
@@ -9,7 +9,7 @@ from typing import Any
 from lse_demo.langsmith.runs import rfc3339
 
 _DAY = 86_400_000_000  # microseconds
-# Weight of each hour: quiet nights, working hours, and one busy hour with a third of the day.
+# Weight of each hour: few runs at night, many by day, and a third of the day's runs in one hour.
 _HOURS = (1, 1, 1, 1, 1, 2, 3, 5, 8, 9, 9, 8, 7, 8, 60, 9, 8, 7, 5, 4, 3, 2, 2, 1)
 _CHILDREN = (("LLM", "ChatModel"), ("TOOL", "search"), ("RETRIEVER", "documents"), ("CHAIN", "plan"))
 _WORDS = (
@@ -30,15 +30,15 @@ _ERROR = json.dumps('ValueError: no answer\n\nTraceback (most recent call last):
 _FINE = ("SUCCESS", "null", "null")
 _RUNTIME = '{"sdk":"langsmith-py","sdk_version":"0.15.0","library":"langsmith","runtime":"python","platform":"Linux"}'
 _NO_MARKS = str.maketrans("", "", "-:.")
-_FRAME = 2150  # bytes of a run beside its payload
-# Facts in the order of `RunFacts`, and the run's v2 bytes.
+_FRAME = 2150  # bytes of a run without its payload
+# Values in the order of `RunColumns`, and the run's v2 bytes.
 GeneratedRun = tuple[tuple[Any, ...], bytes]
 
 
 def generate_runs(
     day: date, *, runs: int, mean_bytes: int, seed: str, project_id: str, tenant_id: str
 ) -> Iterator[GeneratedRun]:
-    """`runs` runs that started on `day` (UTC), oldest first."""
+    """Yields `runs` runs that started on `day` (UTC), oldest first."""
     rng = random.Random(f"{seed}/{day}")
     text = " ".join(rng.choices(_WORDS, k=40_000))
     for plan in sorted(_plan(rng, day, runs)):
@@ -46,7 +46,7 @@ def generate_runs(
 
 
 def _plan(rng: random.Random, day: date, runs: int) -> Iterator[tuple[int, str, tuple[str, ...], str]]:
-    """(start, id, ancestors root first, dotted order) of each run."""
+    """Yields (start, id, ancestors root first, dotted order) of each run."""
     midnight = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000_000
     left = runs
     while left:

@@ -1,4 +1,4 @@
-"""The bodies in which the SDK sends runs: one run, a batch, or multipart parts; values are kept as they came."""
+"""Parsers of the bodies in which the SDK sends runs: one run, a batch, or multipart. Values stay unchanged."""
 
 import re
 
@@ -11,19 +11,19 @@ _TYPE = re.compile(rb"(?im)^content-type:\s*([^\r\n;]+)")
 
 
 def read_one(kind: str, body: bytes, run_id: str | None = None) -> Operation:
-    """The run of `POST /runs` or `PATCH /runs/{id}`. Raises ValueError or KeyError."""
+    """Reads the run of `POST /runs` or `PATCH /runs/{id}`. Raises ValueError or KeyError."""
     members = split(body)
     return Operation(kind, (run_id or load(members["id"])).lower(), members)
 
 
 def read_batch(body: bytes) -> list[Operation]:
-    """The runs of `POST /runs/batch`: `{"post": […], "patch": […]}`. Raises ValueError or KeyError."""
+    """Reads the runs of `POST /runs/batch`: `{"post": […], "patch": […]}`. Raises ValueError or KeyError."""
     batch = split(body)
     return [read_one(kind, run) for kind in ("post", "patch") for run in elements(batch.get(kind, b"[]"))]
 
 
 def read_multipart(content_type: str, body: bytes) -> list[Operation]:
-    """The runs of `POST /runs/multipart`.
+    """Reads the runs of `POST /runs/multipart`.
 
     Its parts are named `post.<id>` or `patch.<id>`, `post.<id>.inputs` and so on, `attachment.<id>.<name>`.
     Raises ValueError for a body without a boundary.

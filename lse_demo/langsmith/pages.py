@@ -1,4 +1,4 @@
-"""Answers to run queries: the runs of a page in v2's or v1's shape, presigned links, and counts."""
+"""Answers to run queries: the runs of a page in the format of v2 or v1, presigned links, and statistics."""
 
 import hashlib
 import hmac
@@ -16,22 +16,22 @@ _ALL_FIELDS = frozenset(V2_FIELDS)
 
 
 class Links:
-    """Presigned links to parts of runs (`inputs`, `outputs`, `attachment.<name>`), good for `seconds`."""
+    """Presigned links to parts of runs (`inputs`, `outputs`, `attachment.<name>`), valid for `seconds`."""
 
     def __init__(self, secret: str, root: str, seconds: float) -> None:
         self._secret, self._root, self._seconds = secret.encode(), root, seconds
 
     def make(self, run_id: str, part: str) -> str:
-        """A link, relative if there is no root."""
+        """Returns a link; it is relative if the root is empty."""
         path = f"/storage/{run_id}/{quote(part, safe='')}"
         expires = f"{time.time() + self._seconds:.0f}"
         return f"{self._root}{path}?{urlencode({'expires': expires, 'signature': self._sign(path, expires)})}"
 
     def read(self, path: str, query: Mapping[str, str]) -> tuple[str, str] | None:
-        """The run id and the part that a link is for; None if it is forged or has expired."""
+        """Returns run id and part of a link; None if its signature is wrong or it has expired."""
         expires = query.get("expires", "")
-        good = hmac.compare_digest(query.get("signature", ""), self._sign(path, expires))
-        if not good or float(expires) < time.time():
+        valid = hmac.compare_digest(query.get("signature", ""), self._sign(path, expires))
+        if not valid or float(expires) < time.time():
             return None
         _, _, run_id, part = path.split("/", 3)
         return run_id, unquote(part)
@@ -43,7 +43,7 @@ class Links:
 def v2_items(
     store: LangSmithStore, runs: Sequence[StoredRun], selects: frozenset[str], links: Links, app: str
 ) -> list[bytes]:
-    """The v2 runs with the properties of `selects`; the stored bytes themselves if all are wanted."""
+    """Returns the v2 runs with the properties of `selects`; the stored bytes unchanged if all are selected."""
     files = store.files([run.id for run in runs]) if "attachments" in selects else {}
     items = []
     for run in runs:
@@ -64,7 +64,7 @@ def v2_items(
 def v1_items(
     store: LangSmithStore, runs: Sequence[StoredRun], selects: frozenset[str], links: Links, offload: int | None
 ) -> list[bytes]:
-    """The v1 runs with the fields of `selects`."""
+    """Returns the v1 runs with the fields of `selects`."""
     files = store.files([run.id for run in runs])
     items = []
     for run in runs:
@@ -82,7 +82,7 @@ def v1_items(
 
 
 def stored_part(store: LangSmithStore, run_id: str, part: str) -> tuple[str, bytes] | None:
-    """What a link leads to: media type and content."""
+    """Returns media type and content of a link's target; None if there is none."""
     if part.startswith("attachment."):
         return store.file(run_id, part.removeprefix("attachment."))
     run = store.run(run_id)
@@ -90,7 +90,7 @@ def stored_part(store: LangSmithStore, run_id: str, part: str) -> tuple[str, byt
 
 
 def statistics_of(runs: Measures) -> dict[str, Any]:
-    """The answer of `/runs/stats`; times are seconds, costs US dollars."""
+    """Returns the answer of `/runs/stats`; times are seconds, costs are US dollars."""
     count = len(runs.start_us)
     ended = zip(runs.start_us, runs.end_us, strict=True)
     latencies = [(end - start) / 1e6 for start, end in ended if end is not None]

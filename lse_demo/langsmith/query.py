@@ -1,4 +1,4 @@
-"""What a client asks of `/api/v2/runs/query`, `/runs/query` and `/runs/stats`, read and checked; and its cursors."""
+"""Validation of the bodies of `/api/v2/runs/query`, `/runs/query` and `/runs/stats`, and their cursors."""
 
 import base64
 import hashlib
@@ -14,13 +14,13 @@ from lse_demo.langsmith.filter import Condition, FilterError, compile_filter
 from lse_demo.langsmith.runs import RUN_TYPES, V2_FIELDS, V2_LINKS, micros
 from lse_demo.langsmith.v1 import V1_FIELDS
 
-Position = tuple[int, str]  # start and id of a run: the next page begins behind it
+Position = tuple[int, str]  # start and id of a run; the next page begins after it
 _V2_SELECTS = {name.upper(): name for name in (*V2_FIELDS, *V2_LINKS)}
 
 
 @dataclass(frozen=True, slots=True)
 class RunsQuery:
-    """One page that is asked for. `identity` names the query without its page: a cursor is good for one query only."""
+    """A request for one page. `identity` hashes the query without paging: a cursor is valid for one query only."""
 
     project_id: str
     conditions: tuple[Condition, ...]
@@ -33,47 +33,47 @@ class RunsQuery:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a page begins (`after`), and where the page before it began (None: at the first run)."""
+    """The position at which a page begins (`after`), and that of the previous page (None: the first run)."""
 
     after: Position
     before: Position | None
 
 
 class Cursors:
-    """Makes opaque cursors, and reads only those it made."""
+    """Writes signed opaque cursors; rejects cursors with another signature."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret.encode()
 
     def write(self, cursor: Cursor, query: RunsQuery) -> str:
-        """The cursor's text."""
+        """Encodes a cursor."""
         payload = json.dumps([cursor.after, cursor.before]).encode()
-        return base64.urlsafe_b64encode(self._seal(payload, query) + payload).decode().rstrip("=")
+        return base64.urlsafe_b64encode(self._sign(payload, query) + payload).decode().rstrip("=")
 
     def read(self, query: RunsQuery) -> Cursor | None:
-        """The query's cursor, None if it has none. Raises Refusal (400) for one that is not of this query."""
+        """Decodes the query's cursor; None if it has none. Raises Refusal (400) for a cursor of another query."""
         if query.cursor is None:
             return None
         try:
             raw = base64.b64decode(query.cursor + "=" * (-len(query.cursor) % 4), altchars=b"-_", validate=True)
         except ValueError:  # not base64, or not even ASCII
             raw = b""
-        if not hmac.compare_digest(raw[:12], self._seal(raw[12:], query)):
+        if not hmac.compare_digest(raw[:12], self._sign(raw[12:], query)):
             raise refusal(400, "invalid cursor")
         after, before = json.loads(raw[12:])
         return Cursor(tuple(after), tuple(before) if before else None)
 
-    def _seal(self, payload: bytes, query: RunsQuery) -> bytes:
+    def _sign(self, payload: bytes, query: RunsQuery) -> bytes:
         return hmac.digest(self._secret, query.identity.encode() + payload, "sha256")[:12]
 
 
 def refusal(status: int, detail: Any) -> Refusal:
-    """An error in LangSmith's form."""
+    """Returns an error in LangSmith's format."""
     return Refusal(Answer.json({"detail": detail}, status))
 
 
 def read_v2(body: Mapping[str, Any], *, max_inclusive: bool, now: datetime | None = None) -> RunsQuery:
-    """The query of a v2 body. Raises Refusal (400 or 422)."""
+    """Reads the query of a v2 body. Raises Refusal (400 or 422)."""
     now = now or datetime.now(UTC)
     projects = body.get("project_ids") or []
     if len(projects) != 1:
@@ -99,7 +99,7 @@ def read_v2(body: Mapping[str, Any], *, max_inclusive: bool, now: datetime | Non
 
 
 def read_v1(body: Mapping[str, Any]) -> RunsQuery:
-    """The query of a v1 body, of which only the first `session` counts. Raises Refusal (400 or 422)."""
+    """Reads the query of a v1 body; only the first `session` is used. Raises Refusal (400 or 422)."""
     query = read_stats(body)
     size = body.get("limit", 100)
     if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= 100:
@@ -112,7 +112,7 @@ def read_v1(body: Mapping[str, Any]) -> RunsQuery:
 
 
 def read_stats(body: Mapping[str, Any]) -> RunsQuery:
-    """The runs that a v1 body or a body of `/runs/stats` is about. Raises Refusal (400 or 422)."""
+    """Reads the selection of runs of a v1 body or of a body of `/runs/stats`. Raises Refusal (400 or 422)."""
     sessions = body.get("session") or []
     if not sessions or not isinstance(sessions, list):
         raise refusal(400, "session: a list with a project id is required")
@@ -120,7 +120,7 @@ def read_stats(body: Mapping[str, Any]) -> RunsQuery:
     if body.get("start_time"):
         conditions.append(Condition("start_us >= ?", (_time(body, "start_time"),)))
     if body.get("end_time"):
-        # The end of the run, not of the window: runs that are pending are left out.
+        # The end of the run, not of the window: pending runs are excluded.
         conditions.append(Condition("end_us <= ?", (_time(body, "end_time"),)))
     if body.get("parent_run"):
         conditions.append(Condition("parent_id = ?", (body["parent_run"],)))

@@ -1,4 +1,4 @@
-"""The shapes of a run: from what the SDK sends to what v2 and v1 answer, its values kept as the bytes that came."""
+"""Conversion of a run from the SDK's format to that of v2; the values' bytes stay unchanged."""
 
 import uuid
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 
 from lse_demo.langsmith.encoding import Members, dump, load, split
 
-# The properties of a v2 run (langsmith `types/run_select_field.py`), but for the two that are links.
+# The properties of a v2 run (langsmith `types/run_select_field.py`), without the two that are links.
 _V2_NAMES = (
     "id name run_type status start_time end_time latency_seconds first_token_time error error_preview extra metadata "
     "events inputs inputs_preview outputs outputs_preview manifest parent_run_ids project_id trace_id thread_id "
@@ -25,26 +25,26 @@ RUN_TYPES = frozenset(("tool", "chain", "llm", "retriever", "embedding", "prompt
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _NULL = b"null"
-_SENT_AS_THEY_ARE = ("name", "error", "extra", "events", "inputs", "outputs", "tags", "reference_example_id")
+_COPIED = ("name", "error", "extra", "events", "inputs", "outputs", "tags", "reference_example_id")
 # US dollars per million tokens in and out, by `ls_model_name`.
 _PRICES = {"scripted-mini": (Decimal("0.15"), Decimal("0.60")), "scripted-large": (Decimal("2.5"), Decimal("10"))}
 
 
 def micros(text: str) -> int:
-    """Microseconds since 1970 of an ISO time; without a zone it is UTC. Raises ValueError."""
+    """Returns the microseconds since 1970 of an ISO time; a time without a zone is UTC. Raises ValueError."""
     moment = datetime.fromisoformat(text)
     return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND
 
 
 def rfc3339(at: int) -> str:
-    """The RFC 3339 time in UTC, with microseconds, of `at` microseconds since 1970."""
+    """Formats microseconds since 1970 as an RFC 3339 time in UTC, with microseconds."""
     moment = _EPOCH + timedelta(microseconds=at)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond:06d}Z"
 
 
 @dataclass(frozen=True, slots=True)
-class RunFacts:
-    """What the store sorts and filters by. Times are microseconds since 1970, costs are US dollars."""
+class RunColumns:
+    """The columns by which the store sorts and filters. Times are microseconds since 1970, costs are US dollars."""
 
     id: str
     trace_id: str
@@ -62,14 +62,14 @@ class RunFacts:
     total_cost: float
 
 
-def facts_of(members: Mapping[str, bytes]) -> RunFacts:
-    """The facts of a v2 run. Raises KeyError or ValueError if it has no id or start time."""
+def columns_of(members: Mapping[str, bytes]) -> RunColumns:
+    """Returns the columns of a v2 run. Raises KeyError or ValueError if it has no id or start time."""
 
     def get(name: str) -> Any:
         return load(members.get(name, _NULL))
 
     run_id, parents, end = get("id"), get("parent_run_ids"), get("end_time")
-    return RunFacts(
+    return RunColumns(
         id=run_id,
         trace_id=get("trace_id") or run_id,
         parent_id=parents[-1] if parents else None,
@@ -88,13 +88,13 @@ def facts_of(members: Mapping[str, bytes]) -> RunFacts:
 
 
 def merge(old: Mapping[str, bytes], sent: Mapping[str, bytes], *, project_id: str, tenant_id: str) -> Members:
-    """The v2 run after `sent` (a `POST` or `PATCH` of the SDK) was laid over `old` (empty: a new run).
+    """Returns the v2 run after `sent` (a `POST` or `PATCH` of the SDK) was merged into `old` (empty: a new run).
 
-    Raises ValueError or KeyError when `sent` is no run.
+    Raises ValueError or KeyError if `sent` is not a run.
     """
     run: Members = dict(old) or dict.fromkeys(V2_FIELDS, _NULL)
     sent = {name: value for name, value in sent.items() if value != _NULL}
-    run |= {name: sent[name] for name in _SENT_AS_THEY_ARE if name in sent}
+    run |= {name: sent[name] for name in _COPIED if name in sent}
     if "serialized" in sent:
         run["manifest"] = sent["serialized"]
     for name in ("start_time", "end_time"):
@@ -104,11 +104,11 @@ def merge(old: Mapping[str, bytes], sent: Mapping[str, bytes], *, project_id: st
         run_type = str(load(sent["run_type"])).lower()
         run["run_type"] = dump((run_type if run_type in RUN_TYPES else "chain").upper())
     if not old:
-        run |= _place(sent, run, project_id, tenant_id)
-    return run | _derived(run)
+        run |= _identity_fields(sent, run, project_id, tenant_id)
+    return run | _derived_fields(run)
 
 
-def _place(sent: Mapping[str, bytes], run: Mapping[str, bytes], project_id: str, tenant_id: str) -> Members:
+def _identity_fields(sent: Mapping[str, bytes], run: Mapping[str, bytes], project_id: str, tenant_id: str) -> Members:
     run_id = str(uuid.UUID(load(sent["id"])))
     dotted = load(sent["dotted_order"]) if "dotted_order" in sent else _dotted_order(load(run["start_time"]), run_id)
     ancestors = [part[-36:] for part in dotted.split(".")[:-1]]
@@ -134,7 +134,7 @@ def _dotted_order(start_time: str, run_id: str) -> str:
     return start_time.replace("-", "").replace(":", "").replace(".", "") + run_id
 
 
-def _derived(run: Mapping[str, bytes]) -> Members:
+def _derived_fields(run: Mapping[str, bytes]) -> Members:
     start, end = load(run["start_time"]), load(run["end_time"])
     error = load(run["error"])
     extra = split(run["extra"]) if run["extra"] != _NULL else {}

@@ -1,6 +1,6 @@
-"""A faithful local LangSmith: the routes that an archiver and the tracing SDK use, over a `LangSmithStore`.
+"""A local LangSmith: the routes that an archiver and the tracing SDK use, on top of a `LangSmithStore`.
 
-As a process of its own: `python -m lse_demo.langsmith --store PATH` prints its URL as the first line.
+As a separate process: `python -m lse_demo.langsmith --store PATH` prints its URL as the first line.
 """
 
 import sqlite3
@@ -21,11 +21,11 @@ from lse_demo.langsmith.v1 import V1_FIELDS
 
 DEMO_KEY = "lsv2_pt_demo"
 
-# Faults of this server, beside those of `lse_demo.faults`; all strike run queries only:
-# - `lost_cursor`: a request that has a cursor is answered with `status` (set it: 400, 404, 410 or 422)
-# - `repeat_page`: the page before is answered again, and so is the cursor that was sent
+# Faults of this server, in addition to those of `lse_demo.faults`; all apply to run queries only:
+# - `lost_cursor`: a request with a cursor is answered with `status` (set it to 400, 404, 410 or 422)
+# - `repeat_page`: the answer is the previous page again, with the cursor of the request
 # - `overlap`: the next page begins with the last `at` runs (default 1) of this one
-# - `no_cursor`: the page comes without a cursor
+# - `no_cursor`: the page has no next cursor
 
 
 @dataclass(slots=True)
@@ -37,20 +37,20 @@ class Behaviour:
     version: str = "0.16.3"
     flags: Mapping[str, Any] = field(default_factory=lambda: {"ch_query_enabled": True, "sdb_query_enabled": True})
     v2_status: int | None = None  # 404, 405 or 501: v2 does not exist
-    v1_status: int | None = None  # 404: v1 is gone
+    v1_status: int | None = None  # 404: v1 does not exist
     max_start_inclusive: bool = False  # whether v2's `max_start_time` is part of the window
-    max_page_bytes: int | None = None  # larger answers to run queries are refused with 413
+    max_page_bytes: int | None = None  # larger answers to run queries become 413
     limit: RateLimit | None = None  # of run queries, per key
     stats_limit: RateLimit | None = None  # of /runs/stats, per key
     retry_after: Literal["seconds", "date"] | None = "seconds"
-    stats_offset: int = 0  # added to /runs/stats' `run_count`: a count that lags or lies
+    stats_offset: int = 0  # added to /runs/stats' `run_count`, to simulate a late or wrong count
     offload_bytes: int | None = None  # v1 payloads above this are answered as links
     relative_links: bool = False
     link_seconds: float = 300.0
 
 
 class LangSmithServer(LocalServer):
-    """LangSmith on 127.0.0.1, at the root and under `/api/v1`; `requests` has each query's facts."""
+    """LangSmith on 127.0.0.1, at `/` and under `/api/v1`; the log `requests` has the parameters of each query."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class LangSmithServer(LocalServer):
     def handle(self, request: Request) -> Answer:
         """Answers one request."""
         path = request.path.removeprefix("/api/v1").rstrip("/")
-        if (request.method, path) == ("GET", "/info"):  # open to everybody, as LangSmith's is
+        if (request.method, path) == ("GET", "/info"):  # needs no key, as in LangSmith
             return self._info()
         if path.startswith("/storage/"):
             return self._download(request, path)
@@ -96,7 +96,7 @@ class LangSmithServer(LocalServer):
             return Answer.json(self._session(self._project(identity)))
         raise refusal(404, "Not Found")
 
-    # Runs, read
+    # Reading runs
 
     def _query_v2(self, request: Request) -> Answer:
         if status := self.behaviour.v2_status:
@@ -143,7 +143,7 @@ class LangSmithServer(LocalServer):
         return page, self._cursors.write(Cursor((last.start, last.id), after), query)
 
     def _listed(self, head: bytes, items: list[bytes], tail: bytes) -> Answer:
-        # A page is several MB: the ends go into its first and last item, so that all is copied once.
+        # A page is several MB: head and tail are added to the first and last item, so that join copies it only once.
         items = items or [b""]
         items[0] = head + items[0]
         items[-1] += tail
@@ -186,7 +186,7 @@ class LangSmithServer(LocalServer):
             raise refusal(404, "Not Found")
         return Answer(200, part[1], {"Content-Type": part[0]})
 
-    # Runs, sent
+    # Receiving runs
 
     def _post_run(self, request: Request) -> Answer:
         return self._ingest(lambda: [read_one("post", request.body)], conflict=True)
@@ -199,10 +199,10 @@ class LangSmithServer(LocalServer):
 
     def _ingest(self, read: Callable[[], list[Operation]], *, conflict: bool = False) -> Answer:
         try:
-            known = self.store.ingest(read())
+            duplicates = self.store.ingest(read())
         except (ValueError, KeyError) as error:
             raise refusal(422, f"malformed run: {type(error).__name__}") from error
-        if known and conflict:
+        if duplicates and conflict:
             raise refusal(409, "a run with this id was already created")
         return Answer.json({"message": "Runs batch ingested"}, 202)
 
@@ -225,15 +225,15 @@ class LangSmithServer(LocalServer):
         )
 
     def _list_sessions(self, request: Request) -> Answer:
-        asked, ids = request.query, [value for name, value in request.query_list if name == "id"]
-        limit, offset = _number(asked, "limit", 100, 1, 100), _number(asked, "offset", 0, 0, 1 << 31)
+        params, ids = request.query, [value for name, value in request.query_list if name == "id"]
+        limit, offset = _number(params, "limit", 100, 1, 100), _number(params, "offset", 0, 0, 1 << 31)
         projects = [
             project
             for project in self.store.projects()
-            if asked.get("name") in (None, project.name)
-            and asked.get("name_contains", "").lower() in project.name.lower()
+            if params.get("name") in (None, project.name)
+            and params.get("name_contains", "").lower() in project.name.lower()
             and (not ids or project.id in ids)
-            and not (asked.get("reference_free", "").lower() == "true" and project.reference_dataset_id)
+            and not (params.get("reference_free", "").lower() == "true" and project.reference_dataset_id)
         ]
         return Answer.json([self._session(project) for project in projects[offset : offset + limit]])
 

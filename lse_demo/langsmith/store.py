@@ -1,4 +1,4 @@
-"""What the local LangSmith knows, in one SQLite file: projects, the exact bytes of every run, attachments."""
+"""The state of the local LangSmith in one SQLite file: projects, the exact bytes of every run, attachments."""
 
 import json
 import sqlite3
@@ -14,14 +14,14 @@ from typing import Any, Self
 from lse_demo.langsmith.encoding import Members, dump, join, load, split
 from lse_demo.langsmith.filter import Condition
 from lse_demo.langsmith.generate import generate_runs
-from lse_demo.langsmith.runs import RunFacts, facts_of, merge, micros
+from lse_demo.langsmith.runs import RunColumns, columns_of, merge, micros
 
-_FACTS = (
+_RUN_COLUMNS = (
     "id TEXT NOT NULL UNIQUE, trace_id TEXT NOT NULL, parent_id TEXT, start_us INTEGER NOT NULL, end_us INTEGER, "
     "name TEXT, run_type TEXT, status TEXT, prompt_tokens INTEGER, completion_tokens INTEGER, total_tokens INTEGER, "
     "prompt_cost REAL, completion_cost REAL, total_cost REAL"
 )
-# Pages of 32 KB hold whole runs, so that reading a thousand of them in order touches few pages.
+# Pages of 32 KB hold whole runs, so a query for a thousand runs in order reads few pages.
 _SCHEMA = f"""
 PRAGMA page_size = 32768;
 PRAGMA journal_mode = TRUNCATE;
@@ -30,13 +30,13 @@ PRAGMA cache_size = -65536;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS projects (id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_us INTEGER NOT NULL,
     reference_dataset_id TEXT, extra TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS runs ({_FACTS}, project TEXT NOT NULL, posted INTEGER NOT NULL, share TEXT,
+CREATE TABLE IF NOT EXISTS runs ({_RUN_COLUMNS}, project TEXT NOT NULL, posted INTEGER NOT NULL, share TEXT,
     v1 BLOB, v2 BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS runs_by_time ON runs (project, start_us, id);
 CREATE TABLE IF NOT EXISTS files (run TEXT NOT NULL, name TEXT NOT NULL, mime TEXT NOT NULL, body BLOB NOT NULL,
     PRIMARY KEY (run, name));
 """
-# All columns of a run but `share`, which outlives its changes.
+# Sets all columns of a run except `share`, which keeps its value.
 _INSERT = (
     f"INSERT OR REPLACE INTO runs VALUES ({', '.join(f'?{n}' for n in range(1, 17))}, "
     "(SELECT share FROM runs WHERE id = ?1), ?17, ?18)"
@@ -56,7 +56,7 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A run as it is answered: `v2` byte for byte, `v1` only where it was given (else it is made from `v2`)."""
+    """A stored run: `v2` is answered byte for byte, `v1` is None if it is derived from `v2`."""
 
     id: str
     start: int
@@ -91,7 +91,7 @@ class Measures:
 
 
 class LangSmithStore:
-    """Thread-safe; `path` is a file, made if missing, or `:memory:`."""
+    """A thread-safe store; `path` is a file, created if missing, or `:memory:`."""
 
     def __init__(self, path: Path | str = ":memory:") -> None:
         self._lock = threading.RLock()
@@ -119,13 +119,13 @@ class LangSmithStore:
     # Projects
 
     def projects(self) -> list[Project]:
-        """All projects, newest first."""
+        """Returns all projects, newest first."""
         with self._lock:
             rows = self._db.execute("SELECT * FROM projects ORDER BY created_us DESC, id").fetchall()
         return [Project(*row[:4], extra=json.loads(row[4])) for row in rows]
 
     def project(self, name: str) -> Project:
-        """The project of this name, made if missing."""
+        """Returns the project of this name; creates it if missing."""
         with self._lock:
             return next((p for p in self.projects() if p.name == name), None) or self.add_project(name)
 
@@ -137,7 +137,7 @@ class LangSmithStore:
         reference_dataset_id: str | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> Project:
-        """Makes a project. Raises sqlite3.IntegrityError if the name or the id is taken."""
+        """Creates a project. Raises sqlite3.IntegrityError if the name or the id is taken."""
         created = time.time_ns() // 1000
         project = Project(project_id or str(uuid.uuid4()), name, created, reference_dataset_id, extra or {})
         row = (project.id, name, created, reference_dataset_id, json.dumps(project.extra))
@@ -146,7 +146,7 @@ class LangSmithStore:
         return project
 
     def rename_project(self, name: str, new_name: str) -> None:
-        """Renames a project; its id and runs stay."""
+        """Renames a project; its id and runs stay the same."""
         with self._lock, self._db:
             self._db.execute("UPDATE projects SET name = ? WHERE name = ?", (new_name, name))
 
@@ -159,9 +159,9 @@ class LangSmithStore:
     # Writing runs
 
     def ingest(self, operations: Iterable[Operation]) -> list[str]:
-        """Carries out what an SDK sent, in one transaction; returns the ids of runs that were posted before.
+        """Applies the operations of one request in one transaction; returns the ids of runs that were already posted.
 
-        Raises ValueError or KeyError for a malformed run; nothing is stored then.
+        Raises ValueError or KeyError for a malformed run; then nothing is stored.
         """
         with self._lock, self._db:
             return [operation.id for operation in operations if not self._ingest(operation)]
@@ -173,14 +173,14 @@ class LangSmithStore:
         if operation.kind == "post" and found:
             if found[1]:
                 return False
-            # The patch came first: what it brought is newer than the post.
+            # The patch arrived before the post: its values are newer.
             sent = {
                 name: value for name, value in sent.items() if name == "inputs" or old.get(name, b"null") == b"null"
             }
         project_id = found[2] if found else self._project_of(sent)
         run = merge(old, sent, project_id=project_id, tenant_id=self.tenant_id)
         posted = operation.kind == "post" or bool(found and found[1])
-        self._put(project_id, facts_of(run), join(run), posted=posted)
+        self._put(project_id, columns_of(run), join(run), posted=posted)
         rows = [(operation.id, name, mime, body) for name, (mime, body) in operation.files.items()]
         self._db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
         return True
@@ -190,7 +190,7 @@ class LangSmithStore:
         return named or self.project(load(sent.get("session_name", b"null")) or "default").id
 
     def _put(
-        self, project_id: str, facts: RunFacts, v2: bytes, *, v1: bytes | None = None, posted: bool = True
+        self, project_id: str, facts: RunColumns, v2: bytes, *, v1: bytes | None = None, posted: bool = True
     ) -> None:
         self._db.execute(_INSERT, (*asdict(facts).values(), project_id, posted, v1, v2))
 
@@ -203,10 +203,10 @@ class LangSmithStore:
         run_id: str | None = None,
         start_time: datetime | None = None,
     ) -> str:
-        """Places a run whose v2 answer is exactly `v2`; returns its id.
+        """Stores a run whose v2 answer is exactly `v2`; returns its id.
 
-        Id, start time and whatever else is sorted and filtered by are read from `v2`, as far as it can be read,
-        unless they are given. Raises ValueError or KeyError if it has no id or start time then.
+        The columns are read from `v2` if it can be decoded; `run_id` and `start_time` override it. Raises ValueError or
+        KeyError without an id or a start time.
         """
         try:
             members = split(v2)
@@ -216,33 +216,33 @@ class LangSmithStore:
             members["id"] = dump(run_id)
         if start_time is not None:
             members["start_time"] = dump(start_time.isoformat())
-        facts = facts_of(members)
+        facts = columns_of(members)
         with self._lock, self._db:
             self._put(self.project(project).id, facts, v2, v1=v1)
         return facts.id
 
     def change(self, run_id: str, **fields: Any) -> None:
-        """Gives some properties of a v2 run new values, as LangSmith does when tokens, costs or feedback arrive."""
+        """Changes properties of a v2 run, as LangSmith does when tokens, costs or feedback arrive."""
         with self._lock, self._db:
             sql = "SELECT v2, project FROM runs WHERE id = ?"
             v2, project_id = self._db.execute(sql, (run_id,)).fetchone()
             members = split(v2) | {name: dump(value) for name, value in fields.items()}
-            self._put(project_id, facts_of(members), join(members))
+            self._put(project_id, columns_of(members), join(members))
 
     def delete(self, run_ids: Iterable[str]) -> None:
-        """Forgets runs, as LangSmith does past its retention."""
+        """Deletes runs, as LangSmith does after its retention."""
         with self._lock, self._db:
             self._db.executemany("DELETE FROM runs WHERE id = ?", [(run_id,) for run_id in run_ids])
 
     def share(self, run_id: str) -> str:
-        """Makes a run readable for everybody who has the returned token."""
+        """Shares a run publicly; returns the token of the share URL."""
         token = str(uuid.uuid4())
         with self._lock, self._db:
             self._db.execute("UPDATE runs SET share = ? WHERE id = ?", (token, run_id))
         return token
 
     def generate(self, project: str, day: date, *, runs: int, mean_bytes: int = 6000, seed: int = 0) -> None:
-        """Fills a day (UTC) with `runs` runs of about `mean_bytes` each; the same arguments give the same ids."""
+        """Fills a day (UTC) with `runs` runs of about `mean_bytes` each; the same arguments create the same ids."""
         owner = self.project(project)
         made = generate_runs(
             day,
@@ -258,7 +258,7 @@ class LangSmithStore:
     # Reading runs
 
     def runs(self, project: str, start: datetime | None = None, end: datetime | None = None) -> list[StoredRun]:
-        """The runs of a project that started in [start, end), oldest first."""
+        """Returns the runs of a project that started in [start, end), oldest first."""
         conditions = []
         if start:
             conditions.append(Condition("start_us >= ?", (micros(start.isoformat()),)))
@@ -267,7 +267,7 @@ class LangSmithStore:
         return self.page(self.project(project).id, conditions, newest_first=False)
 
     def run(self, run_id: str) -> StoredRun | None:
-        """One run by its id."""
+        """Returns a run by its id; None if there is none."""
         with self._lock:
             row = self._db.execute("SELECT id, start_us, v2, v1, share FROM runs WHERE id = ?", (run_id,)).fetchone()
         return StoredRun(*row) if row else None
@@ -281,7 +281,7 @@ class LangSmithStore:
         limit: int = -1,
         newest_first: bool = True,
     ) -> list[StoredRun]:
-        """Up to `limit` runs of a project, ordered by (start, id), beginning behind `after`."""
+        """Returns up to `limit` runs of a project, ordered by (start, id), that follow `after`."""
         order, step = ("DESC", "<") if newest_first else ("ASC", ">")
         if after:
             conditions = [*conditions, Condition(f"(start_us, id) {step} (?, ?)", after)]
@@ -291,7 +291,7 @@ class LangSmithStore:
             return [StoredRun(*row) for row in self._db.execute(sql, (*values, limit))]
 
     def measures(self, project_id: str, conditions: Sequence[Condition]) -> Measures:
-        """What can be counted of all runs that fit."""
+        """Returns the measures of all runs that match."""
         where, values = _where(project_id, conditions)
         with self._lock:
             rows = self._db.execute(f"SELECT {', '.join(Measures.__dataclass_fields__)} FROM runs {where}", values)
@@ -299,13 +299,13 @@ class LangSmithStore:
         return Measures(*columns) if columns else Measures()
 
     def summary(self, project_id: str) -> tuple[int, int | None]:
-        """How many runs a project has, and when the last one started (microseconds since 1970)."""
+        """Returns a project's number of runs and the start of its last run (microseconds since 1970)."""
         with self._lock:
             sql = "SELECT count(*), max(start_us) FROM runs WHERE project = ?"
             return self._db.execute(sql, (project_id,)).fetchone()
 
     def files(self, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
-        """The attachments of these runs: run id -> name -> media type."""
+        """Returns the attachments of these runs: run id -> name -> media type."""
         found: dict[str, dict[str, str]] = {}
         with self._lock:
             marks = ",".join("?" * len(run_ids))
@@ -316,7 +316,7 @@ class LangSmithStore:
         return found
 
     def file(self, run_id: str, name: str) -> tuple[str, bytes] | None:
-        """One attachment: its media type and content."""
+        """Returns media type and content of an attachment; None if there is none."""
         with self._lock:
             return self._db.execute(
                 "SELECT mime, body FROM files WHERE run = ? AND name = ?", (run_id, name)

@@ -1,16 +1,16 @@
-"""A v2 run in the older shape of v1: lower case, times without a zone, costs as strings, large payloads as links."""
+"""Conversion of a v2 run to v1: lower case, times without a zone, costs as strings, large payloads as links."""
 
 from collections.abc import Callable, Mapping
 
 from lse_demo.langsmith.encoding import Members, dump, load
 
 _NULL = b"null"
-_SAME_NAMES = (
+_COPIED_NAMES = (
     "id name error extra events inputs outputs tags parent_run_ids trace_id thread_id dotted_order "
     "reference_example_id reference_dataset_id prompt_tokens completion_tokens total_tokens feedback_stats app_path "
     "inputs_preview outputs_preview price_model_id last_queued_at"
 )
-_SAME: tuple[str, ...] = tuple(_SAME_NAMES.split())
+_COPIED: tuple[str, ...] = tuple(_COPIED_NAMES.split())
 _RENAMED = {"session_id": "project_id", "serialized": "manifest", "in_dataset": "is_in_dataset"}
 _LOWERED = ("run_type", "status")
 _TIMES = ("start_time", "end_time", "first_token_time")
@@ -22,26 +22,26 @@ _OFFLOADED = ("inputs", "outputs")
 _LINKS = ("s3_urls", "inputs_s3_urls", "outputs_s3_urls")
 
 V1_FIELDS = frozenset(
-    (*_SAME, *_RENAMED, *_LOWERED, *_TIMES, *_COSTS, *_DETAILS, *_FIXED, *_LINKS, "parent_run_id"),
+    (*_COPIED, *_RENAMED, *_LOWERED, *_TIMES, *_COSTS, *_DETAILS, *_FIXED, *_LINKS, "parent_run_id"),
 )
 
 
 def to_v1(
     v2: Mapping[str, bytes], *, link: Callable[[str], str], offload: int | None, files: Mapping[str, str]
 ) -> Members:
-    """The v1 run of a v2 one.
+    """Converts a v2 run to v1.
 
     Args:
         v2: The run's members.
-        link: Makes the presigned URL of one of the run's parts: `inputs`, `outputs`, `attachment.<name>`.
-        offload: Payloads above this many bytes are answered as a link; None: never.
+        link: Returns the presigned URL of one of the run's parts: `inputs`, `outputs`, `attachment.<name>`.
+        offload: Payloads larger than this many bytes become a link; None: never.
         files: The run's attachments, name -> media type.
     """
 
     def get(name: str) -> bytes:
         return v2.get(name, _NULL)
 
-    run: Members = {name: get(name) for name in _SAME}
+    run: Members = {name: get(name) for name in _COPIED}
     run |= {name: get(source) for name, source in _RENAMED.items()}
     run |= {name: get(name).lower() for name in _LOWERED}
     run |= {name: get(name).replace(b'Z"', b'"') for name in _TIMES}

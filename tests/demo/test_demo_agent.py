@@ -1,4 +1,4 @@
-"""The demo's agent: real traces through the real SDK, the same ones for the same seed."""
+"""Tests of the demo's agent: traces through the real SDK, reproducible by seed."""
 
 import json
 from collections import Counter
@@ -32,14 +32,14 @@ def trace_into(store: LangSmithStore, *, traces: int, seed: int = 7, day: date =
     return made, seen
 
 
-def test_all_runs_arrive_and_progress_is_told(store):
+def test_all_runs_arrive_and_progress_is_reported(store):
     made, seen = trace_into(store, traces=40)
     assert made == len(store.runs("p")) == seen[-1]
     assert seen == sorted(seen)
     assert len(seen) == 40
 
 
-def test_the_same_seed_makes_the_same_runs(store):
+def test_the_same_seed_creates_the_same_runs(store):
     trace_into(store, traces=10)
     first = {run.id: split(run.v2) for run in store.runs("p")}
     with LangSmithStore() as other:
@@ -53,7 +53,7 @@ def test_the_same_seed_makes_the_same_runs(store):
         assert first.keys().isdisjoint(run.id for run in other.runs("p"))
 
 
-def test_the_traces_hold_what_archives_stumble_over(store):
+def test_the_traces_contain_edge_cases_for_archives(store):
     trace_into(store, traces=60)
     runs = [split(run.v2) for run in store.runs("p")]
     names = {json.loads(run["name"]) for run in runs}

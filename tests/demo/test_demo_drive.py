@@ -1,4 +1,4 @@
-"""The local Drive is faithful: Google's own client and schema accept it, and it refuses what Drive refuses."""
+"""The local Drive behaves like Drive: Google's client and schema accept it, and it rejects what Drive rejects."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def server(tmp_path: Path) -> Iterator[DriveServer]:
 
 
 class Client:
-    """Plain HTTP with a good token, and each answer checked against the discovery document."""
+    """Plain HTTP with a valid token; each answer is validated against the discovery document."""
 
     def __init__(self, server: DriveServer, email: str = USER, scope: str = "") -> None:
         self.server = server
@@ -53,7 +53,7 @@ class Client:
 
 @cache
 def validator(name: str) -> Any:
-    """Google's schema as a JSON schema that allows no other fields."""
+    """Converts Google's schema to a JSON schema that allows no other fields."""
 
     def convert(node: dict[str, Any]) -> dict[str, Any]:
         if "$ref" in node:
@@ -105,7 +105,7 @@ def test_every_answer_follows_the_schema(client: Client) -> None:
     client("GET", "drives", "DriveList")
 
 
-def test_google_s_own_client_works_against_it(server: DriveServer, tmp_path: Path) -> None:
+def test_googles_client_works_with_it(server: DriveServer, tmp_path: Path) -> None:
     server.accounts.write_authorized_user(tmp_path / "user.json", USER, url=server.url)
     facts = json.loads((tmp_path / "user.json").read_text())
     credentials = Credentials(None, **{key: value for key, value in facts.items() if key != "type"})
@@ -123,7 +123,7 @@ def test_google_s_own_client_works_against_it(server: DriveServer, tmp_path: Pat
     drive.close()
 
 
-def test_a_later_process_serves_the_same(tmp_path: Path) -> None:
+def test_a_later_process_serves_the_same_files(tmp_path: Path) -> None:
     with DriveServer(tmp_path) as server:
         client = Client(server)
         made = create(client, b"kept")
@@ -139,7 +139,7 @@ def test_a_later_process_serves_the_same(tmp_path: Path) -> None:
         client.http.close()
 
 
-def test_as_a_process_it_prints_its_url_first(tmp_path: Path) -> None:
+def test_the_process_prints_its_url_first(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lse_demo.google_drive", "--store", str(tmp_path / "s")]
     command += ["--credentials", str(tmp_path / "user.json")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -191,7 +191,7 @@ def test_a_create_with_a_generated_id_is_safe_to_repeat(client: Client) -> None:
     assert client("POST", "files", json={"id": "made-up", "name": "a"}).status_code == 400
 
 
-def test_an_update_keeps_the_revision_and_deleting_the_head_brings_it_back(client: Client) -> None:
+def test_an_update_keeps_the_old_revision_and_deleting_the_head_restores_it(client: Client) -> None:
     made = create(client, b"old")
     start = client("PATCH", f"/upload/drive/v3/files/{made['id']}?uploadType=resumable&fields=*", json={})
     changed = client("PUT", start.headers["location"], "File", content=b"newer").json()
@@ -224,7 +224,7 @@ def test_an_update_keeps_the_revision_and_deleting_the_head_brings_it_back(clien
         ("POST", "/upload/drive/v3/files?uploadType=magic", {"name": "x"}),
     ],
 )
-def test_what_drive_does_not_know_is_refused(client: Client, method: str, path: str, body: Any) -> None:
+def test_unknown_parameters_and_fields_are_rejected(client: Client, method: str, path: str, body: Any) -> None:
     assert client(method, path, json=body).status_code == 400
 
 
@@ -257,7 +257,7 @@ def test_listing_in_small_pages(client: Client) -> None:
     assert names == ["0", "1", "2", "3", "4"]
 
 
-def test_rights(client: Client) -> None:
+def test_permissions(client: Client) -> None:
     store = client.server.store
     client.server.accounts.add_user("bob@example.com")
     theirs = store.add_folder("Bob's", "bob@example.com")
@@ -275,7 +275,7 @@ def test_rights(client: Client) -> None:
     narrow.http.close()
 
 
-def test_shared_drives_are_invisible_unless_asked_for(client: Client) -> None:
+def test_shared_drives_are_invisible_unless_requested(client: Client) -> None:
     drive = client.server.store.add_drive("Team", {USER: "writer"})
     made = create_in(client, drive)
     assert client("GET", f"files/{made}").status_code == 404
@@ -309,7 +309,7 @@ def test_tokens_expire(tmp_path: Path) -> None:
         client.http.close()
 
 
-def test_many_at_once(client: Client) -> None:
+def test_concurrent_requests(client: Client) -> None:
     threads = [threading.Thread(target=create, args=(client, bytes([n]) * 9)) for n in range(8)]
     for thread in threads:
         thread.start()

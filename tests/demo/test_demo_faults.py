@@ -1,4 +1,4 @@
-"""What the local servers do when told to misbehave: faults of the connection, of pages, and limits."""
+"""Fault injection of the local servers: faults of connections and pages, and rate limits."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -22,7 +22,7 @@ KEY = {"X-API-Key": DEMO_KEY}
 
 
 class Echo(LocalServer):
-    """Answers with the request's body."""
+    """A server that answers with the request's body."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ def test_cut_connections(echo, kind, reset):
     assert echo.violations == []
 
 
-def test_spoiled_answers(echo):
+def test_corrupted_answers(echo):
     for kind, at in (("truncate", 10), ("corrupt", 3), ("invalid_json", None)):
         echo.faults.add(Fault(kind, times=1, at=at))
     assert send(echo).content == b"x" * 10
@@ -112,7 +112,7 @@ def test_spoiled_answers(echo):
     assert send(echo).status_code == 200
 
 
-def test_slow_and_call_let_the_request_through(echo):
+def test_slow_and_call_execute_the_request(echo):
     called: list[int] = []
     echo.faults.add(Fault("slow", delay=0.01)).add(Fault("call", times=1, action=lambda: called.append(1)))
     assert [send(echo).status_code for _ in range(2)] == [200, 200]
@@ -124,7 +124,7 @@ def test_slow_and_call_let_the_request_through(echo):
 def test_a_plan_is_the_same_for_the_same_seed():
     def strikes(seed: int) -> list[bool]:
         faults = Faults(Fault("status", rate=0.3, after=2), seed=seed)
-        return [bool(faults.strike(_nothing())) for _ in range(200)]
+        return [bool(faults.select(_nothing())) for _ in range(200)]
 
     assert strikes(1) == strikes(1) != strikes(2)
     assert strikes(1)[:2] == [False, False]
@@ -135,13 +135,13 @@ def _nothing() -> Request:
     return Request("GET", "/", {}, (), Message())
 
 
-def test_a_match_sees_the_body(echo):
+def test_a_match_gets_the_body(echo):
     echo.faults.add(Fault("status", status=410, match=lambda request: b"cursor" in request.body))
     assert [send(echo, body).status_code for body in (b"{}", b"cursor")] == [200, 410]
     assert echo.faults.struck("status") == 1
 
 
-def test_stopping_ends_open_connections():
+def test_stop_closes_open_connections():
     with httpx.Client() as client:
         with Echo() as server:
             client.get(server.url)

@@ -1,4 +1,4 @@
-"""The local LangSmith is one: the real SDK talks to it without knowing, and its answers are what the SDK expects."""
+"""The local LangSmith behaves like LangSmith: the real SDK works with it and accepts its answers."""
 
 import json
 import subprocess
@@ -81,7 +81,7 @@ def list_runs(client: Client, **query: Any) -> list[V1Run]:
         return list(client.list_runs(**query))
 
 
-def test_v2_pager_gets_every_run_once_as_the_strict_models_want_it(store, sdk):
+def test_the_v2_pager_returns_every_run_once_and_strict_models_accept_it(store, sdk):
     store.generate("p", DAY, runs=2500, mean_bytes=2500, seed=1)
     pages = sdk.runs.query_v2(
         project_ids=[store.project("p").id], min_start_time=START, max_start_time=END, selects=ALL, page_size=1000
@@ -100,7 +100,7 @@ def test_v2_answers_the_stored_bytes(store, server):
     assert elements(split(page)["items"]) == [run.v2 for run in reversed(store.runs("p"))]
 
 
-def test_what_the_agent_traced_has_only_fields_of_the_sdk_models(client, server, sdk, store):
+def test_runs_of_the_agent_have_only_fields_of_the_sdk_models(client, server, sdk, store):
     fill(client, "p", DAY, traces=8, seed=3)
     project = store.project("p").id
     answer = sdk.runs.with_raw_response.query_v2(
@@ -136,7 +136,7 @@ def test_v1_pages_validate_and_agree_with_v2(client, server, store):
     assert first["status"] in ("success", "error")
 
 
-def test_v1_wants_one_project_and_small_pages_and_ends_windows_by_the_end_of_runs(client, server, store):
+def test_v1_needs_one_project_and_small_pages_and_its_end_time_filters_by_the_end_of_runs(client, server, store):
     store.put_raw("p", raw_run("a", "2026-01-02T10:00:00Z"))
     store.put_raw("p", raw_run("b", "2026-01-02T11:00:00Z", b',"end_time":"2026-01-02T11:00:01Z"'))
     project, other = store.project("p").id, store.project("other").id
@@ -148,7 +148,7 @@ def test_v1_wants_one_project_and_small_pages_and_ends_windows_by_the_end_of_run
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_v1_offloads_large_payloads_behind_links_that_take_no_key(server, client, store, relative):
+def test_v1_offloads_large_payloads_to_links_that_reject_a_key(server, client, store, relative):
     fill(client, "p", DAY, traces=4, seed=1)
     server.behaviour.offload_bytes, server.behaviour.relative_links = 100_000, relative
     runs = query_v1(server, session=[store.project("p").id]).json()["runs"]
@@ -196,7 +196,7 @@ def test_info_and_sessions_validate(client, sdk, server, store):
         client.read_project(project_name="experiment")
 
 
-def test_stats_count_what_the_query_finds(client, server, store):
+def test_stats_count_the_runs_that_the_query_finds(client, server, store):
     store.generate("p", DAY, runs=300)
     project = store.project("p").id
     text = f'and(gte(start_time, "{START.isoformat()}"), lt(start_time, "{END.isoformat()}"))'
@@ -210,7 +210,7 @@ def test_stats_count_what_the_query_finds(client, server, store):
 
 
 @pytest.mark.parametrize("batching", [False, True])
-def test_the_sdk_sends_runs_in_every_way_it_knows(server, store, batching):
+def test_the_sdk_can_send_runs_in_all_its_ways(server, store, batching):
     client = Client(server.url, api_key=DEMO_KEY, auto_batch_tracing=batching)
     made = fill(client, "p", DAY, traces=12, seed=5)
     client.close()
@@ -255,7 +255,7 @@ def test_a_batch_a_patch_before_its_post_and_attachments_arrive(server, store, c
     assert attachment["reader"].read() == b"\x00\r\n--\xff"
 
 
-def test_raw_bytes_come_back_untouched(store, server):
+def test_raw_bytes_are_returned_unchanged(store, server):
     odd = [
         raw_run("a", "2026-01-02T10:00:00.000001Z", rb',"inputs":{"x":"\ud800\u0000"}, "n":1e999'),
         raw_run("b", "2026-01-02T10:00:00.000002Z", b',"name":"\xff\xfe","name":"twice", "i":12345678901234567890123'),
@@ -272,7 +272,7 @@ def test_raw_bytes_come_back_untouched(store, server):
     )
 
 
-def test_v2_defaults_are_langsmiths(store, server):
+def test_v2_has_the_defaults_of_langsmith(store, server):
     now = datetime.now(UTC)
     for name, age in (("old", timedelta(hours=25)), ("new", timedelta(hours=23)), ("next", timedelta(hours=-1))):
         store.put_raw("p", raw_run(name, (now - age).isoformat()))
@@ -296,7 +296,7 @@ def test_v2_defaults_are_langsmiths(store, server):
         ({"min_start_time": "yesterday"}, 422),
     ],
 )
-def test_wrong_queries_are_refused(store, server, body, status):
+def test_invalid_queries_are_rejected(store, server, body, status):
     answer = query(server, store.project("p").id, **body)
     assert answer.status_code == status
     assert set(answer.json()) == {"detail"}
@@ -326,7 +326,7 @@ def test_windows_and_filters(store, server):
     assert ids_of(query(server, project, trace_id="id2")) == ["id2"]
 
 
-def test_many_runs_on_one_microsecond_are_walked_by_the_cursor(store, server):
+def test_the_cursor_paginates_many_runs_of_one_microsecond(store, server):
     for number in range(7):
         store.put_raw("p", raw_run(f"id{number}", "2026-01-02T10:00:00Z"))
     project, seen, cursor = store.project("p").id, [], None
@@ -340,7 +340,7 @@ def test_many_runs_on_one_microsecond_are_walked_by_the_cursor(store, server):
     assert [request.facts["runs"] for request in server.requests] == [3, 3, 1]
 
 
-def test_keys_workspaces_and_missing_dialects(store, server):
+def test_keys_workspaces_and_missing_api_versions(store, server):
     url = f"{server.url}/sessions"
     assert httpx.get(url).status_code == 401
     assert httpx.get(url, headers={"X-API-Key": "wrong"}).status_code == 403

@@ -1,4 +1,4 @@
-"""The documents say what is: every command's help stands in them, and every command in them exists."""
+"""The documentation is up to date: it has every command's help, and every command in it exists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DOCUMENTS = sorted([_ROOT / "README.md", *(_ROOT / "docs").glob("*.md")])
 
 
 def known() -> dict[str, set[str]]:
-    """Options of each command, by the words that call it."""
+    """Returns the options of each command, by its words."""
     return {
         " ".join(words): {option for parameter in command.params for option in parameter.opts} | {"--help"}
         for words, command in commands()
@@ -23,19 +23,19 @@ def known() -> dict[str, set[str]]:
 
 
 def code_of(path: Path) -> list[str]:
-    """The lines and spans of a document that stand in code."""
+    """Returns the code lines and code spans of a document."""
     document = path.read_text(encoding="utf-8")
     blocks = re.findall(r"^```\w*\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
     rest = re.sub(r"^```.*?^```", "", document, flags=re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", rest)
 
 
-def test_the_command_line_is_documented_as_it_is() -> None:
-    assert TARGET.read_text(encoding="utf-8") == text(), "write it anew: .venv/bin/python tools/cli_docs.py"
+def test_the_command_reference_is_up_to_date() -> None:
+    assert TARGET.read_text(encoding="utf-8") == text(), "generate it again: .venv/bin/python tools/cli_docs.py"
 
 
 @pytest.mark.parametrize("path", [path for path in _DOCUMENTS if path != TARGET], ids=lambda path: path.name)
-def test_commands_in_the_documents_exist(path: Path) -> None:
+def test_commands_in_the_documentation_exist(path: Path) -> None:
     makefile, options = (_ROOT / "Makefile").read_text(), known()
     for line in code_of(path):
         for target in re.findall(r"(?:^|[ $(])make ([a-z][a-z-]*)", line):
@@ -53,7 +53,7 @@ def test_commands_in_the_documents_exist(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", _DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_somewhere(path: Path) -> None:
+def test_targets_of_links_exist(path: Path) -> None:
     for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", path.read_text(encoding="utf-8")):
         assert (path.parent / link).exists(), f"{path.name}: {link}"
 

@@ -1,4 +1,4 @@
-"""A day from LangSmith to all four places, through the command line; and again, when LangSmith has less to say."""
+"""A day from LangSmith to all four places with the command line, and again after LangSmith has lost runs."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _DAY_MICROSECONDS = 86_400_000_000
 
 
 def everything(*directories: Path) -> dict[str, tuple[bytes, int]]:
-    """Content and time of every published file."""
+    """Returns content and modification time of every published file."""
     paths = [path for directory in directories for path in directory.rglob("*") if path.is_file()]
     published = [path for path in paths if ".lse" not in path.parts]
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in published}
 
 
 def run_files(installation: Installation, project: str = PROJECT, day: date = DAY) -> dict[str, bytes]:
-    """The run files of a day by the ids that their names begin with."""
+    """Returns the run files of a day by the ids at the start of their names."""
     folder = installation.paths(project, day).folder
     return {path.name[:36]: path.read_bytes() for path in folder.glob("*.json") if not path.name.startswith("_")}
 
@@ -41,7 +41,7 @@ def zipped_runs(path: Path) -> dict[str, bytes]:
         return {name[:36]: archive.read(name) for name in archive.namelist() if not name.startswith("_")}
 
 
-def test_a_second_sweep_changes_nothing_and_says_so(installation: Installation) -> None:
+def test_a_second_sweep_changes_nothing_and_reports_that(installation: Installation) -> None:
     installation.fill(30)
     first = installation.archive("full-sweep", "--force")
     assert first.code == 0, first.err
@@ -58,11 +58,11 @@ def test_a_second_sweep_changes_nothing_and_says_so(installation: Installation) 
     for word in ("fetch   unchanged", "zip     unchanged", "the destination has this content", "30 unchanged", "agree"):
         assert word in second.out
     assert everything(installation.directory / "data", installation.directory / "archives") == before
-    assert installation.rows() == rows  # ctid and xmin too: no row was written again
+    assert installation.rows() == rows  # ctid and xmin too: no row was rewritten
     assert installation.uploads() == uploads
 
 
-def test_what_langsmith_loses_stays_in_the_archive(installation: Installation) -> None:
+def test_runs_that_langsmith_loses_stay_in_the_archive(installation: Installation) -> None:
     installation.fill(20)
     assert installation.archive("full-sweep", "--force").code == 0
     places = installation.directory / "data", installation.directory / "archives"
@@ -93,9 +93,9 @@ def test_what_langsmith_loses_stays_in_the_archive(installation: Installation) -
     assert installation.uploads() == uploads
 
 
-def test_every_run_of_the_day_is_in_all_four_places_and_none_of_its_neighbours(installation: Installation) -> None:
+def test_every_run_of_the_day_and_no_other_is_in_all_four_places(installation: Installation) -> None:
     start, end = midnight(), midnight() + _DAY_MICROSECONDS
-    # Two on the first microsecond and one on the last, so that the day's ends are no round numbers of runs.
+    # Two runs on the first microsecond and one on the last one test the limits of the day.
     ids = {installation.put(1, start), installation.put(2, start, parent=1), installation.put(3, end - 1)}
     ids |= {installation.put(4, start + 7, end_time=None, status="PENDING")}
     ids |= {installation.put(number, start + 1_000_000) for number in range(10, 60)}  # all on one microsecond
@@ -140,7 +140,7 @@ def test_projects_of_any_name(installation: Installation) -> None:
         assert installation.drive.store.named(installation.paths(name).zip.name)
 
 
-def test_what_jsonb_cannot_hold_is_kept_marked_and_consistent(installation: Installation) -> None:
+def test_runs_that_jsonb_cannot_represent_are_kept_marked_and_consistent(installation: Installation) -> None:
     plain, nul, half = installation.put(1, midnight()), installation.put(2, midnight() + 1), run_uuid(3)
     installation.put(2, midnight() + 1, outputs={"text": "a\u0000b"})
     half_a_pair = installation.store.run(plain)
@@ -159,7 +159,7 @@ def test_what_jsonb_cannot_hold_is_kept_marked_and_consistent(installation: Inst
     assert {run: bool(row[3]) for run, row in installation.rows().items()} == {plain: False, nul: True, half: True}
 
 
-def test_the_usual_tools_accept_folder_and_zip(installation: Installation, tmp_path: Path) -> None:
+def test_standard_tools_accept_folder_and_zip(installation: Installation, tmp_path: Path) -> None:
     installation.fill(12)
     assert installation.archive("full-sweep", "--skip-upload", "--skip-db").code == 0
     folder, archive = installation.paths().folder, installation.paths().zip
@@ -191,7 +191,7 @@ def test_a_range_of_days_and_all_projects(installation: Installation) -> None:
         for day in days:
             installation.fill(4, project, day)
 
-    # The first day lies before the projects' first one.
+    # The first day is before the projects' start.
     swept = installation.lse("archive", "fetch", "--start-date", str(days[0]), "--end-date", str(days[1]), "--json")
 
     assert swept.code == 0, swept.err
@@ -199,7 +199,7 @@ def test_a_range_of_days_and_all_projects(installation: Installation) -> None:
     assert found == [(project, str(day), 4) for project in (PROJECT, "second") for day in days]
 
 
-def test_files_go_on_without_the_database_and_the_database_catches_up(
+def test_file_steps_work_without_the_database_and_the_database_catches_up(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation.fill(5)
@@ -221,7 +221,7 @@ def test_files_go_on_without_the_database_and_the_database_catches_up(
     assert installation.archive("verify").code == 0
 
 
-def test_files_go_on_without_the_database_of_dagster(
+def test_file_steps_work_without_the_database_of_dagster(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation.fill(5)
@@ -241,7 +241,7 @@ def test_files_go_on_without_the_database_of_dagster(
     assert "cannot connect to Dagster's database" in loaded.err
 
 
-def test_the_load_goes_on_without_drive(installation: Installation) -> None:
+def test_the_load_works_without_drive(installation: Installation) -> None:
     installation.fill(5)
     installation.drive.faults.add(Fault("status", on("GET", "/drive/v3/files"), status=404, body=b"{}"))
 

@@ -1,4 +1,4 @@
-"""What goes wrong is told in one clear line with its exit code, and leaves nothing half-written."""
+"""Every error has one clear line and its exit code, and leaves no partial files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.slow
 
 
 def content(directory: Path) -> dict[str, bytes]:
-    """All files of data and archives, those that are not published included; only locks may come."""
+    """Returns all files of data and archives, unpublished ones included, without locks."""
     paths = [path for place in ("data", "archives") for path in (directory / place).rglob("*")]
     return {str(path): path.read_bytes() for path in paths if path.is_file() and path.suffix != ".lock"}
 
 
 def one_line(ended: Ended, code: int, *parts: str) -> None:
-    """It ended with this code and one line of explanation that holds these parts."""
+    """Asserts that a command ended with this code and one line of explanation that contains these parts."""
     lines = [line for line in ended.err.splitlines() if not line.startswith(("    not done:", "not started:"))]
     assert (ended.code, len(lines)) == (code, 1), ended
     assert "Traceback" not in ended.err
@@ -55,24 +55,24 @@ def test_wrong_options(bare_installation: Installation, options: list[str], part
     assert content(bare_installation.directory) == {}
 
 
-def test_options_before_the_command_are_refused_rather_than_ignored(bare_installation: Installation) -> None:
+def test_options_before_the_command_are_rejected(bare_installation: Installation) -> None:
     ended = bare_installation.lse("archive", "--project", PROJECT, "fetch")
     one_line(ended, 2, "options before the command would be ignored", "lse archive fetch …")
 
 
 @pytest.mark.parametrize("words", [["archive", "fetch", "--dat", "2026-01-01"], ["archive", "fecth"], ["fetch"]])
-def test_words_that_do_not_exist(bare_installation: Installation, words: list[str]) -> None:
+def test_unknown_commands_and_options(bare_installation: Installation, words: list[str]) -> None:
     ended = bare_installation.lse(*words)
     assert ended.code == 2
     assert "No such" in ended.err
 
 
-def test_a_setting_that_cannot_be_read(bare_installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_setting(bare_installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "much")
     one_line(bare_installation.archive("fetch"), 1, "LSE_LANGSMITH_PATIENCE is not set right", "Mend it")
 
 
-def test_a_projects_file_that_cannot_be_read(bare_installation: Installation) -> None:
+def test_an_invalid_projects_file(bare_installation: Installation) -> None:
     (bare_installation.directory / "projects.toml").write_text("[[project]]\nname = 'x'\n")
     one_line(bare_installation.archive("fetch"), 1, "projects.toml cannot be read")
 
@@ -91,7 +91,7 @@ def test_a_home_that_cannot_be_written(
 def test_a_projects_file_that_cannot_be_written(
     bare_installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Not even root may make files there.
+    # Not even root may create files there.
     monkeypatch.setenv("LSE_PROJECTS_FILE", "/proc/projects.toml")
     one_line(
         bare_installation.lse("projects", "add", "x", "--start", "2026-01-01"),
@@ -100,12 +100,12 @@ def test_a_projects_file_that_cannot_be_written(
     )
 
 
-def test_what_langsmith_refuses(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_langsmith(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     installation.fill(3)
     two_days = "--start-date", str(DAY - timedelta(days=1)), "--end-date", str(DAY)
 
     missing = installation.lse("archive", "fetch", "--project", "no such", *two_days, "--json")
-    first = f"no such {DAY - timedelta(days=1)}: "  # with --json no line above it says which
+    first = f"no such {DAY - timedelta(days=1)}: "  # with --json the day must be in the error line
     one_line(missing, 1, first, "LangSmith has no project 'no such'", "Check the spelling")
     assert "not started: 1 day," in missing.err
     assert [entry["error"]["step"] for entry in missing.json] == ["fetch", "fetch"]
@@ -137,7 +137,7 @@ def test_days_that_were_never_fetched(installation: Installation) -> None:
     assert content(installation.directory) == {}
 
 
-def test_a_day_that_is_here_is_not_touched_without_being_asked_for(installation: Installation) -> None:
+def test_an_existing_day_is_changed_only_on_request(installation: Installation) -> None:
     installation.fill(3)
     assert installation.archive("fetch").code == 0
     before, asked = content(installation.directory), len(installation.langsmith.requests)
@@ -152,7 +152,7 @@ def test_a_day_that_is_here_is_not_touched_without_being_asked_for(installation:
     assert installation.archive("fetch", "--refresh").code == 0
 
 
-def test_drive_is_not_replaced_without_being_asked_for(installation: Installation) -> None:
+def test_a_drive_file_is_replaced_only_on_request(installation: Installation) -> None:
     installation.fill(3)
     assert installation.lse("archive", "--project", PROJECT, "--date", str(DAY)).code == 0
     [before] = installation.drive.store.named(installation.paths().zip.name)
@@ -204,7 +204,7 @@ def test_postgres_cannot_be_reached(installation: Installation, monkeypatch: pyt
     assert password not in malformed.err + loading.err
 
 
-def test_a_short_day_is_published_and_ends_in_3(installation: Installation) -> None:
+def test_a_day_with_missing_runs_is_published_with_exit_code_3(installation: Installation) -> None:
     installation.fill(5)
     installation.langsmith.behaviour.stats_offset = 2
 
@@ -213,14 +213,14 @@ def test_a_short_day_is_published_and_ends_in_3(installation: Installation) -> N
     entry = swept.entry
     assert swept.code == 3
     assert (entry["fetch_result"]["proof"], entry["fetch_result"]["runs"]) == ("fewer", 5)
-    assert entry["db_result"]["successful_inserts"] == 5  # the sweep went on
+    assert entry["db_result"]["successful_inserts"] == 5  # the sweep continued
     [count] = [check for check in entry["checks"] if check["name"] == "langsmith_count"]
     assert (count["verdict"], count["differences"][0]["expected"]) == ("differs", "7")
     assert installation.archive("fetch", "--refresh").code == 3
     assert installation.archive("fetch", "--refresh", "--no-count").code == 0
 
 
-def test_an_old_empty_day_is_no_proof(installation: Installation) -> None:
+def test_an_old_empty_day_is_unproven(installation: Installation) -> None:
     installation.store.project(PROJECT)
     old = date(2024, 2, 29)
 

@@ -1,4 +1,4 @@
-"""Folders that older tools left: run files under other names, in a wrapper, and broken ones among them."""
+"""Folders of older tools: run files with other names, wrapped run files, and invalid files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def old_folder(installation: Installation) -> Path:
-    """Two wrapped runs, two direct ones, and what is none."""
+    """Two wrapped runs, two direct ones, and files that are not runs of the day."""
     folder = installation.paths().folder
     folder.mkdir(parents=True)
     runs = [small_run(number, midnight() + number, run_uuid(99), parent=0 if number else None) for number in range(4)]
@@ -24,7 +24,7 @@ def old_folder(installation: Installation) -> Path:
         wrapped = {"trace": run, "metadata": {"fetched_at": "2025-01-01"}}
         (folder / f"{run['id']}_fetched.json").write_text(json.dumps(wrapped, indent=2))
     (folder / "trace three.json").write_text(json.dumps(runs[2]))
-    # As v1 had it: no zone, another spelling of the status.
+    # The format of v1: no zone, status in lower case.
     old_shape = runs[3] | {"start_time": runs[3]["start_time"].rstrip("Z"), "status": "success", "run_type": "chain"}
     (folder / "RUN-3.json").write_text(json.dumps(old_shape))
     (folder / "half.json").write_text('{"trace": {"id": "')
@@ -34,10 +34,10 @@ def old_folder(installation: Installation) -> Path:
     return folder
 
 
-_UNFIT = {"half.json", "list.json", "another day.json"}
+_INVALID = {"half.json", "list.json", "another day.json"}
 
 
-def test_zip_to_db_and_verify_work_and_name_what_is_broken(installation: Installation, old_folder: Path) -> None:
+def test_zip_to_db_and_verify_work_and_name_invalid_files(installation: Installation, old_folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in old_folder.iterdir()}
 
     zipped = installation.archive("zip", "--json")
@@ -51,7 +51,7 @@ def test_zip_to_db_and_verify_work_and_name_what_is_broken(installation: Install
         assert archive.read("half.json") == before["half.json"]
     result = loaded.entry
     assert (result["total_files"], result["successful_inserts"], result["failed_inserts"]) == (7, 4, 3)
-    assert {line.partition(":")[0] for line in result["errors"]} == _UNFIT
+    assert {line.partition(":")[0] for line in result["errors"]} == _INVALID
     assert "started on" in next(line for line in result["errors"] if line.startswith("another day"))
 
     rows = installation.rows()
@@ -59,7 +59,7 @@ def test_zip_to_db_and_verify_work_and_name_what_is_broken(installation: Install
     assert rows[run_uuid(0)][-1]["name"] == "run 0"  # the run itself, never the wrapper
     entry = verified.entry
     assert entry["is_consistent"]
-    assert {line.partition(":")[0] for line in entry["broken_files"]} == _UNFIT
+    assert {line.partition(":")[0] for line in entry["broken_files"]} == _INVALID
     assert {check["name"]: check["verdict"] for check in entry["checks"]} == {
         "langsmith_count": "unproven",  # not fetched by this installation
         "run_files_intact": "agrees",
@@ -74,10 +74,10 @@ def test_zip_to_db_and_verify_work_and_name_what_is_broken(installation: Install
     assert "3 files without a run of the day" in last.out
 
 
-def test_the_broken_ones_are_said_on_the_screen(installation: Installation, old_folder: Path) -> None:
+def test_invalid_files_are_printed(installation: Installation, old_folder: Path) -> None:
     loaded = installation.archive("to-db")
     assert "4 inserted, 3 rejected" in loaded.out
-    for name in _UNFIT:
+    for name in _INVALID:
         assert f"{name}: " in loaded.err
 
 
@@ -93,7 +93,9 @@ def test_a_dry_run_counts_and_writes_nothing(installation: Installation, old_fol
     assert "dry run: 4 inserted" in installation.archive("to-db", "--dry-run").out
 
 
-def test_a_fetch_over_an_old_folder_keeps_what_is_only_there(installation: Installation, old_folder: Path) -> None:
+def test_a_fetch_over_an_old_folder_keeps_runs_that_are_only_there(
+    installation: Installation, old_folder: Path
+) -> None:
     installation.put(2, midnight() + 2, name="as LangSmith has it now")
     new = installation.put(50, midnight() + 50)
     before = {path.name: path.read_bytes() for path in old_folder.iterdir()}
@@ -111,7 +113,7 @@ def test_a_fetch_over_an_old_folder_keeps_what_is_only_there(installation: Insta
     assert new in installation.rows()
 
 
-def test_to_db_leaves_rows_whose_file_changed_unless_it_is_told_to(
+def test_to_db_keeps_rows_of_changed_files_unless_it_may_overwrite(
     installation: Installation, old_folder: Path
 ) -> None:
     assert installation.archive("to-db").code == 0

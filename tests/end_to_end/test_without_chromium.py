@@ -1,4 +1,4 @@
-"""The browser test on a machine that has no browser."""
+"""The browser test on a machine without a browser."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[2]
 
 
-def test_without_chromium_the_browser_test_fails_and_says_how_to_get_it(tmp_path: Path) -> None:
+def test_without_chromium_the_browser_test_fails_with_an_install_hint(tmp_path: Path) -> None:
     make = shutil.which("make")
     assert make
     own = ("PYTEST_", "MAKE", "MFLAGS")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
 
-    # `-o install`: the installation is as it is, whatever is newer.
+    # `-o install`: make must not run the installation, even if a prerequisite is newer.
     ended = subprocess.run(
         [make, "-o", "install", f"VENV={sys.prefix}", "test-ui"],
         cwd=_ROOT,

@@ -1,11 +1,12 @@
-"""What the lead and the operator do in the browser: materialize a day, backfill a range, verify again, be told."""
+"""Actions of users in the browser: materialize a day, backfill a range, verify again, get an alert."""
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
 
-from browser_fixtures import PROJECT, RUNS, Browser, Platform, wait_until
+from browser_fixtures import PROJECT, RUNS, Browser, Platform
+from platform_fixtures import wait_until
 
 from lse_archive.days import today
 
@@ -19,7 +20,7 @@ def check_page(check: str) -> str:
     return f"/assets/{PROJECT}/verification?view=checks&checkDetail={check}"
 
 
-def test_a_day_is_materialized_by_clicking(browser: Browser, platform: Platform) -> None:
+def test_materialize_a_day(browser: Browser, platform: Platform) -> None:
     assert platform.rows(DAY) == []
     browser.materialize(GROUP, "Materialize all", str(DAY), "Launch 1 run")
     browser.wait_for_day(DAY, "verification")
@@ -47,7 +48,7 @@ def test_a_backfill_of_five_days(browser: Browser, platform: Platform) -> None:
     browser.screenshot("plots")
 
 
-def test_a_changed_row_turns_the_check_red_and_is_told_of_once(browser: Browser, platform: Platform) -> None:
+def test_a_changed_row_fails_the_check_and_sends_one_alert(browser: Browser, platform: Platform) -> None:
     day = RANGE[2]
     run = platform.rows(day)[0]
     platform.sql('UPDATE runs SET data = data || \'{"name": "by hand"}\' WHERE run_id = %s', run)
@@ -58,7 +59,7 @@ def test_a_changed_row_turns_the_check_red_and_is_told_of_once(browser: Browser,
     assert "lse archive verify --fix" in body
     browser.page.get_by_text(run).first.wait_for()
     browser.screenshot("red-check")
-    wait_until(lambda: len(platform.alerts(str(day))) == 1, 90)
+    wait_until(lambda: len(platform.alerts(str(day))) == 1, 90, "the alert was not sent")
     [text] = [text for text in platform.hook.texts if str(day) in text.splitlines()[0]]
     assert text.startswith(f"{PROJECT} {day}: runs_match_files failed")
     assert run in text
@@ -66,9 +67,13 @@ def test_a_changed_row_turns_the_check_red_and_is_told_of_once(browser: Browser,
 
     platform.sql("DELETE FROM runs WHERE run_id = %s", run)
     browser.materialize(GROUP, "Materialize all", str(day), "Launch 1 run")
-    wait_until(lambda: len(platform.alerts(str(day))) == 2, 120)
+    wait_until(lambda: len(platform.alerts(str(day))) == 2, 120, "the alert of the repair was not sent")
     assert platform.alerts(str(day))[1] == f"resolved: {PROJECT} {day} is good again"
-    wait_until(lambda: len([text for text in platform.mail.texts if str(day) in text.splitlines()[0]]) == 2, 30)
+    wait_until(
+        lambda: len([text for text in platform.mail.texts if str(day) in text.splitlines()[0]]) == 2,
+        30,
+        "the e-mails were not sent",
+    )
 
 
 def test_schedules_and_sensors_are_on(browser: Browser) -> None:

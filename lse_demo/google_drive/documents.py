@@ -1,4 +1,4 @@
-"""Named JSON documents in one SQLite file: what the local Drive remembers from one process to the next."""
+"""JSON documents in one SQLite file: the state that the local Drive keeps between processes."""
 
 import json
 import sqlite3
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 
-class Things:
-    """Documents by kind and id, read into memory at the start and written through at every change."""
+class Documents:
+    """Documents by kind and id. All are loaded at the start; every change is written to the file."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
@@ -22,24 +22,24 @@ class Things:
             self._docs.setdefault(kind, {})[key] = json.loads(doc)
 
     def put(self, kind: str, key: str, doc: Mapping[str, Any]) -> None:
-        """Keeps `doc` under (kind, key), instead of what was there."""
+        """Stores `doc` under (kind, key); replaces an older one."""
         text = json.dumps(doc)
         with self._lock:
             self._docs.setdefault(kind, {})[key] = json.loads(text)
             self._db.execute("INSERT OR REPLACE INTO things VALUES (?, ?, ?)", (kind, key, text))
 
     def get(self, kind: str, key: str) -> dict[str, Any] | None:
-        """The document, to be read only; None if there is none."""
+        """Returns the document, which must not be modified; None if there is none."""
         with self._lock:
             return self._docs.get(kind, {}).get(key)
 
     def all(self, kind: str) -> dict[str, Any]:
-        """All documents of a kind by id, oldest first."""
+        """Returns all documents of a kind by id, oldest first."""
         with self._lock:
             return dict(self._docs.get(kind, {}))
 
     def remove(self, kind: str, key: str) -> None:
-        """Forgets (kind, key); nothing happens if it is unknown."""
+        """Deletes (kind, key) if it exists."""
         with self._lock:
             self._docs.get(kind, {}).pop(key, None)
             self._db.execute("DELETE FROM things WHERE kind = ? AND id = ?", (kind, key))

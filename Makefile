@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 PORT ?= 3000
 
-.PHONY: help install demo up up-demo test test-ui screenshots lint lock clean
+.PHONY: help install demo up up-demo test test-quick test-ui screenshots lint lock clean
 
 help:
 	@echo "make demo     archive two made-up projects end to end, without any account"
@@ -13,6 +13,7 @@ help:
 	@echo "make up-demo  the same over the demo's data"
 	@echo "make install  make .venv, with bin/lse"
 	@echo "make test     lint, types and tests"
+	@echo "make test-quick  the quick tests alone"
 	@echo "make test-ui  the UI in a real browser; needs Chromium (Debian: apt-get install chromium)"
 
 install: $(STAMP)
@@ -41,6 +42,10 @@ lint: install
 
 test: lint
 	$(BIN)/pytest
+
+# The tests without the marker `slow`: under a minute on 2 cores.
+test-quick: install
+	$(BIN)/pytest -m "not slow"
 
 test-ui: install
 	$(BIN)/pytest -o addopts=-q tests/ui

@@ -23,7 +23,7 @@ from lse_platform.asset_keys import asset_key
 from lse_resources.projects import ProjectConfig
 
 # Dagster's own, of the models behind its resources.
-pytestmark = pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")]
 
 LIMIT = 3
 _CONFIG = ProjectConfig(PROJECT, DAY - timedelta(days=5))

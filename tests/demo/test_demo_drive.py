@@ -23,6 +23,8 @@ from lse_demo.google_drive.discovery import document
 from lse_demo.google_drive.query import BadQueryError, compile_query
 from lse_demo.google_drive.server import USER, DriveServer
 
+pytestmark = pytest.mark.slow
+
 FOLDER = "application/vnd.google-apps.folder"
 UNIT = 256 * 1024
 

@@ -25,6 +25,8 @@ from lse_demo.langsmith.runs import V2_FIELDS
 from lse_demo.langsmith.server import DEMO_KEY, LangSmithServer
 from lse_demo.langsmith.store import LangSmithStore
 
+pytestmark = pytest.mark.slow
+
 DAY = date(2026, 1, 2)
 START, END = datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC)
 ALL = [name for name in get_args(RunSelectField) if name not in ("SHARE_URL", "ATTACHMENTS")]

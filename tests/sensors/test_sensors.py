@@ -20,6 +20,8 @@ from lse_resources.projects import ProjectConfig, add_project, read_projects
 from lse_resources.settings import Settings
 from lse_sensors.sensors import SENSORS, dead_runs_sensor, expiring_days_sensor, new_projects_sensor, outbox_of
 
+pytestmark = pytest.mark.slow
+
 
 def tick(sensor: dg.SensorDefinition, cursor: str | None = None) -> tuple[str, str | None]:
     """Evaluates a sensor; returns what it said, and its cursor."""

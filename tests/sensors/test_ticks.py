@@ -17,6 +17,8 @@ from home_fixtures import PROJECT, Installation
 from lse_platform.asset_keys import asset_key, job_name
 from lse_resources.projects import ProjectConfig, add_project
 
+pytestmark = pytest.mark.slow
+
 SUNDAY = datetime(2026, 3, 8, 1, 59, tzinfo=UTC)
 _DAY = "dagster/partition"
 

@@ -14,6 +14,8 @@ import pytest
 from lse_archive.zips.reader import digests
 from lse_archive.zips.writer import write_zip
 
+pytestmark = pytest.mark.slow
+
 FILES = 65_600
 _LINKS = 60_000  # a file system gives a file so many names
 _ZIP64_END = b"PK\x06\x06"

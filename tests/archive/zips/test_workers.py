@@ -19,6 +19,8 @@ from lse_archive.zips import workers as processes
 from lse_archive.zips.workers import in_processes
 from lse_archive.zips.writer import write_zip
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _few_are_done_here(monkeypatch: pytest.MonkeyPatch) -> None:

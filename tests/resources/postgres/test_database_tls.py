@@ -20,6 +20,8 @@ from lse_resources.postgres.database import Database
 from lse_resources.postgres.urls import dagster_url
 from lse_resources.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 HOST = "db.example.org"
 PASSWORD = "it's :secret"
 _ENCODED = "it%27s%20%3Asecret"

@@ -15,6 +15,8 @@ from lse_demo.faults import Fault, on
 from lse_demo.google_drive.server import USER, DriveServer, rate_limit
 from lse_resources.destinations.google_drive.client import DriveFile, DriveSettings, GoogleDrive
 
+pytestmark = pytest.mark.slow
+
 
 def test_connections_cut_at_random_bytes_twenty_times(
     server: DriveServer, send: Callable[..., DriveFile], path: Path

@@ -16,6 +16,8 @@ from lse_demo.faults import Fault, on
 from lse_demo.google_drive.server import USER, DriveServer
 from lse_resources.destinations.google_drive.client import DriveFile, DriveSettings, GoogleDrive
 
+pytestmark = pytest.mark.slow
+
 
 def interrupt(server: DriveServer, send: Callable[..., DriveFile], **changes: Any) -> None:
     server.faults.add(Fault("status", UPLOAD, after=1))

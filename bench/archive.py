@@ -133,7 +133,7 @@ def bench_zip(figures: Figures, paths: DayPaths, size: int, scratch: Path, round
 
 
 class Sink(LocalServer):
-    """Takes what is sent."""
+    """Accepts requests and discards their bodies."""
 
     def handle(self, request: Request) -> Answer:
         return Answer(200, str(len(request.body)).encode())
@@ -171,13 +171,13 @@ def bench_drive(figures: Figures, paths: DayPaths, scratch: Path, rounds: int, l
             show(figures, f"upload{note}", uploaded, size, "read and send", plain)
             [copy] = copies(drive, "bench")
             # A new folder for each: ext4 creates files many times more slowly after many were deleted.
-            places = (scratch / f"back-{latency}-{number}" for number in itertools.count())
+            folders = (scratch / f"back-{latency}-{number}" for number in itertools.count())
 
             def restore() -> None:
-                back = next(places)
+                back = next(folders)
                 restore_day(drive, Layout(back / "data", back / "zips").day("bench", DAY), copy)
 
-            seconds = in_turn(rounds, restore=restore, unzip=lambda: extract(paths.zip, next(places)))
+            seconds = in_turn(rounds, restore=restore, unzip=lambda: extract(paths.zip, next(folders)))
             peer = "unzip" if shutil.which("unzip") else "zipfile.extractall"
             show(figures, f"restore{note}", seconds["restore"], size, peer, seconds["unzip"])
 
@@ -193,7 +193,7 @@ def extract(archive: Path, target: Path) -> None:
 def big(kind: str, scratch: Path) -> dict[str, float]:
     """Zips, uploads and restores a huge day; returns seconds, sizes and the peak memory of the processes.
 
-    The day is created in a separate process, and Drive runs in another one.
+    The day is created, Drive runs, and the steps run in separate processes.
     """
     data = Layout(scratch / "data", scratch / "archives")
     apart(make_big, data, kind)

@@ -179,7 +179,7 @@ class Bench:
             report, _ = process.communicate()
         found = json.loads(report)
         if found["violations"]:
-            raise SystemExit(f"the server complains: {found['violations']}")
+            raise SystemExit(f"the server reports violations: {found['violations']}")
 
     def measure(self, variant: str, url: str, runs: int) -> Measured:
         self._count += 1
@@ -250,9 +250,11 @@ def machine(directory: Path) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=50_000, help="runs of the day; v1 takes two fifths of it")
+    parser.add_argument("--runs", type=int, default=50_000, help="runs of the day; v1 uses two fifths of them")
     parser.add_argument("--only", action="append", choices=SECTIONS, help="a section; can be repeated")
-    parser.add_argument("--directory", type=Path, help="where stores and files go (default: a new temporary directory)")
+    parser.add_argument(
+        "--directory", type=Path, help="directory of stores and files (default: a new temporary directory)"
+    )
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     options = parser.parse_args()

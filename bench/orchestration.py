@@ -58,8 +58,8 @@ def main() -> None:
         verdict = "" if target is None else f"   at most {target}: {'yes' if value <= target else 'NO'}"
         print(f"{name:50} {value:8.2f}{verdict}")
     RESULTS.parent.mkdir(exist_ok=True)
-    facts = {"date": str(today()), "cpus": os.cpu_count(), "load": os.getloadavg()[0], "options": vars(options)}
-    RESULTS.write_text(json.dumps(facts | {"figures": figures}, indent=2) + "\n")
+    conditions = {"date": str(today()), "cpus": os.cpu_count(), "load": os.getloadavg()[0], "options": vars(options)}
+    RESULTS.write_text(json.dumps(conditions | {"figures": figures}, indent=2) + "\n")
 
 
 def days_figures(directory: Path, days: int, runs: int) -> dict[str, float]:

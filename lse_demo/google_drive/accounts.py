@@ -166,15 +166,15 @@ class Accounts:
         self, path: Path, email: str, *, url: str, scopes: tuple[str, ...] = (DRIVE_SCOPE,)
     ) -> None:
         """Writes an `authorized_user` file with a new refresh token; `url` is the server's."""
-        facts = {"type": "authorized_user", "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
+        identity = {"type": "authorized_user", "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
         token = self.refresh_token(email, scopes)
-        _write(path, {**facts, "refresh_token": token, "token_uri": f"{url}/token", "scopes": list(scopes)})
+        _write(path, {**identity, "refresh_token": token, "token_uri": f"{url}/token", "scopes": list(scopes)})
 
     def write_client_secrets(self, path: Path, *, url: str) -> None:
         """Writes a client-secrets file of an installed app; consent page and token endpoint are at `url`."""
-        facts = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET, "project_id": "lse-demo"}
+        client = {"client_id": CLIENT_ID, "client_secret": CLIENT_SECRET, "project_id": "lse-demo"}
         endpoints = {"auth_uri": f"{url}/o/oauth2/auth", "token_uri": f"{url}/token"}
-        _write(path, {"installed": {**facts, **endpoints, "redirect_uris": ["http://localhost"]}})
+        _write(path, {"installed": {**client, **endpoints, "redirect_uris": ["http://localhost"]}})
 
     def write_service_account(self, path: Path, email: str, *, url: str, delegates: tuple[str, ...] = ()) -> None:
         """Creates a service account without storage that may act for `delegates`, and writes its key file."""
@@ -185,8 +185,8 @@ class Accounts:
         public = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        facts = {"name": email, "limit": 0, "public_key": public.decode(), "delegates": delegates}
-        self._documents.put("account", email, facts)
+        account = {"name": email, "limit": 0, "public_key": public.decode(), "delegates": delegates}
+        self._documents.put("account", email, account)
         identity = {"type": "service_account", "project_id": "lse-demo", "private_key_id": "demo", "client_id": "1"}
         secret_part = {"private_key": secret.decode(), "client_email": email, "token_uri": f"{url}/token"}
         _write(path, {**identity, **secret_part})

@@ -251,10 +251,10 @@ class DriveStore:
         return datetime.fromtimestamp(self._now(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     def _new(self, identity: str, name: str, mime: str, parents: list[str], owner: str, app: str) -> Doc:
-        place = "folders/" if mime == FOLDER else "file/d/"
+        link_path = "folders/" if mime == FOLDER else "file/d/"
         doc: Doc = {"kind": "drive#file", "id": identity, "name": name, "mimeType": mime, "trashed": False}
         doc |= {"createdTime": self._time(), "modifiedTime": self._time(), "version": "1", "starred": False}
-        doc |= {"spaces": ["drive"], "webViewLink": f"https://drive.google.com/{place}{identity}"}
+        doc |= {"spaces": ["drive"], "webViewLink": f"https://drive.google.com/{link_path}{identity}"}
         doc |= {"_owner": owner, "_app": app, "_roles": {}, "_app_properties": {}}
         return {**doc, "parents": parents} if parents else doc
 
@@ -317,10 +317,10 @@ class DriveStore:
             while part := stream.read(1 << 20):
                 for each in sums:
                     each.update(part)
-        facts = {"size": str((self.blobs / revision).stat().st_size), "md5Checksum": sums[0].hexdigest()}
+        checksums = {"size": str((self.blobs / revision).stat().st_size), "md5Checksum": sums[0].hexdigest()}
         entry = {"kind": "drive#revision", "id": revision, "mimeType": doc["mimeType"], "modifiedTime": self._time()}
         hidden = {"_sha1": sums[1].hexdigest(), "_sha256": sums[2].hexdigest()}
-        entry = {**entry, **facts, **hidden, "keepForever": False}
+        entry = {**entry, **checksums, **hidden, "keepForever": False}
         self._documents.put("revisions", doc["id"], {"list": [*self.revisions(doc["id"]), entry]})
         self._set_head(doc, revision)
 

@@ -89,7 +89,7 @@ def _render(
     total_cost = prompt_cost + completion_cost
     size = max(0, int((mean_bytes - _FRAME) * rng.choice((0.2, 0.6, 1.0, 1.2, 2.0))))
     at = rng.randrange(max(1, len(text) - size))
-    asked, answered = text[at : at + size // 2], text[at + size // 2 : at + size]
+    question, answer = text[at : at + size // 2], text[at + size // 2 : at + size]
     thread = f"thread-{start % 997}"
     metadata = f'{{"thread_id":"{thread}","ls_model_name":"scripted-mini","revision_id":"r7"}}'
     began = rfc3339(start)
@@ -97,8 +97,8 @@ def _render(
         f'{{"id":"{run_id}","name":"{name}","run_type":"{run_type}","status":"{status}","start_time":"{began}",'
         f'"end_time":"{rfc3339(end)}","latency_seconds":{(end - start) / 1e6},"first_token_time":null,"error":{error},'
         f'"error_preview":{short},"extra":{{"metadata":{metadata},"runtime":{_RUNTIME}}},"metadata":{metadata},'
-        f'"events":[],"inputs":{{"messages":[{{"role":"user","content":"{asked}"}}]}},"inputs_preview":"{asked[:150]}",'
-        f'"outputs":{{"role":"assistant","content":"{answered}"}},"outputs_preview":"{answered[:150]}","manifest":null,'
+        f'"events":[],"inputs":{{"messages":[{{"role":"user","content":"{question}"}}]}},"inputs_preview":"{question[:150]}",'
+        f'"outputs":{{"role":"assistant","content":"{answer}"}},"outputs_preview":"{answer[:150]}","manifest":null,'
         f'"parent_run_ids":{json.dumps(ancestors)},"project_id":"{project_id}","trace_id":"{trace_id}",'
         f'"thread_id":"{thread}","dotted_order":"{dotted}","is_root":{"false" if ancestors else "true"},'
         f'"reference_example_id":null,"reference_dataset_id":null,"total_tokens":{prompt + completion},'

@@ -97,8 +97,8 @@ class LangSmithStore:
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, check_same_thread=False)
         self._db.executescript(_SCHEMA)
-        self.tenant_id = self._fact("tenant_id", str(uuid.uuid4()))
-        self.secret = self._fact("secret", uuid.uuid4().hex)
+        self.tenant_id = self._setting("tenant_id", str(uuid.uuid4()))
+        self.secret = self._setting("secret", uuid.uuid4().hex)
 
     def close(self) -> None:
         """Closes the file."""
@@ -111,7 +111,7 @@ class LangSmithStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _fact(self, name: str, default: str) -> str:
+    def _setting(self, name: str, default: str) -> str:
         with self._lock, self._db:
             self._db.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, default))
             return self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()[0]
@@ -190,9 +190,9 @@ class LangSmithStore:
         return named or self.project(load(sent.get("session_name", b"null")) or "default").id
 
     def _put(
-        self, project_id: str, facts: RunColumns, v2: bytes, *, v1: bytes | None = None, posted: bool = True
+        self, project_id: str, columns: RunColumns, v2: bytes, *, v1: bytes | None = None, posted: bool = True
     ) -> None:
-        self._db.execute(_INSERT, (*asdict(facts).values(), project_id, posted, v1, v2))
+        self._db.execute(_INSERT, (*asdict(columns).values(), project_id, posted, v1, v2))
 
     def put_raw(
         self,
@@ -216,10 +216,10 @@ class LangSmithStore:
             members["id"] = dump(run_id)
         if start_time is not None:
             members["start_time"] = dump(start_time.isoformat())
-        facts = columns_of(members)
+        columns = columns_of(members)
         with self._lock, self._db:
-            self._put(self.project(project).id, facts, v2, v1=v1)
-        return facts.id
+            self._put(self.project(project).id, columns, v2, v1=v1)
+        return columns.id
 
     def change(self, run_id: str, **fields: Any) -> None:
         """Changes properties of a v2 run, as LangSmith does when tokens, costs or feedback arrive."""
@@ -253,7 +253,7 @@ class LangSmithStore:
             tenant_id=self.tenant_id,
         )
         with self._lock, self._db:
-            self._db.executemany(_INSERT, ((*facts, owner.id, True, None, v2) for facts, v2 in made))
+            self._db.executemany(_INSERT, ((*columns, owner.id, True, None, v2) for columns, v2 in made))
 
     # Reading runs
 

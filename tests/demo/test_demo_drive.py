@@ -109,8 +109,8 @@ def test_every_answer_follows_the_schema(client: Client) -> None:
 
 def test_googles_client_works_with_it(server: DriveServer, tmp_path: Path) -> None:
     server.accounts.write_authorized_user(tmp_path / "user.json", USER, url=server.url)
-    facts = json.loads((tmp_path / "user.json").read_text())
-    credentials = Credentials(None, **{key: value for key, value in facts.items() if key != "type"})
+    stored = json.loads((tmp_path / "user.json").read_text())
+    credentials = Credentials(None, **{key: value for key, value in stored.items() if key != "type"})
     root = {"rootUrl": f"{server.url}/", "baseUrl": f"{server.url}/drive/v3/"}
     http = google_auth_httplib2.AuthorizedHttp(credentials, http=build_http())
     drive = build_from_document({**document(), **root}, http=http)
@@ -166,8 +166,8 @@ def put(client: Client, uri: str, span: str, content: bytes = b"") -> httpx.Resp
 def test_the_resumable_protocol(client: Client) -> None:
     content = bytes(range(256)) * 2048 + b"end"
     uri = session(client, len(content), name="a")
-    asked = put(client, uri, f"*/{len(content)}")
-    assert (asked.status_code, asked.headers.get("range")) == (308, None)
+    status = put(client, uri, f"*/{len(content)}")
+    assert (status.status_code, status.headers.get("range")) == (308, None)
     sent = put(client, uri, f"0-{UNIT - 1}/{len(content)}", content[:UNIT])
     assert (sent.status_code, sent.headers["range"]) == (308, f"bytes=0-{UNIT - 1}")
     assert put(client, uri, f"0-{UNIT - 1}/{len(content)}", content[:UNIT]).headers["range"] == f"bytes=0-{UNIT - 1}"

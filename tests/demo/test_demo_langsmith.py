@@ -230,9 +230,9 @@ def test_the_sdk_can_send_runs_in_all_its_ways(server, store, batching):
 def test_a_batch_a_patch_before_its_post_and_attachments_arrive(server, store, client):
     run_id, start = "0190f0a0-0000-7000-8000-000000000001", "2026-01-02T10:00:00+00:00"
     dotted = f"20260102T100000000000Z{run_id}"
-    place = {"id": run_id, "trace_id": run_id, "dotted_order": dotted, "session_name": "p", "start_time": start}
-    patch = {**place, "outputs": {"b": 2}, "end_time": "2026-01-02T10:00:01Z"}
-    post = {**place, "name": "n", "run_type": "llm", "inputs": {"a": 1}, "outputs": {}}
+    identity = {"id": run_id, "trace_id": run_id, "dotted_order": dotted, "session_name": "p", "start_time": start}
+    patch = {**identity, "outputs": {"b": 2}, "end_time": "2026-01-02T10:00:01Z"}
+    post = {**identity, "name": "n", "run_type": "llm", "inputs": {"a": 1}, "outputs": {}}
     assert httpx.patch(f"{server.url}/runs/{run_id}", json=patch, headers=KEY).status_code == 202
     assert httpx.post(f"{server.url}/runs/batch", json={"post": [post]}, headers=KEY).status_code == 202
     assert httpx.post(f"{server.url}/runs", json=post, headers=KEY).status_code == 409
@@ -242,7 +242,7 @@ def test_a_batch_a_patch_before_its_post_and_attachments_arrive(server, store, c
     members = split(run.v2)
     assert (members["inputs"], members["outputs"], members["status"]) == (b'{"a":1}', b'{"b":2}', b'"SUCCESS"')
     parts = {f"attachment.{run_id}.scan": (None, b"\x00\r\n--\xff", "image/png")}
-    files = {f"patch.{run_id}": (None, json.dumps(place).encode(), "application/json"), **parts}
+    files = {f"patch.{run_id}": (None, json.dumps(identity).encode(), "application/json"), **parts}
     assert httpx.post(f"{server.url}/runs/multipart", files=files, headers=KEY).status_code == 202
     [item] = query(server, store.project("p").id, selects=[*ALL, "ATTACHMENTS", "SHARE_URL"]).json()["items"]
     assert httpx.get(item["attachments"]["scan"]).content == b"\x00\r\n--\xff"

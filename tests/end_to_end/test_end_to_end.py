@@ -65,8 +65,8 @@ def test_a_second_sweep_changes_nothing_and_reports_that(installation: Installat
 def test_runs_that_langsmith_loses_stay_in_the_archive(installation: Installation) -> None:
     installation.fill(20)
     assert installation.archive("full-sweep", "--force").code == 0
-    places = installation.directory / "data", installation.directory / "archives"
-    before, rows, uploads = everything(*places), installation.rows(), installation.uploads()
+    folders = installation.directory / "data", installation.directory / "archives"
+    before, rows, uploads = everything(*folders), installation.rows(), installation.uploads()
 
     installation.store.delete(sorted(rows)[:8])
     fewer = installation.archive("fetch", "--force", "--json").entry
@@ -88,7 +88,7 @@ def test_runs_that_langsmith_loses_stay_in_the_archive(installation: Installatio
     assert gone.code == 1
     assert f"LangSmith has no project '{PROJECT}'" in gone.err
 
-    assert everything(*places) == before
+    assert everything(*folders) == before
     assert installation.rows() == rows
     assert installation.uploads() == uploads
 
@@ -173,13 +173,13 @@ def test_standard_tools_accept_folder_and_zip(installation: Installation, tmp_pa
     with zipfile.ZipFile(archive) as opened:
         assert opened.testzip() is None
         opened.extractall(unpacked)
-    for place in (folder, unpacked):
-        lines = [line.split("  ", 1) for line in (place / SUMS).read_text().splitlines()]
-        assert {name for _, name in lines} == {path.name for path in place.iterdir()} - {SUMS}
+    for checked in (folder, unpacked):
+        lines = [line.split("  ", 1) for line in (checked / SUMS).read_text().splitlines()]
+        assert {name for _, name in lines} == {path.name for path in checked.iterdir()} - {SUMS}
         for digest, name in lines:
-            assert hashlib.sha256((place / name).read_bytes()).hexdigest() == digest
+            assert hashlib.sha256((checked / name).read_bytes()).hexdigest() == digest
         if sums := shutil.which("sha256sum"):
-            subprocess.run([sums, "--check", "--strict", "--quiet", SUMS], cwd=place, check=True)
+            subprocess.run([sums, "--check", "--strict", "--quiet", SUMS], cwd=checked, check=True)
     if unzip := shutil.which("unzip"):
         subprocess.run([unzip, "-tq", archive], check=True, capture_output=True)
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 def content(directory: Path) -> dict[str, bytes]:
     """Returns all files of data and archives, unpublished ones included, without locks."""
-    paths = [path for place in ("data", "archives") for path in (directory / place).rglob("*")]
+    paths = [path for name in ("data", "archives") for path in (directory / name).rglob("*")]
     return {str(path): path.read_bytes() for path in paths if path.is_file() and path.suffix != ".lock"}
 
 
@@ -140,14 +140,14 @@ def test_days_that_were_never_fetched(installation: Installation) -> None:
 def test_an_existing_day_is_changed_only_on_request(installation: Installation) -> None:
     installation.fill(3)
     assert installation.archive("fetch").code == 0
-    before, asked = content(installation.directory), len(installation.langsmith.requests)
+    before, requests_before = content(installation.directory), len(installation.langsmith.requests)
 
     one_line(installation.archive("fetch"), 1, "exists already", "--force fetches again and merges")
     bare = installation.lse("archive", "--project", PROJECT, "--date", str(DAY))
     one_line(bare, 1, "exists already")
     assert "not done: zip, upload" in bare.err
     assert content(installation.directory) == before
-    assert len(installation.langsmith.requests) == asked
+    assert len(installation.langsmith.requests) == requests_before
 
     assert installation.archive("fetch", "--refresh").code == 0
 

@@ -69,7 +69,9 @@ def test_unknown_commands_and_options(bare_installation: Installation, words: li
 
 def test_an_invalid_setting(bare_installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "much")
-    one_line(bare_installation.archive("fetch"), 1, "LSE_LANGSMITH_PATIENCE is not set right", "Mend it")
+    one_line(
+        bare_installation.archive("fetch"), 1, "LSE_PATIENCE (or LSE_LANGSMITH_PATIENCE) is not set right", "Correct it"
+    )
 
 
 def test_an_invalid_projects_file(bare_installation: Installation) -> None:
@@ -116,7 +118,7 @@ def test_errors_of_langsmith(installation: Installation, monkeypatch: pytest.Mon
     one_line(installation.archive("fetch"), 1, "LANGSMITH_API_KEY is not set")
     monkeypatch.setenv("LANGSMITH_API_KEY", installation.environment["LANGSMITH_API_KEY"])
     monkeypatch.setenv("LANGSMITH_ENDPOINT", "http://127.0.0.1:9")
-    one_line(installation.archive("fetch"), 1, "ConnectError", "see whether LangSmith can be reached")
+    one_line(installation.archive("fetch"), 1, "ConnectError", "check whether LangSmith can be reached")
     assert content(installation.directory) == {}
 
 

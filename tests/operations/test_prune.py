@@ -223,7 +223,7 @@ def test_prune_wants_an_age(installation: Installation) -> None:
         assert "number of days" in ended.err
     assert installation.lse("archive", "prune").code == 2
     ended = installation.lse("archive", "prune", "--older-than", "90d", "--project", "x")
-    assert (ended.code, "no day older than 90 days has files to give up" in ended.out) == (0, True)
+    assert (ended.code, "no day older than 90 days has files to delete" in ended.out) == (0, True)
 
 
 def test_the_copy_is_given_up_only_while_the_day_is_here(

@@ -79,7 +79,7 @@ class LoadResult(msgspec.Struct, kw_only=True):
     """What a load did to the day's rows.
 
     Attributes:
-        total_files: Run files found, the unfit ones included.
+        total_files: Run files found, the invalid ones included.
         total_runs: Runs in them.
         batches_processed: Batches written, each one transaction.
         successful_inserts: Rows inserted.
@@ -87,7 +87,7 @@ class LoadResult(msgspec.Struct, kw_only=True):
         left: Rows that were there and stayed: equal ones, and changed ones without `--overwrite`.
         changed_not_replaced: Of those, rows whose file has changed since.
         marked: Runs that JSONB cannot hold as they are; their rows hold a rendering and say so.
-        failed_inserts: Runs that could not be loaded, and unfit files.
+        failed_inserts: Runs that could not be loaded, and invalid files.
         errors: One line for each of those, bounded.
     """
 

@@ -1,4 +1,4 @@
-"""The checks of every hop of a day: each compares two places as they are now and says where they differ."""
+"""The checks of a day: each compares two places as they are now and names the differences."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class VerifyOptions:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as it should be: a run, a file, or a count."""
+    """One difference: of a run, a file, or a count."""
 
     item: str
     what: str
@@ -223,29 +223,33 @@ def check_archive(paths: DayPaths) -> StepCheck:
     return StepCheck(name, "agrees", f"the archive holds just the {len(sums)} files")
 
 
-def check_copy(paths: DayPaths, drive: Destination | SettingsError) -> StepCheck:
-    """`drive_matches_zip`: checksum and size as Drive has them now, against the local zip.
+def check_copy(paths: DayPaths, destination: Destination | SettingsError) -> StepCheck:
+    """`drive_matches_zip`: checksum and size at the destination, as they are now, against the local zip.
 
     Args:
-        drive: The Drive, or why there is none.
+        destination: The Drive, or why there is none.
     """
     name = "drive_matches_zip"
-    if isinstance(drive, SettingsError):
-        return StepCheck(name, "unproven", f"there is no copy elsewhere: {drive.why}", drive.hint)
+    if isinstance(destination, SettingsError):
+        return StepCheck(name, "unproven", f"there is no copy elsewhere: {destination.why}", destination.hint)
     try:
-        difference = find_copy_difference(drive, paths)
+        difference = find_copy_difference(destination, paths)
     except DestinationError as error:
         return StepCheck(name, "unknown", error.what, error.hint, 1, (Difference(paths.zip.name, error.why),))
     except CorruptArchiveError as error:
         row = Difference(paths.zip.name, error.why)
-        return _differing(name, "what is here cannot be read", "Make it again: lse archive zip", [row])
-    given_up = read_state(paths).copy_pruned_at
-    if given_up and difference == NO_FILE and paths.zip.is_file():
-        return StepCheck(name, "agrees", f"the copy on {drive.place} was given up on {given_up[:10]}: the zip is here")
+        return _differing(name, "the local zip or checksums cannot be read", "Make it again: lse archive zip", [row])
+    pruned_at = read_state(paths).copy_pruned_at
+    if pruned_at and difference == NO_FILE and paths.zip.is_file():
+        return StepCheck(
+            name, "agrees", f"the copy on {destination.place} was pruned on {pruned_at[:10]}: the zip is here"
+        )
     if difference:
-        row = Difference(paths.zip.name, f"on {drive.place}", *difference)
-        return _differing(name, f"{drive.place} does not hold the archive", "Upload it: lse archive upload", [row])
-    return StepCheck(name, "agrees", f"checksum and size on {drive.place} are those of the archive")
+        row = Difference(paths.zip.name, f"on {destination.place}", *difference)
+        return _differing(
+            name, f"{destination.place} does not hold the archive", "Upload it: lse archive upload", [row]
+        )
+    return StepCheck(name, "agrees", f"checksum and size on {destination.place} are those of the archive")
 
 
 def check_rows(result: VerificationResult) -> StepCheck:

@@ -53,13 +53,13 @@ class Survey:
         days: The files to take over, by UTC day and run id.
         files: Run files seen.
         repeated: Files whose run another file holds in a newer state, or just so.
-        unfit: `path: reason` of files that hold no run.
+        invalid: `path: reason` of files that hold no run.
     """
 
     days: dict[date, dict[str, Candidate]] = field(default_factory=dict)
     files: int = 0
     repeated: int = 0
-    unfit: list[str] = field(default_factory=list)
+    invalid: list[str] = field(default_factory=list)
 
 
 def survey(directory: Path, *, progress: Callable[[int], None] = lambda _: None) -> Survey:
@@ -80,7 +80,7 @@ def survey(directory: Path, *, progress: Callable[[int], None] = lambda _: None)
             content, touched = path.read_bytes(), path.stat().st_mtime_ns
             header = unwrap(content)[1]
         except NotARunError as reason:
-            found.unfit.append(f"{path.relative_to(directory)}: {reason}")
+            found.invalid.append(f"{path.relative_to(directory)}: {reason}")
             continue
         except OSError as error:
             raise ArchiveError(f"cannot read {path}", why=error.strerror or str(error)) from error
@@ -200,9 +200,11 @@ def _publish(paths: DayPaths, new: dict[str, Candidate], progress: Callable[[int
                 hint="Move it away, and import again",
             ) from None
         progress(number, len(new))
-    unfit = [file.name for file in read_folder(laid.folder, paths.day) if isinstance(file, InvalidFile)]
-    if lost := {one.name for one in new.values()} & set(unfit):
-        raise CorruptArchiveError(f"{min(lost)} of {paths.project} {paths.day} cannot be imported", why="it is unfit")
+    invalid = [file.name for file in read_folder(laid.folder, paths.day) if isinstance(file, InvalidFile)]
+    if lost := {one.name for one in new.values()} & set(invalid):
+        raise CorruptArchiveError(
+            f"{min(lost)} of {paths.project} {paths.day} cannot be imported", why="it holds no run of the day"
+        )
     summary = ensure_manifest(laid)
     if before is not None:
         summary = msgspec.structs.replace(

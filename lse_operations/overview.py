@@ -31,9 +31,9 @@ class DayView:
     """Where one day stands.
 
     Attributes:
-        files: `here`, `pruned` (given up to save space), or `missing`.
+        files: `here`, `pruned` (deleted here to save space), or `missing`.
         zip: The same.
-        drive: Whether an upload was confirmed, and the copy not given up since.
+        drive: Whether an upload was confirmed, and the copy was not pruned since.
         postgres: Whether rows were loaded; None: the database cannot be asked.
         verified: Whether all places agreed when they were last compared.
         differs: Whether they did not.

@@ -125,7 +125,7 @@ def _watch(settings: Settings, services: list[Service], stop: threading.Event, u
             except SettingsError as error:
                 say(f"WARNING: {error}. Until then the projects stay as they were")
                 continue
-            # The daemon reads the code anew every minute; the UI does when it is told.
+            # The daemon reloads the code every minute; the UI reloads it on request.
             say("projects.toml has changed: loading it")
             with contextlib.suppress(ArchiveError):
                 reload_code(url)

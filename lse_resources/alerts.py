@@ -34,7 +34,7 @@ class Alert(msgspec.Struct, frozen=True):
     lines: list[str] = []
 
     def text(self) -> str:
-        """All of it, bounded: a message that nobody can read helps nobody."""
+        """The whole message, of bounded length."""
         shown = [line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}…" for line in self.lines[:_MAX_LINES]]
         if len(self.lines) > _MAX_LINES:
             shown.append(f"… and {len(self.lines) - _MAX_LINES:,} more lines")

@@ -143,10 +143,10 @@ def add_project(path: Path, project: ProjectConfig) -> None:
 
 
 def _refuse_unknown(path: Path, table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
-    """A name that nobody reads is a setting that somebody believes in."""
+    """Rejects unknown keys: a typo would otherwise be ignored."""
     if unknown := [key for key in table if key not in known]:
         raise _malformed(path, f"'{unknown[0]}' {where} is no setting; there are {', '.join(known)}")
 
 
 def _malformed(path: Path, why: str) -> SettingsError:
-    return SettingsError(f"{path} cannot be read", why=why, hint="Mend it, or add projects with: lse projects add")
+    return SettingsError(f"{path} cannot be read", why=why, hint="Correct it, or add projects with: lse projects add")

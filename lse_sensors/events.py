@@ -87,7 +87,7 @@ def _evaluations(
         if dagster_event is None:
             continue
         evaluation: Any = dagster_event.event_specific_data
-        # A warning says what cannot be proven, not what is wrong: it stands in the UI, and wakes nobody.
+        # A warning says what cannot be proven, not what is wrong: it is shown in the UI and raises no alert.
         if not evaluation.passed and evaluation.severity != AssetCheckSeverity.ERROR:
             continue
         slug = evaluation.asset_key.path[0]

@@ -116,7 +116,7 @@ def _settle(ledger: Ledger, event: Event) -> bool:
     names = ledger.open.get(event.place)
     if names is None:
         return False
-    # Every hop is compared in the end: a failed run is made good by what passes later.
+    # Verification compares every step: a check that passes later resolves a failed run, too.
     names[:] = [name for name in names if name not in (event.name, RUN)]
     if names:
         return False

@@ -34,7 +34,7 @@ def outbox_of(settings: Settings) -> Outbox:
 
 @dg.sensor(name="alerts", minimum_interval_seconds=15, default_status=_RUNNING)
 def alerts_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Tells of every failed check and failed run, once, and when the day is good again.
+    """Alerts once on every failed check and failed run, and when the day is consistent again.
 
     What fails in one backfill, or in one tick of a schedule, is one message at its end.
     """
@@ -88,7 +88,7 @@ def expiring_days_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 
 @dg.sensor(name="new_projects", minimum_interval_seconds=6 * 3600, default_status=_RUNNING)
 def new_projects_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Tells of LangSmith projects that nobody archives, once; adds them where `add_new_projects` is set."""
+    """Alerts once on LangSmith projects that are not archived; adds them where `add_new_projects` is set."""
     settings, now = Settings.load(), datetime.now(UTC)
     reported: list[str] = msgspec.json.decode(context.cursor, type=list[str]) if context.cursor else []
     try:

@@ -36,7 +36,7 @@ def import_directory(
     if not found.files:
         raise UsageError(f"there are no run files in {directory}", why="run files are *.json")
     _show(terminal, found)
-    code = 3 if found.unfit else 0
+    code = 3 if found.invalid else 0
     entries, worst_day = _import_days(layout, terminal, project, found, dry_run=True)
     added = sum(entry.get("added", 0) for entry in entries)
     if added and not dry_run:
@@ -75,9 +75,9 @@ def _import_days(
 def _show(terminal: Terminal, found: Survey) -> None:
     terminal.say(
         f"{counted(found.files, 'run file')}: runs of {counted(len(found.days), 'UTC day')}, "
-        f"{found.repeated:,} repeated, {len(found.unfit):,} without a run"
+        f"{found.repeated:,} repeated, {len(found.invalid):,} without a run"
     )
-    for line in found.unfit[:_SHOWN]:
+    for line in found.invalid[:_SHOWN]:
         terminal.warn(f"    {line}")
-    if len(found.unfit) > _SHOWN:
-        terminal.warn(f"    … and {len(found.unfit) - _SHOWN:,} more")
+    if len(found.invalid) > _SHOWN:
+        terminal.warn(f"    … and {len(found.invalid) - _SHOWN:,} more")

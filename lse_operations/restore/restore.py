@@ -46,7 +46,7 @@ class RestoreOptions:
 
 
 def plan(destination: Destination, paths: DayPaths, copy: RemoteArchive, *, verify_only: bool = False) -> RestoreResult:
-    """What a restore of the day would do, by what the destination tells. Nothing is downloaded or written.
+    """What a restore of the day would do, from the destination's metadata. Nothing is downloaded or written.
 
     Raises:
         ArchiveConflictError: The day has two files there.

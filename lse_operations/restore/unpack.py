@@ -88,7 +88,7 @@ def publish(paths: DayPaths, laid: LaidOut, source: Path, *, allow_shrink: bool 
 
     Raises:
         ShrinkError: The folder or the zip here, or a day whose files were pruned, would lose something by it (law 1),
-            or what was pruned cannot be told. Not with `allow_shrink`.
+            or the record of the pruned day cannot be read. Not with `allow_shrink`.
     """
     archived = None
     if paths.zip.is_file() and not paths.zip.samefile(source):

@@ -28,7 +28,7 @@ _PLAIN_SHA256, _PLAIN_SIZE = "plain_sha256", "plain_size"
 _SET_A_KEY = "Set LSE_AGE_IDENTITY_FILE or LSE_AGE_PASSPHRASE to the one with which it was encrypted"
 _RUN_ELSEWHERE = (
     "Run this where the key is (LSE_AGE_IDENTITY_FILE); "
-    "an upload also goes with --allow-shrink, which gives up what cannot be compared"
+    "an upload also goes with --allow-shrink, which drops what cannot be compared"
 )
 
 
@@ -115,26 +115,26 @@ def _key_lines(path: Path | None) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Sealed(StoredFile):
+class _EncryptedCopy(StoredFile):
     """An encrypted file as if it were the zip in it: name, size and checksum are the zip's.
 
     `locked` is why this host cannot open it, and what to do; None if it has something to try.
     """
 
-    sealed: StoredFile
+    encrypted_file: StoredFile
     locked: tuple[str, str] | None
 
 
 def is_encrypted(file: StoredFile) -> bool:
     """Whether a file of an `EncryptedDestination` lies there encrypted."""
-    return isinstance(file, _Sealed)
+    return isinstance(file, _EncryptedCopy)
 
 
 def check_opens(file: StoredFile) -> None:
     """Raises NoKeyError if the file is encrypted and nothing is set with which it could be opened."""
-    if isinstance(file, _Sealed) and file.locked:
+    if isinstance(file, _EncryptedCopy) and file.locked:
         why, hint = file.locked
-        raise NoKeyError(f"{file.sealed.name} is encrypted", why=why, hint=hint)
+        raise NoKeyError(f"{file.encrypted_file.name} is encrypted", why=why, hint=hint)
 
 
 class EncryptedDestination:
@@ -183,12 +183,12 @@ class EncryptedDestination:
 
     def find_file(self, folder_id: str, name: str) -> list[StoredFile]:
         """The encrypted files of that zip; where there is none, unencrypted ones."""
-        sealed = self._inner.find_file(folder_id, name + _SUFFIX)
-        return [self._as_zip(file) for file in sealed] or self._inner.find_file(folder_id, name)
+        encrypted_file = self._inner.find_file(folder_id, name + _SUFFIX)
+        return [self._as_zip(file) for file in encrypted_file] or self._inner.find_file(folder_id, name)
 
     def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
         """The unencrypted files of a zip that is there encrypted."""
-        return self._inner.find_file(folder_id, file.name) if isinstance(file, _Sealed) else []
+        return self._inner.find_file(folder_id, file.name) if isinstance(file, _EncryptedCopy) else []
 
     def list_files(self, folder_id: str) -> list[StoredFile]:
         """All files of a folder; a zip that is there both ways is there twice."""
@@ -222,8 +222,8 @@ class EncryptedDestination:
                 path, name, folder_id, app_properties, existing=existing, progress=progress, session_file=session_file
             )
         content = LocalFile.read(path)
-        sealed = existing.sealed if isinstance(existing, _Sealed) else None
-        if existing is not None and sealed is None and content.equals(existing):
+        encrypted_file = existing.encrypted_file if isinstance(existing, _EncryptedCopy) else None
+        if existing is not None and encrypted_file is None and content.equals(existing):
             return self._inner.upload(path, name, folder_id, app_properties, existing=existing, progress=progress)
         with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._scratch) as directory:
             copy = Path(directory) / (name + _SUFFIX)
@@ -234,8 +234,8 @@ class EncryptedDestination:
                 raise ArchiveError(f"cannot encrypt {path}", why=error.strerror or str(error)) from error
             facts = {**app_properties, _PLAIN_SHA256: content.sha256, _PLAIN_SIZE: str(content.size)}
             facts["sha256"] = LocalFile.read(copy).sha256
-            file = self._inner.upload(copy, copy.name, folder_id, facts, existing=sealed, progress=progress)
-        if existing is not None and sealed is None:
+            file = self._inner.upload(copy, copy.name, folder_id, facts, existing=encrypted_file, progress=progress)
+        if existing is not None and encrypted_file is None:
             self._inner.trash(existing)
         return self._as_zip(file)
 
@@ -248,26 +248,26 @@ class EncryptedDestination:
             ArchiveError: As of the destination itself, or if there is no room for the zip.
         """
         check_opens(file)
-        if not isinstance(file, _Sealed) or self._keys is None:
+        if not isinstance(file, _EncryptedCopy) or self._keys is None:
             self._inner.download(file, target, progress=progress)
             return
-        sealed = file.sealed
+        encrypted_file = file.encrypted_file
         copy, draft = target.with_name(target.name + _SUFFIX), target.with_name(f"{target.name}.{os.getpid()}.tmp")
         try:
-            self._inner.download(sealed, copy, progress=progress)
+            self._inner.download(encrypted_file, copy, progress=progress)
             with copy.open("rb") as source, draft.open("wb") as plain:
                 self._keys.decrypt(source, plain)
             # Without a checksum of the zip the other two hold: the destination's of the file, and age's own.
             if file.sha256 is not None and not LocalFile.read(draft).equals(file):
-                raise CorruptArchiveError(f"{sealed.name} does not hold the zip that was encrypted")
+                raise CorruptArchiveError(f"{encrypted_file.name} does not hold the zip that was encrypted")
             draft.replace(target)
         except _age.DecryptError as error:
             why = "the key or passphrase does not open it"
-            raise NoKeyError(f"cannot decrypt {sealed.name}", why=why, hint=_SET_A_KEY) from error
+            raise NoKeyError(f"cannot decrypt {encrypted_file.name}", why=why, hint=_SET_A_KEY) from error
         except OSError as error:
             if error.errno is not None:  # of the disk, not of the library
                 raise ArchiveError(f"cannot write {target}", why=error.strerror or str(error)) from error
-            raise CorruptArchiveError(f"{sealed.name} is damaged", why=str(error)) from error
+            raise CorruptArchiveError(f"{encrypted_file.name} is damaged", why=str(error)) from error
         finally:
             copy.unlink(missing_ok=True)
             draft.unlink(missing_ok=True)
@@ -275,7 +275,7 @@ class EncryptedDestination:
     def prove(self, file: StoredFile) -> StoredFile:
         """The file as it is there now; an encrypted one is downloaded and decrypted.
 
-        Whether the keys of this host open it no checksum tells, and it may be about to become the only copy.
+        A checksum does not show whether the keys of this host decrypt it, and it may become the only copy.
 
         Raises:
             NoKeyError: The key does not open it, or there is none.
@@ -308,8 +308,8 @@ class EncryptedDestination:
         facts |= {"name": file.name.removesuffix(_SUFFIX), "sha256": own if intact else None, "md5": None}
         facts["size"] = int(size) if intact else file.size
         facts["app_properties"] = {**properties, "sha256": own or ""} if intact else {}
-        return _Sealed(**facts, sealed=file, locked=self._locked)
+        return _EncryptedCopy(**facts, encrypted_file=file, locked=self._locked)
 
 
 def _as_stored(file: StoredFile) -> StoredFile:
-    return file.sealed if isinstance(file, _Sealed) else file
+    return file.encrypted_file if isinstance(file, _EncryptedCopy) else file

@@ -76,7 +76,7 @@ class ObjectStore:
         """Nothing stays open."""
 
     def check_folder(self, need: int = 0) -> None:
-        """Raises DestinationError unless the bucket can be listed. How much room it has no store tells."""
+        """Raises DestinationError unless the bucket can be listed. Object stores do not report free space."""
         with self._explained("use the bucket"):
             self._store.list_with_delimiter()
 
@@ -172,8 +172,8 @@ class ObjectStore:
             for _ in range(_TRIES):
                 self._fetch(file, part, progress)
                 # Of an object that another tool put there in parts there is no checksum; the zip carries its own.
-                tells = file.sha256 is not None or file.md5 is not None
-                if not tells or LocalFile.read(part).equals(file):
+                has_checksum = file.sha256 is not None or file.md5 is not None
+                if not has_checksum or LocalFile.read(part).equals(file):
                     part.replace(target)
                     return
                 part.unlink()

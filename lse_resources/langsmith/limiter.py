@@ -78,7 +78,7 @@ class AdaptiveLimiter:
             return self._tickets, 0.0
 
     def accepted(self, ticket: int) -> None:
-        """Tells that the request was answered, and not refused for its rate."""
+        """Records an answer other than 429."""
         with self._lock:
             self._count(ticket)
             self._refusals_in_a_row = 0
@@ -91,13 +91,13 @@ class AdaptiveLimiter:
                     self._probes = min(self.ceiling, 2 * self._probes)
 
     def failed(self, ticket: int) -> None:
-        """Tells that there was no answer: whether the server counted the request is not known."""
+        """Records a request without an answer: whether the server counted it is not known."""
         with self._lock:
             self._count(ticket)
             self._probing.discard(ticket)
 
     def refused(self, ticket: int, retry_after: float | None) -> None:
-        """Tells that the request was answered by 429; `retry_after` in seconds, if the answer had it."""
+        """Records an answer 429; `retry_after` in seconds, if the answer had it."""
         with self._lock:
             now = self._clock()
             self._forget_old(now)
@@ -132,8 +132,8 @@ class AdaptiveLimiter:
         return len(self._open) + len(self._counted)
 
     def _count(self, ticket: int) -> None:
-        # The server counted it between its sending and its answer. The middle bears the way of a later one being
-        # shorter than this one's; what takes longer than a tenth of the period is not the way.
+        # The server counts a request between its sending and its answer. Assume half a round trip after the sending,
+        # at most a tenth of the period.
         sent = self._open.pop(ticket)
         bisect.insort(self._counted, sent + 0.5 * min(self._clock() - sent, 0.1 * self.period))
 

@@ -35,4 +35,4 @@ def test_a_wrong_import_breaks_its_contract(copy: Path, module: str, line: str, 
     path.write_text(f"{path.read_text()}\n{line}\n")
     ended = subprocess.run([_LINT, "--no-cache"], cwd=copy, capture_output=True, text=True)
     assert ended.returncode == 1
-    assert any(contract in row and row.endswith("BROKEN") for row in ended.stdout.splitlines()), ended.stdout
+    assert any(contract in row and "BROKEN" in row for row in ended.stdout.splitlines()), ended.stdout

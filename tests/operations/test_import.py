@@ -63,8 +63,8 @@ def ids(layout: Layout, day: date) -> dict[str, bytes]:
 def test_runs_come_into_the_days_on_which_they_started(layout: Layout, old: Path) -> None:
     before = snapshot(old)
     found = survey(old)
-    assert (found.files, found.repeated, len(found.unfit)) == (6, 1, 1)
-    assert "broken.json" in found.unfit[0]
+    assert (found.files, found.repeated, len(found.invalid)) == (6, 1, 1)
+    assert "broken.json" in found.invalid[0]
     for day, runs in found.days.items():
         planned = import_day(layout, "chat", day, runs, dry_run=True)
         assert planned.action == "would create"

@@ -226,7 +226,7 @@ class GoogleDrive:
             app_properties: Kept with the file and changed only after the content is proven; Drive allows 30, each of at
                 most 124 bytes of key and value together.
             existing: The file to replace: it keeps its id, and its old content as a revision.
-            progress: Is told how many bytes Drive has; the number falls when Drive kept less than was sent.
+            progress: Called with the bytes that Drive has; the number falls when Drive stored less than was sent.
             session_file: Where an interrupted upload is remembered, and continued from by the next call.
 
         Raises:

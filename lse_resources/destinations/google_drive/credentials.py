@@ -112,7 +112,7 @@ def _parsed(path: Path, parse: Callable[..., T], *content: Any) -> T:
     try:
         return parse(*content)
     except (ValueError, KeyError, GoogleAuthError) as error:
-        # The error's text may quote the key: only its kind is told.
+        # The error's text may quote the key: only its kind is shown.
         raise SettingsError(f"cannot use {path}", why=type(error).__name__, hint=_CONSOLE) from None
 
 

@@ -327,7 +327,7 @@ def test_a_damaged_encrypted_zip_is_called_damaged(store: ObjectStore, tmp_path:
     [copy] = copies(archive.destination, PROJECT)
 
     def damaged(_file: object, target: Path, **_: object) -> None:
-        content = bytearray(store._store.get(copy.file.sealed.id).bytes())  # ty: ignore[missing-attribute]
+        content = bytearray(store._store.get(copy.file.encrypted_file.id).bytes())  # ty: ignore[missing-attribute]
         content[-5] ^= 1
         target.write_bytes(content)
 

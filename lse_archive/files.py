@@ -71,8 +71,8 @@ def file_sha256(path: Path) -> tuple[int, str]:
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        if identity in _hashes:
-            return status.st_size, _hashes[identity]
+        if known := _hashes.get(identity):  # one look-up: another thread may clear the cache
+            return status.st_size, known
         settled = time.time_ns() - status.st_mtime_ns > _CLOCK_TICK_NS
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()

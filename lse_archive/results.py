@@ -107,6 +107,11 @@ class LoadResult(msgspec.Struct, kw_only=True):
     dry_run: bool = False
     duration_seconds: float = 0.0
 
+    @property
+    def rows(self) -> int:
+        """The day's rows after the load."""
+        return self.successful_inserts + self.replaced + self.left
+
 
 class Inconsistency(msgspec.Struct, kw_only=True, frozen=True):
     """One run that differs between files and rows."""

@@ -232,9 +232,9 @@ def _runs_table(family: _Family, run_files: dg.AssetsDefinition) -> dg.AssetsDef
         """The day's rows in the table `runs`, one per run, as in the files."""
         paths = family.paths(context, archive)
         with _step(context, ui):
-            loaded = load_step(paths, postgres.database(), ui, batch_size=config.batch_size, overwrite=config.overwrite)
-        rows = {"dagster/partition_row_count": loaded.rows}
-        return dg.MaterializeResult(metadata=_metadata(loaded.result, **rows))
+            result = load_step(paths, postgres.database(), ui, batch_size=config.batch_size, overwrite=config.overwrite)
+        rows = {"dagster/partition_row_count": result.rows}
+        return dg.MaterializeResult(metadata=_metadata(result, **rows))
 
     return runs_table
 

@@ -110,7 +110,7 @@ def check_steps(
 
     def rows() -> StepCheck:
         try:
-            result = _compare_rows(open_database(), paths, options, advance)
+            result = compare_rows(open_database(), paths, options, advance)
         except DatabaseError as error:
             return StepCheck("runs_match_files", "unknown", error.what, error.hint, 1, (Difference("rows", error.why),))
         reporter.report("verification", result)
@@ -127,7 +127,19 @@ def check_steps(
         yield StepCheck(name, "unproven", "it was left out on request") if name in options.skip else check()
 
 
-def _compare_rows(database: Database, paths: DayPaths, options: VerifyOptions, advance: Advance) -> VerificationResult:
+def compare_rows(
+    database: Database,
+    paths: DayPaths,
+    options: VerifyOptions | None = None,
+    advance: Advance = lambda _done, _total: None,
+) -> VerificationResult:
+    """The day's rows against its run files, or against the record of a pruned day.
+
+    Raises:
+        DatabaseError: Postgres cannot be reached or refuses.
+        ArchiveError: The run files or the record cannot be read.
+    """
+    options = options or VerifyOptions()
     if is_pruned(paths):
         return verify_against(database, paths.project, paths.day, pruned_runs(paths))
     return verify_day(

@@ -11,17 +11,16 @@ from typing import Literal
 from lse_archive.files import disk_errors
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import content_hash, content_sums, read_sums
-from lse_archive.folder.pruned import PrunedDay, is_pruned, pruned_runs, write_pruned
+from lse_archive.folder.pruned import PrunedDay, write_pruned
 from lse_archive.folder.reader import RunFile, read_folder
 from lse_archive.folder.state import now_text, update_state
 from lse_archive.layout import DayPaths
-from lse_archive.results import PruneResult, VerificationResult
-from lse_operations.checks import check_archive, check_files, check_rows
+from lse_archive.results import PruneResult
+from lse_operations.checks import check_archive, check_files, check_rows, compare_rows
 from lse_operations.upload import copy_difference, find_copies
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.protocol import Destination
 from lse_resources.postgres.database import Database
-from lse_resources.postgres.verify.day import verify_against, verify_day
 
 What = Literal["files", "zips"]
 
@@ -116,7 +115,7 @@ def _prove(destination: Destination, database: Database, paths: DayPaths, what: 
             f"{destination.place} does not say yet what the copy holds, and without the zip nothing could compare them"
         )
         raise _NotProvenError(f"{why}; upload it again: lse archive upload")
-    rows = check_rows(_compare_rows(database, paths))
+    rows = check_rows(compare_rows(database, paths))
     if rows.verdict != "agrees":
         raise _NotProvenError(f"{rows.says} in Postgres; {rows.hint}")
     return copy
@@ -140,12 +139,6 @@ def _compare_copy(destination: Destination, copy: StoredFile, paths: DayPaths) -
     if difference:
         expected, there = difference
         raise _NotProvenError(f"{destination.place} holds something else: expected {expected}, found {there}")
-
-
-def _compare_rows(database: Database, paths: DayPaths) -> VerificationResult:
-    if is_pruned(paths):
-        return verify_against(database, paths.project, paths.day, pruned_runs(paths))
-    return verify_day(database, paths.project, paths.day, paths.folder)
 
 
 def _prune(destination: Destination, paths: DayPaths, what: What, copy: StoredFile) -> None:

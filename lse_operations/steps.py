@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError
@@ -80,17 +79,9 @@ UploadStep = Callable[..., UploadResult]
 """`upload_step`, or a function with its parameters."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedDay:
-    """What a load did, and how many rows the day has after it."""
-
-    result: LoadResult
-    rows: int
-
-
 def load_step(
     paths: DayPaths, database: Database, reporter: StepReporter, *, batch_size: int, overwrite: bool
-) -> LoadedDay:
+) -> LoadResult:
     """Loads the day's run files into the table `runs`.
 
     Raises:
@@ -106,16 +97,15 @@ def load_step(
             overwrite=overwrite,
             progress=advance,
         )
-        rows = result.successful_inserts + result.replaced + result.left
-        note_load(database, paths, rows)
-        if result.total_runs and not rows:
+        note_load(database, paths, result.rows)
+        if result.total_runs and not result.rows:
             raise ArchiveError(
                 f"none of the {result.total_runs} runs of {paths.project} {paths.day} could be loaded",
                 why=result.errors[0] if result.errors else "",
                 hint="Check the project's name; lse archive verify names the runs",
             )
     reporter.report("runs_table", result)
-    return LoadedDay(result, rows)
+    return result
 
 
 def verify_step(

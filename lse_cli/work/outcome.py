@@ -1,4 +1,4 @@
-"""What a command's day comes to: its entry in `--json`, and its exit code."""
+"""The outcome of one day of a command: its entry in `--json`, and its exit code."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from lse_archive.errors import ArchiveError
 from lse_archive.results import FetchResult, FullSweepResult
 from lse_cli.terminal.console import DayOutcome
+from lse_cli.terminal.output import error_object
 from lse_cli.terminal.texts import STEP_NAMES
 
 _SWEEP_FIELDS = {
@@ -44,15 +44,11 @@ def entry(project: str, day: date, steps: list[str], outcome: DayOutcome, *, swe
         found["checks"] = checks
     if outcome.errors:
         step, error = next(iter(outcome.errors.items()))
-        found["error"] = _error(step, error)
+        found["error"] = error_object(STEP_NAMES.get(step, step), error)
     return found
 
 
-def _error(step: str, error: ArchiveError) -> dict[str, str]:
-    return {"step": STEP_NAMES.get(step, step), "what": error.what, "why": error.why, "todo": error.hint}
-
-
-# A failure is worse news than a difference.
+# A failure outranks a difference.
 _SEVERITY = [0, 3, 1]
 
 

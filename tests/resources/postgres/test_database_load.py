@@ -18,6 +18,8 @@ from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
 from lse_resources.postgres.verify.day import verify_day
 
+pytestmark = pytest.mark.slow
+
 
 def rows(database: Database, columns: LiteralString = "run_id::text") -> list[tuple]:
     with database.connect() as connection:

@@ -332,10 +332,12 @@ def _parts(mime: str, body: bytes) -> list[tuple[str, bytes]]:
     if not found:
         raise InvalidRequestError("Missing multipart boundary")
     parts = []
-    for part in body.split(b"--" + found[1].encode())[1:-1]:
+    boundary = b"--" + found[1].encode()
+    newline = b"\r\n" if body.partition(boundary)[2].startswith(b"\r\n") else b"\n"  # the client's
+    for part in body.split(boundary)[1:-1]:
         head, _, content = re.sub(rb"\r?\n\r?\n", b"\0", part, count=1).partition(b"\0")
         kind = re.search(rb"content-type:\s*([^\r\n]+)", head, re.IGNORECASE)
-        parts.append((kind[1].decode() if kind else "", re.sub(rb"\r?\n\Z", b"", content)))
+        parts.append((kind[1].decode() if kind else "", content.removesuffix(newline)))
     if len(parts) != 2:
         raise InvalidRequestError("A multipart upload has two parts")
     return parts

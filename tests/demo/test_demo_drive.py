@@ -115,9 +115,10 @@ def test_googles_client_works_with_it(server: DriveServer, tmp_path: Path) -> No
     http = google_auth_httplib2.AuthorizedHttp(credentials, http=build_http())
     drive = build_from_document({**document(), **root}, http=http)
     for resumable in (False, True):
-        media = MediaInMemoryUpload(b"x\r\n\r\n\n" * 9, mimetype="application/zip", resumable=resumable)
+        content = b"x\r\n\r\n\n" * 9 + b"\r"  # the line break before the boundary is not part of it
+        media = MediaInMemoryUpload(content, mimetype="application/zip", resumable=resumable)
         made = drive.files().create(body={"name": "it's"}, media_body=media).execute()
-        assert drive.files().get_media(fileId=made["id"]).execute() == b"x\r\n\r\n\n" * 9
+        assert drive.files().get_media(fileId=made["id"]).execute() == content
     assert len(drive.files().list(q=r"name = 'it\'s'").execute()["files"]) == 2
     drive.files().delete(fileId=made["id"]).execute()
     with pytest.raises(HttpError, match="File not found"):

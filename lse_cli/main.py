@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import sys
+from typing import Annotated
 
 import typer
 
@@ -15,7 +16,6 @@ from lse_cli.terminal.output import discard
 
 app = typer.Typer(
     name="lse",
-    help="Archives every LangSmith run, day by day (UTC), provably complete: files, zips, Google Drive, Postgres.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -33,6 +33,15 @@ app.command()(analysis.sql)
 app.command()(analysis.export)
 platform.register(app)
 
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from lse_archive.folder.manifest import TOOL
+
+        typer.echo(TOOL)
+        raise typer.Exit
+
+
 _INTERRUPTED = 130  # the exit code of Typer, and of shells, for Ctrl-C
 _WRITABLE = "Make it writable, or set another directory in .env (LSE_HOME, LSE_DATA_DIR, LSE_ARCHIVE_DIR)"
 _HINTS = {
@@ -42,6 +51,15 @@ _HINTS = {
     errno.EACCES: _WRITABLE,
     errno.EPERM: _WRITABLE,
 }
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Archives every LangSmith run, day by day (UTC), provably complete: files, zips, Google Drive, Postgres."""
 
 
 def main() -> None:

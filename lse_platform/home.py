@@ -18,7 +18,9 @@ from lse_resources.projects import ProjectConfig, read_projects
 from lse_resources.settings import Settings
 
 DAGSTER_URL_VARIABLE = "LSE_DAGSTER_POSTGRES_URL"
-_ROOT = Path(__file__).resolve().parent.parent
+WORKSPACE = Path(__file__).with_name("workspace.yaml")
+"""Dagster's code locations."""
+DAGSTER_YAML = Path(__file__).with_name("dagster.yaml")
 _log = logging.getLogger(__name__)
 
 
@@ -54,7 +56,7 @@ def open_home(settings: Settings) -> Home:
     except DatabaseError:
         migrate(database)
     home = settings.home / "dagster"
-    wanted = packaged_file("dagster.yaml").read_bytes()
+    wanted = DAGSTER_YAML.read_bytes()
     if not (home / "dagster.yaml").exists() or (home / "dagster.yaml").read_bytes() != wanted:
         with publish_file(home / "dagster.yaml") as file:
             file.write(wanted)
@@ -94,14 +96,6 @@ def _kept_projects(settings: Settings) -> Path:
     return settings.home / "run" / "projects.toml"
 
 
-def packaged_file(name: str) -> Path:
-    """`dagster.yaml` or `workspace.yaml`: at the top of a checkout, beside the packages of an installed wheel."""
-    for path in (_ROOT / name, _ROOT / "lse_assets" / name):
-        if path.exists():
-            return path
-    raise ArchiveError(f"{name} is missing", why="the installation is not complete", hint="Install LSE again")
-
-
 def script_path(name: str) -> str:
     """Path of a console script of this environment.
 
@@ -111,5 +105,8 @@ def script_path(name: str) -> str:
 
     found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if not found:
-        raise ArchiveError(f"{name} is not installed", hint="Install LSE with its dependencies: make install")
+        raise ArchiveError(
+            f"{name} is not installed",
+            hint="Install LSE again, with its dependencies",
+        )
     return found

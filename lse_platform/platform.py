@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable, Generator
 
 from lse_archive.errors import ArchiveError, SettingsError
-from lse_platform.home import keep_projects, open_home, packaged_file, script_path
+from lse_platform.home import WORKSPACE, keep_projects, open_home, script_path
 from lse_platform.process_registry import Registry, terminate
 from lse_platform.services import Service, tail
 from lse_platform.webserver import reload_code
@@ -69,7 +69,7 @@ def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBAC
             exits.callback(embedded_server(settings).stop)
         registry.add("up", os.getpid())
         exits.callback(registry.remove, "up")
-        workspace = ["-w", str(packaged_file("workspace.yaml"))]
+        workspace = ["-w", str(WORKSPACE)]
         commands = {
             "webserver": [script_path("dagster-webserver"), "-h", host, "-p", str(port), *workspace],
             "daemon": [sys.executable, "-m", "lse_platform.daemon", "run", *workspace],

@@ -18,7 +18,7 @@ from lse_archive.runs.header import RunHeader
 
 SUMMARY = "_summary.json"
 SUMS = "_sha256sums.txt"
-TOOL = f"lse {version('lse')}"
+TOOL = f"lse {version('langsmith-archive')}"
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):

@@ -68,7 +68,7 @@ def run_demo(directory: Path) -> None:
         # On a narrow terminal, long lines are easier to read than cells with broken words.
         Console(width=max(120, out.width)).print(_table(settings, entries))
         out.print(_places(settings, directory), markup=False)
-        out.print(f"Done in {time.monotonic() - began:.0f} s. Open it in the browser with: make up-demo", markup=False)
+        out.print(f"Done in {time.monotonic() - began:.0f} s. Open it in the browser with: lse demo --up", markup=False)
 
 
 def run_demo_platform(directory: Path, *, port: int) -> None:
@@ -79,7 +79,7 @@ def run_demo_platform(directory: Path, *, port: int) -> None:
     """
     directory = directory.absolute()
     if not (directory / "projects.toml").exists():
-        raise ArchiveError(f"there is no demo in {directory}", hint="Run it first: make demo")
+        raise ArchiveError(f"there is no demo in {directory}", hint="Run it first: lse demo")
     out = Console(highlight=False, soft_wrap=True)
     with _servers(directory) as settings:
         run_platform(settings, port=port, say=out.print)

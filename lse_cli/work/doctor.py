@@ -21,6 +21,7 @@ import msgspec
 import pyrage
 
 from lse_archive.errors import ArchiveError, DestinationError
+from lse_archive.folder.manifest import TOOL
 from lse_cli.terminal.texts import counted
 from lse_platform.process_registry import Registry
 from lse_resources.alerts import mail_server, targets
@@ -38,7 +39,7 @@ from lse_sensors.outbox import Outbox
 _MIN_FREE_BYTES = 2_000_000_000
 _MAX_SKEW_SECONDS = 60.0
 _TIMEOUT_SECONDS = 5.0  # a user waits: a slow service is reported as it is
-_PACKAGES = ("lse", "dagster", "langsmith", "psycopg", "google-api-python-client")
+_PACKAGES = ("dagster", "langsmith", "psycopg", "google-api-python-client")
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -77,7 +78,7 @@ def examine(settings: Settings) -> Findings:
 
 
 def _versions(_: Settings) -> Findings:
-    found = []
+    found = [TOOL]
     for package in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             found.append(f"{package} {version(package)}")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tools.cli_docs import TARGET, commands, text
 
 _ROOT = Path(__file__).parents[2]
-_DOCUMENTS = sorted([_ROOT / "README.md", *(_ROOT / "docs").glob("*.md")])
+_DOCUMENTS = sorted([*_ROOT.glob("*.md"), *(_ROOT / "docs").glob("*.md")])
 
 
 def known() -> dict[str, set[str]]:
@@ -49,7 +51,7 @@ def test_commands_in_the_documentation_exist(path: Path) -> None:
                 command = f"{command} {word}"
             elif word.startswith("--"):
                 assert word.partition("=")[0] in options[command], f"{path.name}: {line}"
-        assert command != "lse" or words[1:2] in ([], ["--help"], ["COMMAND"]), f"{path.name}: {line}"
+        assert command != "lse" or words[1:2] in ([], ["--help"], ["--version"], ["COMMAND"]), f"{path.name}: {line}"
 
 
 @pytest.mark.parametrize("path", _DOCUMENTS, ids=lambda path: path.name)
@@ -63,3 +65,16 @@ def test_settings_are_in_the_example() -> None:
 
     example = re.findall(r"^#? ?([A-Z][A-Z_]+)=", (_ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(map(str.upper, Settings.model_fields)) - set(example) == {"GOOGLE_DRIVE_API_ROOT"}
+
+
+def test_the_workflow_runs_targets_of_the_makefile_on_the_interpreters_of_the_classifiers() -> None:
+    jobs = yaml.safe_load((_ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    matrix = jobs["check"]["strategy"]["matrix"]
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "if" not in step and "run" in step]
+    makefile = (_ROOT / "Makefile").read_text()
+    for command in commands:
+        for target in matrix["target"] if "${{" in command else [command.removeprefix("make ")]:
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), command
+    classifiers = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    prefix = "Programming Language :: Python :: 3."
+    assert matrix["python"] == [name.rpartition(" ")[2] for name in classifiers if name.startswith(prefix)]

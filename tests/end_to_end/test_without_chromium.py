@@ -21,9 +21,9 @@ def test_without_chromium_the_browser_test_fails_with_an_install_hint(tmp_path: 
     own = ("PYTEST_", "MAKE", "MFLAGS")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
 
-    # `-o install`: make must not run the installation, even if a prerequisite is newer.
+    # `-o install-dev`: make must not run the installation, even if a prerequisite is newer.
     ended = subprocess.run(
-        [make, "-o", "install", f"VENV={sys.prefix}", "test-ui"],
+        [make, "-o", "install-dev", f"VENV={sys.prefix}", "test-ui"],
         cwd=_ROOT,
         env=inherited | {"PATH": str(tmp_path)},
         stdin=subprocess.DEVNULL,

@@ -132,6 +132,6 @@ def require_restored(paths: DayPaths) -> None:
         )
 
 
-def forget_pruned(paths: DayPaths) -> None:
+def delete_pruned_record(paths: DayPaths) -> None:
     """Deletes the record, when the day is restored. The caller holds the day's lock."""
     shutil.rmtree(paths.pruned, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Hostile zips and zips that are no day archive: refused with a reason, nothing written outside staging."""
+"""Zips that want something else than to be a day archive: refused with a reason, nothing written outside staging."""
 
 from __future__ import annotations
 
@@ -186,11 +186,11 @@ def test_flipped_bits_never_pass(tmp_path: Path) -> None:
         damaged[position] ^= 1 << position % 8
         broken.write_bytes(damaged)
         try:
-            unpacked = unpack_day(paths, broken)
+            laid = unpack_day(paths, broken)
         except CorruptArchiveError:
             refusals += 1
             continue
-        assert {path.name: path.read_bytes() for path in unpacked.paths.folder.iterdir()} == content
+        assert {path.name: path.read_bytes() for path in laid.paths.folder.iterdir()} == content
     assert refusals > len(whole) // 7 // 2
 
 
@@ -256,8 +256,8 @@ def test_odd_names_survive_the_way_there_and_back(tmp_path: Path) -> None:
     for name in ("weird\\name.txt", "12:00:00.json", "new\nline.txt", "ünï 🦉.json", "a" * 250 + ".json"):
         (paths.folder / name).write_bytes(b"{}")
     zip_day(paths)
-    unpacked = unpack_day(paths, paths.zip)
-    assert {path.name for path in unpacked.paths.folder.iterdir()} == {path.name for path in paths.folder.iterdir()}
+    laid = unpack_day(paths, paths.zip)
+    assert {path.name for path in laid.paths.folder.iterdir()} == {path.name for path in paths.folder.iterdir()}
 
 
 def archived(tmp_path: Path, project: str = "chat") -> DayPaths:

@@ -424,7 +424,7 @@ def test_an_encrypted_and_another_unencrypted_zip_are_a_conflict(archive: Archiv
     upload_day(inner, paths)
     whole = paths.zip.read_bytes()
     for verify_only in (False, True):
-        with pytest.raises(ArchiveConflictError, match=r"encrypted and unencrypted.*archive upload"):
+        with pytest.raises(ArchiveConflictError, match=r"encrypted and an unencrypted.*archive upload"):
             archive.restore(verify_only=verify_only)
     assert upload_day(archive.destination, paths).action == "replaced"
     archive.lose()

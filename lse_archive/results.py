@@ -16,7 +16,7 @@ class FetchResult(msgspec.Struct, kw_only=True):
         added, changed, unchanged, no_longer_served: Runs, compared with the former folder. Runs that LangSmith no
             longer serves are kept.
         langsmith_count: Runs of the day by LangSmith's own count; None if it was not requested.
-        root_runs, langsmith_root_count: Root runs here and by LangSmith's count, which is asked only where the counts
+        root_runs, langsmith_root_count: Root runs here and by LangSmith's count, which is requested only if the counts
             of all runs differ: they show whether roots or their children are missing.
         count_check: `equal`, `fewer` (runs are missing here), `more` (LangSmith deleted some), `unproven` (past the
             retention, where 0 = 0 proves nothing), or `not_asked`.

@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 _LOG_EVERY_SECONDS = 10.0
 
 Advance = Callable[[int, int | None], None]
-"""Called with (done, total); the total is None where it is not known."""
+"""Called with (done, total); the total is None if it is not known."""
 
 
 class Counter:

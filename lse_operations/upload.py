@@ -24,7 +24,7 @@ from lse_resources.destinations.files import LocalFile, StoredFile
 from lse_resources.destinations.protocol import Destination
 
 NO_FILE = ("one file", "no file")
-"""What `find_copy_difference` returns where there is no copy."""
+"""What `find_copy_difference` returns if there is no copy."""
 
 
 def find_copies(destination: Destination, paths: DayPaths) -> list[StoredFile]:
@@ -235,7 +235,7 @@ def find_copy_difference(destination: Destination, paths: DayPaths) -> tuple[str
 
 
 def copy_difference(file: StoredFile, paths: DayPaths, *, without_zip: bool = False) -> tuple[str, str] | None:
-    """As `find_copy_difference`, for a file that is known; `without_zip`: as if the local zip were not here."""
+    """As `find_copy_difference`, for one file; `without_zip`: ignore the local zip."""
     if paths.zip.is_file() and not without_zip:
         local = LocalFile.read(paths.zip)
         if _is_same(file, local, content_hash(content_sums(zip_sums(paths.zip)))):

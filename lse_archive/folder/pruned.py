@@ -24,7 +24,7 @@ RunLine = tuple[str, str | None, bytes]
 
 
 class PrunedDay(msgspec.Struct, frozen=True, kw_only=True):
-    """What was proven when a day's files were pruned.
+    """The result of the checks when a day's files were pruned.
 
     Attributes:
         pruned_at: ISO 8601 UTC.

@@ -74,8 +74,8 @@ def unpack_day(
     sums = read_sums(unpacked.folder) or {}
     content = content_hash(content_sums(sums))
     if contents.sums is not None:
-        proven = sums[SUMMARY] == hashlib.sha256((unpacked.folder / SUMMARY).read_bytes()).digest()
-        if not proven or summary.content_sha256 != content or not is_as_recorded(unpacked):
+        intact = sums[SUMMARY] == hashlib.sha256((unpacked.folder / SUMMARY).read_bytes()).digest()
+        if not intact or summary.content_sha256 != content or not is_as_recorded(unpacked):
             raise CorruptArchiveError(f"{source.name} is damaged", why="its files differ from its checksums")
     return UnpackedDay(unpacked, summary, content, contents.sums is None, contents.hidden)
 

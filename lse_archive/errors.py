@@ -68,7 +68,7 @@ class PrunedDayError(ArchiveConflictError):
 
 
 class DestinationError(ArchiveError):
-    """Google Drive refused or could not be reached."""
+    """The destination refused or could not be reached."""
 
 
 class DatabaseError(ArchiveError):

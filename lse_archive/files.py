@@ -15,7 +15,7 @@ from lse_archive.errors import ArchiveError
 
 _CLOCK_TICK_NS = 100_000_000
 """More than the granularity of time stamps in Linux' local file systems (10 ms at most)."""
-_REMEMBERED = 64
+_MAX_CACHED = 64
 _hashes: dict[tuple[int, ...], str] = {}
 
 
@@ -60,10 +60,10 @@ def disk_errors(what: str, hint: str = "") -> Generator[None]:
 
 
 def file_sha256(path: Path) -> tuple[int, str]:
-    """Size in bytes and hex SHA-256 of a file. The last ones are cached: a sweep needs a zip's hash four times.
+    """Size in bytes and hex SHA-256 of a file. The last hashes are cached: a sweep needs that of a zip four times.
 
-    A file is read again as soon as its inode, size or times are others. A file that was written a moment ago is not
-    remembered: within a clock tick, a second write would leave its times as they are.
+    A file is read again if its inode, size or times differ. The hash of a file that was just written is not cached:
+    within a clock tick, a second write would not change its times.
 
     Raises:
         OSError: The file cannot be read.
@@ -77,7 +77,7 @@ def file_sha256(path: Path) -> tuple[int, str]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = file.tell()
     if settled:
-        if len(_hashes) >= _REMEMBERED:
+        if len(_hashes) >= _MAX_CACHED:
             _hashes.clear()
         _hashes[identity] = digest
     return size, digest

@@ -29,7 +29,7 @@ def project_folder(name: str) -> str:
 
 
 def project_name(folder: str) -> str | None:
-    """The project whose folder this is, or None if the name was too long to be kept in it."""
+    """The project of a folder; None if its name is too long for a folder name."""
     return None if "%%" in folder else unquote(folder, errors="surrogatepass")
 
 

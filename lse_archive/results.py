@@ -13,13 +13,13 @@ class FetchResult(msgspec.Struct, kw_only=True):
     Attributes:
         outcome: `created`, `updated` (the union differed), `unchanged` (nothing was written), or `kept` (the day
             existed and was not fetched again).
-        added, changed, unchanged, no_longer_served: Runs against the folder as it was. What LangSmith no longer
-            serves is kept.
-        langsmith_count: Runs of the day by LangSmith's own count, None where it was not asked or cannot be had.
-        root_runs, langsmith_root_count: Root runs here and by LangSmith's count, which is asked only where the counts
-            of all runs differ: they tell whether roots or their children are missing.
+        added, changed, unchanged, no_longer_served: Runs, compared with the former folder. Runs that LangSmith no
+            longer serves are kept.
+        langsmith_count: Runs of the day by LangSmith's own count; None if it was not requested.
+        root_runs, langsmith_root_count: Root runs here and by LangSmith's count, which is requested only if the counts
+            of all runs differ: they show whether roots or their children are missing.
         count_check: `equal`, `fewer` (runs are missing here), `more` (LangSmith deleted some), `unproven` (past the
-            retention, where 0 = 0 says nothing), or `not_asked`.
+            retention, where 0 = 0 proves nothing), or `not_asked`.
     """
 
     project: str
@@ -47,7 +47,7 @@ class FetchResult(msgspec.Struct, kw_only=True):
 
 
 class ZipResult(msgspec.Struct, kw_only=True):
-    """A day archive; `written` is false where the zip of this content was there already."""
+    """A day archive; `written` is False if a zip of this content was there already."""
 
     project: str
     date: str
@@ -62,7 +62,7 @@ class ZipResult(msgspec.Struct, kw_only=True):
 
 
 class UploadResult(msgspec.Struct, kw_only=True):
-    """The day archive at its destination; `action` is `unchanged` where the same content was there already."""
+    """The day archive at its destination; `action` is `unchanged` if the same content was there already."""
 
     project: str
     date: str
@@ -84,9 +84,9 @@ class LoadResult(msgspec.Struct, kw_only=True):
         batches_processed: Batches written, each one transaction.
         successful_inserts: Rows inserted.
         replaced: Rows whose content differed and was replaced.
-        left: Rows that were there and stayed: equal ones, and changed ones without `--overwrite`.
+        left: Existing rows that stayed: equal ones, and changed ones without `--overwrite`.
         changed_not_replaced: Of those, rows whose file has changed since.
-        marked: Runs that JSONB cannot hold as they are; their rows hold a rendering and say so.
+        marked: Runs that JSONB cannot hold exactly; their rows hold a rendering, with the reason in `mark`.
         failed_inserts: Runs that could not be loaded, and invalid files.
         errors: One line for each of those, bounded.
     """
@@ -125,12 +125,13 @@ class Inconsistency(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class VerificationResult(msgspec.Struct, kw_only=True):
-    """Files of a day against its rows. The lists hold ids, complete and sorted; `inconsistent_runs` says what differs.
+    """The files of a day compared with its rows. The lists hold all ids, sorted.
 
     Attributes:
-        filed_elsewhere: Of the runs missing in the database, those whose row stands under another project or day.
+        inconsistent_runs: Runs that differ, each with what differs.
+        filed_elsewhere: Of the runs missing in the database, those whose row has another project or day.
         broken_files: `name: reason` of files that hold no run of this day.
-        marked_runs: Runs whose row is a documented rendering of what JSONB cannot hold; consistent all the same.
+        marked_runs: Runs whose row is a rendering of what JSONB cannot hold; they count as consistent.
         fixed: Runs loaded or replaced by `--fix-missing` or `--fix`.
     """
 
@@ -156,7 +157,7 @@ class VerificationResult(msgspec.Struct, kw_only=True):
 
 
 class FullSweepResult(msgspec.Struct, kw_only=True):
-    """All steps of one day; a step that was skipped or not reached is None."""
+    """The results of all steps of one day; None for a step that was skipped or not reached."""
 
     project: str
     date: str
@@ -173,12 +174,12 @@ class RestoreResult(msgspec.Struct, kw_only=True):
     """What a restore did, or would do.
 
     Attributes:
-        action: `restored` (the day was not here), `replaced` (it was, and differed), `unchanged` (it is here and
-            equal), `proven` (`--verify-only`: it could be restored), and in a dry run `would restore`,
-            `would replace` or `would compare` (a zip of an older tool, whose content is known after the download).
-        source: The destination, or `local zip` where the copy's zip was here already.
+        action: `restored` (there was no local day), `replaced` (the local day differed), `unchanged` (it is equal),
+            `proven` (`--verify-only`: it could be restored), and in a dry run `would restore`, `would replace` or
+            `would compare` (a zip of an older tool, whose content is known only after the download).
+        source: The destination, or `local zip` if that has the copy's bytes.
         bytes: Size of the zip.
-        unfit_files: Files that hold no run of the day; they are restored all the same.
+        unfit_files: Files that hold no run of the day; they are restored too.
         older: Whether the zip is of an older tool, without a manifest.
         db_result: What `--to-db` loaded.
     """
@@ -223,8 +224,8 @@ class ImportResult(msgspec.Struct, kw_only=True):
     Attributes:
         action: `created`, `updated`, `unchanged`, `would create`, `would update`, or `refused`, with `why`.
         added: Runs that the day did not have.
-        present: Runs that it had already; what is in the archive stays.
-        differing: Of those, runs whose file has other content.
+        present: Runs that it had already; they do not change.
+        differing: Of those, runs whose imported file has other content.
     """
 
     project: str

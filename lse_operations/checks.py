@@ -72,10 +72,10 @@ class StepCheck(msgspec.Struct, frozen=True):
     Attributes:
         name: The check's key.
         verdict: `agrees`; `differs`; `unproven`, a warning: nothing is known to be wrong, and it cannot be shown to
-            be right; `unknown`: the other place could not be asked.
-        says: One line for people.
-        hint: What to do about it, empty if nothing.
-        total: Differences in all; `differences` holds at most `MAX_ROWS` of them.
+            be right; `unknown`: the other place could not be reached.
+        says: The finding in one line, for the user.
+        hint: What the user can do, empty if nothing.
+        total: Number of differences; `differences` holds at most `MAX_ROWS` of them.
     """
 
     name: str
@@ -99,7 +99,7 @@ def check_steps(
     advance: Advance,
     options: VerifyOptions,
 ) -> Iterator[StepCheck]:
-    """Yields the result of each of `CHECKS`. Where one place cannot be reached, the others are still checked."""
+    """Yields the result of each of `CHECKS`. If one place cannot be reached, the others are still checked."""
 
     def copy() -> StepCheck:
         try:
@@ -124,7 +124,7 @@ def check_steps(
         "runs_match_files": rows,
     }
     for name, check in checks.items():
-        yield StepCheck(name, "unproven", "it was left out on request") if name in options.skip else check()
+        yield StepCheck(name, "unproven", "it was skipped on request") if name in options.skip else check()
 
 
 def compare_rows(
@@ -165,21 +165,21 @@ def check_count(paths: DayPaths) -> StepCheck:
         except CorruptArchiveError as error:
             return StepCheck(name, "unproven", str(error), error.hint)
         if content is None or content != state.proven_content:
-            says = f"LangSmith counted {count} runs, but the day here is not the one that was proven then"
+            says = f"LangSmith counted {count} runs, but the content of the day has changed since then"
             return StepCheck(name, "unproven", says, "Fetch the day again while LangSmith has it")
-        return StepCheck(name, "agrees", f"LangSmith counted {count} runs when the day was proven")
+        return StepCheck(name, "agrees", f"LangSmith counted {count} runs, and served them all")
     if state.count_check == "fewer":
         row = Difference("the day", "runs", str(count), str(served))
         return _differing(
             name,
             f"LangSmith counts {count} runs and served {served}",
-            "Fetch the day again soon: LangSmith's index may lag; what is missing is gone when its retention ends",
+            "Fetch the day again soon: LangSmith's index may lag; missing runs are lost when the retention ends",
             [row],
         )
     says = {
         "more": f"LangSmith counts {count} runs and served {served}: it is deleting some",
         "unproven": "the day was past LangSmith's retention when it was fetched: it cannot be proven complete",
-        "not_asked": "LangSmith's count was not asked (--no-count)",
+        "not_asked": "LangSmith's count was not requested (--no-count)",
     }.get(state.count_check or "", "the day was not fetched by this installation: LangSmith's count is not known")
     return StepCheck(name, "unproven", says)
 
@@ -210,13 +210,13 @@ def check_files(paths: DayPaths) -> StepCheck:
             differences.append(Difference(path.name, "not in the checksums", "", digest.hex()))
         elif known != digest:
             differences.append(Difference(path.name, "changed", known.hex(), digest.hex()))
-    differences += [Difference(missing, "gone", digest.hex()) for missing, digest in expected.items()]
+    differences += [Difference(missing, "missing", digest.hex()) for missing, digest in expected.items()]
     summary = paths.folder / SUMMARY
     if not summary.exists() or recorded.get(SUMMARY) != hashlib.sha256(summary.read_bytes()).digest():
-        differences.append(Difference(SUMMARY, "changed or gone"))
+        differences.append(Difference(SUMMARY, "changed or missing"))
     if differences:
-        return _differing(name, "not as the checksums say: {n} files", hint, differences)
-    return StepCheck(name, "agrees", f"{len(recorded) - 1} files are as their checksums say")
+        return _differing(name, "{n} files differ from the checksums", hint, differences)
+    return StepCheck(name, "agrees", f"{len(recorded) - 1} files agree with their checksums")
 
 
 def check_archive(paths: DayPaths) -> StepCheck:
@@ -231,15 +231,15 @@ def check_archive(paths: DayPaths) -> StepCheck:
         sums = pruned_sums(paths) if is_pruned(paths) else read_sums(paths.folder) or {}
         check_zip(paths.zip, paths.zip, sums)
     except CorruptArchiveError as error:
-        return _differing(name, "the archive is not as the files", hint, [Difference(paths.zip.name, error.why)])
-    return StepCheck(name, "agrees", f"the archive holds just the {len(sums)} files")
+        return _differing(name, "the archive differs from the files", hint, [Difference(paths.zip.name, error.why)])
+    return StepCheck(name, "agrees", f"the archive holds exactly the {len(sums)} files")
 
 
 def check_copy(paths: DayPaths, destination: Destination | SettingsError) -> StepCheck:
     """`drive_matches_zip`: checksum and size at the destination, as they are now, against the local zip.
 
     Args:
-        destination: The Drive, or why there is none.
+        destination: The destination, or the error if none is set up.
     """
     name = "drive_matches_zip"
     if isinstance(destination, SettingsError):
@@ -265,14 +265,14 @@ def check_copy(paths: DayPaths, destination: Destination | SettingsError) -> Ste
 
 
 def check_rows(result: VerificationResult) -> StepCheck:
-    """`runs_match_files`: what the comparison of files with rows found."""
+    """`runs_match_files`: the result of the comparison of files with rows."""
     name = "runs_match_files"
     rows = [Difference(run, "missing in the database") for run in result.missing_runs_in_db]
     rows += [Difference(run, "missing in the files") for run in result.missing_runs_in_files]
     rows += [Difference(run.run_id, run.what, run.expected, run.found) for run in result.inconsistent_runs]
     rows += [Difference(broken.partition(": ")[0], broken.partition(": ")[2]) for broken in result.broken_files]
     if not result.is_consistent:
-        hint = "The files are the truth: lse archive verify --fix loads what is missing and replaces what differs"
+        hint = "Load missing rows and replace differing ones from the files: lse archive verify --fix"
         if any(broken.endswith(NOT_AS_RECORDED) for broken in result.broken_files):
             hint = "Restore the day from its zip or from Drive: files here are damaged"
         return _differing(name, "files and rows differ in {n} places", hint, rows)

@@ -41,8 +41,8 @@ def servable(project: ProjectConfig, now: datetime) -> list[date]:
 def days_to_archive(layout: Layout, project: ProjectConfig, now: datetime) -> list[date]:
     """The days to fetch at `now`, newest first: those never fetched, and those last fetched too early.
 
-    That is yesterday and the day three days back, and after an absence whatever it left out; never more than
-    `CATCH_UP_DAYS`, and none that LangSmith no longer serves.
+    These are yesterday, the day three days back, and days that were missed; at most `CATCH_UP_DAYS`, and none that
+    LangSmith no longer serves.
     """
     due = [day for day in servable(project, now) if _is_due(read_state(layout.day(project.name, day)), day, now)]
     return due[:CATCH_UP_DAYS]
@@ -59,7 +59,7 @@ def _is_due(state: DayState, day: date, now: datetime) -> bool:
 def days_to_verify(layout: Layout, project: ProjectConfig, now: datetime) -> list[date]:
     """The archived days to verify again in the week of `now`, newest first: all recent ones, and a share of the rest.
 
-    Bits rot, rows are changed by hand, files are deleted on Drive: in half a year every day comes up.
+    Disks fail, rows are changed by hand, files are deleted on Drive: every day is verified once in half a year.
     """
     today = now.astimezone(UTC).date()
     week = today.toordinal() // 7
@@ -99,7 +99,7 @@ def last_day(project: ProjectConfig, day: date) -> date:
 
 
 def moment(text: str | None) -> datetime | None:
-    """A time as states hold it; None also if it cannot be read."""
+    """Parses a time of a state; None if there is none or it is malformed."""
     try:
         return datetime.fromisoformat(text) if text else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Writes the state of a day, read from files and state, into the table `days`, for SQL queries."""
+"""Writes the state of a day into the table `days`, for SQL queries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lse_resources.postgres.days_table import update_day
 
 
 def note_load(database: Database, paths: DayPaths, rows: int) -> None:
-    """Notes that the day's rows were just written, and how many it has now.
+    """Records that the day's rows were just written, and their number.
 
     Raises:
         DatabaseError: Postgres cannot be reached or refuses.
@@ -22,7 +22,7 @@ def note_load(database: Database, paths: DayPaths, rows: int) -> None:
 
 
 def note_verification(database: Database, paths: DayPaths, *, consistent: bool) -> None:
-    """Notes that all places of the day were just compared, and whether nothing was found wrong.
+    """Records that all places of the day were just compared, and whether they agreed.
 
     Raises:
         DatabaseError: Postgres cannot be reached or refuses.
@@ -30,18 +30,18 @@ def note_verification(database: Database, paths: DayPaths, *, consistent: bool) 
     _update(database, paths, {"consistent": consistent, "verified_at": datetime.now(UTC)})
 
 
-def _update(database: Database, paths: DayPaths, facts: dict[str, object]) -> None:
+def _update(database: Database, paths: DayPaths, values: dict[str, object]) -> None:
     state, pruned = read_state(paths), read_pruned(paths)
     summary = read_summary(paths.pruned if pruned else paths.folder)
     if summary:
-        facts |= {
+        values |= {
             "content_sha256": summary.content_sha256,
             "runs": summary.runs,
             "traces": summary.traces,
             "bytes": summary.bytes,
             "pending": summary.pending,
         }
-    facts |= {
+    values |= {
         "langsmith_count": state.langsmith_count,
         "proof": state.count_check,
         "zip_bytes": paths.zip.stat().st_size if paths.zip.exists() else None,
@@ -51,4 +51,4 @@ def _update(database: Database, paths: DayPaths, facts: dict[str, object]) -> No
         "files_pruned_at": datetime.fromisoformat(pruned.pruned_at) if pruned else None,
         "zip_pruned_at": datetime.fromisoformat(state.zip_pruned_at) if state.zip_pruned_at else None,
     }
-    update_day(database, paths.project, paths.day, facts)
+    update_day(database, paths.project, paths.day, values)

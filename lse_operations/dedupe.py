@@ -21,12 +21,12 @@ from lse_resources.destinations.protocol import Destination
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is to become of the files of one day.
+    """Which file of a day stays, and which are removed.
 
     Attributes:
-        keep: The file that holds all that the others hold; None where none does, and nothing may be removed.
+        keep: The file that holds everything in the others; None if there is none, then nothing is removed.
         trash: The others.
-        why: In plain words.
+        why: The reason, for the user.
     """
 
     copy: RemoteArchive
@@ -41,15 +41,15 @@ def duplicates(destination: Destination, project: str) -> list[RemoteArchive]:
 
 
 def decide(destination: Destination, copy: RemoteArchive, scratch: Path) -> Decision:
-    """Compares the files of a day by checksum, and where that differs by what they hold.
+    """Compares the files of a day by checksum, and if those differ by content.
 
-    Where they have different names, or one of them cannot be read, nothing is to be removed.
+    If their names differ, or one of them cannot be read, nothing is removed.
 
     Args:
-        scratch: A directory in which a file may be downloaded for a moment.
+        scratch: A directory for temporary downloads.
     """
     if len({(file.name, is_encrypted(file)) for file in copy.files}) > 1:
-        return Decision(copy, None, (), "their names differ: move away by hand what is no archive of the day")
+        return Decision(copy, None, (), "their names differ: keep the day's archive, and move the others away")
     if all(_same_bytes(file, copy.files[0]) for file in copy.files):
         return Decision(copy, copy.files[0], copy.files[1:], "all have the same bytes")
     files = sorted(copy.files, key=lambda file: file.modified, reverse=True)
@@ -60,12 +60,12 @@ def decide(destination: Destination, copy: RemoteArchive, scratch: Path) -> Deci
         except ArchiveError as error:
             return Decision(copy, None, (), f"{file.id} cannot be read: {error}")
         if held[file.id].damaged:
-            return Decision(copy, None, (), f"{file.id} cannot be read as a whole: look at it, and trash it by hand")
+            return Decision(copy, None, (), f"{file.id} is damaged: check it, and move it to the trash")
     for file in files:
         if all(_is_in(held[other.id], held[file.id]) for other in files):
             others = tuple(other for other in files if other is not file)
             return Decision(copy, file, others, "it holds every run of the others")
-    why = "each holds what another one does not: restore them one by one by hand, and upload the union"
+    why = "no file holds everything in the others: restore each of them, and upload the union"
     return Decision(copy, None, (), why)
 
 
@@ -77,12 +77,12 @@ def remove(
     keep: StoredFile,
     on_wait: Callable[[str], None] | None = None,
 ) -> None:
-    """Moves a file to the trash, if both it and `keep`, which holds all of it, are still as they were.
+    """Moves a file to the trash, if neither it nor `keep`, which holds everything in it, has changed.
 
     Raises:
-        ArchiveConflictError: One of them is gone or has changed.
-        ArchiveError: The destination refused or cannot be reached, or `keep` cannot be proven.
-        DayLockedError: The day is being written for too long.
+        ArchiveConflictError: One of them was removed or changed.
+        ArchiveError: The destination refused or cannot be reached, or `keep` is damaged.
+        DayLockedError: Another process holds the day's lock for too long.
     """
     with day_lock(paths, on_wait=on_wait):
         folder = destination.find_project_folder(project_folder(paths.project))
@@ -93,7 +93,7 @@ def remove(
                 now = destination.prove(now)
             if now is None or _state(now) != _state(one):
                 raise ArchiveConflictError(
-                    f"{one.name} ({one.id}) changed on {destination.place} since it was looked at",
+                    f"{one.name} ({one.id}) changed on {destination.place} since it was compared",
                     hint="Run the command again",
                 )
         destination.trash(file)
@@ -108,7 +108,7 @@ def _download(destination: Destination, file: StoredFile, scratch: Path) -> Inve
 
 
 def _is_in(one: Inventory, other: Inventory) -> bool:
-    """Whether all that one file holds is in the other; what is no run to the byte."""
+    """Whether the other file holds all runs of the first, and its other files byte for byte."""
     return not one.missing_from(other) and one.others.items() <= other.others.items()
 
 

@@ -1,7 +1,4 @@
-"""Takes older run files over, kept under the day on which they were fetched, into the UTC days of their runs.
-
-The originals stay untouched, and nothing that the archive has is replaced by them.
-"""
+"""Imports run files of older tools into the UTC days of their runs. It changes no original and no archived run."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ from lse_operations.restore.unpack import clear
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An older file with a run. Of several for one run the finished, then the youngest counts."""
+    """An older file with a run. Of several for one run, a finished one is used, then the youngest."""
 
     path: Path
     run_id: str
@@ -47,12 +44,12 @@ class Candidate:
 
 @dataclass
 class Survey:
-    """What a directory holds.
+    """The older files of a directory.
 
     Attributes:
-        days: The files to take over, by UTC day and run id.
-        files: Run files seen.
-        repeated: Files whose run another file holds in a newer state, or just so.
+        days: The files to import, by UTC day and run id.
+        files: Number of files that were read.
+        repeated: Number of files whose run another file holds in the same or a newer state.
         invalid: `path: reason` of files that hold no run.
     """
 
@@ -63,7 +60,7 @@ class Survey:
 
 
 def survey(directory: Path, *, progress: Callable[[int], None] = lambda _: None) -> Survey:
-    """Reads every `*.json` below a directory, whatever its folders are called; links are not followed.
+    """Reads every `*.json` below a directory, except in hidden folders; links are not followed.
 
     Raises:
         UsageError: There is no such directory.
@@ -72,7 +69,7 @@ def survey(directory: Path, *, progress: Callable[[int], None] = lambda _: None)
     if not directory.is_dir():
         raise UsageError(f"there is no directory {directory}")
     found = Survey()
-    best: dict[str, Candidate] = {}  # a run has one day, also where files disagree about its start
+    best: dict[str, Candidate] = {}  # by run: files of one run may have different days
     for path in _json_files(directory):
         found.files += 1
         progress(found.files)
@@ -120,7 +117,7 @@ def import_day(
     progress: Callable[[int, int], None] = lambda _done, _all: None,
     on_wait: Callable[[str], None] | None = None,
 ) -> ImportResult:
-    """Publishes the union of a day's folder with older files; a run that the folder has stays as it is there.
+    """Publishes the union of a day's folder with older files; runs that the folder has do not change.
 
     Args:
         runs: The older files by run id, see `survey`.
@@ -128,7 +125,7 @@ def import_day(
         progress: Called with (new files copied, new files in total).
 
     Raises:
-        CorruptArchiveError: The day's folder is not as its checksums say.
+        CorruptArchiveError: The day's folder differs from its checksums.
         PrunedDayError: The day must be restored first.
         ArchiveConflictError: A file of the folder has the name of another run.
         ArchiveError: It cannot be written.
@@ -157,7 +154,7 @@ def import_day(
 
 
 def _compare(paths: DayPaths, runs: dict[str, Candidate], result: ImportResult) -> dict[str, Candidate]:
-    """Fills in the counts; returns the runs that the day does not have."""
+    """Sets the counts of the result; returns the runs that the day does not have."""
     if is_pruned(paths):
         result.why = "the day was pruned: restore it first"
         return {}
@@ -166,7 +163,7 @@ def _compare(paths: DayPaths, runs: dict[str, Candidate], result: ImportResult) 
         return runs
     if read_sums(paths.folder) is not None and not is_as_recorded(paths):
         raise CorruptArchiveError(
-            f"{paths.folder} is not as its checksums say", hint="Restore the day, then import again"
+            f"{paths.folder} differs from its checksums", hint="Restore the day, then import again"
         )
     here = {
         file.header.run_id: file.sha256 for file in read_folder(paths.folder, paths.day) if isinstance(file, RunFile)
@@ -180,36 +177,36 @@ def _compare(paths: DayPaths, runs: dict[str, Candidate], result: ImportResult) 
 
 
 def _publish(paths: DayPaths, new: dict[str, Candidate], progress: Callable[[int, int], None]) -> None:
-    laid = replace(paths, data_dir=paths.restoring)
-    laid.folder.mkdir(parents=True)
+    draft = replace(paths, data_dir=paths.restoring)
+    draft.folder.mkdir(parents=True)
     before = read_summary(paths.folder) if paths.folder.is_dir() else None
     if paths.folder.is_dir():
         for path in paths.folder.iterdir():
             if path.name not in (SUMMARY, SUMS):
-                shutil.copy2(path, laid.folder / path.name)
+                shutil.copy2(path, draft.folder / path.name)
     for number, candidate in enumerate(new.values(), 1):
         content = candidate.path.read_bytes()
         if hashlib.sha256(content).digest() != candidate.sha256:
             raise ArchiveConflictError(f"{candidate.path} changed while it was imported", hint="Import again")
         try:
-            with (laid.folder / candidate.name).open("xb") as file:
+            with (draft.folder / candidate.name).open("xb") as file:
                 file.write(content)
         except FileExistsError:
             raise ArchiveConflictError(
-                f"{paths.folder / candidate.name} holds something else than its name says",
-                hint="Move it away, and import again",
+                f"{paths.folder / candidate.name} does not hold the run in its name",
+                hint="Move it out of the folder, and import again",
             ) from None
         progress(number, len(new))
-    invalid = [file.name for file in read_folder(laid.folder, paths.day) if isinstance(file, InvalidFile)]
+    invalid = [file.name for file in read_folder(draft.folder, paths.day) if isinstance(file, InvalidFile)]
     if lost := {one.name for one in new.values()} & set(invalid):
         raise CorruptArchiveError(
             f"{min(lost)} of {paths.project} {paths.day} cannot be imported", why="it holds no run of the day"
         )
-    summary = ensure_manifest(laid)
+    summary = ensure_manifest(draft)
     if before is not None:
         summary = msgspec.structs.replace(
             summary, langsmith_project_id=before.langsmith_project_id, api=before.api, tool=before.tool
         )
     summary = msgspec.structs.replace(summary, changed_at=now_text())
-    write_manifest(laid.folder, summary, content_sums(read_sums(laid.folder) or {}))
-    publish_day(paths, laid.folder)
+    write_manifest(draft.folder, summary, content_sums(read_sums(draft.folder) or {}))
+    publish_day(paths, draft.folder)

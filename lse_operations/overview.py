@@ -1,4 +1,4 @@
-"""Where each day stands, read from disk as it is and from the table `days`: for `lse status`."""
+"""The status of each day for `lse status`, from the disk and the table `days`."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _ROWS = "SELECT project, run_date, rows, consistent FROM days WHERE run_date BET
 
 @dataclass(frozen=True, slots=True)
 class DayView:
-    """Where one day stands.
+    """The status of one day.
 
     Attributes:
         files: `here`, `pruned` (deleted here to save space), or `missing`.
         zip: The same.
         drive: Whether an upload was confirmed, and the copy was not pruned since.
-        postgres: Whether rows were loaded; None: the database cannot be asked.
+        postgres: Whether rows were loaded; None if the database cannot be reached.
         verified: Whether all places agreed when they were last compared.
-        differs: Whether they did not.
-        last_day: The last day on which LangSmith serves the whole of it, if that is not past.
-        expires: It is not archived and verified, and about to expire.
+        differs: Whether the last comparison found a difference.
+        last_day: The last day on which LangSmith serves the whole day; None if it is past.
+        expires: Whether it expires soon, and is not archived and verified.
     """
 
     project: str
@@ -54,17 +54,17 @@ class DayView:
 
     @property
     def is_gap(self) -> bool:
-        """No copy of the day is known."""
+        """Whether no copy of the day is known."""
         return self.files == "missing" and self.zip == "missing" and not self.drive
 
     @property
     def is_fetched_only(self) -> bool:
-        """Run files are its only copy, as far as is known."""
+        """Whether the run files are the only known copy."""
         return self.files == "here" and self.zip != "here" and not self.drive and not self.postgres
 
 
 def read_rows(settings: Settings, first: date, last: date) -> tuple[Rows | None, str]:
-    """What the database knows of the days; None, and why, if it cannot be asked. An embedded server is not started."""
+    """The rows and "", or None and the reason if the database cannot be reached. Does not start an embedded server."""
     try:
         if settings.lse_database_url:
             url = settings.lse_database_url.get_secret_value()
@@ -81,7 +81,7 @@ def read_rows(settings: Settings, first: date, last: date) -> tuple[Rows | None,
 
 
 def unlisted(layout: Layout, listed: list[ProjectConfig], rows: Rows | None) -> dict[str, list[date]]:
-    """The projects that are archived and not listed, by name, with their days; of Postgres only those of `rows`."""
+    """The days of archived projects that are not listed, by project; from the disk and from `rows`."""
     found: dict[str, set[date]] = {}
     for project, day in rows or ():
         found.setdefault(project, set()).add(day)
@@ -94,14 +94,14 @@ def unlisted(layout: Layout, listed: list[ProjectConfig], rows: Rows | None) -> 
 
 
 def archived_days(layout: Layout, project: str) -> set[date]:
-    """The days of a project that are here as files or zip, or were."""
+    """The days of a project that have run files, a zip, or the record of a pruned day."""
     return {*layout.days(project), *layout.pruned_days(project), *layout.zipped_days(project)}
 
 
 def overview(
     layout: Layout, projects: list[ProjectConfig], first: date, last: date, rows: Rows | None, now: datetime
 ) -> list[list[DayView]]:
-    """Each project's days from `first` to `last`, oldest first; none before its own first day."""
+    """Each project's days from `first` to `last`, oldest first, without those before the project's first day."""
     zips = _names(layout.archive_dir)
     return [list(_days(layout, project, first, last, rows, now, zips)) for project in projects]
 

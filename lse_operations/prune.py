@@ -38,23 +38,23 @@ def prune_day(
     dry_run: bool = False,
     on_wait: Callable[[str], None] | None = None,
 ) -> PruneResult:
-    """Prunes the day's run files or its zip, if the day is proven elsewhere; else keeps it and returns the reason.
+    """Prunes the day's run files or its zip, if all places agree; else keeps it and returns the reason.
 
-    Proven means: what is here is as its checksums say, the destination's own checksum is that of this content, and
-    the rows in Postgres agree with the files. Summary and checksums stay (`lse_archive.folder.pruned`).
+    The local files and zip must agree with their checksums, the destination's own checksum with this content, and the
+    rows in Postgres with the files. Summary and checksums stay (`lse_archive.folder.pruned`).
 
     Args:
-        dry_run: Prove, and delete nothing.
+        dry_run: Check, and delete nothing.
 
     Raises:
         DestinationError: The destination refused or cannot be reached.
-        DatabaseError: Postgres cannot be reached or cannot go on.
-        ArchiveError: The disk refuses.
+        DatabaseError: Postgres refused or cannot be reached.
+        ArchiveError: The disk cannot be read or written.
     """
     began = time.monotonic()
     result = PruneResult(project=paths.project, date=str(paths.day), what=what, action="kept")
     with disk_errors(f"cannot prune {paths.project} {paths.day}"), day_lock(paths, on_wait=on_wait):
-        shutil.rmtree(paths.discarded, ignore_errors=True)  # of a prune that was killed
+        shutil.rmtree(paths.discarded, ignore_errors=True)  # a killed prune left it
         try:
             copy = _prove(destination, database, paths, what)
         except _NotProvenError as reason:
@@ -75,13 +75,13 @@ def prune_copy(
     dry_run: bool = False,
     on_wait: Callable[[str], None] | None = None,
 ) -> PruneResult:
-    """Prunes the copy at the destination, if the run files and the zip are here, intact, and hold its content.
+    """Prunes the copy at the destination, if the local run files and zip are intact and have its content.
 
-    Never the last copy: a day whose files or zip were pruned here keeps it.
+    Never prunes the last copy: that of a day whose files or zip were pruned here.
 
     Raises:
         DestinationError: The destination refused or cannot be reached.
-        ArchiveError: The disk refuses.
+        ArchiveError: The disk cannot be read or written.
     """
     began = time.monotonic()
     result = PruneResult(project=paths.project, date=str(paths.day), what="copies", action="kept")
@@ -91,7 +91,7 @@ def prune_copy(
                 raise _NotProvenError("it is the last copy: the run files and the zip are not both here")
             _prove_here(paths)
             copy = _the_copy(destination, paths)
-            _compare_copy(destination, copy, paths)  # as it is labelled: it goes, whether it can still be read or not
+            _compare_copy(destination, copy, paths)  # by checksum only: a copy that is pruned need not be readable
         except _NotProvenError as reason:
             result.why = str(reason)
         else:
@@ -111,9 +111,7 @@ def _prove(destination: Destination, database: Database, paths: DayPaths, what: 
     copy = destination.prove(_the_copy(destination, paths))
     _compare_copy(destination, copy, paths)
     if what == "zips" and copy_difference(copy, paths, without_zip=True):
-        why = (
-            f"{destination.place} does not say yet what the copy holds, and without the zip nothing could compare them"
-        )
+        why = f"{destination.place} has no content hash of the copy, so that it cannot be checked without the zip"
         raise _NotProvenError(f"{why}; upload it again: lse archive upload")
     rows = check_rows(compare_rows(database, paths))
     if rows.verdict != "agrees":
@@ -156,7 +154,7 @@ def _prune(destination: Destination, paths: DayPaths, what: What, copy: StoredFi
     files = read_folder(paths.folder, paths.day)
     runs = ((f.header.run_id, f.header.trace_id, f.sha256) for f in files if isinstance(f, RunFile))
     write_pruned(paths, record, runs)
-    # In one move, so that no reader sees a part of the day.
+    # One rename, so that no reader sees a part of the day.
     paths.folder.rename(paths.discarded)
     shutil.rmtree(paths.discarded, ignore_errors=True)
 

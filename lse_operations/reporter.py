@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 _LOG_EVERY_SECONDS = 10.0
 
 Advance = Callable[[int, int | None], None]
-"""Called with (done, total); the total is None where it is not known."""
+"""Called with (done, total); the total is None if it is not known."""
 
 
 class Counter:
@@ -32,7 +32,7 @@ class Counter:
 
 
 class StepReporter(Protocol):
-    """What a step needs of its caller: the command line's terminal, or the log of a Dagster run."""
+    """The interface of a step to its caller: the command line's terminal, or the log of a Dagster run."""
 
     def progress(self, step: str, unit: str) -> contextlib.AbstractContextManager[Advance]:
         """Shows a step's progress while the context lasts."""
@@ -60,7 +60,7 @@ class StepReporter(Protocol):
 
 
 class LogReporter:
-    """Logs counts every ten seconds. It answers every question by yes: the laws of the archive decide."""
+    """Logs counts every ten seconds. It answers every question with yes: law 1 still protects the archive."""
 
     @contextlib.contextmanager
     def progress(self, step: str, unit: str) -> Generator[Advance]:
@@ -87,4 +87,4 @@ class LogReporter:
         """The error is in the run's failure."""
 
     def checked(self, check: Any) -> None:
-        """The check's result holds it."""
+        """The check is in Dagster's check results."""

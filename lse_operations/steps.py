@@ -18,7 +18,7 @@ from lse_archive.zips.day import zip_day
 from lse_operations.checks import OpenDestination, StepCheck, VerifyOptions, check_steps
 from lse_operations.days_record import note_load, note_verification
 from lse_operations.reporter import Counter, StepReporter
-from lse_operations.restore.restore import bring_back
+from lse_operations.restore.restore import restore_pruned
 from lse_operations.upload import upload_day
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
@@ -37,12 +37,12 @@ def fetch_step(
     """Fetches the day; a pruned day is restored first, so that its runs are part of the union.
 
     Raises:
-        ArchiveError: See `fetch_day` and `bring_back`.
+        ArchiveError: See `fetch_day` and `restore_pruned`.
     """
     with reporter.progress("run_files", "runs") as advance:
         if is_pruned(paths):
             with open_destination() as destination:
-                bring_back(destination, paths, on_wait=reporter.waiting)
+                restore_pruned(destination, paths, on_wait=reporter.waiting)
         result = fetch_day(paths, source, options, progress=Counter(advance), on_wait=reporter.waiting)
     reporter.report("run_files", result)
     return result
@@ -115,7 +115,7 @@ def verify_step(
     reporter: StepReporter,
     options: VerifyOptions,
 ) -> list[StepCheck]:
-    """Compares all places of the day as they are now. The day counts as verified if no check found anything wrong.
+    """Compares all places of the day as they are now. The day counts as verified if no check finds a difference.
 
     Raises:
         ArchiveError: The day's state cannot be written, or its lock is held by another process.

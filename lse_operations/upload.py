@@ -1,4 +1,4 @@
-"""The day archive at its destination: `<folder>/<project>/<project>_<day>.zip`, never replaced by fewer runs."""
+"""Uploads the day archive to its destination; a copy is never replaced by fewer runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lse_resources.destinations.files import LocalFile, StoredFile
 from lse_resources.destinations.protocol import Destination
 
 NO_FILE = ("one file", "no file")
-"""What `find_copy_difference` returns where there is no copy."""
+"""What `find_copy_difference` returns if there is no copy."""
 
 
 def find_copies(destination: Destination, paths: DayPaths) -> list[StoredFile]:
@@ -52,11 +52,11 @@ def upload_day(
 
     Raises:
         ArchiveError: There is no zip.
-        ArchiveConflictError: Two files of that name, or `may_replace` said no.
+        ArchiveConflictError: There are two files of that name, or `may_replace` returned False.
         ShrinkError: The copy holds runs that the zip does not.
         DestinationError: The destination refused or cannot be reached.
         RefusedArchiveError: The zip is of another project or day.
-        CorruptArchiveError: The zip is damaged, or the destination stored other bytes than were sent.
+        CorruptArchiveError: The zip is damaged, or the destination stored other bytes than it was sent.
     """
     began = time.monotonic()
     with day_lock(paths, on_wait=on_wait):
@@ -70,7 +70,7 @@ def upload_day(
             destination.check_folder(need=zip_file.local.size)
         if existing and existing.content == zip_file.content:
             file = existing
-            paths.upload_session.unlink(missing_ok=True)  # of an upload whose last answer was lost
+            paths.upload_session.unlink(missing_ok=True)  # the upload was done, but its last answer was lost
         else:
             folder = folder or destination.ensure_project_folder(project_folder(paths.project))
             file = destination.upload(
@@ -148,12 +148,12 @@ def _existing_file(destination: Destination, paths: DayPaths, folder: str | None
 def _decide(
     paths: DayPaths, zip_file: _Zip, existing: StoredFile | None
 ) -> Literal["created", "replaced", "unchanged"]:
-    """What the upload will do. A zip that will be sent is proven first."""
+    """What the upload will do. Checks a zip that will be sent."""
     if existing and existing.content == zip_file.content:
         return "unchanged"
     _prove_zip(paths, zip_file.sums)
     if existing and zip_file.local.equals(existing):
-        return "unchanged"  # the bytes are there; a killed upload did not write their properties
+        return "unchanged"  # a killed upload stored the bytes, but not their properties
     return "replaced" if existing else "created"
 
 
@@ -188,16 +188,16 @@ def _check_replacement(
 
 
 def _check_superset(destination: Destination, paths: DayPaths, existing: StoredFile) -> None:
-    """Law 1 for the copy: all its runs and other files must be in the zip, which was proven.
+    """Law 1 for the copy: all its runs and other files must be in the zip.
 
-    What cannot be read of a damaged copy counts as lost. A file without a zip signature counts as empty.
+    The unreadable part of a damaged copy counts as lost. A file without a zip signature counts as empty.
     """
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=paths.zip.parent) as scratch:
         copy = Path(scratch) / existing.name
         destination.download(existing, copy)
         lost = zip_inventory(copy).missing_from(zip_inventory(paths.zip))
     if lost:
-        hint = "Restore the day (lse archive restore) and fetch it again; --allow-shrink gives the runs up"
+        hint = "Restore the day (lse archive restore) and fetch it again; --allow-shrink drops the runs"
         raise shrink_error(f"{existing.name} on {destination.place}", str(paths.zip), lost, hint)
 
 
@@ -217,8 +217,7 @@ def _properties(paths: DayPaths, zip_file: _Zip) -> dict[str, str]:
 def find_copy_difference(destination: Destination, paths: DayPaths) -> tuple[str, str] | None:
     """The difference between the copy and the local day, as (expected, found); None if they agree.
 
-    The copy is compared with the zip; without a zip with the content of the day's files; where those were pruned too,
-    with what was proven when they were pruned.
+    The copy is compared with the zip, without a zip with the day's run files, or with the record of a pruned day.
 
     Raises:
         DestinationError: The destination refused or cannot be reached.
@@ -236,7 +235,7 @@ def find_copy_difference(destination: Destination, paths: DayPaths) -> tuple[str
 
 
 def copy_difference(file: StoredFile, paths: DayPaths, *, without_zip: bool = False) -> tuple[str, str] | None:
-    """As `find_copy_difference`, for a file that is known; `without_zip`: as if the local zip were not here."""
+    """As `find_copy_difference`, for one file; `without_zip`: ignore the local zip."""
     if paths.zip.is_file() and not without_zip:
         local = LocalFile.read(paths.zip)
         if _is_same(file, local, content_hash(content_sums(zip_sums(paths.zip)))):

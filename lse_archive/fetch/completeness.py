@@ -27,8 +27,8 @@ class CountCheck:
 
     Attributes:
         verdict: See `FetchResult.count_check`.
-        count: LangSmith's count of the day's runs; None if it was not asked for.
-        roots: LangSmith's count of the root runs; asked for only if the counts of all runs differ.
+        count: LangSmith's count of the day's runs; None if it was not requested.
+        roots: LangSmith's count of the root runs; requested only if the counts of all runs differ.
     """
 
     verdict: Verdict
@@ -39,7 +39,7 @@ class CountCheck:
 def check_completeness(
     source: RunSource, staging: Staging, day: date, *, ask_count: bool, retention_days: int | None
 ) -> CountCheck:
-    """Compares the fetched runs with LangSmith's count, and first fetches the runs that are missing.
+    """Compares the fetched runs with LangSmith's count; if some are missing, fetches them and compares again.
 
     Args:
         ask_count: Compare with LangSmith's count. False: the day is not checked.

@@ -48,7 +48,7 @@ class StagedRun:
     """A run in staging.
 
     Attributes:
-        served: Whether LangSmith served it in this fetch. If not, it is of an earlier, abandoned fetch.
+        served: Whether LangSmith served it in this fetch; if not, in an earlier, interrupted one.
     """
 
     name: str
@@ -103,13 +103,13 @@ class Staging:
 
     def discard(self) -> None:
         """Removes the staging folder."""
-        self._db.execute("PRAGMA synchronous = OFF")  # the journal is removed: closing need not wait for the disk
+        self._db.execute("PRAGMA synchronous = OFF")  # the journal is deleted: do not wait for the disk
         self.close()
         shutil.rmtree(self.root)
 
     @contextlib.contextmanager
     def transaction(self) -> Generator[sqlite3.Connection]:
-        """Runs a block as one transaction of the journal; not nested."""
+        """Runs a block as one transaction of the journal. Must not be nested."""
         with self._lock:
             self._db.execute("BEGIN")
             try:
@@ -124,8 +124,8 @@ class Staging:
     def resume(self, *, api_version: str, project_id: str, now: float | None = None) -> None:
         """Resumes an interrupted fetch.
 
-        Files that differ from the journal are fetched again. Where the journal is of another API version or project,
-        or too old, the whole day is fetched again; its runs stay until LangSmith serves them again.
+        Files that differ from the journal are fetched again. If the journal is of another API version or project, or
+        too old, the whole day is fetched again; its runs stay until LangSmith serves them again.
 
         Args:
             now: Seconds since the epoch.
@@ -241,7 +241,7 @@ class Staging:
             for run_id, name, digest, origin in self._db.execute(query, [_key(run_id) for run_id in ids])
         }
 
-    def forget_stale(self) -> None:
+    def delete_stale(self) -> None:
         """Deletes the runs of an earlier fetch that LangSmith has not served again."""
         for (name,) in self._db.execute("SELECT name FROM run WHERE origin = 'stale'").fetchall():
             (self.runs_folder / os.fsdecode(name)).unlink(missing_ok=True)
@@ -250,10 +250,10 @@ class Staging:
     def keep(self, folder: Path, file: RunFile, *, served: bool) -> None:
         """Links a published run file into staging; it replaces a staged file of the same run.
 
-        Called within a transaction, as are `keep_other` and `forget_stale`.
+        Called within a transaction, as are `keep_other` and `delete_stale`.
 
         Args:
-            served: Whether LangSmith still serves the run (then the file has the same meaning in other bytes).
+            served: Whether LangSmith still serves the run (then its content is the same in other bytes).
         """
         # Never written in place: the staged file may be a hard link to a published one.
         if staged := self.find(file.header.run_id):

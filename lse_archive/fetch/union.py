@@ -15,7 +15,7 @@ from lse_archive.folder.reader import InvalidFile, read_folder
 from lse_archive.layout import DayPaths
 from lse_archive.runs.header import unwrap
 
-# Links that are signed again for each answer, and fields that only say where a payload is stored.
+# Links that are signed again for each answer, and fields that only hold the location of a payload.
 VOLATILE_FIELDS = frozenset(
     {"share_url", "attachments", "s3_urls", "inputs_s3_urls", "outputs_s3_urls", "query_metadata"}
 )
@@ -28,7 +28,7 @@ class Union:
     Attributes:
         changed: Published runs that LangSmith serves in another state.
         unchanged: Published runs that LangSmith serves in the same state.
-        as_recorded: Whether the folder has just the files, by name and content, that its checksums list.
+        as_recorded: Whether the folder has exactly the files, by name and content, that its checksums list.
     """
 
     changed: int = 0
@@ -51,7 +51,7 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> Union:
     damaged: set[str] = set()
     changed = unchanged = 0
     if allow_shrink:
-        staging.forget_stale()
+        staging.delete_stale()
 
     for file in read_folder(paths.folder, paths.day):
         recorded = expected.pop(file.name, None)
@@ -97,7 +97,7 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> Union:
 
 
 def _same_run(published: bytes, staged: Path) -> bool:
-    """Whether two documents are equal except for volatile fields and the order of keys. Numbers: digit by digit."""
+    """Whether two documents are equal except for volatile fields and key order. Numbers are compared as text."""
     try:
         return _comparable(published) == _comparable(unwrap(staged.read_bytes())[0])
     except (ValueError, RecursionError):

@@ -118,7 +118,7 @@ def content_files(folder: Path) -> list[Path]:
 
 
 def is_as_recorded(paths: DayPaths) -> bool:
-    """Whether the published folder has just the files, by name and content, that its checksums list."""
+    """Whether the published folder has exactly the files, by name and content, that its checksums list."""
     sums = read_sums(paths.folder) or {}
     recorded = dict(content_sums(sums))
     if not is_summary_as_recorded(paths.folder, sums):

@@ -31,7 +31,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         unfit_files: Files of the folder that hold no run of this day.
         continued_from_previous_day: Traces whose root started before the day.
         continued_into_next_day: Traces with a run that ended after the day.
-        langsmith_count: Runs of the day by LangSmith's own count; None if it was not asked for.
+        langsmith_count: Runs of the day by LangSmith's own count; None if it was not requested.
         api: Version of the API that served the runs, `v1` or `v2`; None for folders of other origin.
         changed_at: When the fetch ran that last changed the day, ISO 8601 UTC.
         content_sha256: Identity of the day, see `content_hash`.
@@ -60,7 +60,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tally:
-    """Adds up the headers of a day's runs, in any order, to the numbers of its summary."""
+    """Sums the headers of a day's runs, in any order, for its summary."""
 
     def __init__(self, day: date) -> None:
         self._window: Window = day_window(day)
@@ -94,7 +94,7 @@ class Tally:
         self,
         project: str,
         content_sha256: str,
-        unfit: Iterable[str] = (),
+        invalid: Iterable[str] = (),
         *,
         langsmith_project_id: str | None = None,
         langsmith_count: int | None = None,
@@ -112,7 +112,7 @@ class Tally:
             tokens=self.tokens,
             cost=self._cost_units / 1e12,
             bytes=self.bytes,
-            unfit_files=sorted(unfit),
+            unfit_files=sorted(invalid),
             continued_from_previous_day=sorted(self._from_previous),
             continued_into_next_day=sorted(self._into_next),
             content_sha256=content_sha256,
@@ -126,7 +126,7 @@ class Tally:
 def content_hash(sums: Iterable[tuple[str, bytes]]) -> str:
     """The identity of a day: sha256 over its checksum lines in the order of `sort_key`, without the manifest's own.
 
-    Compressed bytes differ between versions of zlib; this does not.
+    The bytes of a zip are no identity: they differ between versions of the compression library.
 
     Args:
         sums: (file name, sha256 digest) in that order.

@@ -24,7 +24,7 @@ RunLine = tuple[str, str | None, bytes]
 
 
 class PrunedDay(msgspec.Struct, frozen=True, kw_only=True):
-    """What was proven when a day's files were pruned.
+    """The result of the checks when a day's files were pruned.
 
     Attributes:
         pruned_at: ISO 8601 UTC.
@@ -132,6 +132,6 @@ def require_restored(paths: DayPaths) -> None:
         )
 
 
-def forget_pruned(paths: DayPaths) -> None:
+def delete_pruned_record(paths: DayPaths) -> None:
     """Deletes the record, when the day is restored. The caller holds the day's lock."""
     shutil.rmtree(paths.pruned, ignore_errors=True)

@@ -15,7 +15,7 @@ from lse_archive.folder.manifest import SUMS
 from lse_archive.runs.header import RunHeader, unwrap
 from lse_archive.runs.scanner import NotARunError
 
-NOT_AS_RECORDED = f"it is not as {SUMS} has it"
+NOT_AS_RECORDED = f"it differs from {SUMS}"
 """The reason why a damaged file is invalid."""
 
 _READ_AT_ONCE = 1 << 16
@@ -42,7 +42,7 @@ class RunFile:
 
 @dataclass(frozen=True, slots=True)
 class InvalidFile:
-    """A file that stays in the folder but is no run of this day; `reason` says why."""
+    """A file that stays in the folder but is no run of this day, and the reason."""
 
     name: str
     sha256: bytes
@@ -102,7 +102,7 @@ class DayReader:
     """The files of a day's folder, in the order of their names; `names` lists them.
 
     Invalid are: broken JSON, JSON that is no run, a run that started on another day, and a run that an earlier file
-    of the folder holds. Uses plain system calls: pathlib alone would take as long as everything else.
+    of the folder holds. It uses plain system calls: pathlib would double the time.
 
     Args:
         sums: Digests by file name; a file that differs from its digest is invalid too.
@@ -121,7 +121,7 @@ class DayReader:
             raise UsageError(f"there are no run files in {folder}", hint="Fetch or restore the day first") from None
 
     def files(self, known: Mapping[bytes, bytes] | None = None) -> Iterator[RunFile | InvalidFile | KnownFile]:
-        """Reads the files one after the other.
+        """Reads the files one by one.
 
         Args:
             known: Run ids (16 bytes) of this day by the digests of their files, which need no parsing.

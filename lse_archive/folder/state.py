@@ -24,10 +24,10 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
         served_runs: Number of runs that LangSmith served then.
         langsmith_count: LangSmith's count then.
         count_check: See `FetchResult.count_check`.
-        proven_content: Content hash of the day when its count was last found equal.
+        proven_content: Content hash of the day when the counts were last equal.
         no_longer_served: Ids of kept runs that LangSmith no longer serves.
-        drive_file_id, drive_sha256, drive_content: The upload as it was last confirmed.
-        verified_at: When all steps last agreed.
+        drive_file_id, drive_sha256, drive_content: The last confirmed upload.
+        verified_at: When all places last agreed.
         zip_pruned_at, copy_pruned_at: When the local zip, or the copy at the destination, was pruned.
     """
 
@@ -47,7 +47,7 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_state(paths: DayPaths) -> DayState:
-    """The day's state; an empty one if there is none or it cannot be read: the next steps find it again."""
+    """The day's state; an empty one if there is none or it cannot be read: the next steps write it again."""
     try:
         return msgspec.json.decode(paths.state.read_bytes(), type=DayState)
     except (FileNotFoundError, msgspec.DecodeError):
@@ -67,11 +67,11 @@ def publish_day(paths: DayPaths, staged: Path) -> None:
 
     Clears `verified_at` first: even if the process is killed, no other content counts as verified.
     """
-    forget_proof(paths)
+    clear_verified(paths)
     publish_folder(paths, staged)
 
 
-def forget_proof(paths: DayPaths) -> None:
+def clear_verified(paths: DayPaths) -> None:
     """Clears `verified_at`; called before anything of the day is replaced."""
     if read_state(paths).verified_at is not None:
         update_state(paths, verified_at=None)

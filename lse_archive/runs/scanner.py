@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 class NotARunError(ValueError):
-    """The bytes are not the JSON of a run; the text says why."""
+    """The bytes are not the JSON of a run; the text is the reason."""
 
 
 def load_as(value: bytes, kind: type[_T]) -> _T | None:

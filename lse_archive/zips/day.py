@@ -105,7 +105,7 @@ def check_zip(file: Path | IO[bytes], name: Path, sums: dict[str, bytes]) -> Non
     """Reads a whole archive and compares every file with its checksum.
 
     Raises:
-        CorruptArchiveError: It does not hold just these files; the error names it as `name`.
+        CorruptArchiveError: It does not hold exactly these files; the error names it as `name`.
     """
     try:
         with opened(file) as archive:

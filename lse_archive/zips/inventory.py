@@ -1,4 +1,4 @@
-"""Inventory of a folder or a zip, as far as it can be read; used to refuse a replacement that holds less."""
+"""Inventory of a folder or a zip, as far as it can be read; used to refuse a replacement with fewer runs."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Inventory:
         runs: The ids of the runs that can be read, and whether they have ended.
         named: The run ids in the names of files that hold no run or cannot be read.
         others: The sha256 of files that hold no run, by name.
-        unread: Files that cannot be read and whose names hold no run id, or the file list of a zip if that is damaged.
-        names: All files by name, without their folder.
+        unread: Unreadable files without a run id in their names, or the file list of a zip if that is damaged.
+        names: The names of all files, without their folder.
         damaged: Whether something cannot be read.
     """
 
@@ -64,7 +64,7 @@ class Inventory:
             self.named |= _run_ids(os.fsencode(name))
             self.others[name] = hashlib.sha256(content).digest()
 
-    def _miss(self, name: str) -> None:
+    def _add_unreadable(self, name: str) -> None:
         ids = _run_ids(os.fsencode(name))
         self.named |= ids
         if not ids:
@@ -77,12 +77,12 @@ def folder_inventory(paths: Iterable[Path]) -> Inventory:
     Raises:
         OSError: One of them cannot be read.
     """
-    held = Inventory()
+    inventory = Inventory()
     for path in paths:
         if path.name not in (SUMMARY, SUMS):
-            held.names.add(path.name)
-            held._add(path.name, path.read_bytes())
-    return held
+            inventory.names.add(path.name)
+            inventory._add(path.name, path.read_bytes())
+    return inventory
 
 
 def zip_inventory(path: Path) -> Inventory:
@@ -91,38 +91,38 @@ def zip_inventory(path: Path) -> Inventory:
     Raises:
         OSError: The disk cannot be read.
     """
-    held = Inventory()
+    inventory = Inventory()
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 name = info.filename.rpartition("/")[2]
                 if not info.is_dir():
-                    _take(held, archive, info, name)
+                    _add_entry(inventory, archive, info, name)
     except BROKEN:
-        held.damaged = True
-        content = _whole(path)
-        held.named |= _run_ids(content)
+        inventory.damaged = True
+        content = _map(path)
+        inventory.named |= _run_ids(content)
         if content.find(_HEADER) >= 0:
-            held.unread.add("the list of its files")
-    return held
+            inventory.unread.add("the list of its files")
+    return inventory
 
 
-def _take(held: Inventory, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> None:
+def _add_entry(inventory: Inventory, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> None:
     content = None
     if info.header_offset >= 0:  # negative if the beginning of the zip is missing
         with contextlib.suppress(*BROKEN):
             content = archive.read(info)
-    held.damaged |= content is None
+    inventory.damaged |= content is None
     if name in (SUMMARY, SUMS):
         return
-    held.names.add(name)
+    inventory.names.add(name)
     if content is None:
-        held._miss(name)
+        inventory._add_unreadable(name)
     else:
-        held._add(name, content)
+        inventory._add(name, content)
 
 
-def _whole(path: Path) -> bytes | mmap.mmap:
+def _map(path: Path) -> bytes | mmap.mmap:
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
 

@@ -1,4 +1,4 @@
-"""Reads the files of a zip fast: without a file object for each short file."""
+"""Reads the files of a zip, the short ones without a file object each, which is faster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import deflate
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _SIGNATURE = b"PK\x03\x04"
 _LONG_BYTES = 16 << 20
-# The level of deflate, sizes behind the content, a name in UTF-8; `zipfile` handles all others.
+# The level of deflate, sizes after the content, a name in UTF-8; `zipfile` handles all other flags.
 _PLAIN_FLAGS = 0x2 | 0x4 | 0x8 | 0x800
 _CHUNK = 1 << 20
 
@@ -34,7 +34,7 @@ def opened(file: Path | IO[bytes]) -> Generator[zipfile.ZipFile]:
         BROKEN: It is no zip, or damaged.
     """
     if not isinstance(file, Path):
-        file.flush()  # short files are read past its buffer
+        file.flush()  # short files are read without its buffer
     with zipfile.ZipFile(file) as archive:
         if any(info.header_offset < 0 for info in archive.infolist()):
             raise zipfile.BadZipFile("its beginning is missing")
@@ -56,7 +56,7 @@ def digests(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
 
 
 def contents(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes | bytearray]:
-    """A file's content in pieces, at most as many bytes as the directory says; a short file is one piece.
+    """A file's content in pieces, at most the size in the directory; a short file is one piece.
 
     Raises:
         BROKEN: The file is damaged.
@@ -87,7 +87,7 @@ def _short(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytearray:
     try:
         content = deflate.deflate_decompress(rest[name_length + extra_length :], info.file_size)
     except deflate.DeflateError as error:
-        raise zipfile.BadZipFile(f"{info.filename!r} cannot be decompressed to what it was") from error
+        raise zipfile.BadZipFile(f"{info.filename!r} cannot be decompressed to its recorded size") from error
     if len(content) != info.file_size or deflate.crc32(content) != info.CRC:
-        raise zipfile.BadZipFile(f"{info.filename!r} is not as long as it was, or its CRC differs")
+        raise zipfile.BadZipFile(f"{info.filename!r} differs from its recorded size or CRC")
     return content

@@ -54,7 +54,7 @@ def extract(source: Path, target: Path, *, progress: Callable[[int, int], None] 
     """Writes an archive's files into a new folder, flat.
 
     Sizes are enforced while reading: the directory of the zip is not trusted. A `_summary.json` without checksums is
-    another tool's: it is written as `_summary.original.json`.
+    of another tool, and is written as `_summary.original.json`.
 
     Args:
         progress: Called with (done, total), in files.
@@ -65,20 +65,20 @@ def extract(source: Path, target: Path, *, progress: Callable[[int, int], None] 
         ArchiveError: It does not fit on the disk.
     """
     with _opened(source) as archive:
-        entries, held = _inspect(archive, source)
-        if held.bytes > shutil.disk_usage(_existing_parent(target)).free:
-            raise ArchiveError(f"{source.name} does not fit on the disk", why=f"it holds {held.bytes:,} bytes")
+        entries, found = _inspect(archive, source)
+        if found.bytes > shutil.disk_usage(_existing_parent(target)).free:
+            raise ArchiveError(f"{source.name} does not fit on the disk", why=f"it holds {found.bytes:,} bytes")
         target.mkdir(parents=True)
         directory = os.open(target, os.O_RDONLY)
         try:
             for done, (info, name) in enumerate(entries, 1):
-                if held.sums is None and name == SUMMARY:
+                if found.sums is None and name == SUMMARY:
                     name = f"{Path(SUMMARY).stem}.original.json"
                 _write(archive, info, name, directory, source)
                 progress(done, len(entries))
         finally:
             os.close(directory)
-    return held
+    return found
 
 
 @contextlib.contextmanager
@@ -88,7 +88,7 @@ def _opened(source: Path) -> Generator[zipfile.ZipFile]:
             yield archive
     except BROKEN as error:
         raise CorruptArchiveError(
-            f"{source.name} is damaged", why=str(error) or type(error).__name__, hint="Nothing of it was taken over"
+            f"{source.name} is damaged", why=str(error) or type(error).__name__, hint="Nothing was restored"
         ) from error
 
 
@@ -125,10 +125,7 @@ def _inspect(archive: zipfile.ZipFile, source: Path) -> tuple[list[tuple[zipfile
 
 
 def _announced(source: Path) -> int:
-    """The number of entries in the end record of the zip; `zipfile` reads as many as the directory's size allows.
-
-    PKWARE's APPNOTE.TXT, 4.3.14 and 4.3.16.
-    """
+    """The number of entries in the zip's end record (PKWARE's APPNOTE.TXT, 4.3.14 and 4.3.16); `zipfile` ignores it."""
     with source.open("rb") as file:
         file.seek(max(0, source.stat().st_size - _TAIL_BYTES))
         tail = file.read()
@@ -145,13 +142,13 @@ def _check_entry(info: zipfile.ZipInfo, source: Path) -> None:
     kind = stat.S_IFMT(info.external_attr >> 16)
     allowed_kinds = (0, stat.S_IFDIR if info.is_dir() else stat.S_IFREG)
     refusals = [
-        (info.filename != info.orig_filename or not info.filename, "a name that is cut short"),
+        (info.filename != info.orig_filename or not info.filename, "a truncated name"),
         (info.filename.startswith(("/", "\\")) or _DRIVE.match(info.filename), "an absolute name"),
         (".." in parts or "." in parts, "a name that leads out of its folder"),
         (any(part.partition(".")[0].rstrip(" ").lower() in _DEVICES for part in parts), "the name of a device"),
         (any(len(os.fsencode(part)) > _NAME_BYTES for part in parts), "a name that is too long"),
         (stat.S_ISLNK(kind), "a link"),
-        (kind not in allowed_kinds, "something that is no file"),
+        (kind not in allowed_kinds, "an entry that is no file"),
         (info.flag_bits & _ENCRYPTED, "an encrypted file"),
         (info.compress_type not in _METHODS, f"a file in the unsupported compression {info.compress_type}"),
     ]
@@ -166,7 +163,7 @@ def _check_overlaps(entries: Sequence[zipfile.ZipInfo], size: int, source: Path)
     for info in sorted(entries, key=lambda entry: entry.header_offset):
         if info.header_offset < after or info.header_offset + info.compress_size > size:
             raise RefusedArchiveError(
-                f"{source.name} is refused", why=f"its directory lies about {_shown(info.filename)}: files overlap"
+                f"{source.name} is refused", why=f"the position of {_shown(info.filename)} is false: files overlap"
             )
         after = info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size
 
@@ -193,16 +190,14 @@ def _check_total(
 ) -> None:
     if summary is None:
         if total > max(_PLAIN_BYTES, _PLAIN_RATIO * size):
-            raise RefusedArchiveError(
-                f"{source.name} is refused", why=f"{size:,} bytes that unpack to {total:,} are no day archive"
-            )
+            raise RefusedArchiveError(f"{source.name} is refused", why=f"its {size:,} bytes would extract to {total:,}")
         return
     others = {SUMMARY, SUMS, *summary.unfit_files}
     runs = sum(info.file_size for name, info in by_name.items() if name not in others)
     rest = sum(by_name[name].file_size for name in summary.unfit_files if name in by_name)
     if runs != summary.bytes or rest > max(_PLAIN_BYTES, _PLAIN_RATIO * size):
         raise RefusedArchiveError(
-            f"{source.name} is refused", why=f"its files are {runs + rest:,} bytes, its summary says {summary.bytes:,}"
+            f"{source.name} is refused", why=f"its files have {runs + rest:,} bytes, by its summary {summary.bytes:,}"
         )
 
 
@@ -230,7 +225,7 @@ def _write(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, directory
         os.close(descriptor)
     if written != info.file_size:
         raise CorruptArchiveError(
-            f"{source.name} is damaged", why=f"{_shown(info.filename)} is not as long as its directory says"
+            f"{source.name} is damaged", why=f"{_shown(info.filename)} does not have the size in its directory"
         )
 
 

@@ -1,6 +1,6 @@
-"""Runs a list of work in a few worker processes: Python threads do not run Python code in parallel.
+"""Runs a function over a list in worker processes: Python threads do not run Python code in parallel.
 
-A worker exits when its output pipe is closed, thus also when the parent was killed.
+A worker exits when its output pipe is closed, also if the parent was killed.
 """
 
 from __future__ import annotations

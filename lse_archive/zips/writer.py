@@ -1,7 +1,7 @@
-"""Writes the files of a folder into a zip, fast: worker processes compress them with libdeflate.
+"""Writes the files of a folder into a zip; worker processes compress them with libdeflate.
 
 libdeflate makes the same bytes on every processor and is about twice as fast as zlib at nearly its size. It takes
-only whole buffers: `zipfile` and zlib compress long files, piece by piece. The zip's own structure is `zipfile`'s.
+only whole buffers: `zipfile` and zlib compress long files, piece by piece. `zipfile` writes the zip's structure.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Archive(zipfile.ZipFile):
         self.fp.write(written)
         self.filelist.append(info)
         self.NameToInfo[info.filename] = info
-        self.start_dir += len(written)  # where the next entry begins
+        self.start_dir += len(written)
         self._didModify = True
 
 

@@ -1,4 +1,4 @@
-"""Lists what is at the destination of the archive: the projects and the zips of their days."""
+"""Lists the projects and the zips of their days at the destination."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DATED = re.compile(r"(\d{4}-\d{2}-\d{2})\.zip")
 
 @dataclass(frozen=True, slots=True)
 class RemoteArchive:
-    """A day at the destination. `files` are several where one name stands for two files."""
+    """A day at the destination. `files` has several if they share a name, or if the day is there twice."""
 
     project: str
     day: date
@@ -34,16 +34,16 @@ class RemoteArchive:
         """
         if len({is_encrypted(file) for file in self.files}) > 1:
             raise ArchiveConflictError(
-                f"{self.project} {self.day} is there encrypted and unencrypted, and the two differ",
+                f"there are an encrypted and an unencrypted file for {self.project} {self.day}, and they differ",
                 why="only one can be the archive",
-                hint="Upload the day, if its runs are here (lse archive upload); else move one of the two elsewhere,"
-                " restore the other, and look which holds more",
+                hint="Upload the day, if its runs are here (lse archive upload); else move one of the two away,"
+                " restore the other, and compare their runs",
             )
         if len(self.files) > 1:
             raise ArchiveConflictError(
                 f"there are {len(self.files)} files for {self.project} {self.day}: {self.files[0].name}",
                 why="only one can be the archive",
-                hint="Look at them: lse drive dedupe --dry-run",
+                hint="List them: lse drive dedupe --dry-run",
             )
         return self.files[0]
 
@@ -63,7 +63,7 @@ def archived_projects(
     """The projects that have a folder at the destination.
 
     Args:
-        known: Names of projects: one that was too long for its folder is found among them.
+        known: Names of projects, needed for names that are too long for a folder.
         on_unknown: Called with (folder, error) for a folder whose project is not known. Default: raises the error.
 
     Raises:
@@ -75,13 +75,13 @@ def archived_projects(
         name = by_folder.get(folder) or project_name(folder)
         if name is None:
             what, hint = f"the project of the folder '{folder}' is not known", "Restore it by its name: --project NAME"
-            on_unknown(folder, UsageError(what, why="it was too long to be kept in the folder's", hint=hint))
+            on_unknown(folder, UsageError(what, why="its name is too long for a folder name", hint=hint))
         else:
             yield name
 
 
 def repeated_folders(destination: Destination) -> dict[str, ArchiveConflictError]:
-    """Names that several folders share, each with the error of an incomplete restore. Raises DestinationError."""
+    """Names that several folders have, each with the error for the user. Raises DestinationError."""
     names = destination.duplicate_folders() if isinstance(destination, RepeatsNames) else []
     why, hint = "only the oldest of them is read", "Move the others' files into the oldest by hand, and restore again"
     return {
@@ -94,8 +94,8 @@ def copies(
 ) -> list[RemoteArchive]:
     """The days of a project at the destination, oldest first.
 
-    Older tools named their zips otherwise: any that ends in a day counts, where no zip of our name does. An unencrypted
-    zip beside the encrypted one of the same content does not count: a killed upload left it.
+    Older tools used other names: without a zip of the usual name, any name that ends in the day counts. An unencrypted
+    zip beside an encrypted one of the same content does not count: a killed upload left it.
 
     Raises:
         DestinationError: The destination refused or cannot be reached.

@@ -1,4 +1,4 @@
-"""Restores days from the destination of the archive: the plan and the restore."""
+"""Plans and restores days from the destination."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lse_archive.folder.state import update_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import RestoreResult
 from lse_operations.restore.copies import RemoteArchive, copies
-from lse_operations.restore.unpack import LaidOut, clear, holds, lay_out, publish
+from lse_operations.restore.unpack import UnpackedDay, clear, holds, publish, unpack_day
 from lse_resources.destinations.encryption import check_opens
 from lse_resources.destinations.files import LocalFile, StoredFile
 from lse_resources.destinations.protocol import Destination
@@ -31,7 +31,7 @@ class RestoreOptions:
     Attributes:
         may_replace: Called before a local day that differs is replaced; returns whether it may be.
         allow_shrink: Drop local runs that are not in the copy.
-        verify_only: Prove that the day can be restored, and write nothing.
+        verify_only: Check that the day can be restored, and write nothing.
         downloading: Called with (bytes done, bytes in total).
         extracting: Called with (files done, files in total).
         on_wait: Called with the holder of the day's lock, if it is held.
@@ -46,12 +46,12 @@ class RestoreOptions:
 
 
 def plan(destination: Destination, paths: DayPaths, copy: RemoteArchive, *, verify_only: bool = False) -> RestoreResult:
-    """What a restore of the day would do, from the destination's metadata. Nothing is downloaded or written.
+    """What a restore of the day would do, by the destination's metadata. Downloads and writes nothing.
 
     Raises:
-        ArchiveConflictError: The day has two files there.
-        NoKeyError: It would have to be decrypted, and nothing is set for that.
-        ArchiveError: What is here cannot be read.
+        ArchiveConflictError: The destination has two files of the day.
+        NoKeyError: It must be decrypted, and no key is set.
+        ArchiveError: The local files cannot be read.
     """
     file, content = copy.file, copy.content
     with _disk_errors(paths):
@@ -81,15 +81,15 @@ def plan(destination: Destination, paths: DayPaths, copy: RemoteArchive, *, veri
 def restore_day(
     destination: Destination, paths: DayPaths, copy: RemoteArchive, options: RestoreOptions | None = None
 ) -> RestoreResult:
-    """Brings one day back: its run files and its zip, as they are at the destination, or nothing.
+    """Restores the run files and the zip of one day as they are at the destination, or changes nothing.
 
-    A zip that is here already with the checksum of the copy is not downloaded, but to prove the copy. A broken download
-    is continued by the next restore.
+    A local zip with the copy's checksum is used instead of a download, except with `verify_only`. The next restore
+    continues an interrupted download.
 
     Raises:
-        NoKeyError: The copy is encrypted, and does not open with what is set.
-        ArchiveConflictError: The day has two files there, or `may_replace` said no.
-        ShrinkError: What is here holds runs that the copy does not.
+        NoKeyError: The copy is encrypted, and cannot be decrypted with the configured key.
+        ArchiveConflictError: The destination has two files of the day, or `may_replace` returned False.
+        ShrinkError: The local day has runs that the copy does not.
         RefusedArchiveError, CorruptArchiveError: The copy is no archive of this day, or damaged.
         DestinationError: The destination refused or cannot be reached.
         ArchiveError: It cannot be written.
@@ -108,22 +108,22 @@ def restore_day(
     return result
 
 
-def bring_back(
+def restore_pruned(
     destination: Destination, paths: DayPaths, *, on_wait: Callable[[str], None] | None = None
 ) -> RestoreResult | None:
-    """Restores a day that was pruned, so that it can be written again (law 1); None if it was not.
+    """Restores a pruned day, so that it can be written again (law 1); None if it is not pruned.
 
     Raises:
-        ArchiveError: As `restore_day`, and if the destination does not have it any more.
+        ArchiveError: See `restore_day`; or the destination no longer has the day.
     """
     if not is_pruned(paths):
         return None
     found = copies(destination, paths.project, paths.day, paths.day)
     if not found:
         raise ArchiveError(
-            f"{paths.project} {paths.day} cannot be brought back",
-            why=f"its files were pruned here, and {destination.place} does not have it",
-            hint=f"Look into the trash of {destination.place}; the rows in Postgres are still there",
+            f"{paths.project} {paths.day} cannot be restored",
+            why=f"its local files were pruned, and {destination.place} does not have it",
+            hint=f"Search the trash of {destination.place}; the rows in Postgres are still there",
         )
     return restore_day(destination, paths, found[0], RestoreOptions(on_wait=on_wait))
 
@@ -136,13 +136,13 @@ def _restore(
         asked = _ask(destination, paths, file, options)
     local = not options.verify_only and _is_local(paths, file)
     if options.verify_only:
-        paths.incoming.unlink(missing_ok=True)  # what an earlier download left proves nothing of the copy now
+        paths.incoming.unlink(missing_ok=True)  # an earlier download does not verify the current copy
     source = paths.zip if local else paths.incoming
     if not local and not _is_copy(source, file):
         paths.archive_dir.mkdir(parents=True, exist_ok=True)
         destination.download(file, source, progress=lambda done: options.downloading(done, file.size))
     try:
-        laid = lay_out(paths, source, progress=options.extracting)
+        unpacked = unpack_day(paths, source, progress=options.extracting)
         result = RestoreResult(
             project=paths.project,
             date=str(paths.day),
@@ -150,15 +150,15 @@ def _restore(
             name=file.name,
             source="local zip" if local else destination.place,
             bytes=file.size,
-            runs=laid.summary.runs,
-            files=len(laid.summary.unfit_files) + laid.summary.runs,
-            content_sha256=laid.content,
-            unfit_files=laid.summary.unfit_files,
-            left_out=list(laid.hidden),
-            older=laid.older,
+            runs=unpacked.summary.runs,
+            files=len(unpacked.summary.unfit_files) + unpacked.summary.runs,
+            content_sha256=unpacked.content,
+            unfit_files=unpacked.summary.unfit_files,
+            left_out=list(unpacked.hidden),
+            older=unpacked.older,
         )
         if not options.verify_only:
-            result.action = _publish(destination, paths, file, laid, source, options, asked=asked)
+            result.action = _publish(destination, paths, file, unpacked, source, options, asked=asked)
         return result
     finally:
         clear(paths)
@@ -169,19 +169,21 @@ def _publish(
     destination: Destination,
     paths: DayPaths,
     file: StoredFile,
-    laid: LaidOut,
+    unpacked: UnpackedDay,
     source: Path,
     options: RestoreOptions,
     *,
     asked: bool,
 ) -> Literal["restored", "replaced", "unchanged"]:
     existed = paths.folder.exists()
-    if existed and holds(paths, laid.content):
+    if existed and holds(paths, unpacked.content):
         return "unchanged"
     if not asked:
         _ask(destination, paths, file, options)
-    publish(paths, laid, source, allow_shrink=options.allow_shrink)
-    update_state(paths, drive_file_id=file.id, drive_sha256=file.sha256, drive_content=laid.content, zip_pruned_at=None)
+    publish(paths, unpacked, source, allow_shrink=options.allow_shrink)
+    update_state(
+        paths, drive_file_id=file.id, drive_sha256=file.sha256, drive_content=unpacked.content, zip_pruned_at=None
+    )
     return "replaced" if existed else "restored"
 
 
@@ -189,12 +191,12 @@ def _ask(destination: Destination, paths: DayPaths, file: StoredFile, options: R
     if paths.folder.exists():
         what = f"{paths.folder} differs from the copy on {destination.place} ({file.modified[:10]})"
         if not options.may_replace(f"{what}. Replace it by the copy"):
-            raise ArchiveConflictError(what, why="it was not to be replaced", hint="--force replaces it")
+            raise ArchiveConflictError(what, why="the question was not answered with yes", hint="--force replaces it")
     return True
 
 
 def _is_local(paths: DayPaths, file: StoredFile) -> bool:
-    """Whether the zip that is here has the copy's bytes."""
+    """Whether the local zip has the copy's bytes."""
     return _is_copy(paths.zip, file)
 
 

@@ -23,7 +23,7 @@ from lse_demo.faults import Fault
 from lse_demo.google_drive.server import DriveServer
 from lse_operations.checks import check_archive, check_copy, check_files
 from lse_operations.prune import prune_copy, prune_day
-from lse_operations.restore.restore import bring_back
+from lse_operations.restore.restore import restore_pruned
 from lse_operations.upload import find_copy_difference, upload_day
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
@@ -67,12 +67,12 @@ def test_a_pruned_day_is_known_and_comes_back_to_the_byte(
     for check in (check_files(paths), check_archive(paths), check_copy(paths, archive.destination)):
         assert check.verdict == "agrees", check
     assert prune().why == "its files are not here"
-    result = bring_back(archive.destination, paths)
+    result = restore_pruned(archive.destination, paths)
     assert result is not None
     assert result.action == "restored"
     assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
     assert not is_pruned(paths)
-    assert bring_back(archive.destination, paths) is None
+    assert restore_pruned(archive.destination, paths) is None
     assert left_over(archive) == []
 
 
@@ -174,7 +174,7 @@ def test_a_pruned_day_does_not_come_back_smaller(
         says = "the list of runs of shop / EMEA 2026-01-02 is damaged"
     before = snapshot(paths.pruned)
     with pytest.raises(ShrinkError, match=says):
-        bring_back(archive.destination, paths)
+        restore_pruned(archive.destination, paths)
     assert is_pruned(paths)
     assert snapshot(paths.pruned) == before
     assert not paths.zip.exists()
@@ -188,7 +188,7 @@ def test_a_pruned_day_whose_list_is_damaged_comes_back_as_it_was(
     before = snapshot(archive.layout.data_dir)
     prune()
     (archive.paths().pruned / "runs.csv").write_text("x")
-    assert bring_back(archive.destination, archive.paths()) is not None
+    assert restore_pruned(archive.destination, archive.paths()) is not None
     assert snapshot(archive.layout.data_dir) == before
 
 
@@ -232,7 +232,7 @@ def test_the_copy_is_given_up_only_while_the_day_is_here(
     paths = archive.paths()
     prune()
     assert "the last copy" in prune_copy(archive.destination, paths).why
-    bring_back(archive.destination, paths)
+    restore_pruned(archive.destination, paths)
     add_run(archive, database, drive_server)
     assert "holds something else" in prune_copy(archive.destination, paths).why
     upload_day(archive.destination, paths)

@@ -90,7 +90,7 @@ def test_what_cannot_be_trusted_is_asked_for_again_but_not_lost(paths, change):
         assert second.add([run(5)]).new == 1
         assert second.kept_ids() == [run_id(1), run_id(9)]
         with second.transaction():
-            second.forget_stale()
+            second.delete_stale()
         assert second.kept_ids() == []
         assert len(list(second.runs_folder.iterdir())) == 1
 
@@ -139,7 +139,7 @@ def test_a_transaction_that_fails_leaves_no_row(paths):
 
 
 def _give_up(staging: Staging) -> None:
-    staging.forget_stale()
+    staging.delete_stale()
     staging._db.execute("DELETE FROM run")
     raise ArchiveConflictError("given up")
 

@@ -34,7 +34,7 @@ from lse_archive.zips.day import zip_day
 from lse_demo.faults import Fault, Faults, on
 from lse_operations.prune import prune_copy, prune_day
 from lse_operations.restore.copies import archived_projects, copies
-from lse_operations.restore.restore import bring_back, plan
+from lse_operations.restore.restore import plan, restore_pruned
 from lse_operations.upload import find_copies, find_copy_difference, upload_day
 from lse_resources.destinations.encryption import EncryptedDestination, read_keys
 from lse_resources.destinations.object_store import ObjectStore
@@ -151,7 +151,7 @@ def test_a_pruned_day_comes_back(archive: Archive, database: Database) -> None:
     assert prune_day(archive.destination, database, paths, "files").action == "pruned"
     assert prune_day(archive.destination, database, paths, "zips").action == "pruned"
     assert find_copy_difference(archive.destination, paths) is None
-    assert bring_back(archive.destination, paths) is not None
+    assert restore_pruned(archive.destination, paths) is not None
     assert snapshot(archive.layout.data_dir) == before
 
 
@@ -424,7 +424,7 @@ def test_an_encrypted_and_another_unencrypted_zip_are_a_conflict(archive: Archiv
     upload_day(inner, paths)
     whole = paths.zip.read_bytes()
     for verify_only in (False, True):
-        with pytest.raises(ArchiveConflictError, match=r"encrypted and unencrypted.*archive upload"):
+        with pytest.raises(ArchiveConflictError, match=r"encrypted and an unencrypted.*archive upload"):
             archive.restore(verify_only=verify_only)
     assert upload_day(archive.destination, paths).action == "replaced"
     archive.lose()

@@ -207,7 +207,7 @@ def test_a_removed_file_is_found(database: Database, loaded: RunFolder) -> None:
 
 def publish(folder: RunFolder) -> None:
     invalid = [file.name for file in read_folder(folder.path, DAY) if not isinstance(file, RunFile)]
-    summary = Tally(DAY).summary(PROJECT, content_sha256="", unfit=invalid)
+    summary = Tally(DAY).summary(PROJECT, content_sha256="", invalid=invalid)
     (folder.path / SUMMARY).write_bytes(msgspec.json.encode(summary))
 
 

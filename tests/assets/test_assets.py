@@ -55,7 +55,7 @@ def test_the_code_location_loads_with_all_projects(bare_installation: Installati
     assert len({key.path[0] for key in keys}) == len(names)
 
 
-def test_without_projects_it_loads_too(bare_installation: Installation) -> None:
+def test_the_code_location_loads_without_projects(bare_installation: Installation) -> None:
     dg.Definitions.validate_loadable(definitions())
 
 
@@ -80,7 +80,7 @@ def test_lineage_partitions_and_checks() -> None:
     assert {key.asset_key for key in graph.asset_check_keys} == {asset_key(PROJECT, "verification")}
 
 
-def test_a_day_leaves_numbers_and_passed_checks(installation: Installation) -> None:
+def test_a_day_has_numbers_and_passed_checks(installation: Installation) -> None:
     installation.fill(7)
 
     result = materialize()
@@ -104,7 +104,7 @@ def materializations(result: dg.ExecuteInProcessResult) -> list[dg.AssetMaterial
     ]
 
 
-def test_checks_say_what_differs_where_and_what_to_do(installation: Installation) -> None:
+def test_failed_checks_name_differences_and_the_fix(installation: Installation) -> None:
     installation.fill(7)
     assert materialize().success
     changed, deleted, *_ = sorted(installation.rows())
@@ -145,7 +145,7 @@ def differing(check: dg.AssetCheckEvaluation) -> list[Any]:
     return [record.data for record in table.records]
 
 
-def test_what_cannot_be_proven_is_a_warning(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unproven_check_is_a_warning(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     installation.fill(2)
     monkeypatch.setenv("GOOGLE_DRIVE_FOLDER_URL", "")
     result = materialize("run_files", "day_zip", "runs_table", "verification", run_files={"ask_count": False})
@@ -154,7 +154,7 @@ def test_what_cannot_be_proven_is_a_warning(installation: Installation, monkeypa
         assert (found[name].passed, found[name].severity) == (False, dg.AssetCheckSeverity.WARN)
 
 
-def test_a_failed_step_fails_the_run_with_its_one_sentence(installation: Installation) -> None:
+def test_a_failed_step_fails_the_run_with_its_message(installation: Installation) -> None:
     installation.store.project(PROJECT)
     installation.langsmith.behaviour.api_keys = frozenset(("another",))
     result = materialize("run_files")

@@ -72,9 +72,7 @@ def repeated(result: dg.ExecuteInProcessResult) -> list[str]:
 # ---- repeating -----------------------------------------------------------------------------------------------------
 
 
-def test_a_step_that_met_an_outside_fault_is_repeated_and_the_day_ends_green(
-    installation: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_is_retried_after_an_outside_fault(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "0.1")
     installation.fill(7)
     installation.langsmith.faults.add(_DOWN)
@@ -90,7 +88,7 @@ def test_a_step_that_met_an_outside_fault_is_repeated_and_the_day_ends_green(
     assert read_state(installation.paths()).verified_at
 
 
-def test_a_fault_that_stays_ends_the_step_after_the_last_repetition(
+def test_a_permanent_fault_fails_the_step_after_the_last_retry(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "0.1")
@@ -107,7 +105,7 @@ def test_a_fault_that_stays_ends_the_step_after_the_last_repetition(
     assert not installation.paths().folder.exists()
 
 
-def test_a_refused_key_is_not_repeated(installation: Installation) -> None:
+def test_a_refused_key_is_not_retried(installation: Installation) -> None:
     installation.fill(7)
     installation.langsmith.behaviour.api_keys = frozenset(("another",))
     watcher = Watcher(installation, mends=False)
@@ -120,7 +118,7 @@ def test_a_refused_key_is_not_repeated(installation: Installation) -> None:
     assert repeated(result) == []
 
 
-def test_the_platform_repeats_what_asks_the_outside_and_takes_its_time() -> None:
+def test_the_platform_retries_steps_that_use_the_network_with_growing_delays() -> None:
     shared = dg.Definitions(resources=resources(LogReporter()))
     definitions = dg.Definitions.merge(shared, project_definitions(_CONFIG))
     policies = {step: definitions.resolve_assets_def(asset_key(PROJECT, step)).op.retry_policy for step in STEPS}
@@ -136,7 +134,7 @@ def test_the_platform_repeats_what_asks_the_outside_and_takes_its_time() -> None
 # ---- pools ---------------------------------------------------------------------------------------------------------
 
 
-def test_of_four_steps_three_at_once_talk_to_langsmith(installation: Installation) -> None:
+def test_three_of_four_steps_hold_a_langsmith_slot(installation: Installation) -> None:
     """By the instance's own book of places, which every run asks before a step of the pool."""
     runs = [str(uuid.uuid4()) for _ in range(LIMIT + 1)]
     [pool] = {asset.op.pool for asset in project_assets(_CONFIG) if asset.key.path[-1] == "run_files"}
@@ -158,7 +156,7 @@ def test_of_four_steps_three_at_once_talk_to_langsmith(installation: Installatio
         assert storage.get_concurrency_info(pool).active_run_ids == set(runs[1:])
 
 
-def test_a_step_gives_its_place_back(installation: Installation) -> None:
+def test_a_step_releases_its_slot(installation: Installation) -> None:
     installation.fill(3)
     seen: list[int] = []
     with installation.instance() as instance:

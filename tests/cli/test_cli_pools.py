@@ -21,7 +21,7 @@ _POOL = "langsmith"
 _FETCH = ["archive", "fetch", "--project", PROJECT, "--date", str(DAY)]
 
 
-def test_places_of_killed_processes_are_free_again(installation: Installation) -> None:
+def test_slots_of_killed_processes_are_released(installation: Installation) -> None:
     installation.fill(3)
     with installation.instance() as instance:
         instance.event_log_storage.set_concurrency_slots(_POOL, 1)
@@ -47,7 +47,7 @@ def test_places_of_killed_processes_are_free_again(installation: Installation) -
         }
 
 
-def test_a_full_pool_is_told_of_and_waited_for(installation: Installation) -> None:
+def test_the_command_reports_a_full_pool_and_waits(installation: Installation) -> None:
     installation.fill(3)
     with installation.instance() as instance:
         storage = instance.event_log_storage

@@ -128,7 +128,7 @@ def files(installation: Installation) -> int:
     return len(list(installation.paths().folder.glob("*.json"))) - 1
 
 
-def test_yes_goes_on_and_shows_progress(fetched: Installation) -> None:
+def test_yes_continues_and_shows_progress(fetched: Installation) -> None:
     with terminal(fetched, "archive", "--project", PROJECT, "--date", str(DAY)) as shown:
         shown.until("no run is removed)? [y/N]: ")
         shown.type("y\n")
@@ -155,7 +155,7 @@ def test_anything_but_yes_changes_nothing(fetched: Installation, answer: str) ->
     assert files(fetched) == 3
 
 
-def test_force_asks_nothing(fetched: Installation) -> None:
+def test_force_skips_the_question(fetched: Installation) -> None:
     with terminal(fetched, "archive", "fetch", "--force", "--project", PROJECT, "--date", str(DAY)) as shown:
         assert shown.end() == 0
     assert "[y/N]" not in shown.screen

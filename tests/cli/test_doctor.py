@@ -117,13 +117,13 @@ def test_a_line_is_printed_as_soon_as_its_check_has_ended(healthy: Installation)
     assert "LangSmith  " not in printed[0]
 
 
-def test_a_clock_that_is_wrong(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_clock(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     with webhook(clock_behind_seconds=3600) as another:
         monkeypatch.setenv("LANGSMITH_ENDPOINT", another.url)
         assert "NTP" in wrong(healthy)["clock"]
 
 
-def test_a_disk_that_is_full(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lse_cli.work.doctor._MIN_FREE_BYTES", 10**18)
     assert "Free space" in wrong(healthy)["disk"]
 
@@ -222,7 +222,9 @@ def keys(tmp_path: Path) -> tuple[Path, str]:
     return path, str(identity.to_public())
 
 
-def test_encryption_is_tested(healthy: Installation, keys: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_tests_encryption(
+    healthy: Installation, keys: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, recipient = keys
     assert finding(healthy, "encryption") == ("ok", "off: zips are uploaded unencrypted ")
     monkeypatch.setenv("LSE_AGE_RECIPIENT", recipient)
@@ -234,7 +236,7 @@ def test_encryption_is_tested(healthy: Installation, keys: tuple[Path, str], mon
     assert "remove LSE_AGE_RECIPIENT" in wrong(healthy)["encryption"]
 
 
-def test_a_passphrase_is_tested(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_tests_a_passphrase(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSE_AGE_PASSPHRASE", "hush")
     verdict, text = finding(healthy, "encryption")
     assert (verdict, "hush" in text) == ("ok", False)

@@ -54,7 +54,7 @@ def archived(installation: Installation) -> list[bool]:
     return [len(installation.drive.store.named(installation.paths(day=day).zip.name)) == 1 for day in _DAYS]
 
 
-def test_three_days_are_on_their_way_at_once(zipped: Installation) -> None:
+def test_three_days_are_uploaded_at_once(zipped: Installation) -> None:
     together = threading.Barrier(3)
     zipped.drive.faults.add(Fault("call", _UPLOAD, times=3, action=lambda: together.wait(60)))
     ended = zipped.lse("archive", "upload", *_RANGE, "--json")
@@ -66,7 +66,7 @@ def test_three_days_are_on_their_way_at_once(zipped: Installation) -> None:
         assert len(instance.get_runs()) == 3 * len(_DAYS)
 
 
-def test_the_one_that_differs_is_asked_for_and_the_others_are_not_held_up(zipped: Installation) -> None:
+def test_a_question_about_one_day_does_not_delay_the_others(zipped: Installation) -> None:
     assert zipped.archive("upload", day=_DAYS[1]).code == 0
     zipped.store.generate(PROJECT, _DAYS[1], runs=4, mean_bytes=3000, seed=1)
     for command in ("fetch", "zip"):
@@ -159,7 +159,7 @@ def test_results_in_a_pipe_leave_the_bars_to_the_terminal(zipped: Installation, 
     assert set(shown.rows()) == {""}
 
 
-def test_what_is_set_up_wrong_is_said_once(zipped: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_setting_is_reported_once(zipped: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_DRIVE_FOLDER_URL", "not a link")
     ended = zipped.lse("archive", "upload", *_RANGE, "--json")
     assert ended.code == 1
@@ -167,7 +167,7 @@ def test_what_is_set_up_wrong_is_said_once(zipped: Installation, monkeypatch: py
     assert 1 <= ended.err.count("GOOGLE_DRIVE_FOLDER_URL is not a Drive folder") <= 3
 
 
-def test_an_interrupt_ends_them_all(zipped: Installation) -> None:
+def test_an_interrupt_ends_all_uploads(zipped: Installation) -> None:
     arrived, go_on = threading.Semaphore(0), threading.Event()
 
     def hold() -> None:
@@ -196,7 +196,7 @@ def test_an_interrupt_ends_them_all(zipped: Installation) -> None:
     assert archived(zipped) == [True] * 5
 
 
-def test_an_interrupt_ends_those_that_wait_for_drive(zipped: Installation) -> None:
+def test_an_interrupt_ends_uploads_that_wait_for_drive(zipped: Installation) -> None:
     arrived = threading.Semaphore(0)
     zipped.drive.faults.add(Fault("call", _UPLOAD, action=arrived.release))
     zipped.drive.faults.add(Fault("status", _UPLOAD, status=503, headers={"Retry-After": "300"}))
@@ -216,7 +216,7 @@ def test_an_interrupt_ends_those_that_wait_for_drive(zipped: Installation) -> No
     assert archived(zipped) == [True] * 5
 
 
-def test_an_interrupt_ends_the_one_that_waits_for_another_process(zipped: Installation) -> None:
+def test_an_interrupt_ends_an_upload_that_waits_for_another_process(zipped: Installation) -> None:
     command = [_LSE, "archive", "upload", *_RANGE]
     with zipped.paths(day=_DAYS[1]).lock.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

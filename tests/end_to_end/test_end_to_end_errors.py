@@ -122,7 +122,7 @@ def test_errors_of_langsmith(installation: Installation, monkeypatch: pytest.Mon
     assert content(installation.directory) == {}
 
 
-def test_one_project_that_langsmith_lost_does_not_stop_the_others(installation: Installation) -> None:
+def test_a_project_missing_in_langsmith_does_not_stop_the_others(installation: Installation) -> None:
     installation.fill(3)
     for name in ("gone", PROJECT):
         assert installation.lse("projects", "add", name, "--start", str(DAY)).code == 0

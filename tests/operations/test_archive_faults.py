@@ -66,7 +66,7 @@ def day(drive_archive: Archive) -> DayPaths:
 
 
 @pytest.mark.parametrize("name", [*MATRIX, "all together"])
-def test_a_day_goes_there_and_comes_back(
+def test_a_day_is_uploaded_and_restored_unchanged(
     drive_archive: Archive, drive_server: DriveServer, day: DayPaths, name: str
 ) -> None:
     before = snapshot(drive_archive.layout.data_dir), snapshot(drive_archive.layout.archive_dir)
@@ -85,7 +85,7 @@ def test_a_day_goes_there_and_comes_back(
 
 
 @pytest.mark.parametrize("trouble", ["quota exceeded", "no rights", "revoked", "always corrupt", "always down"])
-def test_what_does_not_pass_is_said_and_leaves_no_wrong_file(
+def test_a_permanent_fault_is_a_clear_error_and_leaves_no_wrong_file(
     drive_archive: Archive, drive_server: DriveServer, day: DayPaths, trouble: str
 ) -> None:
     if trouble == "quota exceeded":
@@ -109,7 +109,7 @@ def test_what_does_not_pass_is_said_and_leaves_no_wrong_file(
 
 
 @pytest.mark.parametrize("kind", ["corrupt", "status"])
-def test_a_restore_that_cannot_be_right_is_refused(
+def test_a_restore_of_wrong_content_is_refused(
     drive_archive: Archive, drive_server: DriveServer, day: DayPaths, kind: str
 ) -> None:
     upload_day(drive_archive.destination, day)
@@ -123,7 +123,9 @@ def test_a_restore_that_cannot_be_right_is_refused(
     assert not day.zip.exists()
 
 
-def test_a_copy_that_changed_meanwhile(drive_archive: Archive, drive_server: DriveServer, day: DayPaths) -> None:
+def test_a_copy_with_a_changed_byte_is_not_restored(
+    drive_archive: Archive, drive_server: DriveServer, day: DayPaths
+) -> None:
     """Stored bytes that rot: Drive's own checksum is the old one, so the download never agrees with it."""
     upload_day(drive_archive.destination, day)
     [doc] = drive_server.store.named(day.zip.name)
@@ -136,7 +138,7 @@ def test_a_copy_that_changed_meanwhile(drive_archive: Archive, drive_server: Dri
     assert not day.zip.exists()
 
 
-def test_a_project_folder_that_cannot_be_listed(drive_archive: Archive, drive_server: DriveServer) -> None:
+def test_an_unlistable_project_folder_is_an_error(drive_archive: Archive, drive_server: DriveServer) -> None:
     drive_server.faults.add(Fault("invalid_json", on("GET", "/drive/v3/files")))
     with pytest.raises(DestinationError):
         copies(drive_archive.destination, PROJECT)

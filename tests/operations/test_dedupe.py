@@ -69,7 +69,7 @@ def test_without_duplicates_there_is_nothing_to_do(installation: Installation, a
     assert (ended.code, ended.out) == (0, "no day has two files\n")
 
 
-def test_of_equal_files_the_oldest_stays(
+def test_the_oldest_of_equal_files_is_kept(
     installation: Installation, archive: Archive, put_again: Callable[..., str]
 ) -> None:
     paths = archive.add(DAY, PROJECT)
@@ -85,7 +85,7 @@ def test_of_equal_files_the_oldest_stays(
     assert installation.archive("upload", project=PROJECT, day=DAY).code == 0
 
 
-def test_the_one_with_all_runs_stays(
+def test_the_file_with_all_runs_is_kept(
     installation: Installation, archive: Archive, put_again: Callable[..., str]
 ) -> None:
     paths = archive.add(DAY, PROJECT, runs=3)
@@ -95,7 +95,7 @@ def test_the_one_with_all_runs_stays(
 
 
 @pytest.mark.parametrize("kind", ["no zip", "damaged", "private", "other notes", "pending"])
-def test_what_cannot_be_told_is_not_removed(
+def test_a_file_that_cannot_be_compared_is_not_removed(
     installation: Installation, archive: Archive, put_again: Callable[..., str], kind: str
 ) -> None:
     paths = archive.write(DAY, PROJECT, runs=3, end_time="2026-01-02T00:00:05Z")
@@ -148,7 +148,7 @@ def test_files_of_other_names_are_not_duplicates(
     assert len(archive.destination.list_files(archive.destination.find_project_folder(PROJECT) or "")) == 3
 
 
-def test_the_one_that_stays_is_proven_before_another_goes(
+def test_the_kept_file_is_proven_before_another_is_removed(
     installation: Installation, archive: Archive, put_again: Callable[..., str]
 ) -> None:
     paths = archive.add(DAY, PROJECT)
@@ -163,7 +163,7 @@ def test_the_one_that_stays_is_proven_before_another_goes(
     assert names(installation, paths) == {second}
 
 
-def test_a_file_that_has_changed_since_is_not_removed(
+def test_a_file_changed_after_the_question_is_not_removed(
     installation: Installation, archive: Archive, put_again: Callable[..., str]
 ) -> None:
     paths = archive.add(DAY, PROJECT)
@@ -196,7 +196,7 @@ def test_nothing_is_removed_while_another_process_writes_the_day(
 
 
 @pytest.mark.parametrize("refused", ["download", "trash"])
-def test_one_refusal_does_not_end_the_command(
+def test_a_refused_request_does_not_stop_the_other_days(
     installation: Installation, archive: Archive, put_again: Callable[..., str], refused: str
 ) -> None:
     days = [DAY, DAY + timedelta(days=1)]
@@ -237,7 +237,7 @@ def test_encrypted_duplicates_are_found(
         assert installation.archive("upload", "--force", project=PROJECT, day=DAY).code == 0
 
 
-def test_encrypted_duplicates_that_the_key_does_not_open_stay(
+def test_encrypted_duplicates_that_the_key_does_not_open_are_kept(
     installation: Installation, archive: Archive, put_again: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, stored = installation.directory / "key.txt", installation.directory / "stored"
@@ -263,7 +263,7 @@ def test_encrypted_duplicates_that_the_key_does_not_open_stay(
     assert "cannot be read" in done.entry["why"]
 
 
-def test_where_none_has_all_runs_both_stay(
+def test_both_files_are_kept_if_neither_has_all_runs(
     installation: Installation, archive: Archive, put_again: Callable[..., str]
 ) -> None:
     paths = archive.add(DAY, PROJECT, runs=3)
@@ -279,7 +279,7 @@ def test_where_none_has_all_runs_both_stay(
     assert (done.code, done.entry["action"], len(names(installation, paths))) == (3, "unresolved", 2)
 
 
-def test_folders_of_one_name_are_told(installation: Installation, archive: Archive) -> None:
+def test_folders_of_the_same_name_are_reported(installation: Installation, archive: Archive) -> None:
     archive.add(DAY, PROJECT)
     folder = installation.environment["GOOGLE_DRIVE_FOLDER_URL"]
     installation.drive.store.add_folder(PROJECT, "ada@example.com", parent=folder)

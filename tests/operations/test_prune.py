@@ -46,7 +46,7 @@ def prune(archive: Archive, database: Database) -> Callable[..., PruneResult]:
     return prune
 
 
-def test_a_pruned_day_is_known_and_comes_back_to_the_byte(
+def test_a_pruned_day_is_reported_and_restored_byte_for_byte(
     archive: Archive, prune: Callable[..., PruneResult], database: Database
 ) -> None:
     paths = archive.paths()
@@ -115,7 +115,7 @@ def add_run(archive: Archive, database: Database, server: DriveServer) -> None:
 
 @pytest.mark.parametrize("spoil", [spoil_file, spoil_zip, spoil_drive, trash_on_drive, spoil_row, lose_row, add_run])
 @pytest.mark.parametrize("what", ["files", "zips"])
-def test_a_day_that_is_not_proven_stays(
+def test_an_unproven_day_is_not_pruned(
     archive: Archive,
     database: Database,
     prune: Callable[..., PruneResult],
@@ -131,7 +131,7 @@ def test_a_day_that_is_not_proven_stays(
     assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
 
 
-def test_what_happens_to_the_copy_of_a_pruned_day_is_found(
+def test_a_changed_copy_of_a_pruned_day_is_reported(
     archive: Archive, prune: Callable[..., PruneResult], drive_server: DriveServer
 ) -> None:
     prune()
@@ -142,7 +142,7 @@ def test_what_happens_to_the_copy_of_a_pruned_day_is_found(
     assert check_copy(paths, archive.destination).verdict == "differs"
 
 
-def test_a_pruned_day_is_neither_zipped_nor_fetched_before_it_is_back(
+def test_a_pruned_day_must_be_restored_before_zip_and_fetch(
     archive: Archive, prune: Callable[..., PruneResult]
 ) -> None:
     prune()
@@ -161,7 +161,7 @@ def replace_by_fewer(archive: Archive, runs: int) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["fewer runs", "fewer runs, and the list is damaged"])
-def test_a_pruned_day_does_not_come_back_smaller(
+def test_a_pruned_day_is_not_restored_with_fewer_runs(
     archive: Archive, prune: Callable[..., PruneResult], trouble: str
 ) -> None:
     prune()
@@ -182,7 +182,7 @@ def test_a_pruned_day_does_not_come_back_smaller(
     assert not is_pruned(paths)
 
 
-def test_a_pruned_day_whose_list_is_damaged_comes_back_as_it_was(
+def test_a_pruned_day_with_a_damaged_list_is_restored_unchanged(
     archive: Archive, prune: Callable[..., PruneResult]
 ) -> None:
     before = snapshot(archive.layout.data_dir)
@@ -216,7 +216,7 @@ def test_lse_verifies_restores_and_fetches_a_pruned_day(installation: Installati
     assert {name: after[name] for name in before} == before
 
 
-def test_prune_wants_an_age(installation: Installation) -> None:
+def test_prune_requires_an_age(installation: Installation) -> None:
     for age in ("", "x", "0", "-1", "90w"):
         ended = installation.lse("archive", "prune", "--older-than", age, "--project", "x")
         assert ended.code == 2
@@ -226,7 +226,7 @@ def test_prune_wants_an_age(installation: Installation) -> None:
     assert (ended.code, "no day older than 90 days has files to delete" in ended.out) == (0, True)
 
 
-def test_the_copy_is_given_up_only_while_the_day_is_here(
+def test_the_copy_is_pruned_only_if_the_day_is_local(
     archive: Archive, prune: Callable[..., PruneResult], drive_server: DriveServer, database: Database
 ) -> None:
     paths = archive.paths()
@@ -250,7 +250,7 @@ def test_the_copy_is_given_up_only_while_the_day_is_here(
     assert prune().action == "pruned"
 
 
-def test_a_file_that_cannot_be_read_keeps_the_day(archive: Archive, prune: Callable[..., PruneResult]) -> None:
+def test_a_day_with_an_unreadable_file_is_not_pruned(archive: Archive, prune: Callable[..., PruneResult]) -> None:
     paths = archive.paths()
     (paths.folder / "dangling.json").symlink_to("nowhere")
     for what in ("files", "zips"):
@@ -269,7 +269,7 @@ def test_lse_drive_prune(installation: Installation) -> None:
     assert installation.archive("verify").code == 0
 
 
-def test_a_copy_that_drive_does_not_let_go_stops_no_other_day(installation: Installation) -> None:
+def test_a_copy_that_drive_does_not_delete_does_not_stop_other_days(installation: Installation) -> None:
     days = [HOME_DAY - timedelta(days=1), HOME_DAY]
     for day in days:
         installation.fill(2, day=day)
@@ -283,7 +283,7 @@ def test_a_copy_that_drive_does_not_let_go_stops_no_other_day(installation: Inst
     ]
 
 
-def test_a_copy_whose_label_was_never_written_gets_it_by_the_next_upload(
+def test_the_next_upload_writes_a_missing_label(
     archive: Archive, prune: Callable[..., PruneResult], drive_server: DriveServer, database: Database
 ) -> None:
     paths = archive.paths()

@@ -48,7 +48,7 @@ def no_downloads(request: object) -> bool:
     return getattr(request, "query", {}).get("alt") == "media"
 
 
-def test_days_of_two_projects_come_back_to_the_byte(archive: Archive) -> None:
+def test_days_of_two_projects_are_restored_byte_for_byte(archive: Archive) -> None:
     days = [DAY + timedelta(days=number) for number in range(3)]
     for project in (PROJECT, "other"):
         for number, day in enumerate(days):
@@ -65,7 +65,7 @@ def test_days_of_two_projects_come_back_to_the_byte(archive: Archive) -> None:
     assert left_over(archive) == []
 
 
-def test_a_day_that_is_here_and_equal_is_skipped(archive: Archive, drive_server: DriveServer) -> None:
+def test_an_equal_local_day_is_skipped(archive: Archive, drive_server: DriveServer) -> None:
     paths = archive.add()
     before = paths.folder.stat().st_ino
     drive_server.faults.add(Fault("status", no_downloads, status=500))
@@ -75,7 +75,7 @@ def test_a_day_that_is_here_and_equal_is_skipped(archive: Archive, drive_server:
     assert paths.folder.stat().st_ino == before
 
 
-def test_a_zip_that_is_here_is_not_downloaded(archive: Archive, drive_server: DriveServer) -> None:
+def test_an_existing_zip_is_not_downloaded(archive: Archive, drive_server: DriveServer) -> None:
     paths = archive.add()
     before = snapshot(archive.layout.data_dir)
     for path in paths.folder.iterdir():
@@ -87,7 +87,7 @@ def test_a_zip_that_is_here_is_not_downloaded(archive: Archive, drive_server: Dr
     assert snapshot(archive.layout.data_dir) == before
 
 
-def test_a_damaged_day_is_replaced_after_a_yes(archive: Archive) -> None:
+def test_a_damaged_day_is_replaced_after_a_confirmation(archive: Archive) -> None:
     paths = archive.add()
     before = snapshot(archive.directory / "data")
     victim = sorted(paths.folder.glob("0*.json"))[0]
@@ -101,7 +101,7 @@ def test_a_damaged_day_is_replaced_after_a_yes(archive: Archive) -> None:
     assert snapshot(archive.directory / "data") == before
 
 
-def test_a_restore_that_ends_halfway_leaves_no_proof_behind(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_restore_removes_the_verified_mark(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = archive.add()
     next(paths.folder.glob("0*.json")).write_bytes(b"{}")
     update_state(paths, verified_at=now_text())
@@ -115,7 +115,7 @@ def test_a_restore_that_ends_halfway_leaves_no_proof_behind(archive: Archive, mo
     assert read_state(paths).verified_at is None
 
 
-def test_runs_that_only_this_disk_has_are_not_lost(archive: Archive) -> None:
+def test_runs_that_are_only_local_are_kept(archive: Archive) -> None:
     paths = archive.add(runs=3)
     archive.write(runs=4)
     before = snapshot(archive.layout.data_dir)
@@ -126,7 +126,7 @@ def test_runs_that_only_this_disk_has_are_not_lost(archive: Archive) -> None:
     assert len(list(paths.folder.glob("0*.json"))) == 3
 
 
-def test_a_zip_with_more_runs_is_not_lost_either(archive: Archive) -> None:
+def test_a_local_zip_with_more_runs_is_kept(archive: Archive) -> None:
     paths = archive.add(runs=3)
     archive.write(runs=4)
     for name in ("_summary.json", "_sha256sums.txt"):
@@ -151,7 +151,7 @@ def test_a_damaged_local_zip_is_set_aside(archive: Archive) -> None:
     assert paths.zip.with_name(f"{paths.zip.name}.damaged").read_bytes() == b"not a zip"
 
 
-def test_verify_only_keeps_nothing(archive: Archive, drive_server: DriveServer) -> None:
+def test_verify_only_writes_nothing(archive: Archive, drive_server: DriveServer) -> None:
     paths = archive.add()
     archive.lose()
     result = archive.restore(verify_only=True)
@@ -167,7 +167,7 @@ def test_verify_only_keeps_nothing(archive: Archive, drive_server: DriveServer) 
     assert left_over(archive) == []
 
 
-def test_verify_only_reads_the_copy_whatever_is_here(archive: Archive, drive_server: DriveServer) -> None:
+def test_verify_only_reads_the_copy_whatever_the_local_state(archive: Archive, drive_server: DriveServer) -> None:
     paths = archive.add()
     paths.incoming.write_bytes(paths.zip.read_bytes())
     [copy] = copies(archive.destination, PROJECT)
@@ -243,7 +243,7 @@ def test_a_project_whose_name_is_too_long_for_a_folder(archive: Archive) -> None
     assert archive.restore(project=project).action == "restored"
 
 
-def test_a_broken_download_is_continued(archive: Archive, drive_server: DriveServer) -> None:
+def test_an_interrupted_download_is_continued(archive: Archive, drive_server: DriveServer) -> None:
     paths = archive.write(runs=1, text=random.Random(1).randbytes(9_000_000).hex())
     zip_day(paths)
     upload_day(archive.destination, paths)
@@ -271,7 +271,7 @@ def test_an_unreachable_destination_changes_nothing(archive: Archive, drive_serv
     assert not paths.zip.exists()
 
 
-def test_a_restore_waits_for_nobody_s_half_day(archive: Archive) -> None:
+def test_files_of_a_killed_restore_are_ignored_and_removed(archive: Archive) -> None:
     """What a killed restore left is not taken for a day, nor for a part of one."""
     paths = archive.add()
     before = snapshot(archive.layout.data_dir)
@@ -284,7 +284,7 @@ def test_a_restore_waits_for_nobody_s_half_day(archive: Archive) -> None:
     assert left_over(archive) == []
 
 
-def test_temporary_files_of_the_dead_are_removed(archive: Archive) -> None:
+def test_temporary_files_of_exited_processes_are_removed(archive: Archive) -> None:
     paths = archive.add()
     for folder, name in ((paths.zip.parent, f".{paths.zip.name}"), (paths.state.parent, f".{paths.state.name}")):
         for age, kind in ((7200, "old"), (0, "young")):

@@ -27,7 +27,7 @@ def test_down_with_nothing_running(bare_installation: Installation) -> None:
     assert (ended.code, ended.out) == (0, "nothing was running\n")
 
 
-def test_a_port_that_is_taken(bare_installation: Installation) -> None:
+def test_a_port_in_use_is_an_error(bare_installation: Installation) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -38,7 +38,7 @@ def test_a_port_that_is_taken(bare_installation: Installation) -> None:
     assert "lse up --port N" in ended.err
 
 
-def test_up_serves_one_home_once_and_ctrl_c_ends_all(bare_installation: Installation) -> None:
+def test_up_runs_once_per_home_and_ctrl_c_stops_everything(bare_installation: Installation) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

@@ -15,7 +15,7 @@ from lse_resources.settings import Settings
 pytestmark = pytest.mark.slow
 
 
-def test_what_a_killed_platform_left_behind_is_replaced(bare_installation: Installation) -> None:
+def test_up_replaces_a_killed_platform(bare_installation: Installation) -> None:
     port = free_port()
     registry = Registry(Settings.load().home / "run")
     first = Up(bare_installation, "--port", port)

@@ -42,7 +42,7 @@ def service(directory: Path, code: str) -> Service:
     return Service("helper", command, dict(os.environ), Registry(directory / "run"), directory / "logs")
 
 
-def test_a_process_that_dies_is_started_again(tmp_path: Path) -> None:
+def test_an_exited_process_is_restarted(tmp_path: Path) -> None:
     said: list[str] = []
     with service(tmp_path, "import signal; signal.pause()") as helper:
         first = Registry(tmp_path / "run").alive()["helper"]
@@ -58,7 +58,7 @@ def test_a_process_that_dies_is_started_again(tmp_path: Path) -> None:
     assert Registry(tmp_path / "run").alive() == {}
 
 
-def test_a_process_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
+def test_a_process_that_keeps_exiting_is_not_restarted(tmp_path: Path) -> None:
     with service(tmp_path, "raise SystemExit('no such port')") as helper:
 
         def given_up() -> bool:
@@ -71,7 +71,7 @@ def test_a_process_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None
         wait_until(given_up, 60, "it was started for ever")
 
 
-def test_a_log_that_grows_is_turned_over_while_it_is_written(tmp_path: Path) -> None:
+def test_an_open_log_is_rotated(tmp_path: Path) -> None:
     log = tmp_path / "daemon.log"
     with log.open("ab", buffering=0) as output:
         for number in range(6):
@@ -83,7 +83,7 @@ def test_a_log_that_grows_is_turned_over_while_it_is_written(tmp_path: Path) -> 
     assert old == {"daemon.1.log": "part 5\n", "daemon.2.log": "part 4\n", "daemon.3.log": "part 3\n"}
 
 
-def test_a_log_that_was_deleted_is_no_end(tmp_path: Path) -> None:
+def test_a_process_is_restarted_after_its_log_was_deleted(tmp_path: Path) -> None:
     said: list[str] = []
     with service(tmp_path, "import signal; signal.pause()") as helper:
         shutil.rmtree(helper.log.parent)
@@ -118,7 +118,7 @@ def up(installation: Installation) -> Iterator[Up]:
         installation.lse("down")
 
 
-def test_a_daemon_killed_in_a_backfill_loses_no_day(installation: Installation, up: Up) -> None:
+def test_a_backfill_completes_after_its_daemon_was_killed(installation: Installation, up: Up) -> None:
     second = installation.script("up", "--port", free_port())
     assert second.returncode == 1
     assert "running already" in second.stderr
@@ -155,7 +155,7 @@ def test_a_daemon_killed_in_a_backfill_loses_no_day(installation: Installation, 
 
 
 @pytest.mark.parametrize(("host", "warned"), [("192.0.2.1", True), ("no-such-host.invalid", True), ("::1", False)])
-def test_a_ui_that_others_could_reach_is_warned_of(bare_installation: Installation, host: str, warned: bool) -> None:
+def test_a_ui_that_other_hosts_can_reach_is_a_warning(bare_installation: Installation, host: str, warned: bool) -> None:
     said: list[str] = []
     with socket.socket(socket.AF_INET6) as taken:
         taken.bind(("::1", 0))

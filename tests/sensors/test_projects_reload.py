@@ -59,7 +59,7 @@ def known(url: str) -> set[str]:
     return {node["assetKey"]["path"][0] for node in found["assetNodes"]}
 
 
-def test_a_new_project_is_in_the_ui_and_a_malformed_file_takes_nothing_away(
+def test_a_new_project_appears_in_the_ui_and_a_malformed_file_removes_none(
     installation: Installation, url: str
 ) -> None:
     projects, log = installation.directory / "projects.toml", installation.directory / "up.log"
@@ -87,7 +87,7 @@ def defined() -> set[dg.AssetKey]:
     return set(definitions().resolve_asset_graph().get_all_asset_keys())
 
 
-def test_processes_that_start_while_the_file_is_malformed_know_the_last_good_one(
+def test_new_processes_use_the_last_valid_file(
     bare_installation: Installation,
 ) -> None:
     path, settings = bare_installation.directory / "projects.toml", Settings.load()
@@ -107,7 +107,7 @@ def test_processes_that_start_while_the_file_is_malformed_know_the_last_good_one
     assert defined() > before
 
 
-def test_a_file_that_was_never_good_is_refused_by_its_name(bare_installation: Installation) -> None:
+def test_the_error_names_a_file_that_was_never_valid(bare_installation: Installation) -> None:
     path = bare_installation.directory / "projects.toml"
     path.write_text(_SLIP)
     with pytest.raises(SettingsError, match=r"projects\.toml cannot be read"):

@@ -53,9 +53,7 @@ def test_every_sensor_runs_from_the_first_start() -> None:
     assert all(sensor.default_status == DefaultSensorStatus.RUNNING for sensor in SENSORS)
 
 
-def test_days_in_the_last_third_of_the_retention_are_warned_of_once(
-    bare_installation: Installation, alerts_on: None
-) -> None:
+def test_days_about_to_expire_are_one_warning(bare_installation: Installation, alerts_on: None) -> None:
     list_project(bare_installation, first_day_back=100)
     said, cursor = tick(expiring_days_sensor)
     assert "4 days" in said
@@ -66,9 +64,7 @@ def test_days_in_the_last_third_of_the_retention_are_warned_of_once(
     assert len(titles()) == 1
 
 
-def test_days_that_are_archived_and_verified_are_not_warned_of(
-    bare_installation: Installation, alerts_on: None
-) -> None:
+def test_archived_and_verified_days_are_no_warning(bare_installation: Installation, alerts_on: None) -> None:
     list_project(bare_installation, first_day_back=100)
     for back in range(1, 14):
         day = today() - timedelta(days=back)
@@ -80,13 +76,13 @@ def test_days_that_are_archived_and_verified_are_not_warned_of(
     assert [title[:6] for title in titles()] == ["1 days"]
 
 
-def test_a_young_project_is_not_warned_of(bare_installation: Installation) -> None:
+def test_a_new_project_is_no_warning(bare_installation: Installation) -> None:
     list_project(bare_installation, first_day_back=5)
     said, _ = tick(expiring_days_sensor)
     assert said.startswith("0 days")
 
 
-def test_projects_that_nobody_archives_are_told_of_once(installation: Installation, alerts_on: None) -> None:
+def test_unlisted_projects_are_reported_once(installation: Installation, alerts_on: None) -> None:
     for name in ("one", "two"):
         installation.fill(runs=1, project=name)
     list_project(installation, 5, name="one")
@@ -97,7 +93,7 @@ def test_projects_that_nobody_archives_are_told_of_once(installation: Installati
     assert [project.name for project in read_projects(installation.directory / "projects.toml")] == ["one"]
 
 
-def test_new_projects_are_added_where_that_is_set(installation: Installation, alerts_on: None) -> None:
+def test_new_projects_are_added_if_the_setting_is_on(installation: Installation, alerts_on: None) -> None:
     installation.fill(runs=1, project="two / 2")
     (installation.directory / "projects.toml").write_text("add_new_projects = true\n")
     _, cursor = tick(new_projects_sensor)
@@ -108,7 +104,9 @@ def test_new_projects_are_added_where_that_is_set(installation: Installation, al
     assert len(titles()) == 1
 
 
-def test_a_langsmith_that_is_down_is_asked_again(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cursor_is_kept_if_langsmith_is_unreachable(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LANGSMITH_ENDPOINT", "http://127.0.0.1:1")
     said, cursor = tick(new_projects_sensor, '["one"]')
     assert "could not be asked" in said
@@ -124,7 +122,7 @@ def test_projects_sync_adds_what_is_missing(installation: Installation) -> None:
     assert "every project" in installation.lse("projects", "sync").out
 
 
-def test_runs_of_a_dead_process_are_failed_and_the_living_go_on(installation: Installation) -> None:
+def test_only_runs_of_exited_processes_are_failed(installation: Installation) -> None:
     waits = [sys.executable, "-c", "input()"]
     with subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
         dead = _tags(process.pid)
@@ -149,7 +147,7 @@ def test_runs_of_a_dead_process_are_failed_and_the_living_go_on(installation: In
         process.communicate(b"\n")
 
 
-def test_a_run_of_the_command_line_says_which_process_works_on_it(installation: Installation) -> None:
+def test_a_run_of_the_command_line_is_tagged_with_its_process(installation: Installation) -> None:
     installation.fill()
     assert installation.archive("fetch").code == 0
     with installation.instance() as instance:

@@ -46,7 +46,7 @@ def tick(workspace: WorkspaceProcessContext, now: datetime) -> list[dg.DagsterRu
     return [run for run in workspace.instance.get_runs() if run.run_id not in known]
 
 
-def test_schedules_tick_once_for_the_days_that_are_due(
+def test_a_schedule_requests_due_days_once_per_tick(
     installation: Installation, workspace: WorkspaceProcessContext
 ) -> None:
     installation.paths(day=SUNDAY.date() - timedelta(days=20)).folder.mkdir(parents=True)

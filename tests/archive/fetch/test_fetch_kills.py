@@ -42,7 +42,7 @@ def change(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("existed", [False, True])
-def test_killed_at_random_moments(cloud, process, existed):
+def test_a_fetch_killed_at_random_events_is_completed_by_the_next(cloud, process, existed):
     def directory(name: str) -> Path:
         cloud.paths = type(cloud.paths)(
             cloud.paths.project, cloud.paths.day, cloud.directory / name / "data", cloud.directory / name / "archives"
@@ -84,7 +84,7 @@ def test_killed_at_random_moments(cloud, process, existed):
     pytest.fail(f"only {deaths} of {len(moments)} fetches were killed")
 
 
-def test_killed_between_the_moves_of_a_publication(cloud, process):
+def test_a_kill_between_the_moves_of_a_publication_is_repaired(cloud, process):
     assert process.fetch(cloud.server.url, cloud.directory)["status"] == 0
     old = cloud.served()
     change(cloud)
@@ -100,7 +100,7 @@ def test_killed_between_the_moves_of_a_publication(cloud, process):
     assert not cloud.paths.retired.exists()
 
 
-def test_a_file_that_the_system_takes_only_in_part(cloud, process):
+def test_a_partly_written_file_is_not_published(cloud, process):
     """A limit of file sizes acts like a quota: the first write is cut short, the next one fails."""
     big = cloud.put(START + 1, inputs={"text": "x" * 3_000_000})
     failed = process.fetch(cloud.server.url, cloud.directory, page_size=PAGE, largest_file=2_000_000)

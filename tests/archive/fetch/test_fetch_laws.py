@@ -26,7 +26,7 @@ def cloud() -> Iterator[Cloud]:
         yield cloud
 
 
-def test_nothing_new_writes_nothing(cloud):
+def test_a_fetch_without_changes_writes_nothing(cloud):
     cloud.generate(50)
     cloud.fetch()
     before = photograph(cloud.paths.folder)
@@ -99,7 +99,7 @@ def spoil_project(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("spoil", [spoil_fewer, spoil_none, spoil_key, spoil_name, spoil_project])
-def test_what_langsmith_loses_is_not_lost_here(cloud, spoil):
+def test_runs_deleted_in_langsmith_are_kept(cloud, spoil):
     cloud.generate(50)
     cloud.fetch()
     before = photograph(cloud.paths.folder)
@@ -135,7 +135,7 @@ def test_the_union_is_published(cloud):
     assert photograph(cloud.paths.folder) == before
 
 
-def test_runs_are_given_up_only_when_told_to(cloud):
+def test_runs_are_removed_only_with_allow_shrink(cloud):
     cloud.generate(30)
     cloud.fetch()
     cloud.store.delete(list(cloud.served())[:10])
@@ -145,7 +145,7 @@ def test_runs_are_given_up_only_when_told_to(cloud):
     assert cloud.published() == cloud.served()
 
 
-def test_another_order_of_keys_or_signed_links_are_no_change(cloud):
+def test_key_order_and_signed_links_are_no_change(cloud):
     run_id = cloud.put(START + 1, inputs={"a": 1.0, "b": [1]}, share_url="https://x/1")
     cloud.fetch()
     before = photograph(cloud.paths.folder)
@@ -159,7 +159,7 @@ def test_another_order_of_keys_or_signed_links_are_no_change(cloud):
     assert cloud.fetch().changed == 1
 
 
-def test_folders_of_older_tools_are_taken_over(cloud):
+def test_folders_of_older_tools_are_adopted(cloud):
     runs = {cloud.put(START + number): START + number for number in range(4)}
     same, wrapped, changed, fresh = runs
     served = cloud.served()
@@ -207,7 +207,7 @@ def test_a_damaged_file_is_repaired_while_langsmith_serves_its_run(cloud, damage
 
 
 @pytest.mark.parametrize("damage", [damage_text, damage_id, damage_json, Path.unlink])
-def test_a_damaged_file_whose_run_is_gone_stops_the_fetch(cloud, damage):
+def test_a_damaged_file_whose_run_is_no_longer_served_stops_the_fetch(cloud, damage):
     for number in range(4):
         cloud.put(START + number, name="x" * 50)
     cloud.fetch()
@@ -221,7 +221,7 @@ def test_a_damaged_file_whose_run_is_gone_stops_the_fetch(cloud, damage):
     assert cloud.fetch(allow_shrink=True).runs == 3
 
 
-def test_a_damaged_summary_is_made_anew(cloud):
+def test_a_damaged_summary_is_written_again(cloud):
     cloud.generate(5)
     cloud.fetch()
     (cloud.paths.folder / "_summary.json").write_bytes(b"{")

@@ -99,7 +99,7 @@ WINDOW = Window(0, 50)
 
 @settings(deadline=None)
 @given(RUNS, st.integers(3, 12), st.integers(1, 8))
-def test_every_run_of_the_window_is_brought(runs, page_size, workers):
+def test_every_run_of_the_window_is_returned(runs, page_size, workers):
     source = Source(runs, page_size)
     source.workers = workers
     walked(source, WINDOW)
@@ -107,7 +107,7 @@ def test_every_run_of_the_window_is_brought(runs, page_size, workers):
 
 @settings(deadline=None)
 @given(RUNS, st.integers(3, 12))
-def test_pages_that_are_not_sorted_are_walked_to_the_end(runs, page_size):
+def test_unsorted_pages_are_paginated_to_the_end(runs, page_size):
     source = Source(runs, page_size)
     random.Random(len(runs)).shuffle(source.runs)
     source.workers = 4
@@ -150,7 +150,7 @@ def blank(page: Page, cursor: str | None) -> Page:
 
 @pytest.mark.parametrize("fault", [lose, forget, repeat, blank])
 @pytest.mark.parametrize("count", [1, 2, 100])
-def test_faults_of_cursors_cost_no_run(fault, count):
+def test_no_run_is_missing_after_faults_of_cursors(fault, count):
     # Every page reaches further back than the one before, so that even cursors that never work are overcome.
     walked(Source(spread(100), 7, times(count, fault)), WINDOW)
 
@@ -160,22 +160,22 @@ def test_a_full_page_without_a_cursor_is_not_the_end():
     walked(source, WINDOW)
 
 
-def test_many_runs_on_one_microsecond_are_walked_by_the_cursor():
+def test_many_runs_on_one_microsecond_are_paginated_by_the_cursor():
     walked(Source([(7, number) for number in range(100)] + [(6, 1), (8, 1)], 10), WINDOW)
 
 
-def test_a_lost_cursor_within_one_microsecond_begins_it_again():
+def test_a_lost_cursor_within_one_microsecond_restarts_it():
     walked(Source([(7, number) for number in range(30)], 10, times(1, lose)), WINDOW)
 
 
 @pytest.mark.parametrize("fault", [lose, forget, repeat])
-def test_a_microsecond_that_cannot_be_passed_is_an_error(fault):
+def test_a_microsecond_that_cannot_be_completed_is_an_error(fault):
     source = Source([(7, number) for number in range(300)], 10, times(1000, fault))
     with pytest.raises(SourceError, match="does not get past"):
         paginate(source, Sink(source.runs), [WINDOW])
 
 
-def test_empty_pages_with_new_cursors_are_followed_but_not_for_ever():
+def test_empty_pages_with_new_cursors_are_followed_up_to_a_limit():
     asked = itertools.count(10_000)
     late = Source(spread(5), 10, lambda page, cursor: Page([], f"{next(asked)}", full=False))
     late.spoil = lambda page, cursor: (
@@ -208,13 +208,13 @@ def test_a_busy_hour_is_shared_by_the_workers():
     assert len(source.asked) <= 100 + 30
 
 
-def test_one_worker_wastes_no_request_on_part_filled_pages():
+def test_one_worker_requests_only_full_pages():
     source = Source(spread(995), 100)
     walked(source, WINDOW)
     assert len(source.asked) == 10
 
 
-def test_the_first_error_ends_the_walk_and_wakes_who_waits():
+def test_the_first_error_ends_pagination_and_waiting_workers():
     class Waiting(Source):
         def page(
             self,
@@ -240,7 +240,7 @@ def test_the_first_error_ends_the_walk_and_wakes_who_waits():
         paginate(source, Sink(), [WINDOW])
 
 
-def test_only_the_gaps_are_walked():
+def test_only_the_gaps_are_paginated():
     source = Source(spread(50), 10)
     sink = Sink()
     paginate(source, sink, [Window(3, 5), Window(20, 30)])

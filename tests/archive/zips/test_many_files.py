@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path)
 
 
-def test_a_day_of_many_files(folder: Path) -> None:
+def test_a_day_of_many_files_is_zipped_and_verified(folder: Path) -> None:
     files = []
     for number in range(FILES):
         path = folder / f"{number:06}.json"

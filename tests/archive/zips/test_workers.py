@@ -63,7 +63,7 @@ def test_results_come_in_order(count: int) -> None:
     assert len({worker for _, worker in results[3:]} - {os.getpid()}) == min(2, max(0, count - 3))
 
 
-def test_an_error_comes_as_it_was(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_a_worker_is_raised_unchanged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     missing = str(tmp_path / "missing")
     with pytest.raises(FileNotFoundError) as error:
         list(in_processes(open_file, ["/dev/null"] * 10 + [missing]))
@@ -88,7 +88,7 @@ def test_a_killed_process_is_an_error() -> None:
         list(in_processes(die, range(20)))
 
 
-def test_who_stops_listening_leaves_no_process_behind() -> None:
+def test_workers_exit_when_the_results_are_closed() -> None:
     with contextlib.closing(in_processes(double, range(200_000))) as results:
         workers = {next(results)[1] for _ in range(10)} - {os.getpid()}
     assert len(workers) == 2
@@ -97,7 +97,7 @@ def test_who_stops_listening_leaves_no_process_behind() -> None:
             os.kill(worker, 0)
 
 
-def test_the_helpers_of_a_killed_process_end(tmp_path: Path) -> None:
+def test_the_workers_of_a_killed_process_exit(tmp_path: Path) -> None:
     """They hold the other end of a pipe that this test reads: it ends when the last of them has."""
     script = """
 import sys
@@ -123,7 +123,7 @@ sys.stdin.read()
         assert pipe.read() == b""
 
 
-def test_a_zip_is_the_same_whoever_compresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_write_the_same_zip_as_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "day"
     folder.mkdir()
     names = [f"{number:03}.json" for number in range(100)]
@@ -142,7 +142,7 @@ def test_a_zip_is_the_same_whoever_compresses(tmp_path: Path, monkeypatch: pytes
     assert digests == {name: hashlib.sha256((folder / name).read_bytes()).digest() for name in names}
 
 
-def test_a_day_is_zipped_and_proven_by_them(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_zip_and_verify_a_day(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     installation.fill(30)
     started = []
     popen = subprocess.Popen

@@ -49,7 +49,7 @@ def test_the_same_files_give_the_same_bytes(paths, tmp_path):
     assert first.content_sha256 == content_hash(content_sums(read_sums(paths.folder) or {}))
 
 
-def test_an_archive_of_the_same_content_stays(paths):
+def test_an_archive_of_the_same_content_is_not_rewritten(paths):
     assert zip_day(paths).written
     before = paths.zip.stat()
     result = zip_day(paths)
@@ -58,7 +58,7 @@ def test_an_archive_of_the_same_content_stays(paths):
 
 
 @pytest.mark.usefixtures("sha256sum")
-def test_what_is_unpacked_has_the_checksums(paths, tmp_path):
+def test_unpacked_files_match_the_checksums(paths, tmp_path):
     zip_day(paths)
     with zipfile.ZipFile(paths.zip) as archive:
         archive.extractall(tmp_path / "out")
@@ -90,7 +90,7 @@ def smaller(paths: DayPaths) -> None:
             path.unlink()
 
 
-def test_an_archive_never_shrinks_by_itself(paths):
+def test_an_archive_shrinks_only_with_allow_shrink(paths):
     zip_day(paths)
     before = paths.zip.read_bytes()
     smaller(paths)
@@ -176,7 +176,7 @@ def test_the_quick_reader_reads_every_zip(tmp_path, method, monkeypatch):
     assert read_by_us(archive) == read_by_zipfile(archive) is not None
 
 
-def test_what_cannot_be_done_is_said(paths, tmp_path):
+def test_a_missing_folder_a_wrong_zip_and_a_wrong_target_are_errors(paths, tmp_path):
     with pytest.raises(ArchiveError, match="has no run files"):
         zip_day(day_paths(tmp_path, "nothing"))
     with pytest.raises(CorruptArchiveError):

@@ -96,7 +96,9 @@ def test_a_large_zip_counts_only_when_it_has_been_read_back(
     assert archive.restore().action == "restored"
 
 
-def test_an_object_put_there_in_parts_is_restored_and_replaced(archive: Archive, store: ObjectStore) -> None:
+def test_an_object_uploaded_in_parts_by_another_tool_is_restored_and_replaced(
+    archive: Archive, store: ObjectStore
+) -> None:
     paths = archive.write(runs=40, blob=os.urandom(200_000).hex())
     zip_day(paths)
     key = f"{project_folder(PROJECT)}/{paths.zip.name}"
@@ -118,7 +120,9 @@ def test_an_object_put_there_in_parts_is_restored_and_replaced(archive: Archive,
         archive.restore()
 
 
-def test_an_object_that_goes_meanwhile(archive: Archive, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_deleted_during_a_call_is_skipped_or_a_conflict(
+    archive: Archive, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(3):
         archive.add(DAY + timedelta(days=number))
     head = store._head
@@ -138,7 +142,7 @@ def test_an_object_that_goes_meanwhile(archive: Archive, store: ObjectStore, mon
 
 
 @pytest.mark.parametrize("end", ["?region=x", "#part", "/a?secret_access_key=XYZ"])
-def test_what_the_store_would_leave_out_of_an_address_is_refused(end: str) -> None:
+def test_an_address_with_a_query_or_fragment_is_refused(end: str) -> None:
     with pytest.raises(SettingsError, match=r"has a \? or #") as error:
         ObjectStore(f"s3://bucket{end}")
     assert "XYZ" not in str(error.value)

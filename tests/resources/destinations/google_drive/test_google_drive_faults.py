@@ -50,7 +50,7 @@ def test_connections_cut_at_random_bytes_twenty_times(
     ids=lambda fault: f"{fault.kind}-{fault.status}",
 )
 @pytest.mark.parametrize("after", [0, 1, 3, 4, 5])
-def test_a_passing_fault_anywhere(
+def test_an_upload_succeeds_after_a_temporary_fault_at_any_request(
     server: DriveServer, send: Callable[..., DriveFile], fault: Fault, after: int
 ) -> None:
     facts = {name: getattr(fault, name) for name in ("kind", "match", "times", "status", "headers", "body")}
@@ -60,7 +60,7 @@ def test_a_passing_fault_anywhere(
     proven(server)
 
 
-def test_a_fifth_of_all_requests_fail(
+def test_uploads_succeed_when_a_fifth_of_requests_fail(
     server: DriveServer, drive: GoogleDrive, settings: DriveSettings, path: Path
 ) -> None:
     api = on(path="/drive/v3/")
@@ -81,7 +81,7 @@ def test_a_fifth_of_all_requests_fail(
     assert server.faults.struck() >= 40
 
 
-def test_waiting_doubles_and_heeds_retry_after(
+def test_delays_double_and_respect_retry_after(
     server: DriveServer, drive: GoogleDrive, waits: Waits, caplog: pytest.LogCaptureFixture
 ) -> None:
     api = on("GET", "/drive/v3/files")
@@ -94,7 +94,7 @@ def test_waiting_doubles_and_heeds_retry_after(
     ]
 
 
-def test_what_does_not_pass_ends_clearly(server: DriveServer, drive: GoogleDrive, waits: Waits) -> None:
+def test_a_permanent_fault_is_a_clear_error(server: DriveServer, drive: GoogleDrive, waits: Waits) -> None:
     server.faults.add(Fault("status", on("GET", "/drive/v3/files"), status=503))
     with pytest.raises(
         DestinationError, match=r"cannot list the Drive folder: Drive answered 503\. Run the command again later"
@@ -122,7 +122,7 @@ def test_an_upload_continues_while_status_queries_are_answered(
     assert sum(waits.seconds) > 300.0
 
 
-def test_an_upload_that_keeps_no_byte_ends_after_four_patiences(
+def test_an_upload_without_stored_bytes_ends_after_four_patiences(
     server: DriveServer, send: Callable[..., DriveFile], waits: Waits
 ) -> None:
     server.faults.add(Fault("status", is_chunk, status=503))
@@ -131,7 +131,7 @@ def test_an_upload_that_keeps_no_byte_ends_after_four_patiences(
     assert sum(waits.seconds) == 4 * 300.0
 
 
-def test_an_upload_without_any_answer_ends_after_its_patience(
+def test_an_upload_without_answers_ends_after_one_patience(
     server: DriveServer, settings: DriveSettings, path: Path, waits: Waits
 ) -> None:
     server.faults.add(Fault("cut_before", UPLOAD))
@@ -141,40 +141,42 @@ def test_an_upload_without_any_answer_ends_after_its_patience(
     assert sum(waits.seconds) == 40.0
 
 
-def test_a_session_that_expires_halfway_begins_anew(server: DriveServer, send: Callable[..., DriveFile]) -> None:
+def test_an_expired_session_is_replaced_by_a_new_one(server: DriveServer, send: Callable[..., DriveFile]) -> None:
     server.faults.add(Fault("call", UPLOAD, times=2, after=1, action=server.uploads.expire))
     send()
     proven(server)
     assert len(list(server.store.incoming.iterdir())) == 0
 
 
-def test_sessions_that_always_expire_end_clearly(server: DriveServer, send: Callable[..., DriveFile]) -> None:
+def test_sessions_that_always_expire_are_a_clear_error(server: DriveServer, send: Callable[..., DriveFile]) -> None:
     server.faults.add(Fault("call", UPLOAD, action=server.uploads.expire))
     with pytest.raises(DestinationError, match="ended 5 upload sessions"):
         send()
     assert server.store.named("day.zip") == []
 
 
-def test_a_token_that_expires_in_the_middle(server: DriveServer, send: Callable[..., DriveFile]) -> None:
+def test_an_upload_continues_after_its_token_expired(server: DriveServer, send: Callable[..., DriveFile]) -> None:
     server.faults.add(Fault("call", UPLOAD, after=1, times=2, action=server.accounts.expire_tokens))
     send()
     proven(server)
 
 
-def test_access_revoked_in_the_middle(server: DriveServer, send: Callable[..., DriveFile]) -> None:
+def test_access_revoked_during_an_upload_is_an_error(server: DriveServer, send: Callable[..., DriveFile]) -> None:
     server.faults.add(Fault("call", UPLOAD, after=1, times=1, action=lambda: server.accounts.revoke(USER)))
     with pytest.raises(DestinationError, match=r"cannot upload day\.zip: .*lse drive login"):
         send()
     assert server.store.named("day.zip") == []
 
 
-def test_bytes_damaged_on_the_way_are_sent_again(server: DriveServer, send: Callable[..., DriveFile]) -> None:
+def test_bytes_damaged_in_transit_are_sent_again(server: DriveServer, send: Callable[..., DriveFile]) -> None:
     server.faults.add(Fault("corrupt_stored", UPLOAD, times=2, after=1))
     send()
     proven(server)
 
 
-def test_bytes_always_damaged_leave_no_file(server: DriveServer, send: Callable[..., DriveFile], path: Path) -> None:
+def test_an_upload_that_is_always_damaged_leaves_no_file(
+    server: DriveServer, send: Callable[..., DriveFile], path: Path
+) -> None:
     server.faults.add(Fault("corrupt_stored", UPLOAD))
     with pytest.raises(CorruptArchiveError, match="other bytes than were sent, 3 times"):
         send()
@@ -182,7 +184,7 @@ def test_bytes_always_damaged_leave_no_file(server: DriveServer, send: Callable[
     assert not path.with_name("day.zip.upload").exists()
 
 
-def test_a_damaged_replacement_leaves_the_old_content(
+def test_a_damaged_replacement_keeps_the_old_content(
     server: DriveServer, send: Callable[..., DriveFile], path: Path
 ) -> None:
     old = send()
@@ -196,7 +198,7 @@ def test_a_damaged_replacement_leaves_the_old_content(
     proven(server, CONTENT[::-1])
 
 
-def test_a_full_drive_and_a_read_only_folder(
+def test_a_full_drive_and_a_read_only_folder_are_clear_errors(
     server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
 ) -> None:
     server.accounts.set_limit(USER, 1000)
@@ -209,7 +211,7 @@ def test_a_full_drive_and_a_read_only_folder(
     assert server.store.named("day.zip") == []
 
 
-def test_an_unreachable_drive_is_one_clear_line(settings: DriveSettings, waits: Waits) -> None:
+def test_the_error_for_an_unreachable_drive_is_one_line(settings: DriveSettings, waits: Waits) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and nobody listens
         root = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -220,7 +222,7 @@ def test_an_unreachable_drive_is_one_clear_line(settings: DriveSettings, waits: 
     assert len(waits.seconds) == 2
 
 
-def test_errors_tell_no_secrets(server: DriveServer, send: Callable[..., DriveFile]) -> None:
+def test_errors_contain_no_secrets(server: DriveServer, send: Callable[..., DriveFile]) -> None:
     server.faults.add(Fault("status", UPLOAD, after=1))
     with pytest.raises(DestinationError) as caught:
         send()

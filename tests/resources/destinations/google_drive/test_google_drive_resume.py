@@ -37,9 +37,7 @@ def lose_last_answer(server: DriveServer, send: Callable[..., DriveFile], path: 
     return proven(server, CONTENT[:UNIT])
 
 
-def test_the_next_call_goes_on_where_the_last_one_ended(
-    server: DriveServer, send: Callable[..., DriveFile], path: Path
-) -> None:
+def test_the_next_call_continues_the_upload(server: DriveServer, send: Callable[..., DriveFile], path: Path) -> None:
     interrupt(server, send)
     session_file = path.with_name("day.zip.upload")
     assert session_file.stat().st_mode & 0o777 == 0o600
@@ -51,7 +49,7 @@ def test_the_next_call_goes_on_where_the_last_one_ended(
 
 
 @pytest.mark.parametrize("trouble", ["expired", "damaged", "foreign", "other content"])
-def test_a_session_file_of_no_use_is_no_harm(
+def test_an_unusable_session_file_is_ignored(
     server: DriveServer, send: Callable[..., DriveFile], path: Path, trouble: str
 ) -> None:
     interrupt(server, send)
@@ -69,7 +67,7 @@ def test_a_session_file_of_no_use_is_no_harm(
     proven(server, content)
 
 
-def test_an_answer_lost_at_the_very_end_makes_no_second_file(
+def test_a_lost_last_answer_makes_no_second_file(
     server: DriveServer, send: Callable[..., DriveFile], path: Path
 ) -> None:
     created = lose_last_answer(server, send, path)
@@ -78,7 +76,7 @@ def test_an_answer_lost_at_the_very_end_makes_no_second_file(
     proven(server, CONTENT[:UNIT])
 
 
-def test_another_s_file_of_the_name_is_a_conflict_for_the_interrupted_too(
+def test_a_file_of_another_host_is_a_conflict_for_an_interrupted_upload(
     server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], settings: DriveSettings, path: Path
 ) -> None:
     interrupt(server, send)
@@ -93,7 +91,7 @@ def change(drive: GoogleDrive, file_id: str, body: dict[str, Any], **moves: str)
     drive._service.api.files().update(fileId=file_id, body=body, **moves).execute()
 
 
-def test_a_session_of_another_folder_is_not_gone_on_with(
+def test_a_session_of_another_folder_is_not_continued(
     server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
 ) -> None:
     interrupt(server, send)
@@ -106,7 +104,7 @@ def test_a_session_of_another_folder_is_not_gone_on_with(
 
 @pytest.mark.parametrize("gone", ["trashed", "moved"])
 @pytest.mark.parametrize("expired", [False, True])
-def test_a_finished_file_that_was_taken_away_is_sent_again(
+def test_a_finished_file_that_was_trashed_or_moved_is_sent_again(
     server: DriveServer,
     drive: GoogleDrive,
     send: Callable[..., DriveFile],
@@ -128,7 +126,7 @@ def test_a_finished_file_that_was_taken_away_is_sent_again(
     assert [file.id for file in drive.find_file(settings.folder, "day.zip")] == [sent.id]
 
 
-def test_a_folder_that_goes_to_the_trash_meanwhile_is_told(server: DriveServer, drive: GoogleDrive, path: Path) -> None:
+def test_a_folder_trashed_during_an_upload_is_an_error(server: DriveServer, drive: GoogleDrive, path: Path) -> None:
     folder = drive.ensure_project_folder("P")
     with pytest.raises(ArchiveConflictError, match="is not in its folder on Drive"):
         drive.upload(path, "day.zip", folder, {}, progress=lambda _: change(drive, folder, {"trashed": True}))
@@ -138,7 +136,7 @@ def test_a_folder_that_goes_to_the_trash_meanwhile_is_told(server: DriveServer, 
 
 
 @pytest.mark.parametrize("size", [UNIT, len(CONTENT)])
-def test_what_another_host_uploads_meanwhile_is_not_replaced(
+def test_a_concurrent_upload_of_another_host_is_not_replaced(
     server: DriveServer,
     drive: GoogleDrive,
     send: Callable[..., DriveFile],
@@ -168,7 +166,7 @@ def test_what_another_host_uploads_meanwhile_is_not_replaced(
     proven(server, content)
 
 
-def test_a_replacement_whose_last_answer_was_lost_is_one_s_own(
+def test_a_replacement_with_a_lost_last_answer_is_recognized(
     server: DriveServer, send: Callable[..., DriveFile], path: Path
 ) -> None:
     path.write_bytes(b"old")
@@ -197,7 +195,7 @@ with GoogleDrive(settings) as drive:
 
 @pytest.mark.parametrize("replacing", [False, True])
 @pytest.mark.parametrize("moment", range(10))
-def test_killed_and_started_again(
+def test_a_killed_upload_is_completed_by_the_next_one(
     server: DriveServer,
     settings: DriveSettings,
     send: Callable[..., DriveFile],
@@ -245,7 +243,7 @@ def test_killed_and_started_again(
 # Downloads
 
 
-def test_cut_downloads_go_on(
+def test_cut_downloads_continue(
     server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
 ) -> None:
     file = send()
@@ -257,7 +255,7 @@ def test_cut_downloads_go_on(
     assert server.faults.struck("truncate") >= 5
 
 
-def test_damaged_downloads_are_repeated(
+def test_damaged_downloads_are_retried(
     server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
 ) -> None:
     file = send()
@@ -272,7 +270,7 @@ def test_damaged_downloads_are_repeated(
     assert list(path.parent.glob("*.part")) == []
 
 
-def test_an_interrupted_download_goes_on_in_the_next_call(
+def test_the_next_call_continues_an_interrupted_download(
     server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
 ) -> None:
     file = send()
@@ -288,7 +286,7 @@ def test_an_interrupted_download_goes_on_in_the_next_call(
     assert hashlib.sha256(target.read_bytes()).hexdigest() == file.sha256
 
 
-def test_a_file_that_is_gone_is_a_conflict(
+def test_a_deleted_file_is_a_conflict(
     drive: GoogleDrive, server: DriveServer, send: Callable[..., DriveFile], path: Path
 ) -> None:
     file = send()

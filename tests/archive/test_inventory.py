@@ -192,7 +192,7 @@ def test_a_restore_keeps_files_that_are_only_in_the_folder(drive_archive: Archiv
 def test_a_second_damaged_zip_does_not_replace_the_first(drive_archive: Archive) -> None:
     paths = drive_archive.add()
     for content in (b"one", b"two", b"three"):
-        drive_archive.lose() if content == b"one" else None
+        drive_archive.delete_local() if content == b"one" else None
         for path in list(paths.folder.iterdir()) if paths.folder.exists() else ():
             path.unlink()
         paths.zip.parent.mkdir(exist_ok=True)

@@ -79,11 +79,11 @@ def test_a_second_writer_waits_and_learns_the_holder(tmp_path):
     waiting, entered = threading.Event(), threading.Event()
 
     def second() -> None:
-        def told(holder: str) -> None:
+        def on_wait(holder: str) -> None:
             holders.append(holder)
             waiting.set()
 
-        with day_lock(paths, on_wait=told):
+        with day_lock(paths, on_wait=on_wait):
             entered.set()
 
     with day_lock(paths):

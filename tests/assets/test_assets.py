@@ -160,9 +160,9 @@ def test_a_failed_step_fails_the_run_with_its_message(installation: Installation
     result = materialize("run_files")
     assert not result.success
     [failure] = result.filter_events(lambda event: event.is_step_failure)
-    said = failure.step_failure_data.user_failure_data
-    assert said is not None
-    assert "Check LANGSMITH_API_KEY" in (said.description or "")
+    failure_data = failure.step_failure_data.user_failure_data
+    assert failure_data is not None
+    assert "Check LANGSMITH_API_KEY" in (failure_data.description or "")
 
 
 def test_yesterday_is_the_last_partition() -> None:

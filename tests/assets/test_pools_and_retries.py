@@ -31,16 +31,16 @@ _DOWN = Fault("cut_before", match=on("POST", "/runs/query"))
 _SOON = dg.RetryPolicy(max_retries=2, delay=0.01)
 
 
-class Watcher(LogReporter):
-    """Notes which steps failed; the first failure is when somebody mends LangSmith, if `mends` says so."""
+class FailureRecorder(LogReporter):
+    """Notes which steps failed; the first failure is when somebody repairs LangSmith, if `repairs` says so."""
 
-    def __init__(self, installation: Installation, *, mends: bool) -> None:
+    def __init__(self, installation: Installation, *, repairs: bool) -> None:
         self.failed_steps: list[str] = []
-        self._installation, self._mends = installation, mends
+        self._installation, self._repairs = installation, repairs
 
     def failed(self, step: str, error: ArchiveError) -> None:
         self.failed_steps.append(step)
-        if self._mends:
+        if self._repairs:
             self._installation.langsmith.faults.clear()
 
 
@@ -76,13 +76,13 @@ def test_a_step_is_retried_after_an_outside_fault(installation: Installation, mo
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "0.1")
     installation.fill(7)
     installation.langsmith.faults.add(_DOWN)
-    watcher = Watcher(installation, mends=True)
+    recorder = FailureRecorder(installation, repairs=True)
 
     with dg.DagsterInstance.ephemeral() as instance:
-        result = materialize(instance, watcher, retry_policy=_SOON)
+        result = materialize(instance, recorder, retry_policy=_SOON)
 
     assert result.success
-    assert watcher.failed_steps == repeated(result) == ["run_files"]
+    assert recorder.failed_steps == repeated(result) == ["run_files"]
     assert {check.check_name for check in result.get_asset_check_evaluations() if not check.passed} == set()
     assert len(installation.rows()) == 7
     assert read_state(installation.paths()).verified_at
@@ -94,13 +94,13 @@ def test_a_permanent_fault_fails_the_step_after_the_last_retry(
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "0.1")
     installation.fill(7)
     installation.langsmith.faults.add(_DOWN)
-    watcher = Watcher(installation, mends=False)
+    recorder = FailureRecorder(installation, repairs=False)
 
     with dg.DagsterInstance.ephemeral() as instance:
-        result = materialize(instance, watcher, "run_files", retry_policy=_SOON)
+        result = materialize(instance, recorder, "run_files", retry_policy=_SOON)
 
     assert not result.success
-    assert watcher.failed_steps == ["run_files"] * 3
+    assert recorder.failed_steps == ["run_files"] * 3
     assert repeated(result) == ["run_files"] * 2
     assert not installation.paths().folder.exists()
 
@@ -108,13 +108,13 @@ def test_a_permanent_fault_fails_the_step_after_the_last_retry(
 def test_a_refused_key_is_not_retried(installation: Installation) -> None:
     installation.fill(7)
     installation.langsmith.behaviour.api_keys = frozenset(("another",))
-    watcher = Watcher(installation, mends=False)
+    recorder = FailureRecorder(installation, repairs=False)
 
     with dg.DagsterInstance.ephemeral() as instance:
-        result = materialize(instance, watcher, "run_files", retry_policy=_SOON)
+        result = materialize(instance, recorder, "run_files", retry_policy=_SOON)
 
     assert not result.success
-    assert watcher.failed_steps == ["run_files"]
+    assert recorder.failed_steps == ["run_files"]
     assert repeated(result) == []
 
 
@@ -162,10 +162,10 @@ def test_a_step_releases_its_slot(installation: Installation) -> None:
     with installation.instance() as instance:
         storage = instance.event_log_storage
 
-        def look() -> None:
+        def count_slots() -> None:
             seen.append(storage.get_concurrency_info("langsmith").active_slot_count)
 
-        installation.langsmith.faults.add(Fault("call", match=on("POST", "/runs/query"), times=1, action=look))
+        installation.langsmith.faults.add(Fault("call", match=on("POST", "/runs/query"), times=1, action=count_slots))
         assert materialize(instance, LogReporter(), "run_files").success
         assert seen == [1]
         assert storage.get_concurrency_info("langsmith").active_slot_count == 0

@@ -14,7 +14,7 @@ import pyrage
 import pytest
 from alert_targets import webhook
 from home_fixtures import PROJECT, Installation
-from s3_fixtures import Door
+from s3_fixtures import FaultProxy
 
 from lse_demo.faults import Fault, on
 from lse_platform.home import open_home
@@ -141,11 +141,13 @@ def test_alerts_that_are_not_delivered(healthy: Installation) -> None:
 
 
 @pytest.fixture
-def stored(healthy: Installation, door: Door, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Installation:
+def stored(
+    healthy: Installation, s3_proxy: FaultProxy, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> Installation:
     """An installation whose destination is an object store."""
     for name, value in {
         "LSE_ARCHIVE_URL": f"{store.place}/the archive",
-        "AWS_ENDPOINT_URL": door.url,
+        "AWS_ENDPOINT_URL": s3_proxy.url,
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "hush",
         "AWS_REGION": "us-east-1",
@@ -190,11 +192,11 @@ def test_a_wrong_setting_of_the_object_store(
 
 
 def test_without_a_key_the_credentials_come_from_the_role(
-    stored: Installation, door: Door, monkeypatch: pytest.MonkeyPatch
+    stored: Installation, s3_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{door.url}/no-role")
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{s3_proxy.url}/no-role")
     found = json.loads(stored.lse("doctor", "--json").out)["results"]
     [note, refused] = [entry for entry in found if entry["name"] == "bucket"]
     assert (note["verdict"], refused["verdict"]) == ("note", "wrong")
@@ -202,13 +204,15 @@ def test_without_a_key_the_credentials_come_from_the_role(
 
 
 @pytest.mark.parametrize(("method", "says"), [("GET", "use the bucket"), ("PUT", "upload"), ("POST", "not delete")])
-def test_a_missing_right(stored: Installation, door: Door, store: ObjectStore, method: str, says: str) -> None:
-    door.faults.add(Fault("status", on(method), status=403))
+def test_a_missing_right(
+    stored: Installation, s3_proxy: FaultProxy, store: ObjectStore, method: str, says: str
+) -> None:
+    s3_proxy.faults.add(Fault("status", on(method), status=403))
     found = wrong(stored)
     assert list(found) == ["bucket"]
     assert says in found["bucket"]
     assert "list, get, put and delete" in found["bucket"]
-    door.faults.clear()
+    s3_proxy.faults.clear()
     assert wrong(stored) == {}
     assert objects(store) == []  # the object that could not be deleted before is deleted now
 

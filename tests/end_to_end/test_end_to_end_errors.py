@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from home_fixtures import DAY, PROJECT, Ended, Installation
+from home_fixtures import DAY, PROJECT, CommandResult, Installation
 
 from lse_archive.days import today
 from lse_demo.faults import Fault, on
@@ -20,7 +20,7 @@ def content(directory: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in paths if path.is_file() and path.suffix != ".lock"}
 
 
-def one_line(ended: Ended, code: int, *parts: str) -> None:
+def one_line(ended: CommandResult, code: int, *parts: str) -> None:
     """Asserts that a command ended with this code and one line of explanation that contains these parts."""
     lines = [line for line in ended.err.splitlines() if not line.startswith(("    not done:", "not started:"))]
     assert (ended.code, len(lines)) == (code, 1), ended

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from archive_fixtures import PROJECT, Archive, left_over, snapshot
+from archive_fixtures import PROJECT, Archive, leftovers, snapshot
 
 from lse_archive.errors import ArchiveError, DestinationError
 from lse_archive.layout import DayPaths
@@ -77,10 +77,10 @@ def test_a_day_is_uploaded_and_restored_unchanged(
     upload_day(drive_archive.destination, day)
     [doc] = drive_server.store.named(day.zip.name)
     assert drive_server.store.content(doc).read_bytes() == day.zip.read_bytes()
-    drive_archive.lose()
+    drive_archive.delete_local()
     assert drive_archive.restore().action == "restored"
     assert (snapshot(drive_archive.layout.data_dir), snapshot(drive_archive.layout.archive_dir)) == before
-    assert left_over(drive_archive) == []
+    assert leftovers(drive_archive) == []
     assert drive_server.faults.struck() or "pages" in name
 
 
@@ -131,7 +131,7 @@ def test_a_copy_with_a_changed_byte_is_not_restored(
     [doc] = drive_server.store.named(day.zip.name)
     content = drive_server.store.content(doc)
     content.write_bytes(content.read_bytes()[:-1] + b"?")
-    drive_archive.lose()
+    drive_archive.delete_local()
     with pytest.raises(ArchiveError, match="other bytes came"):
         drive_archive.restore()
     assert not day.folder.exists()

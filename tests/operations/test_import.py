@@ -106,7 +106,7 @@ def test_progress_is_reported(layout: Layout, old: Path) -> None:
     found = survey(old, progress=read.append)
     assert read == [1, 2, 3, 4, 5, 6]
     for _ in range(2):  # the second time there is nothing to copy
-        import_day(layout, "chat", DAY, found.days[DAY], progress=lambda *told: copied.append(told))
+        import_day(layout, "chat", DAY, found.days[DAY], progress=lambda *counts: copied.append(counts))
         assert copied == [(1, 2), (2, 2)]
 
 
@@ -198,6 +198,6 @@ def test_bars_are_shown_only_on_a_terminal(
     assert bare_installation.lse(*command).err == ""
     monkeypatch.setenv("FORCE_COLOR", "1")  # Rich takes any stream for a terminal
     monkeypatch.setenv("TERM", "xterm")
-    watched = bare_installation.lse(*command)
+    on_terminal = bare_installation.lse(*command)
     for title in ("older files", str(DAY), str(NEXT)):
-        assert title in watched.err
+        assert title in on_terminal.err

@@ -69,12 +69,12 @@ def test_a_fetch_that_fails_after_publication_proves_nothing(
     assert installation.archive("full-sweep").code == 0
     assert read_state(installation.paths()).verified_at
 
-    def die(_: object) -> None:
+    def fail_after_publication(_: object) -> None:
         raise KeyboardInterrupt
 
     more_runs(installation)
     with monkeypatch.context() as patch:
-        patch.setattr(fetch.Staging, "discard", die)
+        patch.setattr(fetch.Staging, "discard", fail_after_publication)
         assert installation.archive("fetch", "--force").code == 130
     assert json.loads((installation.paths().folder / SUMMARY).read_text())["runs"] == 9
     assert read_state(installation.paths()).verified_at is None
@@ -104,14 +104,14 @@ def test_a_day_changed_during_verification_is_not_marked_as_verified(
     assert installation.archive("full-sweep").code == 0
     real = steps.check_steps
 
-    def overtaken(*arguments: object):
+    def fetch_after_checks(*arguments: object):
         yield from real(*arguments)  # ty: ignore[invalid-argument-type]
         more_runs(installation)
         assert (
             installation.script("archive", "fetch", "--force", "--project", PROJECT, "--date", str(DAY)).returncode == 0
         )
 
-    monkeypatch.setattr(steps, "check_steps", overtaken)
+    monkeypatch.setattr(steps, "check_steps", fetch_after_checks)
     assert installation.archive("verify").code == 0
     state = read_state(installation.paths())
     assert (state.verified_at, state.langsmith_count) == (None, 9)

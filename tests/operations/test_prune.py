@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from archive_fixtures import PROJECT, Archive, left_over, snapshot
+from archive_fixtures import PROJECT, Archive, leftovers, snapshot
 from day_fixtures import DAY, run_id
 from home_fixtures import DAY as HOME_DAY
 from home_fixtures import PROJECT as HOME_PROJECT
@@ -73,7 +73,7 @@ def test_a_pruned_day_is_reported_and_restored_byte_for_byte(
     assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
     assert not is_pruned(paths)
     assert bring_back(archive.destination, paths) is None
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
 def spoil_file(archive: Archive, database: Database, server: DriveServer) -> None:

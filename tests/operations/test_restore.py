@@ -11,7 +11,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from archive_fixtures import PROJECT, Archive, left_over, snapshot
+from archive_fixtures import PROJECT, Archive, leftovers, snapshot
 from day_fixtures import DAY, fill, run, run_id
 
 from lse_archive.errors import (
@@ -54,7 +54,7 @@ def test_days_of_two_projects_are_restored_byte_for_byte(archive: Archive) -> No
         for number, day in enumerate(days):
             archive.add(day, project, runs=3 + number)
     before = snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)
-    archive.lose()
+    archive.delete_local()
     projects = list(archived_projects(archive.destination, []))
     assert projects == sorted([PROJECT, "other"], key=project_folder)
     for project in projects:
@@ -62,7 +62,7 @@ def test_days_of_two_projects_are_restored_byte_for_byte(archive: Archive) -> No
             assert plan(archive.destination, archive.paths(copy.day, project), copy).action == "would restore"
             assert archive.restore(copy.day, project).action == "restored"
     assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
 def test_an_equal_local_day_is_skipped(archive: Archive, drive_server: DriveServer) -> None:
@@ -143,7 +143,7 @@ def test_a_local_zip_with_more_runs_is_kept(archive: Archive) -> None:
 def test_a_damaged_local_zip_is_set_aside(archive: Archive) -> None:
     paths = archive.add()
     whole = paths.zip.read_bytes()
-    archive.lose()
+    archive.delete_local()
     paths.zip.parent.mkdir()
     paths.zip.write_bytes(b"not a zip")
     assert archive.restore().action == "restored"
@@ -153,18 +153,18 @@ def test_a_damaged_local_zip_is_set_aside(archive: Archive) -> None:
 
 def test_verify_only_writes_nothing(archive: Archive, drive_server: DriveServer) -> None:
     paths = archive.add()
-    archive.lose()
+    archive.delete_local()
     result = archive.restore(verify_only=True)
     assert (result.action, result.runs) == ("proven", 5)
     assert not paths.folder.exists()
     assert not paths.zip.exists()
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
     [doc] = drive_server.store.named(paths.zip.name)
     content = drive_server.store.content(doc)
     content.write_bytes(content.read_bytes()[:-1] + b"x")
     with pytest.raises(CorruptArchiveError, match="other bytes came"):
         archive.restore(verify_only=True)
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
 def test_verify_only_reads_the_copy_whatever_the_local_state(archive: Archive, drive_server: DriveServer) -> None:
@@ -186,7 +186,7 @@ def test_a_zip_of_another_project_is_refused(archive: Archive, tmp_path: Path) -
     with pytest.raises(RefusedArchiveError, match="it holds other"):
         archive.restore()
     assert not archive.paths().folder.exists()
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
 @pytest.mark.parametrize("folder", ["", "2026-01-02/", "traces_2026-01-02/"])
@@ -217,7 +217,7 @@ def test_the_same_day_twice_is_a_conflict(archive: Archive, drive_server: DriveS
     body = {"name": doc["name"], "parents": doc["parents"], "mimeType": "application/zip"}
     drive = archive.destination
     drive._service.api.files().create(body=body).execute()  # ty: ignore[missing-attribute]
-    archive.lose()
+    archive.delete_local()
     with pytest.raises(ArchiveConflictError, match="2 files for shop"):
         archive.restore()
 
@@ -239,7 +239,7 @@ def test_a_project_whose_name_is_too_long_for_a_folder(archive: Archive) -> None
     with pytest.raises(UsageError, match="--project"):
         list(archived_projects(archive.destination, []))
     assert list(archived_projects(archive.destination, ["x", project])) == [project]
-    archive.lose()
+    archive.delete_local()
     assert archive.restore(project=project).action == "restored"
 
 
@@ -248,7 +248,7 @@ def test_an_interrupted_download_is_continued(archive: Archive, drive_server: Dr
     zip_day(paths)
     upload_day(archive.destination, paths)
     before = snapshot(archive.layout.data_dir)
-    archive.lose()
+    archive.delete_local()
     drive_server.faults.add(Fault("status", no_downloads, status=403, after=1))
     with pytest.raises(DestinationError):
         archive.restore()
@@ -258,12 +258,12 @@ def test_an_interrupted_download_is_continued(archive: Archive, drive_server: Dr
     assert archive.restore(downloading=lambda done, _: seen.append(done)).action == "restored"
     assert seen[0] == 8 << 20  # a whole range was here already
     assert snapshot(archive.layout.data_dir) == before
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
 def test_an_unreachable_destination_changes_nothing(archive: Archive, drive_server: DriveServer) -> None:
     paths = archive.add()
-    archive.lose()
+    archive.delete_local()
     drive_server.faults.add(Fault("status", no_downloads, status=403))
     with pytest.raises(DestinationError):
         archive.restore()
@@ -275,13 +275,13 @@ def test_files_of_a_killed_restore_are_ignored_and_removed(archive: Archive) -> 
     """What a killed restore left is not taken for a day, nor for a part of one."""
     paths = archive.add()
     before = snapshot(archive.layout.data_dir)
-    archive.lose()
+    archive.delete_local()
     fill(paths.restoring / "x" / str(DAY), run(77))
     paths.zip.parent.mkdir()
     paths.incoming.write_bytes(b"half a zip")
     assert archive.restore().action == "restored"
     assert snapshot(archive.layout.data_dir) == before
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
 def test_temporary_files_of_exited_processes_are_removed(archive: Archive) -> None:

@@ -28,10 +28,10 @@ def test_down_with_nothing_running(bare_installation: Installation) -> None:
 
 
 def test_a_port_in_use_is_an_error(bare_installation: Installation) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen()
+        port = occupied.getsockname()[1]
         ended = bare_installation.lse("up", "--port", str(port))
     assert ended.code == 1
     assert f"port {port} of 127.0.0.1 cannot be used" in ended.err

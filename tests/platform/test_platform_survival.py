@@ -43,18 +43,18 @@ def service(directory: Path, code: str) -> Service:
 
 
 def test_an_exited_process_is_restarted(tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     with service(tmp_path, "import signal; signal.pause()") as helper:
         first = Registry(tmp_path / "run").alive()["helper"]
         os.kill(first.pid, signal.SIGKILL)
 
         def again() -> bool:
-            helper.look_after(said.append)
-            return bool(said)
+            helper.look_after(messages.append)
+            return bool(messages)
 
         wait_until(again, 30, "it was not noticed")
         assert Registry(tmp_path / "run").alive()["helper"].pid != first.pid
-    assert said == ["the helper ended with -9; starting it again"]
+    assert messages == ["the helper ended with -9; starting it again"]
     assert Registry(tmp_path / "run").alive() == {}
 
 
@@ -84,16 +84,16 @@ def test_an_open_log_is_rotated(tmp_path: Path) -> None:
 
 
 def test_a_process_is_restarted_after_its_log_was_deleted(tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     with service(tmp_path, "import signal; signal.pause()") as helper:
         shutil.rmtree(helper.log.parent)
-        helper.look_after(said.append)
-        assert said == []
+        helper.look_after(messages.append)
+        assert messages == []
         os.kill(Registry(tmp_path / "run").alive()["helper"].pid, signal.SIGKILL)
 
         def again() -> bool:
-            helper.look_after(said.append)
-            return bool(said)
+            helper.look_after(messages.append)
+            return bool(messages)
 
         wait_until(again, 30, "it was not started again")
         assert helper.log.exists()
@@ -156,11 +156,11 @@ def test_a_backfill_completes_after_its_daemon_was_killed(installation: Installa
 
 @pytest.mark.parametrize(("host", "warned"), [("192.0.2.1", True), ("no-such-host.invalid", True), ("::1", False)])
 def test_a_ui_that_other_hosts_can_reach_is_a_warning(bare_installation: Installation, host: str, warned: bool) -> None:
-    said: list[str] = []
-    with socket.socket(socket.AF_INET6) as taken:
-        taken.bind(("::1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    messages: list[str] = []
+    with socket.socket(socket.AF_INET6) as occupied:
+        occupied.bind(("::1", 0))
+        occupied.listen()
+        port = occupied.getsockname()[1]
         with pytest.raises(ArchiveError, match="cannot be used"):
-            run_platform(Settings.load(), port=port, host=host, say=said.append)
-    assert any("WARNING: the UI is open to everybody" in text for text in said) == warned
+            run_platform(Settings.load(), port=port, host=host, say=messages.append)
+    assert any("WARNING: the UI is open to everybody" in text for text in messages) == warned

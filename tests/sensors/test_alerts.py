@@ -47,10 +47,10 @@ class Watch:
 
     def tick(self) -> str:
         with self._installation.instance() as instance, dg.build_sensor_context(instance, self.cursor) as context:
-            said = alerts_sensor(context)
+            skipped = alerts_sensor(context)
             self.cursor = context.cursor
-        assert isinstance(said, dg.SkipReason)
-        return said.skip_message or ""
+        assert isinstance(skipped, dg.SkipReason)
+        return skipped.skip_message or ""
 
 
 @pytest.fixture
@@ -291,10 +291,10 @@ def test_an_incomplete_target_is_refused(monkeypatch: pytest.MonkeyPatch, name: 
 
 def test_an_alert_for_a_removed_target_is_dropped(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "alerts")
-    taken: list[Alert] = []
-    outbox.put("1", Alert("one"), {"webhook": taken.append, "gone": taken.append})
-    assert outbox.deliver({"webhook": taken.append}) == []
-    assert taken == [Alert("one")]
+    delivered: list[Alert] = []
+    outbox.put("1", Alert("one"), {"webhook": delivered.append, "gone": delivered.append})
+    assert outbox.deliver({"webhook": delivered.append}) == []
+    assert delivered == [Alert("one")]
     assert list(outbox.waiting()) == []
 
 
@@ -310,9 +310,9 @@ def test_alerts_are_sent_in_order_up_to_the_first_refusal(tmp_path: Path) -> Non
         outbox.put(f"{number}", Alert(str(number)), {"webhook": refuse})
     assert outbox.deliver({"webhook": refuse}) == ["down"]
     assert tried == ["0"]
-    taken: list[Alert] = []
-    outbox.deliver({"webhook": taken.append})
-    assert [alert.title for alert in taken] == ["0", "1", "2"]
+    delivered: list[Alert] = []
+    outbox.deliver({"webhook": delivered.append})
+    assert [alert.title for alert in delivered] == ["0", "1", "2"]
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------

@@ -39,19 +39,19 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     return Layout(tmp_path / "data", tmp_path / "archives")
 
 
-def look(layout: Layout, day: date, at: datetime, **more: object) -> None:
+def mark_archived(layout: Layout, day: date, at: datetime, **more: object) -> None:
     """The day was archived at this time."""
     paths = layout.day(NAME, day)
     paths.folder.mkdir(parents=True, exist_ok=True)
     update_state(paths, last_fetched_at=at.strftime("%Y-%m-%dT%H:%M:%SZ"), **more)
 
 
-def live_through(layout: Layout, first: datetime, ticks: int) -> None:
+def run_ticks(layout: Layout, first: datetime, ticks: int) -> None:
     """The daily schedule ticked so often, and all that it asked for was done."""
     for number in range(ticks):
         at = first + timedelta(days=number)
         for day in days_to_archive(layout, PROJECT, at):
-            look(layout, day, at + timedelta(minutes=5))
+            mark_archived(layout, day, at + timedelta(minutes=5))
 
 
 def evaluate(schedule: dg.ScheduleDefinition, at: datetime) -> list[dg.RunRequest]:
@@ -60,17 +60,17 @@ def evaluate(schedule: dg.ScheduleDefinition, at: datetime) -> list[dg.RunReques
 
 
 def test_with_no_gaps_yesterday_and_the_day_three_days_ago_are_due(layout: Layout) -> None:
-    live_through(layout, TICK - timedelta(days=20), 20)
+    run_ticks(layout, TICK - timedelta(days=20), 20)
     assert days_to_archive(layout, PROJECT, TICK) == [date(2026, 3, 9), date(2026, 3, 7)]
 
 
 def test_a_settled_day_is_not_fetched_again(layout: Layout) -> None:
-    live_through(layout, TICK - timedelta(days=20), 21)
+    run_ticks(layout, TICK - timedelta(days=20), 21)
     assert days_to_archive(layout, PROJECT, TICK) == []
 
 
 def test_missed_days_are_due_newest_first(layout: Layout) -> None:
-    live_through(layout, TICK - timedelta(days=25), 20)
+    run_ticks(layout, TICK - timedelta(days=25), 20)
     expected = [date(2026, 3, 9) - timedelta(days=back) for back in range(8)]
     # The last tick before the absence was on the 4th: it archived the 3rd, which has not settled, nor has the 2nd.
     assert days_to_archive(layout, PROJECT, TICK) == [day for day in expected if day >= date(2026, 3, 2)]
@@ -90,14 +90,14 @@ def test_nothing_before_the_first_day_is_due(layout: Layout) -> None:
 
 
 def test_an_incomplete_day_stays_due_while_it_can_be_fetched(layout: Layout) -> None:
-    live_through(layout, TICK - timedelta(days=20), 21)
-    look(layout, date(2026, 3, 2), TICK, count_check="fewer")
-    look(layout, date(2026, 2, 1), TICK, count_check="fewer")
+    run_ticks(layout, TICK - timedelta(days=20), 21)
+    mark_archived(layout, date(2026, 3, 2), TICK, count_check="fewer")
+    mark_archived(layout, date(2026, 2, 1), TICK, count_check="fewer")
     assert days_to_archive(layout, PROJECT, TICK) == [date(2026, 3, 2)]
 
 
 def test_the_daily_schedule_requests_one_run_per_day_and_yesterday_first(layout: Layout) -> None:
-    live_through(layout, TICK - timedelta(days=20), 20)
+    run_ticks(layout, TICK - timedelta(days=20), 20)
     daily, _ = project_schedules(PROJECT)
     assert (daily.cron_schedule, daily.execution_timezone) == ("0 2 * * *", "UTC")
     assert daily.default_status == DefaultScheduleStatus.RUNNING

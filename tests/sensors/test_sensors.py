@@ -1,4 +1,4 @@
-"""The sensors that watch the archive itself: dead runs, days about to expire, projects that nobody archives."""
+"""The sensors that watch the archive itself: exited runs, days about to expire, projects that nobody archives."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.slow
 
 
 def tick(sensor: dg.SensorDefinition, cursor: str | None = None) -> tuple[str, str | None]:
-    """Evaluates a sensor; returns what it said, and its cursor."""
+    """Evaluates a sensor; returns what it skipped, and its cursor."""
     with dg.DagsterInstance.ephemeral() as instance, dg.build_sensor_context(instance, cursor) as context:
-        said = sensor(context)
-        assert isinstance(said, dg.SkipReason)
-        return said.skip_message or "", context.cursor
+        skipped = sensor(context)
+        assert isinstance(skipped, dg.SkipReason)
+        return skipped.skip_message or "", context.cursor
 
 
 def titles() -> list[str]:
@@ -37,7 +37,7 @@ def titles() -> list[str]:
 
 @pytest.fixture
 def alerts_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A target is set up; nobody answers there, and what is said waits in the outbox."""
+    """A target is set up; nobody answers there, and what is skipped waits in the outbox."""
     monkeypatch.setenv("LSE_ALERT_WEBHOOK_URL", "http://127.0.0.1:1/")
 
 
@@ -55,12 +55,12 @@ def test_every_sensor_runs_from_the_first_start() -> None:
 
 def test_days_about_to_expire_are_one_warning(bare_installation: Installation, alerts_on: None) -> None:
     list_project(bare_installation, first_day_back=100)
-    said, cursor = tick(expiring_days_sensor)
-    assert "4 days" in said
+    skipped, cursor = tick(expiring_days_sensor)
+    assert "4 days" in skipped
     [title] = titles()
     assert title == f"4 days are not archived and verified, and can be fetched until {today()} only"
-    said, _ = tick(expiring_days_sensor, cursor)
-    assert "0 of them new" in said
+    skipped, _ = tick(expiring_days_sensor, cursor)
+    assert "0 of them new" in skipped
     assert len(titles()) == 1
 
 
@@ -78,8 +78,8 @@ def test_archived_and_verified_days_are_no_warning(bare_installation: Installati
 
 def test_a_new_project_is_no_warning(bare_installation: Installation) -> None:
     list_project(bare_installation, first_day_back=5)
-    said, _ = tick(expiring_days_sensor)
-    assert said.startswith("0 days")
+    skipped, _ = tick(expiring_days_sensor)
+    assert skipped.startswith("0 days")
 
 
 def test_unlisted_projects_are_reported_once(installation: Installation, alerts_on: None) -> None:
@@ -108,8 +108,8 @@ def test_the_cursor_is_kept_if_langsmith_is_unreachable(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LANGSMITH_ENDPOINT", "http://127.0.0.1:1")
-    said, cursor = tick(new_projects_sensor, '["one"]')
-    assert "could not be asked" in said
+    skipped, cursor = tick(new_projects_sensor, '["one"]')
+    assert "could not be asked" in skipped
     assert cursor == '["one"]'
 
 
@@ -125,23 +125,23 @@ def test_projects_sync_adds_what_is_missing(installation: Installation) -> None:
 def test_only_runs_of_exited_processes_are_failed(installation: Installation) -> None:
     waits = [sys.executable, "-c", "input()"]
     with subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
-        dead = _tags(process.pid)
+        exited = _tags(process.pid)
         process.communicate(b"\n")
     with subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
-        alive = _tags(process.pid)
-        elsewhere = dead | {"lse/host": "another"}
+        running = _tags(process.pid)
+        other = exited | {"lse/host": "another"}
         with _instance() as instance:
             runs = {
                 name: _started(instance, tags)
-                for name, tags in {"dead": dead, "alive": alive, "elsewhere": elsewhere, "copied": dead}.items()
+                for name, tags in {"exited": exited, "running": running, "elsewhere": other, "copied": exited}.items()
             }
             instance.add_run_tags(runs["copied"], {"lse/run": "of the run that this one repeats"})
             with dg.build_sensor_context(instance) as context:
-                said = dead_runs_sensor(context)
-            assert isinstance(said, dg.SkipReason)
-            assert "failed 1 " in (said.skip_message or "")
+                skipped = dead_runs_sensor(context)
+            assert isinstance(skipped, dg.SkipReason)
+            assert "failed 1 " in (skipped.skip_message or "")
             status = {name: instance.get_run_by_id(run).status for name, run in runs.items()}  # ty: ignore
-            assert status.pop("dead") == DagsterRunStatus.FAILURE
+            assert status.pop("exited") == DagsterRunStatus.FAILURE
             assert set(status.values()) == {DagsterRunStatus.STARTED}
             assert fail_exited_runs(instance, platform_starts=True) == [runs["copied"]]
         process.communicate(b"\n")

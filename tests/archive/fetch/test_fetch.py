@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from langsmith_fixtures import DAY, END, PROJECT, START, Cloud, local_cloud, photograph, published
+from langsmith_fixtures import DAY, END, PROJECT, START, Cloud, file_states, local_cloud, published
 
 from lse_archive.days import format_time
 from lse_archive.errors import AccessError, SettingsError, SourceError
@@ -48,7 +48,7 @@ def test_v2_runs_are_kept_byte_for_byte(cloud):
 
 
 def test_v1_runs_are_kept_as_they_were_sent(cloud):
-    cloud.speak("v1")
+    cloud.use_api("v1")
     cloud.generate(250)
     run_id = cloud.put(START + 5)
     raw = b'{ "id": "%s", "start_time":"2026-01-02T00:00:00.000005", "inputs": {"a":[1.50]} }' % run_id.encode()
@@ -78,7 +78,7 @@ def test_secret_links_are_not_requested(cloud):
 @pytest.mark.parametrize("api_version", DIALECTS)
 @pytest.mark.parametrize("inclusive", [False, True])
 def test_a_day_ends_with_its_last_microsecond(cloud, api_version, inclusive):
-    cloud.speak(api_version)
+    cloud.use_api(api_version)
     cloud.server.behaviour.max_start_inclusive = inclusive
     ours = {cloud.put(START), cloud.put(START + 1), cloud.put(END - 1), cloud.put(START + 43_200_000_000)}
     theirs = {cloud.put(START - 1), cloud.put(END)}
@@ -94,7 +94,7 @@ def test_a_day_ends_with_its_last_microsecond(cloud, api_version, inclusive):
 @pytest.mark.parametrize("runs", [30, 31, 40])
 @pytest.mark.parametrize("api_version", DIALECTS)
 def test_many_runs_on_one_microsecond(cloud, api_version, runs):
-    cloud.speak(api_version)
+    cloud.use_api(api_version)
     moment = START + 1_000_000
     ids = {cloud.put(moment) for _ in range(runs)} | {cloud.put(moment - 1), cloud.put(moment + 1)}
     assert cloud.fetch(page_size=10).count_check == "equal"
@@ -103,7 +103,7 @@ def test_many_runs_on_one_microsecond(cloud, api_version, runs):
 
 @pytest.mark.parametrize("api_version", DIALECTS)
 def test_a_day_without_runs_is_published(cloud, api_version):
-    cloud.speak(api_version)
+    cloud.use_api(api_version)
     result = cloud.fetch()
     assert (result.outcome, result.runs, result.count_check) == ("created", 0, "equal")
     assert cloud.fetch().outcome == "unchanged"
@@ -142,7 +142,7 @@ def test_runs_of_every_kind(cloud):
     ],
 )
 def test_unusual_json_is_kept_with_its_page(cloud, api_version, odd):
-    cloud.speak(api_version)
+    cloud.use_api(api_version)
     run_id = cloud.put(START + 7)
     spoiled = b'{"id":"%s", "start_time": "%s" ,"name":"../x","inputs":%s}'
     spoiled %= (run_id.encode(), format_time(START + 7).encode(), odd)
@@ -206,7 +206,7 @@ def test_the_endpoint_may_include_its_version(cloud):
 @pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.parametrize("suffix", ["", "/api/v1"])
 def test_offloaded_payloads_are_inserted_and_requested_without_the_key(cloud, relative, suffix):
-    cloud.speak("v1")
+    cloud.use_api("v1")
     behaviour = cloud.server.behaviour
     behaviour.offload_bytes, behaviour.relative_links = 1000, relative
     cloud.settings = replace(cloud.settings, endpoint=cloud.server.url + suffix)
@@ -224,13 +224,13 @@ def test_offloaded_payloads_are_inserted_and_requested_without_the_key(cloud, re
     assert files[large]["outputs"] == {"odd": [1.50, "ü"] * 300}
     assert files[small]["inputs"] == {"q": 1}
     assert not any(b"signature" in content for content in cloud.published().values())
-    before = photograph(cloud.paths.folder)
+    before = file_states(cloud.paths.folder)
     assert cloud.fetch().unchanged == 3
-    assert photograph(cloud.paths.folder) == before
+    assert file_states(cloud.paths.folder) == before
 
 
 def test_an_expired_link_is_requested_again(cloud):
-    cloud.speak("v1")
+    cloud.use_api("v1")
     behaviour = cloud.server.behaviour
     behaviour.offload_bytes, behaviour.link_seconds = 1000, -10.0
     cloud.put(inputs={"q": "x" * 2000})

@@ -37,13 +37,13 @@ def cloud() -> Iterator[Cloud]:
         yield cloud
 
 
-def crowd(cloud: Cloud) -> None:
+def put_crowded_microsecond(cloud: Cloud) -> None:
     """Puts a microsecond that spans pages among the other runs."""
     for _ in range(2 * PAGE + 3):
         cloud.put(START + 50_000_000_000)
 
 
-def arriving(cloud: Cloud) -> Callable[[], object]:
+def add_run_action(cloud: Cloud) -> Callable[[], object]:
     """A run that starts in the day while it is fetched, now here and now there."""
     numbers = count(1)
     return lambda: cloud.put(START + (next(numbers) * 7_777_777_777) % (END - START))
@@ -86,10 +86,10 @@ ALL = [replace(fault, rate=fault.rate / 10) for faults in MATRIX.values() for fa
     ],
 )
 def test_the_published_day_equals_the_servers_day(cloud, name, api_version):
-    if name != "cursor lost always":  # there is no way through a crowd without any cursor
-        crowd(cloud)
+    if name != "cursor lost always":  # there is no way through such a microsecond without any cursor
+        put_crowded_microsecond(cloud)
     cloud.server.faults = Faults(*(MATRIX.get(name) or ALL), seed=7)
-    cloud.speak(api_version)
+    cloud.use_api(api_version)
     result = cloud.fetch(page_size=PAGE)
     assert (result.count_check, result.api, result.runs) == ("equal", api_version, len(cloud.served()))
     assert set(cloud.published()) == set(cloud.served())
@@ -99,7 +99,7 @@ def test_the_published_day_equals_the_servers_day(cloud, name, api_version):
 
 
 def test_runs_that_arrive_during_the_fetch_are_published(cloud):
-    cloud.server.faults.add(Fault("call", _V2, rate=0.7, times=6, action=arriving(cloud)))
+    cloud.server.faults.add(Fault("call", _V2, rate=0.7, times=6, action=add_run_action(cloud)))
     assert cloud.fetch(page_size=PAGE).count_check == "equal"
     assert cloud.published() == cloud.served()
 
@@ -138,8 +138,8 @@ def test_the_cause_of_a_wait_is_reported_once(cloud, caplog):
     cloud.server.faults.add(Fault("status", _V2, status=500, times=30, body=b"lsv2_pt_demo is down"))
     cloud.settings = replace(cloud.settings, patience=7.0)
     assert cloud.fetch(page_size=PAGE).count_check == "equal"
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told == ["  waiting for LangSmith: HTTP 500 … is down; retrying for 7 s"]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["  waiting for LangSmith: HTTP 500 … is down; retrying for 7 s"]
 
 
 # ---- what cannot be survived is said, and what was fetched is not asked for again ------------------------------------
@@ -174,7 +174,7 @@ def test_a_failed_fetch_publishes_nothing_and_is_continued(cloud, name):
     fault = replace(fault, match=_V2 if fault.match is not has_cursor else with_cursor, after=6)
     cloud.settings = replace(cloud.settings, patience=0.02)
     if name == "same page for ever":
-        crowd(cloud)
+        put_crowded_microsecond(cloud)
     cloud.server.faults.add(fault)
     with pytest.raises(SourceError, match=message) as failure:
         cloud.fetch(page_size=PAGE)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from langsmith_fixtures import PROJECT, START, Cloud, local_cloud, photograph
+from langsmith_fixtures import PROJECT, START, Cloud, file_states, local_cloud
 
 from lse_archive.days import format_time
 from lse_archive.errors import AccessError, CorruptArchiveError
@@ -29,10 +29,10 @@ def cloud() -> Iterator[Cloud]:
 def test_a_fetch_without_changes_writes_nothing(cloud):
     cloud.generate(50)
     cloud.fetch()
-    before = photograph(cloud.paths.folder)
+    before = file_states(cloud.paths.folder)
     result = cloud.fetch(page_size=7)
     assert (result.outcome, result.unchanged, result.added) == ("unchanged", 50, 0)
-    assert photograph(cloud.paths.folder) == before
+    assert file_states(cloud.paths.folder) == before
     assert read_state(cloud.paths).last_fetched_at is not None
 
 
@@ -64,7 +64,7 @@ def test_an_unchanged_day_is_read_once(cloud):
 def test_a_folder_that_differs_from_its_checksums_is_published_again(cloud, change):
     cloud.generate(5)
     cloud.fetch()
-    before = photograph(cloud.paths.folder)
+    before = file_states(cloud.paths.folder)
     if change == "a file more":
         (cloud.paths.folder / "notes.txt").write_bytes(b"by hand")
     elif change == "another summary":
@@ -74,7 +74,7 @@ def test_a_folder_that_differs_from_its_checksums_is_published_again(cloud, chan
         (cloud.paths.folder / SUMS).unlink()
     assert cloud.fetch().outcome == "updated"
     assert is_as_recorded(cloud.paths)
-    assert photograph(cloud.paths.folder) != before
+    assert file_states(cloud.paths.folder) != before
     assert cloud.fetch().outcome == "unchanged"
 
 
@@ -102,7 +102,7 @@ def spoil_project(cloud: Cloud) -> None:
 def test_runs_deleted_in_langsmith_are_kept(cloud, spoil):
     cloud.generate(50)
     cloud.fetch()
-    before = photograph(cloud.paths.folder)
+    before = file_states(cloud.paths.folder)
     spoil(cloud)
     if spoil in (spoil_fewer, spoil_none):
         result = cloud.fetch()
@@ -111,7 +111,7 @@ def test_runs_deleted_in_langsmith_are_kept(cloud, spoil):
     else:
         with pytest.raises(AccessError):
             cloud.fetch()
-    assert photograph(cloud.paths.folder) == before
+    assert file_states(cloud.paths.folder) == before
 
 
 def test_the_union_is_published(cloud):
@@ -129,10 +129,10 @@ def test_the_union_is_published(cloud):
     assert added in cloud.published()
     assert read_state(cloud.paths).no_longer_served == [gone]
     # It comes back: nothing changes but the mark.
-    before = photograph(cloud.paths.folder)
+    before = file_states(cloud.paths.folder)
     cloud.store.put_raw(PROJECT, first[gone])
     assert cloud.fetch().no_longer_served == 0
-    assert photograph(cloud.paths.folder) == before
+    assert file_states(cloud.paths.folder) == before
 
 
 def test_runs_are_removed_only_with_allow_shrink(cloud):
@@ -148,12 +148,12 @@ def test_runs_are_removed_only_with_allow_shrink(cloud):
 def test_key_order_and_signed_links_are_no_change(cloud):
     run_id = cloud.put(START + 1, inputs={"a": 1.0, "b": [1]}, share_url="https://x/1")
     cloud.fetch()
-    before = photograph(cloud.paths.folder)
+    before = file_states(cloud.paths.folder)
     for same in (b'{"share_url":"https://x/2","inputs":{"b":[1],"a":1.0},', b'{"inputs": {"a":1.0, "b":[1]},'):
         rest = b'"run_type":"CHAIN","status":"SUCCESS","start_time":"%s","id":"%s"}'
         cloud.store.put_raw(PROJECT, same + rest % (format_time(START + 1).encode(), run_id.encode()))
         assert cloud.fetch().unchanged == 1
-    assert photograph(cloud.paths.folder) == before
+    assert file_states(cloud.paths.folder) == before
     other = b'{"inputs":{"b":[1],"a":1.00},' + rest % (format_time(START + 1).encode(), run_id.encode())
     cloud.store.put_raw(PROJECT, other)
     assert cloud.fetch().changed == 1
@@ -178,9 +178,9 @@ def test_folders_of_older_tools_are_adopted(cloud):
     assert "changed.json" not in names
     assert cloud.summary().unfit_files == ["broken.json", "notes.txt"]
     assert any(name.startswith(fresh) for name in names)
-    before = photograph(folder)
+    before = file_states(folder)
     assert cloud.fetch().outcome == "unchanged"
-    assert photograph(folder) == before
+    assert file_states(folder) == before
 
 
 def damage_text(path: Path) -> None:
@@ -214,10 +214,10 @@ def test_a_damaged_file_whose_run_is_no_longer_served_stops_the_fetch(cloud, dam
     victim = next(cloud.paths.folder.glob("0*.json"))
     cloud.store.delete([victim.name.partition("_")[0]])
     damage(victim)
-    before = photograph(cloud.paths.folder)
+    before = file_states(cloud.paths.folder)
     with pytest.raises(CorruptArchiveError, match="damaged or missing"):
         cloud.fetch()
-    assert photograph(cloud.paths.folder) == before
+    assert file_states(cloud.paths.folder) == before
     assert cloud.fetch(allow_shrink=True).runs == 3
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from langsmith_fixtures import DAY, END, START, Cloud, local_cloud, photograph
+from langsmith_fixtures import DAY, END, START, Cloud, file_states, local_cloud
 
 from lse_archive.errors import SourceError
 from lse_archive.folder.state import read_state
@@ -27,7 +27,7 @@ def count_requests(cloud: Cloud) -> int:
 
 @pytest.mark.parametrize("api_version", DIALECTS)
 def test_the_repair_pass_finds_runs_that_arrive_late(cloud, api_version):
-    cloud.speak(api_version)
+    cloud.use_api(api_version)
     cloud.generate(50)
     late: list[str] = []
     arrive = Fault("call", match=on("POST", "/runs/stats"), times=1, action=lambda: late.append(cloud.put(END - 1)))
@@ -51,9 +51,9 @@ def test_an_incomplete_day_is_published_with_its_count(cloud):
     state = read_state(cloud.paths)
     assert (state.count_check, state.served_runs, state.langsmith_count) == ("fewer", 50, 52)
     cloud.server.behaviour.stats_offset = 0
-    before = photograph(cloud.paths.folder)
+    before = file_states(cloud.paths.folder)
     assert cloud.fetch().count_check == "equal"
-    assert photograph(cloud.paths.folder) == before
+    assert file_states(cloud.paths.folder) == before
 
 
 def test_a_count_below_the_served_runs_is_reported(cloud):

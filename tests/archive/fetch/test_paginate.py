@@ -84,7 +84,7 @@ class Sink:
         assert wanted <= self.runs, "a window was called complete that is not"
 
 
-def walked(source: Source, window: Window) -> Sink:
+def paginated(source: Source, window: Window) -> Sink:
     sink = Sink(source.runs)
     paginate(source, sink, [window])
     assert sink.runs == {run for run in source.runs if run[0] in window}
@@ -102,7 +102,7 @@ WINDOW = Window(0, 50)
 def test_every_run_of_the_window_is_returned(runs, page_size, workers):
     source = Source(runs, page_size)
     source.workers = workers
-    walked(source, WINDOW)
+    paginated(source, WINDOW)
 
 
 @settings(deadline=None)
@@ -152,20 +152,20 @@ def blank(page: Page, cursor: str | None) -> Page:
 @pytest.mark.parametrize("count", [1, 2, 100])
 def test_no_run_is_missing_after_faults_of_cursors(fault, count):
     # Every page reaches further back than the one before, so that even cursors that never work are overcome.
-    walked(Source(spread(100), 7, times(count, fault)), WINDOW)
+    paginated(Source(spread(100), 7, times(count, fault)), WINDOW)
 
 
 def test_a_full_page_without_a_cursor_is_not_the_end():
     source = Source(spread(40), 10, lambda page, cursor: Page(page.runs, None, page.full))
-    walked(source, WINDOW)
+    paginated(source, WINDOW)
 
 
 def test_many_runs_on_one_microsecond_are_paginated_by_the_cursor():
-    walked(Source([(7, number) for number in range(100)] + [(6, 1), (8, 1)], 10), WINDOW)
+    paginated(Source([(7, number) for number in range(100)] + [(6, 1), (8, 1)], 10), WINDOW)
 
 
 def test_a_lost_cursor_within_one_microsecond_restarts_it():
-    walked(Source([(7, number) for number in range(30)], 10, times(1, lose)), WINDOW)
+    paginated(Source([(7, number) for number in range(30)], 10, times(1, lose)), WINDOW)
 
 
 @pytest.mark.parametrize("fault", [lose, forget, repeat])
@@ -181,7 +181,7 @@ def test_empty_pages_with_new_cursors_are_followed_up_to_a_limit():
     late.spoil = lambda page, cursor: (
         page if len(late.asked) > 20 else Page([], f"0{'0' * len(late.asked)}", full=False)
     )
-    walked(late, WINDOW)
+    paginated(late, WINDOW)
     never = Source(spread(5), 10, lambda page, cursor: Page([], f"{next(asked)}", full=False))
     with pytest.raises(SourceError, match="does not get past"):
         paginate(never, Sink(), [WINDOW])
@@ -210,7 +210,7 @@ def test_a_busy_hour_is_shared_by_the_workers():
 
 def test_one_worker_requests_only_full_pages():
     source = Source(spread(995), 100)
-    walked(source, WINDOW)
+    paginated(source, WINDOW)
     assert len(source.asked) == 10
 
 

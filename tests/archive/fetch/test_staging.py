@@ -134,11 +134,11 @@ def test_a_failed_transaction_is_rolled_back(paths):
     begin(paths)
     with staging(paths) as second:
         with pytest.raises(ArchiveConflictError), second.transaction():
-            _give_up(second)
+            _delete_and_fail(second)
         assert second.served_runs() == 3
 
 
-def _give_up(staging: Staging) -> None:
+def _delete_and_fail(staging: Staging) -> None:
     staging.forget_stale()
     staging._db.execute("DELETE FROM run")
     raise ArchiveConflictError("given up")

@@ -43,7 +43,7 @@ def tree(directory: Path) -> set[Path]:
     return set(directory.rglob("*"))
 
 
-def refused(tmp_path: Path, path: Path, match: str) -> None:
+def assert_refused(tmp_path: Path, path: Path, match: str) -> None:
     """The zip is refused with this reason, and nothing is written outside the staging folder."""
     staging = tmp_path / "staging"
     before = tree(tmp_path)
@@ -73,7 +73,7 @@ def refused(tmp_path: Path, path: Path, match: str) -> None:
     ],
 )
 def test_names_outside_the_folder_are_refused(tmp_path: Path, name: str, match: str) -> None:
-    refused(tmp_path, build(tmp_path / "x.zip", ("good.json", GOOD), (name, GOOD)), match)
+    assert_refused(tmp_path, build(tmp_path / "x.zip", ("good.json", GOOD), (name, GOOD)), match)
 
 
 @pytest.mark.parametrize(
@@ -88,23 +88,23 @@ def test_names_outside_the_folder_are_refused(tmp_path: Path, name: str, match: 
     ],
 )
 def test_an_entry_that_is_not_a_file_is_refused(tmp_path: Path, mode: int, match: str) -> None:
-    refused(tmp_path, build(tmp_path / "x.zip", ("good.json", GOOD), special("run.json", mode)), match)
+    assert_refused(tmp_path, build(tmp_path / "x.zip", ("good.json", GOOD), special("run.json", mode)), match)
 
 
 def test_a_name_with_a_nul_is_refused(tmp_path: Path) -> None:
     path = build(tmp_path / "x.zip", ("good.json#.txt", GOOD))
     path.write_bytes(path.read_bytes().replace(b"good.json#", b"good.json\0"))
-    refused(tmp_path, path, "cut short")
+    assert_refused(tmp_path, path, "cut short")
 
 
 def test_a_duplicate_name_is_refused(tmp_path: Path) -> None:
     path = build(tmp_path / "x.zip", ("one.json", GOOD), ("two.json", GOOD))
     path.write_bytes(path.read_bytes().replace(b"two.json", b"one.json"))
-    refused(tmp_path, path, r"'one\.json' twice")
+    assert_refused(tmp_path, path, r"'one\.json' twice")
 
 
 def test_the_same_name_in_two_folders(tmp_path: Path) -> None:
-    refused(tmp_path, build(tmp_path / "x.zip", ("a/one.json", GOOD), ("b/one.json", GOOD)), "several folders")
+    assert_refused(tmp_path, build(tmp_path / "x.zip", ("a/one.json", GOOD), ("b/one.json", GOOD)), "several folders")
 
 
 def test_an_encrypted_file(tmp_path: Path) -> None:
@@ -113,19 +113,19 @@ def test_an_encrypted_file(tmp_path: Path) -> None:
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         content[content.index(signature) + offset] |= 1
     path.write_bytes(content)
-    refused(tmp_path, path, "encrypted")
+    assert_refused(tmp_path, path, "encrypted")
 
 
 def test_another_compression_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("one.json", GOOD)
-    refused(tmp_path, tmp_path / "x.zip", "compression")
+    assert_refused(tmp_path, tmp_path / "x.zip", "compression")
 
 
 def test_a_bomb_without_a_manifest(tmp_path: Path) -> None:
     path = build(tmp_path / "x.zip", ("one.json", bytes(100_000_000)))
     assert path.stat().st_size < 100_000
-    refused(tmp_path, path, "100,000,000 are no day archive")
+    assert_refused(tmp_path, path, "100,000,000 are no day archive")
 
 
 def test_a_bomb_with_a_manifest_of_smaller_sizes(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_bomb_with_a_manifest_of_smaller_sizes(tmp_path: Path) -> None:
     name = next(name for name in content if not name.startswith("_"))
     content[name] = bomb
     content[SUMS] = sums(content)
-    refused(tmp_path, build(tmp_path / "x.zip", *content.items()), "its summary says")
+    assert_refused(tmp_path, build(tmp_path / "x.zip", *content.items()), "its summary says")
 
 
 def test_a_bomb_of_entries_with_shared_bytes(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_bomb_of_entries_with_shared_bytes(tmp_path: Path) -> None:
         directory += struct.pack("<4s6H3I5H2I", b"PK\1\2", *fields) + f"{number:03}.js".encode()
     end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 100, 100, len(directory), len(body), 0)
     (tmp_path / "x.zip").write_bytes(body + directory + end)
-    refused(tmp_path, tmp_path / "x.zip", "overlap")
+    assert_refused(tmp_path, tmp_path / "x.zip", "overlap")
 
 
 @pytest.mark.parametrize("size", [1, len(GOOD) - 1, len(GOOD) + 1, len(GOOD) * 1000])
@@ -158,21 +158,21 @@ def test_a_central_directory_with_a_wrong_size_is_refused(tmp_path: Path, size: 
     content = bytearray(path.read_bytes())
     struct.pack_into("<I", content, content.index(b"PK\x01\x02") + 24, size)
     path.write_bytes(content)
-    refused(tmp_path, path, "damaged")
+    assert_refused(tmp_path, path, "damaged")
 
 
 def test_a_central_directory_with_a_wrong_name_is_refused(tmp_path: Path) -> None:
     path = build(tmp_path / "x.zip", ("one.json", GOOD))
     content = path.read_bytes()
     path.write_bytes(content.replace(b"one.json", b"../x.jsn", 1))  # the local header alone
-    refused(tmp_path, path, "differ")
+    assert_refused(tmp_path, path, "differ")
 
 
 def test_a_truncated_zip(tmp_path: Path) -> None:
     content = build(tmp_path / "x.zip", ("one.json", random.Random(1).randbytes(5000))).read_bytes()
     for length in (0, 1, 20, 100, 3000, len(content) - 30, len(content) - 1):
         (tmp_path / "cut.zip").write_bytes(content[:length])
-        refused(tmp_path, tmp_path / "cut.zip", "damaged")
+        assert_refused(tmp_path, tmp_path / "cut.zip", "damaged")
 
 
 def test_flipped_bits_are_refused_or_harmless(tmp_path: Path) -> None:

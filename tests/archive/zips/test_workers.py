@@ -23,11 +23,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _few_are_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def _use_processes_for_few_items(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_HERE", 3)
 
 
-def double(number: int) -> tuple[int, int]:
+def double_with_pid(number: int) -> tuple[int, int]:
     """Twice the number, and who says so."""
     return number * 2, os.getpid()
 
@@ -38,7 +38,7 @@ def open_file(name: str) -> int:
     return os.open(name, os.O_RDONLY)
 
 
-def die(number: int) -> int:
+def kill_at_seven(number: int) -> int:
     """Number 7 kills its process, as the kernel does when memory is short."""
     if number == 7:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -57,7 +57,7 @@ def read(file: tuple[int, str]) -> bytes:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 1000])
 def test_results_come_in_order(count: int) -> None:
-    results = list(in_processes(double, range(count)))
+    results = list(in_processes(double_with_pid, range(count)))
     assert [result for result, _ in results] == [number * 2 for number in range(count)]
     assert {worker for _, worker in results[:3]} <= {os.getpid()}
     assert len({worker for _, worker in results[3:]} - {os.getpid()}) == min(2, max(0, count - 3))
@@ -85,11 +85,11 @@ def test_open_directories_are_shared(tmp_path: Path) -> None:
 
 def test_a_killed_process_is_an_error() -> None:
     with pytest.raises(ArchiveError, match=r"exit code -9.*memory"):
-        list(in_processes(die, range(20)))
+        list(in_processes(kill_at_seven, range(20)))
 
 
 def test_workers_exit_when_the_results_are_closed() -> None:
-    with contextlib.closing(in_processes(double, range(200_000))) as results:
+    with contextlib.closing(in_processes(double_with_pid, range(200_000))) as results:
         workers = {next(results)[1] for _ in range(10)} - {os.getpid()}
     assert len(workers) == 2
     for worker in workers:
@@ -102,8 +102,8 @@ def test_the_workers_of_a_killed_process_exit(tmp_path: Path) -> None:
     script = """
 import sys
 from lse_archive.zips.workers import in_processes
-from test_workers import double
-results = in_processes(double, range(400_000), [int(sys.argv[1])])
+from test_workers import double_with_pid
+results = in_processes(double_with_pid, range(400_000), [int(sys.argv[1])])
 for _ in range(3_000):
     next(results)
 print("working", flush=True)

@@ -187,9 +187,9 @@ def test_a_missing_folder_a_wrong_zip_and_a_wrong_target_are_errors(paths, tmp_p
 
 
 def test_progress_counts_the_files(paths):
-    told: list[tuple[int, int]] = []
-    zip_day(paths, progress=lambda done, total: told.append((done, total)))
-    assert told == [(done, 41) for done in range(1, 42)]
+    reports: list[tuple[int, int]] = []
+    zip_day(paths, progress=lambda done, total: reports.append((done, total)))
+    assert reports == [(done, 41) for done in range(1, 42)]
 
 
 def test_a_zip_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 
 import pyrage
 import pytest
-from archive_fixtures import PROJECT, Archive, left_over, snapshot
+from archive_fixtures import PROJECT, Archive, leftovers, snapshot
 from day_fixtures import DAY
 from home_fixtures import DAY as HOME_DAY
 from home_fixtures import PROJECT as HOME_PROJECT
 from home_fixtures import Installation, midnight
-from s3_fixtures import Door
+from s3_fixtures import FaultProxy
 
 from lse_archive.errors import (
     ArchiveConflictError,
@@ -71,7 +71,7 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path, key_file: Path) -> A
 @pytest.fixture
 def faults(request: pytest.FixtureRequest, archive: Archive) -> Faults:
     kind = request.node.callspec.params["archive"]
-    return request.getfixturevalue("drive_server" if kind.startswith("drive") else "door").faults
+    return request.getfixturevalue("drive_server" if kind.startswith("drive") else "s3_proxy").faults
 
 
 def rezip(archive: Archive, runs: int) -> None:
@@ -86,7 +86,7 @@ def test_a_restored_day_equals_the_uploaded_one(archive: Archive) -> None:
         for number in range(2):
             archive.add(DAY + timedelta(days=number), project)
     before = snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     for project in archived_projects(archive.destination, []):
         for copy in copies(archive.destination, project):
@@ -95,7 +95,7 @@ def test_a_restored_day_equals_the_uploaded_one(archive: Archive) -> None:
             assert archive.restore(copy.day, project).action == "unchanged"
             assert archive.restore(copy.day, project, verify_only=True).action == "proven"
     assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
 def test_several_days_at_once(archive: Archive) -> None:
@@ -106,7 +106,7 @@ def test_several_days_at_once(archive: Archive) -> None:
     with ThreadPoolExecutor(3) as pool:
         uploaded = pool.map(lambda day: upload_day(archive.destination, archive.paths(day)).action, days)
         assert list(uploaded) == ["created"] * 9
-        archive.lose()
+        archive.delete_local()
         archive.layout.archive_dir.mkdir()
         assert list(pool.map(lambda day: archive.restore(day).action, days)) == ["restored"] * 9
     assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
@@ -136,7 +136,7 @@ def test_other_content_is_replaced_after_a_confirmation(archive: Archive) -> Non
 
 def test_fewer_runs_never_replace_more(archive: Archive) -> None:
     paths = archive.add(runs=5)
-    archive.lose()
+    archive.delete_local()
     archive.write(runs=3)
     zip_day(paths)
     with pytest.raises(ShrinkError, match="holds 2 runs"):
@@ -164,7 +164,7 @@ def test_a_large_day_is_uploaded_and_restored_despite_faults(archive: Archive, f
     upload_day(archive.destination, paths)
     before = snapshot(archive.layout.data_dir)
     faults.add(Fault("truncate", on("GET"), times=1, after=1))
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     faults.clear()
     faults.add(Fault("status", rate=0.1, status=503))
@@ -182,7 +182,7 @@ def test_an_upload_that_is_always_damaged_leaves_no_file(archive: Archive, fault
     faults.clear()
     assert find_copies(archive.destination, paths) == []
     assert upload_day(archive.destination, paths).action == "created"
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     assert archive.restore().action == "restored"
 
@@ -217,7 +217,7 @@ def test_a_damaged_copy_is_found_by_reading_it(store: ObjectStore, tmp_path: Pat
     result = prune_day(store, database, paths, "files")
     assert result.action == "kept"
     assert "holds something else" in result.why
-    archive.lose()
+    archive.delete_local()
     with pytest.raises(CorruptArchiveError, match="other bytes came"):
         archive.restore()
 
@@ -244,12 +244,12 @@ def test_a_later_upload_removes_files_of_killed_uploads(
     assert names() == {f"{folder}/{paths.zip.name}", others}
 
 
-def test_an_object_of_another_tool_is_compared_and_replaced(store: ObjectStore, tmp_path: Path) -> None:
+def test_an_object_of_another_tool_is_restored(store: ObjectStore, tmp_path: Path) -> None:
     archive = Archive(tmp_path, store)
     paths = archive.write()
     zip_day(paths)
     store._store.put(f"{project_folder(PROJECT)}/{paths.zip.name}", paths.zip.read_bytes())
-    archive.lose()
+    archive.delete_local()
     assert archive.restore().action == "restored"
 
 
@@ -267,18 +267,18 @@ def test_a_wrong_setting_is_named(url: str, config: dict[str, str], text: str) -
         ObjectStore(url, config)
 
 
-def test_a_missing_bucket_is_a_clear_error(door: Door) -> None:
-    config = {"endpoint": door.url, "access_key_id": "key", "secret_access_key": "secret", "region": "us-east-1"}
+def test_a_missing_bucket_is_a_clear_error(s3_proxy: FaultProxy) -> None:
+    config = {"endpoint": s3_proxy.url, "access_key_id": "key", "secret_access_key": "secret", "region": "us-east-1"}
     with pytest.raises(DestinationError, match="no such bucket"):
         ObjectStore("s3://no-such-bucket-here", config).check_folder()
 
 
 @pytest.fixture
 def s3_installation(
-    installation: Installation, door: Door, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    installation: Installation, s3_proxy: FaultProxy, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> Installation:
     monkeypatch.setenv("LSE_ARCHIVE_URL", f"{store.place}/the archive")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", door.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_proxy.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
@@ -291,7 +291,7 @@ def test_the_command_line_uses_an_object_store(s3_installation: Installation) ->
     assert swept.code == 0, swept.err
     before = snapshot(s3_installation.paths().folder)
     assert s3_installation.drive.requests == []
-    Archive(s3_installation.directory, None).lose()  # ty: ignore[invalid-argument-type]
+    Archive(s3_installation.directory, None).delete_local()  # ty: ignore[invalid-argument-type]
     restored = s3_installation.archive("restore", "--to-db", "--json")
     assert (restored.code, restored.entry["action"]) == (0, "restored")
     assert snapshot(s3_installation.paths().folder) == before
@@ -367,11 +367,11 @@ def test_a_restore_without_the_key_is_refused(store: ObjectStore, tmp_path: Path
     assert writer is not None
     archive = Archive(tmp_path, EncryptedDestination(store, writer, tmp_path / "archives"))
     archive.add()
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     with pytest.raises(NoKeyError, match="RECIPIENT alone does not open it"):
         archive.restore()
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
 @pytest.fixture
@@ -389,7 +389,7 @@ def test_without_a_key_encrypted_days_are_listed_and_refused(archive: Archive, k
     paths = archive.add(runs=3)
     assert find_copy_difference(keyless.destination, paths) is None
     assert upload_day(keyless.destination, paths).action == "unchanged"
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     [copy] = copies(keyless.destination, PROJECT)
     for attempt in (
@@ -399,7 +399,7 @@ def test_without_a_key_encrypted_days_are_listed_and_refused(archive: Archive, k
     ):
         with pytest.raises(NoKeyError, match=r"age is encrypted: no key is set\. Set LSE_AGE_IDENTITY_FILE"):
             attempt()
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
 @ENCRYPTED
@@ -429,12 +429,12 @@ def test_an_encrypted_and_another_unencrypted_zip_are_a_conflict(archive: Archiv
         with pytest.raises(ArchiveConflictError, match=r"encrypted and unencrypted.*archive upload"):
             archive.restore(verify_only=verify_only)
     assert upload_day(archive.destination, paths).action == "replaced"
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     assert archive.restore().runs == 5
     # Of the same content it is a leftover, and no conflict.
     upload_day(inner, paths)
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     assert archive.restore().runs == 5
     assert paths.zip.read_bytes() == whole
@@ -462,7 +462,7 @@ def test_a_copy_that_cannot_be_decrypted_proves_nothing(
     with pytest.raises(NoKeyError, match="LSE_AGE"):
         Archive(tmp_path, elsewhere).restore(verify_only=True)
     assert snapshot(tmp_path) == before
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
     assert prune_day(archive.destination, database, paths, "files").action == "pruned"
 
 
@@ -487,7 +487,7 @@ def test_a_passphrase(store: ObjectStore, tmp_path: Path) -> None:
     archive = Archive(tmp_path, EncryptedDestination(store, keys, tmp_path / "archives"))
     paths = archive.add()
     whole = paths.zip.read_bytes()
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     assert archive.restore().action == "restored"
     assert paths.zip.read_bytes() == whole
@@ -593,7 +593,7 @@ def test_an_encrypted_zip_without_its_label_is_replaced_and_restored(archive: Ar
         upload_day(archive.destination, paths)
     faults.clear()
     whole = paths.zip.read_bytes()
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     assert archive.restore().action == "restored"
     assert (snapshot(archive.layout.data_dir), paths.zip.read_bytes()) == (before, whole)

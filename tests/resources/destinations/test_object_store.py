@@ -92,7 +92,7 @@ def test_a_large_zip_counts_only_when_it_has_been_read_back(
     with pytest.raises(KeyboardInterrupt):
         upload_day(store, paths)
     assert find_copy_difference(store, paths) is not None  # the note is of the former object
-    archive.lose()
+    archive.delete_local()
     assert archive.restore().action == "restored"
 
 
@@ -110,12 +110,12 @@ def test_an_object_uploaded_in_parts_by_another_tool_is_restored_and_replaced(
     store._store.delete(key)
     with paths.zip.open("rb") as file:
         obstore.put(store._store, key, file, chunk_size=5 << 20, use_multipart=True)
-    archive.lose()
+    archive.delete_local()
     assert archive.restore().action == "restored"
     damaged = bytearray(bytes(obstore.get(store._store, key).bytes()))
     damaged[1000] ^= 1
     obstore.put(store._store, key, iter([bytes(damaged)]), chunk_size=5 << 20, use_multipart=True)
-    archive.lose()
+    archive.delete_local()
     with pytest.raises(CorruptArchiveError):
         archive.restore()
 

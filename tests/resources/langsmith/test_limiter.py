@@ -22,14 +22,14 @@ class Server:
 
     def __init__(self, clock: Clock, limit: int | None, period: float = 10.0) -> None:
         self._clock, self.limit, self._period = clock, limit, period
-        self._taken: deque[float] = deque()
+        self._accepted: deque[float] = deque()
 
     def takes(self) -> bool:
-        while self._taken and self._taken[0] <= self._clock() - self._period:
-            self._taken.popleft()
-        if self.limit is not None and len(self._taken) >= self.limit:
+        while self._accepted and self._accepted[0] <= self._clock() - self._period:
+            self._accepted.popleft()
+        if self.limit is not None and len(self._accepted) >= self.limit:
             return False
-        self._taken.append(self._clock())
+        self._accepted.append(self._clock())
         return True
 
 

@@ -37,11 +37,11 @@ from datetime import date
 from pathlib import Path
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
-def tell(done, total):
+def print_progress(done, total):
     sys.stdout.write(f"{done}\\n")
     sys.stdout.flush()
 url, project, day, folder, batch = sys.argv[1:]
-load_day(Database(url), project, date.fromisoformat(day), Path(folder), batch_size=int(batch), progress=tell)
+load_day(Database(url), project, date.fromisoformat(day), Path(folder), batch_size=int(batch), progress=print_progress)
 """
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drive_rig import CONTENT, UNIT, UPLOAD, back, media, proven
+from drive_rig import CONTENT, UNIT, UPLOAD, assert_stored, downloads_intact, media
 
 from lse_archive.errors import ArchiveConflictError, CorruptArchiveError, DestinationError
 from lse_demo.faults import Fault, on
@@ -34,7 +34,7 @@ def lose_last_answer(server: DriveServer, send: Callable[..., DriveFile], path: 
     with pytest.raises(DestinationError):
         send()
     server.faults.clear()
-    return proven(server, CONTENT[:UNIT])
+    return assert_stored(server, CONTENT[:UNIT])
 
 
 def test_the_next_call_continues_the_upload(server: DriveServer, send: Callable[..., DriveFile], path: Path) -> None:
@@ -43,7 +43,7 @@ def test_the_next_call_continues_the_upload(server: DriveServer, send: Callable[
     assert session_file.stat().st_mode & 0o777 == 0o600
     seen: list[int] = []
     send(progress=seen.append)
-    proven(server)
+    assert_stored(server)
     assert seen[0] == 4 * UNIT  # not from the start
     assert not session_file.exists()
 
@@ -64,7 +64,7 @@ def test_an_unusable_session_file_is_ignored(
         content = b"other" * UNIT
         path.write_bytes(content)
     send()
-    proven(server, content)
+    assert_stored(server, content)
 
 
 def test_a_lost_last_answer_makes_no_second_file(
@@ -73,7 +73,7 @@ def test_a_lost_last_answer_makes_no_second_file(
     created = lose_last_answer(server, send, path)
     server.uploads.expire()
     assert send().id == created.id
-    proven(server, CONTENT[:UNIT])
+    assert_stored(server, CONTENT[:UNIT])
 
 
 def test_a_file_of_another_host_is_a_conflict_for_an_interrupted_upload(
@@ -83,7 +83,7 @@ def test_a_file_of_another_host_is_a_conflict_for_an_interrupted_upload(
     drive.upload(path, "day.zip", settings.folder, {})
     with pytest.raises(ArchiveConflictError):
         send()
-    proven(server)
+    assert_stored(server)
 
 
 def change(drive: GoogleDrive, file_id: str, body: dict[str, Any], **moves: str) -> None:
@@ -159,11 +159,11 @@ def test_a_concurrent_upload_of_another_host_is_not_replaced(
     server.faults.add(Fault("call", on("PATCH", "/upload/"), times=1, action=meanwhile))
     with pytest.raises(ArchiveConflictError, match="changed on Drive"):
         send(existing=first)
-    proven(server, b"still more runs")
+    assert_stored(server, b"still more runs")
     assert len(server.store.revisions(first.id)) == 2
     assert not path.with_name("day.zip.upload").exists()
     send(existing=drive.prove(first))
-    proven(server, content)
+    assert_stored(server, content)
 
 
 def test_a_replacement_with_a_lost_last_answer_is_recognized(
@@ -174,7 +174,7 @@ def test_a_replacement_with_a_lost_last_answer_is_recognized(
     path.write_bytes(CONTENT[:UNIT])
     server.faults.add(Fault("lose_answer", UPLOAD, times=1))
     assert send(existing=first).id == first.id
-    proven(server, CONTENT[:UNIT])
+    assert_stored(server, CONTENT[:UNIT])
     assert len(server.store.revisions(first.id)) == 2
 
 
@@ -236,7 +236,7 @@ def test_a_killed_upload_is_completed_by_the_next_one(
         again()
     except ArchiveConflictError:  # the server went on after its client's death and finished the file just now
         again()
-    proven(server)
+    assert_stored(server)
     assert not path.with_name("day.zip.upload").exists()
 
 
@@ -251,7 +251,7 @@ def test_cut_downloads_continue(
         server.faults.add(Fault("truncate", media, times=1, at=UNIT * (number % 4)))
     for kind in ("cut_body", "cut_before", "status", "lose_answer"):
         server.faults.add(Fault(kind, media, times=2))
-    assert back(drive, file, path.with_name("back"))
+    assert downloads_intact(drive, file, path.with_name("back"))
     assert server.faults.struck("truncate") >= 5
 
 
@@ -260,7 +260,7 @@ def test_damaged_downloads_are_retried(
 ) -> None:
     file = send()
     server.faults.add(Fault("corrupt", media, times=2))
-    assert back(drive, file, path.with_name("back"))
+    assert downloads_intact(drive, file, path.with_name("back"))
     server.faults.add(Fault("corrupt", media))
     target = path.with_name("never")
     target.write_bytes(b"what was there")

@@ -1,4 +1,4 @@
-"""Sealing: a folder of another tool gets its manifest, and its files stay as they are."""
+"""A folder of another tool gets a manifest; its files do not change."""
 
 import pytest
 from day_fixtures import day_paths, digests, fill, run

@@ -1,4 +1,4 @@
-"""Law 1: nothing takes a day's place that holds fewer runs of it, older states of them, or fewer other files."""
+"""Law 1: no replacement has fewer runs, older states of runs, or fewer other files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Archive:
 
 
 def refill(paths: DayPaths, *runs: bytes) -> None:
-    """Makes these the day's run files, as if nothing had been there."""
+    """Replaces the day's run files by these."""
     if paths.folder.exists():
         for path in paths.folder.iterdir():
             path.unlink()
@@ -40,7 +40,7 @@ def refill(paths: DayPaths, *runs: bytes) -> None:
 
 
 def put(archive: Archive, content: bytes) -> None:
-    """Puts a file of the name of the day's zip there, as another tool would."""
+    """Uploads a file under the name of the day's zip, as another tool would."""
     other = archive.directory / "other"
     other.write_bytes(content)
     folder = archive.destination.ensure_project_folder(project_folder(PROJECT))
@@ -48,7 +48,7 @@ def put(archive: Archive, content: bytes) -> None:
 
 
 def zipped(directory: Path, files: dict[str, bytes]) -> bytearray:
-    """A zip without compression: the content of a file can be found in it."""
+    """Returns an uncompressed zip, so that file contents can be found in it."""
     path = directory / "made.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
@@ -61,7 +61,7 @@ def flip(content: bytearray, sought: bytes) -> bytes:
     return bytes(content)
 
 
-# ---- a copy that cannot be read as a whole --------------------------------------------------------------------------
+# ---- damaged copies --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["a file", "its method", "its end"])
@@ -174,7 +174,7 @@ def test_a_zip_does_not_replace_an_ended_run_by_its_pending_state(tmp_path: Path
     assert zip_day(paths, allow_shrink=True).written
 
 
-# ---- what only this disk has ----------------------------------------------------------------------------------------
+# ---- local files only ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_second_damaged_zip_does_not_replace_the_first(drive_archive: Archive)
     assert [path.read_bytes() for path in kept] == [b"one", b"two", b"three"]
 
 
-# ---- what a place holds ---------------------------------------------------------------------------------------------
+# ---- inventories -----------------------------------------------------------------------------------------------------
 
 
 def test_an_ended_document_of_a_run_counts_before_a_pending_one(tmp_path: Path) -> None:

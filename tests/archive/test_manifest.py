@@ -1,4 +1,4 @@
-"""The manifest: numbers of the day, and checksums that `sha256sum -c` takes."""
+"""The manifest: numbers of the day, and checksums that `sha256sum -c` accepts."""
 
 import subprocess
 from datetime import date

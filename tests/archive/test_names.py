@@ -1,4 +1,4 @@
-"""Names of projects: readable folders, from which the name can be had back, and which two projects never share."""
+"""Project names: readable folders that differ for all projects and from which the name can be read."""
 
 import os
 import re

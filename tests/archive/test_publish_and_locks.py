@@ -1,4 +1,4 @@
-"""Publication and locks: one writer, and readers that see the old or the new and nothing between."""
+"""Publication and locks: one writer; readers see the old or the new content."""
 
 from __future__ import annotations
 

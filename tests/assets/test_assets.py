@@ -1,4 +1,4 @@
-"""The assets in Dagster: what is defined, and what a day's run leaves in metadata and checks."""
+"""The Dagster assets: definitions, and the metadata and checks of a day's run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lse_operations.steps import STEPS
 from lse_platform.asset_keys import asset_key, langsmith_key
 from lse_resources.projects import ProjectConfig
 
-# Dagster's own, of the models behind its resources.
+# Dagster's resources use pydantic features that are deprecated.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")]
 
 _CONFIG = ProjectConfig(PROJECT, DAY - timedelta(days=5))
 
 
 def materialize(*steps: str, **config: dict[str, Any]) -> dg.ExecuteInProcessResult:
-    """Runs steps of the day on an instance of its own, as the platform does, but for its retries."""
+    """Runs steps of the day on a separate instance, like the platform but without retries."""
     assets = project_assets(_CONFIG)
     by_name = {asset.key.path[-1]: asset for asset in assets}
     ops = {by_name[step].op.name: {"config": values} for step, values in config.items()}
@@ -120,7 +120,7 @@ def test_failed_checks_name_differences_and_the_fix(installation: Installation) 
 
     result = materialize("verification")
 
-    assert result.success  # the checks are red, the run is not
+    assert result.success  # the checks fail, the run succeeds
     found = checks(result)
     assert {name for name, check in found.items() if check.passed} >= {"langsmith_count"}
     for name in ("run_files_intact", "zip_matches_files", "runs_match_files"):
@@ -139,7 +139,7 @@ def test_failed_checks_name_differences_and_the_fix(installation: Installation) 
 
 
 def differing(check: dg.AssetCheckEvaluation) -> list[Any]:
-    """The rows of a check's table."""
+    """Returns the rows of a check's table."""
     table = check.metadata["differing"]
     assert isinstance(table, dg.TableMetadataValue)
     return [record.data for record in table.records]

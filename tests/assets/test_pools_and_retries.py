@@ -1,4 +1,4 @@
-"""What stands between many days and one LangSmith: steps that repeat themselves, and pools that keep them in line."""
+"""Retries of steps, and the pools that limit concurrent steps."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lse_operations.steps import STEPS
 from lse_platform.asset_keys import asset_key
 from lse_resources.projects import ProjectConfig
 
-# Dagster's own, of the models behind its resources.
+# Dagster's resources use pydantic features that are deprecated.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")]
 
 LIMIT = 3
@@ -32,7 +32,7 @@ _SOON = dg.RetryPolicy(max_retries=2, delay=0.01)
 
 
 class FailureRecorder(LogReporter):
-    """Notes which steps failed; the first failure is when somebody repairs LangSmith, if `repairs` says so."""
+    """Records failed steps; with `repairs`, a failure clears the faults of LangSmith."""
 
     def __init__(self, installation: Installation, *, repairs: bool) -> None:
         self.failed_steps: list[str] = []
@@ -63,13 +63,13 @@ def materialize(
     )
 
 
-def repeated(result: dg.ExecuteInProcessResult) -> list[str]:
-    """The steps that were started again, once for each time."""
+def retried_steps(result: dg.ExecuteInProcessResult) -> list[str]:
+    """Returns the retried steps, once per retry."""
     events = result.filter_events(lambda event: event.event_type == DagsterEventType.STEP_RESTARTED)
     return [str(event.step_key).rpartition("__")[2] for event in events]
 
 
-# ---- repeating -----------------------------------------------------------------------------------------------------
+# ---- retries ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_step_is_retried_after_an_outside_fault(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_a_step_is_retried_after_an_outside_fault(installation: Installation, mo
         result = materialize(instance, recorder, retry_policy=_SOON)
 
     assert result.success
-    assert recorder.failed_steps == repeated(result) == ["run_files"]
+    assert recorder.failed_steps == retried_steps(result) == ["run_files"]
     assert {check.check_name for check in result.get_asset_check_evaluations() if not check.passed} == set()
     assert len(installation.rows()) == 7
     assert read_state(installation.paths()).verified_at
@@ -101,7 +101,7 @@ def test_a_permanent_fault_fails_the_step_after_the_last_retry(
 
     assert not result.success
     assert recorder.failed_steps == ["run_files"] * 3
-    assert repeated(result) == ["run_files"] * 2
+    assert retried_steps(result) == ["run_files"] * 2
     assert not installation.paths().folder.exists()
 
 
@@ -115,7 +115,7 @@ def test_a_refused_key_is_not_retried(installation: Installation) -> None:
 
     assert not result.success
     assert recorder.failed_steps == ["run_files"]
-    assert repeated(result) == []
+    assert retried_steps(result) == []
 
 
 def test_the_platform_retries_steps_that_use_the_network_with_growing_delays() -> None:
@@ -135,7 +135,7 @@ def test_the_platform_retries_steps_that_use_the_network_with_growing_delays() -
 
 
 def test_three_of_four_steps_hold_a_langsmith_slot(installation: Installation) -> None:
-    """By the instance's own book of places, which every run asks before a step of the pool."""
+    """Uses the slots of the instance, which every run claims before a step of the pool."""
     runs = [str(uuid.uuid4()) for _ in range(LIMIT + 1)]
     [pool] = {asset.op.pool for asset in project_assets(_CONFIG) if asset.key.path[-1] == "run_files"}
     assert pool is not None

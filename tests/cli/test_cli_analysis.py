@@ -49,7 +49,7 @@ def test_json_output_is_lossless(loaded: Installation) -> None:
         "bytes": "\\x00ff",
         "json": {"n": 1.1},
     }
-    assert "1.10" in ended.out  # the digits of the server
+    assert "1.10" in ended.out  # digits as the server sends them
     twice = loaded.lse("sql", "--json", "SELECT 1 AS n, 2 AS n")
     assert (twice.code, twice.out, "two columns are named n" in twice.err) == (2, "", True)
 

@@ -1,4 +1,4 @@
-"""Pools keep the command line in line with the platform; the dead do not block it."""
+"""Pools limit the command line and the platform together; exited processes do not block them."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ age: Any = pyrage
 
 
 def wrong(installation: Installation) -> dict[str, str]:
-    """The findings that are wrong: name, and text with hint."""
+    """Returns name and text with hint of the findings that are wrong."""
     ended = installation.lse("doctor", "--json")
     found = [entry for entry in json.loads(ended.out)["results"] if entry["verdict"] == "wrong"]
     assert ended.code == (1 if found else 0)
@@ -39,7 +39,7 @@ def wrong(installation: Installation) -> dict[str, str]:
 
 
 def finding(installation: Installation, name: str) -> tuple[str, str]:
-    """The only finding of this name: verdict, and text with hint."""
+    """Returns verdict and text with hint of the only finding of this name."""
     entries = json.loads(installation.lse("doctor", "--json").out)["results"]
     [entry] = [entry for entry in entries if entry["name"] == name]
     return entry["verdict"], f"{entry['says']} {entry['todo']}"

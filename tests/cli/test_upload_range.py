@@ -1,4 +1,4 @@
-"""Uploads of a range go several at once; what must be asked is asked, and Ctrl-C ends all of them."""
+"""Concurrent uploads of a range: questions are asked, and Ctrl-C ends all uploads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _RANGE = ["--project", PROJECT, "--start-date", str(_DAYS[0]), "--end-date", str
 
 @dataclass
 class Gates:
-    """Where uploads are held: who has arrived at the first one, and what opens each."""
+    """Events that hold uploads: `arrived` counts those at the first gate."""
 
     arrived: threading.Semaphore
     first: threading.Event
@@ -89,7 +89,7 @@ def test_a_question_about_one_day_does_not_delay_the_others(zipped: Installation
 
 @pytest.fixture
 def gates(zipped: Installation) -> Iterator[Gates]:
-    """The uploads of the first three days wait for each other and a gate, the others for the second one."""
+    """The first three uploads wait for each other and the first gate, the others for the second gate."""
     found = Gates(threading.Semaphore(0), threading.Event(), threading.Event())
 
     def hold() -> None:
@@ -118,7 +118,7 @@ def test_results_stay_on_the_screen_above_the_bars(zipped: Installation, gates: 
 
 
 def test_a_question_stays_on_the_screen_above_the_bars(zipped: Installation, gates: Gates) -> None:
-    """The oldest day differs; the next two have their bars by then."""
+    """The oldest day differs; the next two show their bars before the question."""
     gates.first.set()
     assert zipped.archive("upload", day=_DAYS[0]).code == 0
     zipped.store.generate(PROJECT, _DAYS[0], runs=4, mean_bytes=3000, seed=1)

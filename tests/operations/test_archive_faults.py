@@ -1,4 +1,4 @@
-"""The fault matrix over upload and restore of whole days: equal bytes in the end, or a clear refusal; nothing lost."""
+"""Upload and restore of days with faults: equal bytes or a clear error, and no loss."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_restore_of_wrong_content_is_refused(
 def test_a_copy_with_a_changed_byte_is_not_restored(
     drive_archive: Archive, drive_server: DriveServer, day: DayPaths
 ) -> None:
-    """Stored bytes that rot: Drive's own checksum is the old one, so the download never agrees with it."""
+    """A stored byte changes: Drive's checksum is the old one, so the download never matches it."""
     upload_day(drive_archive.destination, day)
     [doc] = drive_server.store.named(day.zip.name)
     content = drive_server.store.content(doc)

@@ -1,4 +1,4 @@
-"""SIGKILL at many kill_points of upload, restore and prune: the next run ends as if nothing had happened."""
+"""SIGKILL at many events of upload, restore and prune: the next call completes the step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Step = Callable[..., dict[str, Any]]
 
 @dataclass(frozen=True)
 class Place:
-    """An archive with its destination, and what another process must know to reach that."""
+    """An archive with its destination, and the request that opens both in another process."""
 
     archive: Archive
     order: dict[str, Any]
@@ -84,7 +84,7 @@ def s3_place(store: ObjectStore, moto_url: str, tmp_path: Path) -> tuple[Archive
 
 @pytest.fixture
 def step(place: Place) -> Iterator[Step]:
-    """Runs a step of a day in a process of its own; `kill_at` is the event at which it dies."""
+    """Runs a step of a day in a separate process, which is killed at event `kill_at`."""
     with subprocess.Popen(
         [sys.executable, REPOSITORY / "tests" / "fixtures" / "fork_server.py"],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
@@ -118,16 +118,16 @@ def day(archive: Archive, number: int) -> DayPaths:
 
 
 def kill_points(place: Place, events: int) -> list[int]:
-    """The events at which the process dies: the first, one near the end, and random ones between.
+    """Returns the events at which the process is killed: the first, one near the end, and random ones between.
 
-    The very last may not come, because a token is refreshed in one process and not in the next.
+    Not the very last: token refreshes differ between processes, and so does the number of events.
     """
     last = events - 8
     return sorted({1, last, *random.Random(events).sample(range(2, last), place.kill_points - 2)})
 
 
 def count_events(step: Step, name: str, paths: DayPaths, **more: Any) -> int:
-    """How many events an undisturbed step has."""
+    """Runs a step without a kill; returns the number of its events."""
     answer = step(name, paths, **more)
     assert not answer["failed"]
     assert not answer["killed"]
@@ -135,7 +135,7 @@ def count_events(step: Step, name: str, paths: DayPaths, **more: Any) -> int:
 
 
 def stored(archive: Archive, paths: DayPaths) -> list[bytes]:
-    """What a restore would get: the zips under the day's name."""
+    """Returns the zips under the day's name at the destination."""
     found = []
     for file in find_copies(archive.destination, paths):
         archive.destination.download(file, archive.directory / "copy")
@@ -144,7 +144,7 @@ def stored(archive: Archive, paths: DayPaths) -> list[bytes]:
 
 
 def unexpected_files(archive: Archive) -> list[str]:
-    """What nobody needs and nobody will clear away; encrypted copies go when they are a day old."""
+    """Returns files that no later step removes; encrypted copies are removed after a day."""
     return [name for name in leftovers(archive) if SCRATCH not in name]
 
 

@@ -1,4 +1,4 @@
-"""`lse drive dedupe`: of two files of one name the one that holds every run stays, or both."""
+"""`lse drive dedupe`: of two files of the same name, the one with all runs is kept, or both."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def archive(installation: Installation) -> Iterator[Archive]:
 
 @pytest.fixture
 def put_duplicate(archive: Archive, installation: Installation) -> Callable[..., str]:
-    """Puts a second file of the name of a day's zip, as two installations can; or one of another name."""
+    """Uploads a second file under the name of a day's zip, as two installations can, or under another name."""
 
     def put(path: Path, name: str = "", *, day: date = DAY, label: dict[str, str] | None = None) -> str:
         there = archive.paths(day, PROJECT).zip.name
@@ -141,7 +141,7 @@ def test_files_of_other_names_are_not_duplicates(
         put_duplicate(empty, f"{name}_{DAY}.zip")
     assert (
         installation.lse("drive", "dedupe", "--force", "--json").json == []
-    )  # beside one of our name they do not count
+    )  # they do not count beside a file of the expected name
     archive.destination.trash(find_copies(archive.destination, paths)[0])
     done = installation.lse("drive", "dedupe", "--force", "--json")
     assert (done.code, done.entry["action"], "names differ" in done.entry["why"]) == (3, "unresolved", True)
@@ -157,7 +157,7 @@ def test_the_kept_file_is_proven_before_another_is_removed(
     decision = decide(archive.destination, copy, archive.layout.archive_dir)
     assert decision.keep is not None
     assert [file.id for file in decision.trash] == [second]
-    archive.destination.trash(decision.keep)  # while the question stands
+    archive.destination.trash(decision.keep)  # while the question is open
     with pytest.raises(ArchiveConflictError, match="changed on Drive"):
         remove(archive.destination, paths, decision.trash[0], keep=decision.keep)
     assert names(installation, paths) == {second}
@@ -229,7 +229,7 @@ def test_encrypted_duplicates_are_found(
         [first] = installation.drive.store.named(name)
         stored = installation.directory / "stored"
         stored.write_bytes(installation.drive.store.content(first).read_bytes())
-        second = put_duplicate(stored, name)  # without what stands beside the first
+        second = put_duplicate(stored, name)  # without the label of the first file
         assert installation.archive("upload", project=PROJECT, day=DAY).code == 1
         done = installation.lse("drive", "dedupe", "--force", "--json")
         assert (done.code, len(done.entry["trashed"])) == (0, 1)
@@ -250,12 +250,12 @@ def test_encrypted_duplicates_that_the_key_does_not_open_are_kept(
     [label] = first["_app_properties"].values()
     put_duplicate(stored, name, label=label)
     key.write_text(str(age.x25519.Identity.generate()))
-    done = installation.lse("drive", "dedupe", "--force", "--json")  # by what stands beside them they are equal
+    done = installation.lse("drive", "dedupe", "--force", "--json")  # their labels are equal
     assert (done.code, done.entry["action"], done.entry["trashed"]) == (3, "unresolved", [])
     for doc in installation.drive.store.named(name):
         archive.destination._inner._service.api.files().delete(fileId=doc["id"]).execute()  # ty: ignore[missing-attribute]
     archive.add(DAY + timedelta(days=1), PROJECT)
-    for _ in range(2):  # of the same length, and without a checksum of what is in them
+    for _ in range(2):  # same length, and no checksum of their content
         stored.write_bytes(age.encrypt(b"x", [age.x25519.Identity.generate().to_public()]))
         put_duplicate(stored, name, day=DAY + timedelta(days=1))
     done = installation.lse("drive", "dedupe", "--force", "--json")

@@ -1,4 +1,4 @@
-"""Import: older run files come into the UTC days of their runs; the originals and what is archived stay."""
+"""Import: older run files are added to the UTC days of their runs; originals and archived runs are kept."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_runs_are_imported_into_the_day_of_their_start(layout: Layout, old: Path
         assert is_as_recorded(layout.day("chat", day))
     assert set(ids(layout, DAY)) == {run_id(1), run_id(2)}
     assert set(ids(layout, NEXT)) == {run_id(3), run_id(4)}
-    assert b"end_time" in ids(layout, NEXT)[run_id(3)]  # the finished one, though it is the older file
+    assert b"end_time" in ids(layout, NEXT)[run_id(3)]  # the ended state, although its file is older
     assert snapshot(old) == before
     assert zip_day(layout.day("chat", DAY)).written
 
@@ -95,7 +95,7 @@ def test_an_unreadable_folder_is_an_error(old: Path, monkeypatch: pytest.MonkeyP
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return scan(path)
 
-    monkeypatch.setattr("os.scandir", refuse)  # root may read all
+    monkeypatch.setattr("os.scandir", refuse)  # root can read everything
     with pytest.raises(ArchiveError, match="deeper: Permission denied"):
         survey(old)
 
@@ -196,7 +196,7 @@ def test_bars_are_shown_only_on_a_terminal(
     (old / "2026-01-03" / "broken.json").unlink()
     command = ("archive", "import", str(old), "--project", "chat", "--force", "--dry-run")
     assert bare_installation.lse(*command).err == ""
-    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich takes any stream for a terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich treats any stream as a terminal
     monkeypatch.setenv("TERM", "xterm")
     on_terminal = bare_installation.lse(*command)
     for title in ("older files", str(DAY), str(NEXT)):

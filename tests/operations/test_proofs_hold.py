@@ -1,4 +1,4 @@
-"""What was proven holds for the content that it was proven of, and for nothing else."""
+"""Check results hold only for the checked content."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_changed_day_is_no_longer_verified(installation: Installation) -> None
     span = ["--start-date", str(DAY), "--end-date", str(DAY), "--json"]
     assert installation.lse("status", *span).entry["verified"]
     assert installation.archive("fetch", "--force").code == 0
-    assert installation.lse("status", *span).entry["verified"]  # nothing had changed
+    assert installation.lse("status", *span).entry["verified"]  # nothing has changed
     more_runs(installation)
     assert installation.archive("fetch", "--force").code == 0
     assert not installation.lse("status", *span).entry["verified"]
@@ -117,13 +117,13 @@ def test_a_day_changed_during_verification_is_not_marked_as_verified(
     assert (state.verified_at, state.langsmith_count) == (None, 9)
 
 
-# ---- folders and zips that lost what they prove themselves by ------------------------------------------------------
+# ---- folders and zips without checksums ------------------------------------------------------------------------------
 
 
 def test_no_checksums_are_made_for_a_folder_with_changed_files(paths: DayPaths) -> None:
     before = paths.zip.read_bytes()
     (paths.folder / SUMS).unlink()
-    assert ensure_manifest(paths).runs == 3  # the same files: the checksums are made again
+    assert ensure_manifest(paths).runs == 3  # same files: the checksums are written again
     (paths.folder / SUMS).unlink()
     fill(paths.folder, run(1, name="changed"))
     with pytest.raises(CorruptArchiveError, match="is missing, and other files"):
@@ -244,9 +244,9 @@ def test_a_damaged_run_file_replaces_no_row(installation: Installation) -> None:
 def test_a_load_without_rows_is_a_failure(installation: Installation) -> None:
     installation.fill(3)
     assert installation.archive("full-sweep").code == 0
-    shutil.copytree(installation.paths().folder, installation.paths("misspelt").folder)
-    ended = installation.archive("to-db", project="misspelt")
+    shutil.copytree(installation.paths().folder, installation.paths("misspelled").folder)
+    ended = installation.archive("to-db", project="misspelled")
     assert ended.code == 1
-    assert f"none of the 3 runs of misspelt {DAY} could be loaded" in ended.err
+    assert f"none of the 3 runs of misspelled {DAY} could be loaded" in ended.err
     assert "is filed under" in ended.err
-    assert installation.rows("misspelt") == {}
+    assert installation.rows("misspelled") == {}

@@ -1,4 +1,4 @@
-"""Prune: space is freed only after the day was proven elsewhere now, and the day is still known afterwards."""
+"""Prune: files are deleted only after their copies were checked, and the pruned day is still listed."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def lose_row(archive: Archive, database: Database, server: DriveServer) -> None:
 
 
 def add_run(archive: Archive, database: Database, server: DriveServer) -> None:
-    """A newer day here than on Drive."""
+    """Makes the local day newer than its copy."""
     paths = archive.write(runs=6)
     for name in ("_summary.json", "_sha256sums.txt"):
         (paths.folder / name).unlink()
@@ -154,7 +154,7 @@ def test_a_pruned_day_must_be_restored_before_zip_and_fetch(
 
 
 def replace_by_fewer(archive: Archive, runs: int) -> None:
-    """Another archive puts fewer runs of the day there."""
+    """Replaces the copy by one with fewer runs."""
     other = Archive(archive.directory / "other", archive.destination)
     zip_day(other.write(runs=runs))
     upload_day(other.destination, other.paths(), allow_shrink=True)
@@ -209,7 +209,7 @@ def test_lse_verifies_restores_and_fetches_a_pruned_day(installation: Installati
     )
     installation.sql("UPDATE runs SET data = '{}' WHERE run_id = (SELECT min(run_id::text) FROM runs)::uuid")
     assert installation.archive("verify").code == 3
-    # LangSmith has fewer runs by now: the day comes back first, and nothing of it is lost.
+    # LangSmith has fewer runs now: the day is restored first and keeps all runs.
     installation.store.delete([installation.store.runs(HOME_PROJECT)[0].id])
     assert installation.archive("fetch", "--force").code in (0, 3)
     after = snapshot(installation.paths().folder)
@@ -241,11 +241,11 @@ def test_the_copy_is_pruned_only_if_the_day_is_local(
     with pytest.raises(DestinationError):
         prune_copy(archive.destination, paths)
     drive_server.faults.clear()
-    assert read_state(paths).copy_pruned_at is None  # what is lost later was not given up
+    assert read_state(paths).copy_pruned_at is None  # a later loss is not recorded as pruned
     assert prune_copy(archive.destination, paths).action == "pruned"
     assert drive_server.store.named(paths.zip.name) == []
     assert check_copy(paths, archive.destination).verdict == "agrees"
-    assert prune().action == "kept"  # now the day here is the last copy
+    assert prune().action == "kept"  # the local day is now the last copy
     upload_day(archive.destination, paths)
     assert prune().action == "pruned"
 

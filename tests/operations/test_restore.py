@@ -1,4 +1,4 @@
-"""Restore: a day comes back as it was, to the byte, or not at all; and what is here is not lost by it."""
+"""Restore: a day is restored byte for byte or not at all, and local runs are kept."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def archive(drive_archive: Archive) -> Archive:
 
 
 def put(archive: Archive, path: Path, name: str, project: str = PROJECT) -> None:
-    """Puts a file on Drive as another tool would."""
+    """Uploads a file to Drive as another tool would."""
     archive.destination.upload(path, name, archive.destination.ensure_project_folder(project_folder(project)), {})
 
 
-def no_downloads(request: object) -> bool:
+def is_download(request: object) -> bool:
     return getattr(request, "query", {}).get("alt") == "media"
 
 
@@ -68,7 +68,7 @@ def test_days_of_two_projects_are_restored_byte_for_byte(archive: Archive) -> No
 def test_an_equal_local_day_is_skipped(archive: Archive, drive_server: DriveServer) -> None:
     paths = archive.add()
     before = paths.folder.stat().st_ino
-    drive_server.faults.add(Fault("status", no_downloads, status=500))
+    drive_server.faults.add(Fault("status", is_download, status=500))
     assert archive.restore().action == "unchanged"
     paths.zip.unlink()
     assert archive.restore().action == "unchanged"
@@ -81,7 +81,7 @@ def test_an_existing_zip_is_not_downloaded(archive: Archive, drive_server: Drive
     for path in paths.folder.iterdir():
         path.unlink()
     paths.folder.rmdir()
-    drive_server.faults.add(Fault("status", no_downloads, status=500))
+    drive_server.faults.add(Fault("status", is_download, status=500))
     result = archive.restore()
     assert (result.action, result.source) == ("restored", "local zip")
     assert snapshot(archive.layout.data_dir) == before
@@ -175,7 +175,7 @@ def test_verify_only_reads_the_copy_whatever_the_local_state(archive: Archive, d
     assert (for_proof.action, for_proof.source) == ("would replace", "Drive")
     assert (archive.restore(verify_only=True).source, paths.zip.is_file()) == ("Drive", True)
     paths.incoming.write_bytes(paths.zip.read_bytes())
-    drive_server.faults.add(Fault("status", no_downloads, status=403))
+    drive_server.faults.add(Fault("status", is_download, status=403))
     with pytest.raises(DestinationError):
         archive.restore(verify_only=True)
 
@@ -249,14 +249,14 @@ def test_an_interrupted_download_is_continued(archive: Archive, drive_server: Dr
     upload_day(archive.destination, paths)
     before = snapshot(archive.layout.data_dir)
     archive.delete_local()
-    drive_server.faults.add(Fault("status", no_downloads, status=403, after=1))
+    drive_server.faults.add(Fault("status", is_download, status=403, after=1))
     with pytest.raises(DestinationError):
         archive.restore()
     assert not paths.folder.exists()
     drive_server.faults.clear()
     seen: list[int] = []
     assert archive.restore(downloading=lambda done, _: seen.append(done)).action == "restored"
-    assert seen[0] == 8 << 20  # a whole range was here already
+    assert seen[0] == 8 << 20  # a complete range was downloaded before
     assert snapshot(archive.layout.data_dir) == before
     assert leftovers(archive) == []
 
@@ -264,7 +264,7 @@ def test_an_interrupted_download_is_continued(archive: Archive, drive_server: Dr
 def test_an_unreachable_destination_changes_nothing(archive: Archive, drive_server: DriveServer) -> None:
     paths = archive.add()
     archive.delete_local()
-    drive_server.faults.add(Fault("status", no_downloads, status=403))
+    drive_server.faults.add(Fault("status", is_download, status=403))
     with pytest.raises(DestinationError):
         archive.restore()
     assert not paths.folder.exists()
@@ -272,7 +272,7 @@ def test_an_unreachable_destination_changes_nothing(archive: Archive, drive_serv
 
 
 def test_files_of_a_killed_restore_are_ignored_and_removed(archive: Archive) -> None:
-    """What a killed restore left is not taken for a day, nor for a part of one."""
+    """Files of a killed restore are not used as a day or as a part of one."""
     paths = archive.add()
     before = snapshot(archive.layout.data_dir)
     archive.delete_local()

@@ -1,4 +1,4 @@
-"""`lse up`, `lse down`, `lse db`: one platform for a home, and nothing left of it in the end."""
+"""`lse up`, `lse down`, `lse db`: one platform per home, and no process remains after it."""
 
 from __future__ import annotations
 

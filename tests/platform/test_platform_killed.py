@@ -1,4 +1,4 @@
-"""`lse up` is killed: the next one takes its place."""
+"""`lse up` after a killed `lse up`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The platform survives: its processes are started again, a killed daemon loses no day, its logs stay small."""
+"""The platform restarts its processes, completes backfills after a kill, and rotates its logs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_an_exited_process_is_restarted(tmp_path: Path) -> None:
             helper.look_after(messages.append)
             return bool(messages)
 
-        wait_until(again, 30, "it was not noticed")
+        wait_until(again, 30, "it was not restarted")
         assert Registry(tmp_path / "run").alive()["helper"].pid != first.pid
     assert messages == ["the helper ended with -9; starting it again"]
     assert Registry(tmp_path / "run").alive() == {}
@@ -61,14 +61,14 @@ def test_an_exited_process_is_restarted(tmp_path: Path) -> None:
 def test_a_process_that_keeps_exiting_is_not_restarted(tmp_path: Path) -> None:
     with service(tmp_path, "raise SystemExit('no such port')") as helper:
 
-        def given_up() -> bool:
+        def stops_restarting() -> bool:
             try:
                 helper.look_after(lambda _: None)
             except ArchiveError as error:
                 return "no such port" in str(error)
             return False
 
-        wait_until(given_up, 60, "it was started for ever")
+        wait_until(stops_restarting, 60, "it was restarted too often")
 
 
 def test_an_open_log_is_rotated(tmp_path: Path) -> None:
@@ -95,11 +95,11 @@ def test_a_process_is_restarted_after_its_log_was_deleted(tmp_path: Path) -> Non
             helper.look_after(messages.append)
             return bool(messages)
 
-        wait_until(again, 30, "it was not started again")
+        wait_until(again, 30, "it was not restarted")
         assert helper.log.exists()
 
 
-# ---- the whole -----------------------------------------------------------------------------------------------------
+# ---- the platform ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -130,9 +130,9 @@ def test_a_backfill_completes_after_its_daemon_was_killed(installation: Installa
     assert f"{len(DAYS)} days" in ended.out
     wait_until(lambda: bool(list(installation.paths(day=DAYS[0]).folder.parent.glob("2*"))), 120, "no day was begun")
     os.kill(Registry(installation.directory / "home" / "run").alive()["daemon"].pid, signal.SIGKILL)
-    wait_until(lambda: "the daemon ended with -9; starting it again" in up.text, 30, "nobody noticed")
+    wait_until(lambda: "the daemon ended with -9; starting it again" in up.text, 30, "the daemon was not restarted")
 
-    os.environ.update(open_home(Settings.load()).environment())  # the installation puts back what it was
+    os.environ.update(open_home(Settings.load()).environment())  # the installation restores the environment
     with installation.instance() as instance:
         [backfill] = instance.get_backfills()
 

@@ -1,4 +1,4 @@
-"""Settings: from the environment before `.env`, typed, and never shown with their secrets."""
+"""Settings: typed, the environment overrides `.env`, and secrets are never shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alerts: each once, sent again if the post failed, grouped, resolved; their texts, and the targets they go to."""
+"""Alerts: sent once, retried after failures, grouped and resolved; their texts and targets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def post_office() -> Iterator[MailServer]:
 
 
 class Watch:
-    """The alerts' sensor, as the daemon evaluates it: each time in a context of its own, with the cursor kept."""
+    """Evaluates the alerts sensor as the daemon does: a new context each time, with the saved cursor."""
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
@@ -55,7 +55,7 @@ class Watch:
 
 @pytest.fixture
 def watch(installation: Installation, hook: Webhook, post_office: MailServer, monkeypatch: pytest.MonkeyPatch) -> Watch:
-    """A installation with an archived day, in which alerts go to both targets."""
+    """An installation with an archived day and both alert targets."""
     monkeypatch.setenv("LSE_ALERT_WEBHOOK_URL", hook.url)
     monkeypatch.setenv("LSE_ALERT_SMTP_URL", post_office.url)
     monkeypatch.setenv("LSE_ALERT_EMAIL", "oncall@example.com, lead@example.com")
@@ -66,7 +66,7 @@ def watch(installation: Installation, hook: Webhook, post_office: MailServer, mo
 
 
 def damage(installation: Installation) -> str:
-    """Changes a row by hand; returns the run."""
+    """Changes a row with SQL; returns its run id."""
     run = min(installation.rows())
     installation.sql('UPDATE runs SET data = data || \'{"name": "by hand"}\' WHERE run_id = %s', run)
     return run
@@ -321,7 +321,7 @@ def test_alerts_are_sent_in_order_up_to_the_first_refusal(tmp_path: Path) -> Non
 def test_alerts_test_sends_a_sample_to_each_target(
     installation: Installation, hook: Webhook, post_office: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert installation.lse("alerts", "test").code == 1  # no target is set up
+    assert installation.lse("alerts", "test").code == 1  # no target is configured
     monkeypatch.setenv("LSE_ALERT_WEBHOOK_URL", hook.url)
     monkeypatch.setenv("LSE_ALERT_SMTP_URL", post_office.url)
     monkeypatch.setenv("LSE_ALERT_EMAIL", "oncall@example.com")

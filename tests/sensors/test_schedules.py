@@ -1,4 +1,4 @@
-"""What happens by itself, evaluated at given times."""
+"""Schedules, evaluated at given times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lse_resources.projects import ProjectConfig, adds_new_projects, read_projec
 from lse_sensors.maintenance import prune_event_logs
 from lse_sensors.schedules import project_schedules
 
-# Dagster's resources ask pydantic for what it calls deprecated.
+# Dagster's resources use pydantic features that are deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")
 
 NAME = "shop / EMEA"
@@ -31,7 +31,7 @@ TICK = datetime(2026, 3, 10, 2, tzinfo=UTC)
 
 @pytest.fixture
 def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
-    """An empty archive, and settings that name it."""
+    """An empty archive, and its settings."""
     monkeypatch.setenv("LSE_ENV_FILE", "/dev/null")
     monkeypatch.setenv("LSE_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("LSE_ARCHIVE_DIR", str(tmp_path / "archives"))
@@ -40,14 +40,14 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
 
 
 def mark_archived(layout: Layout, day: date, at: datetime, **more: object) -> None:
-    """The day was archived at this time."""
+    """Marks the day as archived at this time."""
     paths = layout.day(NAME, day)
     paths.folder.mkdir(parents=True, exist_ok=True)
     update_state(paths, last_fetched_at=at.strftime("%Y-%m-%dT%H:%M:%SZ"), **more)
 
 
 def run_ticks(layout: Layout, first: datetime, ticks: int) -> None:
-    """The daily schedule ticked so often, and all that it asked for was done."""
+    """Marks the requested days of this many daily ticks as archived."""
     for number in range(ticks):
         at = first + timedelta(days=number)
         for day in days_to_archive(layout, PROJECT, at):
@@ -72,13 +72,13 @@ def test_a_settled_day_is_not_fetched_again(layout: Layout) -> None:
 def test_missed_days_are_due_newest_first(layout: Layout) -> None:
     run_ticks(layout, TICK - timedelta(days=25), 20)
     expected = [date(2026, 3, 9) - timedelta(days=back) for back in range(8)]
-    # The last tick before the absence was on the 4th: it archived the 3rd, which has not settled, nor has the 2nd.
+    # The last tick was on the 4th and archived the 3rd; neither the 3rd nor the 2nd has settled.
     assert days_to_archive(layout, PROJECT, TICK) == [day for day in expected if day >= date(2026, 3, 2)]
 
 
 def test_a_start_date_years_ago_selects_a_bounded_number_of_days(layout: Layout) -> None:
     days = days_to_archive(layout, PROJECT, TICK)
-    # With 14 days of retention the 24th of February is the oldest day of which LangSmith has not dropped a part.
+    # With 14 days of retention, February 24 is the oldest day that LangSmith still has completely.
     assert days == [date(2026, 3, 9) - timedelta(days=back) for back in range(13)]
     long = ProjectConfig(NAME, date(2020, 1, 1), retention_days=400)
     assert len(days_to_archive(layout, long, TICK)) == CATCH_UP_DAYS

@@ -1,4 +1,4 @@
-"""The sensors that watch the archive itself: exited runs, days about to expire, projects that nobody archives."""
+"""Sensors of runs of exited processes, days about to expire, and unlisted projects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 def tick(sensor: dg.SensorDefinition, cursor: str | None = None) -> tuple[str, str | None]:
-    """Evaluates a sensor; returns what it skipped, and its cursor."""
+    """Evaluates a sensor; returns its message and its cursor."""
     with dg.DagsterInstance.ephemeral() as instance, dg.build_sensor_context(instance, cursor) as context:
         skipped = sensor(context)
         assert isinstance(skipped, dg.SkipReason)
@@ -37,7 +37,7 @@ def titles() -> list[str]:
 
 @pytest.fixture
 def alerts_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A target is set up; nobody answers there, and what is skipped waits in the outbox."""
+    """Configures an unreachable target, so that alerts stay in the outbox."""
     monkeypatch.setenv("LSE_ALERT_WEBHOOK_URL", "http://127.0.0.1:1/")
 
 

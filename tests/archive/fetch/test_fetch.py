@@ -1,4 +1,4 @@
-"""A day fetched from a local LangSmith, in both dialects: every run of the day, byte for byte, and none besides."""
+"""Fetch from a local LangSmith with both API versions: exactly the runs of the day, byte for byte."""
 
 from __future__ import annotations
 

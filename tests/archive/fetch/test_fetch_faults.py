@@ -1,4 +1,4 @@
-"""The fault matrix: whatever LangSmith does to a fetch, the day is published whole and exact, or not at all."""
+"""Fetches with faults of LangSmith: the day is published complete, or not at all."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def cloud() -> Iterator[Cloud]:
 
 
 def put_crowded_microsecond(cloud: Cloud) -> None:
-    """Puts a microsecond that spans pages among the other runs."""
+    """Adds more runs on one microsecond than fit on a page."""
     for _ in range(2 * PAGE + 3):
         cloud.put(START + 50_000_000_000)
 
 
 def add_run_action(cloud: Cloud) -> Callable[[], object]:
-    """A run that starts in the day while it is fetched, now here and now there."""
+    """Returns an action that adds a run to the day at changing times."""
     numbers = count(1)
     return lambda: cloud.put(START + (next(numbers) * 7_777_777_777) % (END - START))
 
 
-# Each fault strikes now and then, so that it also strikes what follows on it.
+# Each fault occurs at random, so that it also affects the retries.
 MATRIX: dict[str, list[Fault]] = {
     "429 with seconds": [Fault("status", _V1, status=429, headers={"Retry-After": "0"}, rate=0.3)],
     "429 with a date": [
@@ -86,7 +86,7 @@ ALL = [replace(fault, rate=fault.rate / 10) for faults in MATRIX.values() for fa
     ],
 )
 def test_the_published_day_equals_the_servers_day(cloud, name, api_version):
-    if name != "cursor lost always":  # there is no way through such a microsecond without any cursor
+    if name != "cursor lost always":  # such a microsecond cannot be fetched without cursors
         put_crowded_microsecond(cloud)
     cloud.server.faults = Faults(*(MATRIX.get(name) or ALL), seed=7)
     cloud.use_api(api_version)
@@ -142,7 +142,7 @@ def test_the_cause_of_a_wait_is_reported_once(cloud, caplog):
     assert warnings == ["  waiting for LangSmith: HTTP 500 … is down; retrying for 7 s"]
 
 
-# ---- what cannot be survived is said, and what was fetched is not asked for again ------------------------------------
+# ---- permanent faults ------------------------------------------------------------------------------------------------
 
 FATAL: dict[str, tuple[Fault, str]] = {
     "400": (Fault("status", status=400), "A retry does not help"),

@@ -1,4 +1,4 @@
-"""A fetch that is killed, or whose disk is full: never a part of a day is seen, and the next call finishes it."""
+"""Fetches that are killed or run out of disk space: no partial day is published, and the next fetch completes it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cloud() -> Iterator[Cloud]:
 
 
 def change(cloud: Cloud) -> None:
-    """What happens to a day after it was archived: runs change, go and come."""
+    """Changes, deletes and adds a run of an archived day."""
     changed, gone, *_ = sorted(cloud.served())
     cloud.store.change(changed, total_tokens=123_456)
     cloud.store.delete([gone])
@@ -63,7 +63,7 @@ def test_a_fetch_killed_at_random_events_is_completed_by_the_next(cloud, process
     for name, kill_point in zip(names[1:], kill_points, strict=True):
         where = directory(name)
         killed = process.fetch(cloud.server.url, where, page_size=PAGE, kill_at=kill_point)
-        if killed["status"] == 0:  # the threads took fewer steps this time: it ended before its kill_point
+        if killed["status"] == 0:  # this fetch had fewer events and ended before its kill point
             assert cloud.published() == complete
             continue
         assert killed["status"] == -9
@@ -101,7 +101,7 @@ def test_a_kill_between_the_moves_of_a_publication_is_repaired(cloud, process):
 
 
 def test_a_partly_written_file_is_not_published(cloud, process):
-    """A limit of file sizes acts like a quota: the first write is cut short, the next one fails."""
+    """A file size limit acts like a quota: the first write is partial, the next one fails."""
     big = cloud.put(START + 1, inputs={"text": "x" * 3_000_000})
     failed = process.fetch(cloud.server.url, cloud.directory, page_size=PAGE, largest_file=2_000_000)
     assert failed["status"] == 1
@@ -123,7 +123,7 @@ def test_a_full_disk(cloud, process):
         failed = process.fetch(cloud.server.url, cloud.directory, page_size=PAGE, **limit)
         assert failed["status"] == 1
         assert "Free space" in failed["error"]
-        if cloud.paths.folder.exists():  # not where the small disk lies over it
+        if cloud.paths.folder.exists():  # not where the small disk is mounted over it
             assert file_states(cloud.paths.folder) == states
     assert process.fetch(cloud.server.url, cloud.directory)["outcome"] == "updated"
     assert cloud.published() == before | cloud.served()
@@ -131,7 +131,7 @@ def test_a_full_disk(cloud, process):
 
 @contextlib.contextmanager
 def limited(directory: Path, size: int) -> Generator[dict[str, int]]:
-    """A disk of so many bytes under `directory`; where the user may mount none, files may not be larger than few."""
+    """Mounts a disk of this size, or yields a file size limit if the user may not mount."""
     directory.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
     mounted = os.geteuid() == 0 and subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0

@@ -1,4 +1,4 @@
-"""What a second fetch does to a day that is there: nothing is lost, and nothing new writes nothing."""
+"""A second fetch of a day: it keeps every run, and writes nothing if nothing changed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_fetch_without_changes_writes_nothing(cloud):
 
 
 def test_an_unchanged_day_is_read_once(cloud):
-    """Counts how often each published file is opened to be read."""
+    """Counts how often each published file is opened for reading."""
     cloud.generate(50)
     cloud.fetch()
     (cloud.paths.folder / "notes.txt").write_bytes(b"by hand")
@@ -128,7 +128,7 @@ def test_the_union_is_published(cloud):
     assert cloud.published() == first | cloud.served()
     assert added in cloud.published()
     assert read_state(cloud.paths).no_longer_served == [gone]
-    # It comes back: nothing changes but the mark.
+    # The run is served again: only the mark changes.
     before = file_states(cloud.paths.folder)
     cloud.store.put_raw(PROJECT, first[gone])
     assert cloud.fetch().no_longer_served == 0

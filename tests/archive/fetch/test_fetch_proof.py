@@ -1,4 +1,4 @@
-"""The proof of a fetched day: LangSmith's own count against what it served."""
+"""The check of a fetched day: LangSmith's count against the runs that it served."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The walk: every run of the window reaches the sink, whatever the source does to its pages."""
+"""Pagination: every run of the window is returned, whatever faults the pages have."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Run = tuple[int, int]  # start and number
 
 
 class Source:
-    """Serves runs newest first in pages; `spoil` may change an answer, or raise in its place."""
+    """Serves runs newest first in pages; `spoil` may change an answer or raise."""
 
     api_version, project_id, requests, throttled = "v2", "", 0, 0
 
@@ -151,7 +151,7 @@ def blank(page: Page, cursor: str | None) -> Page:
 @pytest.mark.parametrize("fault", [lose, forget, repeat, blank])
 @pytest.mark.parametrize("count", [1, 2, 100])
 def test_no_run_is_missing_after_faults_of_cursors(fault, count):
-    # Every page reaches further back than the one before, so that even cursors that never work are overcome.
+    # Every page starts earlier than the one before, so pagination ends even if no cursor works.
     paginated(Source(spread(100), 7, times(count, fault)), WINDOW)
 
 
@@ -188,13 +188,13 @@ def test_empty_pages_with_new_cursors_are_followed_up_to_a_limit():
 
 
 def test_a_busy_hour_is_shared_by_the_workers():
-    # A tenth of the window holds nearly everything.
+    # A tenth of the window has nearly all runs.
     source = Source([(40_000 + number, number) for number in range(9_000)] + spread(1000, 40_000), 100)
     source.workers = 4
     together = threading.Barrier(4)
 
     def meet(page: Page, cursor: str | None) -> Page:
-        # The test ends only if four pages are asked for at the same time.
+        # The test ends only if four pages are requested at the same time.
         if len(source.asked) > 4 and not together.broken and not met:
             together.wait(timeout=30)
             met.append(True)

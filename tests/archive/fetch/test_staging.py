@@ -1,4 +1,4 @@
-"""Staging: what an interrupted fetch left is taken up exactly as far as it can be trusted."""
+"""Staging: the next fetch reuses the intact part of an interrupted one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The union of what LangSmith serves with what is published, over any history of a day."""
+"""The union of served and published runs, for any history of a day."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lse_archive.folder.publish import recover
 from lse_archive.layout import DayPaths
 from lse_archive.runs.header import read_header
 
-# Of each run that is served: the version of its content.
+# The content version of each served run.
 SERVED = st.dictionaries(st.integers(0, 9), st.integers(0, 2), max_size=10)
 
 
@@ -28,7 +28,7 @@ def document(number: int, version: int) -> bytes:
 
 
 def publish(paths: DayPaths, served: dict[int, int], *, allow_shrink: bool = False) -> tuple[int, int]:
-    """A fetch without the network, and without the flush to the disk that a property test cannot afford."""
+    """Publishes runs without network and without fsync, which is too slow for a property test."""
     with contextlib.closing(Staging(paths)) as staging:
         staging.resume(api_version="v2", project_id="p")
         staging.add([document(number, version) for number, version in sorted(served.items(), reverse=True)])

@@ -1,4 +1,4 @@
-"""A day's folder, of our own making or an older tool's: what counts as a run of the day, and what does not."""
+"""Reading a day's folder, also of an older tool: which files count as runs of the day."""
 
 from pathlib import Path
 

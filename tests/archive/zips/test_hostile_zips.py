@@ -1,4 +1,4 @@
-"""Zips that want something else than to be a day archive: refused with a reason, nothing written outside staging."""
+"""Hostile zips: they are refused with a reason, and nothing is written outside staging."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tree(directory: Path) -> set[Path]:
 
 
 def assert_refused(tmp_path: Path, path: Path, match: str) -> None:
-    """The zip is refused with this reason, and nothing is written outside the staging folder."""
+    """Asserts that the zip is refused with this reason and nothing is written outside staging."""
     staging = tmp_path / "staging"
     before = tree(tmp_path)
     with pytest.raises(CorruptArchiveError, match=match):
@@ -139,7 +139,7 @@ def test_a_bomb_with_a_manifest_of_smaller_sizes(tmp_path: Path) -> None:
 
 
 def test_a_bomb_of_entries_with_shared_bytes(tmp_path: Path) -> None:
-    """One local entry, and a directory that names it a hundred times."""
+    """One local entry, and a central directory that names it a hundred times."""
     data = zlib.compress(bytes(900_000), 9)[2:-4]
     local = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 8, 0, 33, zlib.crc32(bytes(900_000)), len(data), 900_000, 6, 0)
     body = local + b"000.js" + data
@@ -176,7 +176,7 @@ def test_a_truncated_zip(tmp_path: Path) -> None:
 
 
 def test_flipped_bits_are_refused_or_harmless(tmp_path: Path) -> None:
-    """Whatever bit is flipped: the day is as it was, or it is refused."""
+    """With any flipped bit the zip is refused, or its content is unchanged."""
     paths = archived(tmp_path)
     whole, content = paths.zip.read_bytes(), entries(paths)
     broken = tmp_path / "broken.zip"
@@ -230,7 +230,7 @@ def test_a_manifest_of_other_files_is_refused(tmp_path: Path, change: str) -> No
     path = build(tmp_path / "x.zip", *content.items())
     with pytest.raises(CorruptArchiveError):
         lay_out(paths, path)
-    if change == "a file changed":  # an attacker who also mends the checksums: the content hash of the summary tells
+    if change == "a file changed":  # with matching checksums, the content hash of the summary differs
         content[SUMS] = sums(content)
         with pytest.raises(CorruptArchiveError):
             lay_out(paths, build(tmp_path / "x.zip", *content.items()))

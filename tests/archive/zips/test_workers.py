@@ -1,4 +1,4 @@
-"""Work that processes share: the same results in the same order, the same errors, and nobody is left behind."""
+"""Work shared by processes: same results, order and errors; the workers exit."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def _use_processes_for_few_items(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def double_with_pid(number: int) -> tuple[int, int]:
-    """Twice the number, and who says so."""
+    """Returns twice the number, and the process id."""
     return number * 2, os.getpid()
 
 
 def open_file(name: str) -> int:
-    """A descriptor."""
-    print("opening", name)  # noqa: T201  # not an answer
+    """Returns a file descriptor."""
+    print("opening", name)  # noqa: T201  # not a result
     return os.open(name, os.O_RDONLY)
 
 
 def kill_at_seven(number: int) -> int:
-    """Number 7 kills its process, as the kernel does when memory is short."""
+    """Kills its process at number 7, as the kernel's out-of-memory killer does."""
     if number == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
@@ -98,7 +98,7 @@ def test_workers_exit_when_the_results_are_closed() -> None:
 
 
 def test_the_workers_of_a_killed_process_exit(tmp_path: Path) -> None:
-    """They hold the other end of a pipe that this test reads: it ends when the last of them has."""
+    """The workers inherit a pipe that this test reads; it closes when the last worker has exited."""
     script = """
 import sys
 from lse_archive.zips.workers import in_processes
@@ -129,7 +129,7 @@ def test_workers_write_the_same_zip_as_one_process(tmp_path: Path, monkeypatch: 
     names = [f"{number:03}.json" for number in range(100)]
     for number, name in enumerate(names):
         (folder / name).write_bytes(b'{"number": %d}' % number * number)
-    os.truncate(folder / names[-1], 17 << 20)  # too long to be held in memory
+    os.truncate(folder / names[-1], 17 << 20)  # too long to be kept in memory
     written = set()
     for here in (0, 50, 1000):
         monkeypatch.setattr(processes, "_HERE", here)

@@ -1,4 +1,4 @@
-"""Day archives: the same bytes for the same files, proven by reading back, never fewer runs than before."""
+"""Day archives: same bytes for same files, read back after writing, never fewer runs than before."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def paths(tmp_path: Path) -> DayPaths:
 
 
 def rewrite(folder: Path) -> None:
-    """Gives the folder's files other times, modes and places in the directory."""
+    """Writes the folder's files again with other times, modes and directory order."""
     for number, path in enumerate(sorted(folder.iterdir(), reverse=True)):
         content = path.read_bytes()
         path.unlink()
@@ -201,8 +201,8 @@ def test_a_zip_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(hashlib, "file_digest", lambda file, name: read.append(name) or real(file, name))
     assert file_sha256(path) == file_sha256(path) == (3, hashlib.sha256(b"one").hexdigest())
     assert len(read) == 1
-    path.write_bytes(b"two")  # the same size, and a moment ago: read at each call
+    path.write_bytes(b"two")  # same size and recently modified: hashed at each call
     assert file_sha256(path) == file_sha256(path) == (3, hashlib.sha256(b"two").hexdigest())
     assert len(read) == 3
-    os.utime(path, (1, 1))  # the time of the first content
+    os.utime(path, (1, 1))  # the modification time of the first content
     assert file_sha256(path)[1] == hashlib.sha256(b"two").hexdigest()

@@ -237,7 +237,7 @@ def test_a_later_upload_removes_files_of_killed_uploads(
         return {meta["path"] for meta in store._store.list_with_delimiter(folder)["objects"]}
 
     upload_day(store, paths)
-    assert left in names()  # it may be another host's, at work
+    assert left in names()  # it may belong to a running upload of another host
     rezip(archive, 7)
     monkeypatch.setattr("lse_resources.destinations.object_store._STALE", timedelta(seconds=-1))
     upload_day(store, paths)
@@ -331,7 +331,7 @@ def test_a_damaged_encrypted_zip_is_reported_as_damaged(store: ObjectStore, tmp_
         content[-5] ^= 1
         target.write_bytes(content)
 
-    store.download = damaged  # ty: ignore[invalid-assignment] - damage that the checksum would have told
+    store.download = damaged  # ty: ignore[invalid-assignment] - bypasses the checksum
     with pytest.raises(CorruptArchiveError, match="is damaged"):
         archive.destination.download(copy.file, tmp_path / "back.zip")
     assert not (tmp_path / "back.zip").exists()
@@ -376,7 +376,7 @@ def test_a_restore_without_the_key_is_refused(store: ObjectStore, tmp_path: Path
 
 @pytest.fixture
 def keyless(archive: Archive) -> Archive:
-    """The same archive on a host where no key is set."""
+    """The same archive on a host without a key."""
     inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
     return Archive(archive.directory, EncryptedDestination(inner, None, archive.layout.archive_dir))
 
@@ -432,7 +432,7 @@ def test_an_encrypted_and_another_unencrypted_zip_are_a_conflict(archive: Archiv
     archive.delete_local()
     archive.layout.archive_dir.mkdir()
     assert archive.restore().runs == 5
-    # Of the same content it is a leftover, and no conflict.
+    # With the same content it is a leftover, not a conflict.
     upload_day(inner, paths)
     archive.delete_local()
     archive.layout.archive_dir.mkdir()
@@ -523,16 +523,16 @@ def test_wrong_keys_are_named(
     assert read_keys(None, None, None) is None
 
 
-# What is damaged, and what was killed
+# Damaged and interrupted
 
 
 def labels(request: Any) -> bool:
-    """Drive is told what to keep beside a file that is there."""
+    """Returns whether a request labels an existing file on Drive."""
     return request.method == "PATCH" and request.path.startswith("/drive/") and b"appProperties" in request.body
 
 
 def removals(request: Any) -> bool:
-    """A zip is removed, unencrypted and under its own name."""
+    """Returns whether a request removes an unencrypted zip."""
     return b'"trashed": true' in request.body or b".zip</Key>" in request.body
 
 
@@ -618,7 +618,7 @@ def test_the_next_upload_removes_an_unencrypted_zip(archive: Archive, faults: Fa
     assert upload_day(archive.destination, paths).action == "unchanged"
     assert find_copies(inner, paths) == []
     assert find_copy_difference(archive.destination, paths) is None
-    # What holds more than the encrypted one is no such leftover.
+    # A zip with more runs than the encrypted one is not a leftover.
     more = Archive(archive.directory / "more", inner)
     more.add(runs=6)
     with pytest.raises(ShrinkError, match="holds 1 runs"):

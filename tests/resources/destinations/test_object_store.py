@@ -1,4 +1,4 @@
-"""What only an object store can do to an archive: two hosts at once, large objects, and what other tools put there."""
+"""Object stores: concurrent hosts, large objects, and objects of other tools."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refill(archive: Archive, runs: int, **fields: Any) -> None:
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, store: ObjectStore, act: Callable[[], object]) -> None:
-    """Has another host do something once, while this one uploads."""
+    """Runs an action of another host once during an upload."""
     put, acted = store._put, []
 
     def hook(*arguments: Any) -> None:
@@ -63,14 +63,14 @@ def test_the_slower_of_two_hosts_replaces_nothing(
         upload_day(store, archive.paths())
     assert find_copy_difference(store, other.paths()) is None
     folder = project_folder(PROJECT)
-    assert len(store._store.list_with_delimiter(folder)["objects"]) == 1  # nothing hidden is left
+    assert len(store._store.list_with_delimiter(folder)["objects"]) == 1  # no hidden object remains
 
 
 def test_a_large_zip_counts_only_when_it_has_been_read_back(
     archive: Archive, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(object_store, "_COPY_BYTES", 10)
-    monkeypatch.setattr(object_store, "_PIECE", 1 << 18)  # in parts, as a large one is
+    monkeypatch.setattr(object_store, "_PIECE", 1 << 18)  # in parts, like a large object
     blob = os.urandom(100_000).hex()
     paths = archive.write(blob=blob)
     zip_day(paths)
@@ -91,7 +91,7 @@ def test_a_large_zip_counts_only_when_it_has_been_read_back(
     monkeypatch.setattr(store, "_note_proof", killed)
     with pytest.raises(KeyboardInterrupt):
         upload_day(store, paths)
-    assert find_copy_difference(store, paths) is not None  # the note is of the former object
+    assert find_copy_difference(store, paths) is not None  # the label belongs to the previous object
     archive.delete_local()
     assert archive.restore().action == "restored"
 

@@ -1,4 +1,4 @@
-"""The limiter: learns a server's limit from its answers, without waiting for real."""
+"""The limiter finds a server's limit from its answers; the clock is simulated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Clock:
 
 
 class Server:
-    """Takes at most `limit` requests in any `period`; None: as many as come."""
+    """Accepts at most `limit` requests in any `period`; None: no limit."""
 
     def __init__(self, clock: Clock, limit: int | None, period: float = 10.0) -> None:
         self._clock, self.limit, self._period = clock, limit, period
@@ -34,28 +34,28 @@ class Server:
 
 
 class Run:
-    """What came of a number of requests: when the last one was answered, and how many were refused."""
+    """Sends requests; counts answers and refusals."""
 
     def __init__(self, limiter: AdaptiveLimiter, server: Server, clock: Clock) -> None:
         self._limiter, self._server, self._clock = limiter, server, clock
-        self._under_way: deque[tuple[float, int]] = deque()
+        self._in_flight: deque[tuple[float, int]] = deque()
         self.answered = self.refused = 0
 
     def ask(self, requests: int, *, at_once: int, latency: float = 0.3, retry_after: float | None = None) -> float:
-        """Has so many requests answered; returns the seconds that it took."""
+        """Sends requests until this many are answered; returns the seconds taken."""
         began, goal = self._clock(), self.answered + requests
         while self.answered < goal:
             wait = 0.001
-            if len(self._under_way) < min(at_once, goal - self.answered):
+            if len(self._in_flight) < min(at_once, goal - self.answered):
                 ticket, wait = self._limiter.reserve()
                 if ticket:
-                    self._under_way.append((self._clock() + latency, ticket))
+                    self._in_flight.append((self._clock() + latency, ticket))
                     continue
-            if self._under_way:
-                wait = min(wait, self._under_way[0][0] - self._clock()) if wait > 0.001 else wait
+            if self._in_flight:
+                wait = min(wait, self._in_flight[0][0] - self._clock()) if wait > 0.001 else wait
             self._clock.now += max(wait, 0.001)
-            while self._under_way and self._under_way[0][0] <= self._clock():
-                self._answer(self._under_way.popleft()[1], retry_after)
+            while self._in_flight and self._in_flight[0][0] <= self._clock():
+                self._answer(self._in_flight.popleft()[1], retry_after)
         return self._clock() - began
 
     def _answer(self, ticket: int, retry_after: float | None) -> None:

@@ -1,4 +1,4 @@
-"""A local Drive that can misbehave, and a client of it that does not sleep."""
+"""A local Drive with faults, and a client that does not sleep."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

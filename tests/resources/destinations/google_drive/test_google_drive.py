@@ -1,4 +1,4 @@
-"""The Drive client against the local Drive: sign-in, the folder, files, uploads and downloads when all goes well."""
+"""The Drive client without faults: sign-in, folder, files, uploads and downloads."""
 
 import json
 import logging

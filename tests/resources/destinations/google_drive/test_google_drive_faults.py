@@ -1,4 +1,4 @@
-"""The Drive client when things go wrong: in the end equal bytes or a clear failure, never a wrong file under a name."""
+"""The Drive client with faults: equal bytes or a clear error, never a wrong file."""
 
 import random
 import socket
@@ -24,7 +24,7 @@ def test_connections_cut_at_random_bytes_twenty_times(
     content = random.Random(2).randbytes(40 * UNIT)
     path.write_bytes(content)
     cuts = random.Random(1)
-    for number in range(20):  # each chunk is cut; the question how far it got passes
+    for number in range(20):  # each chunk is cut; status queries are answered
         at, reset = cuts.randrange(4 * UNIT), number % 2 == 0
         server.faults.add(Fault("cut_request", UPLOAD, times=1, after=number, at=at, reset=reset))
     send()
@@ -213,7 +213,7 @@ def test_a_full_drive_and_a_read_only_folder_are_clear_errors(
 
 def test_the_error_for_an_unreachable_drive_is_one_line(settings: DriveSettings, fake_sleep: FakeSleep) -> None:
     with socket.socket() as occupied:
-        occupied.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        occupied.bind(("127.0.0.1", 0))  # bound, but not listening
         root = f"http://127.0.0.1:{occupied.getsockname()[1]}"
         away = DriveSettings(settings.folder_url, "oauth2", settings.credentials_path, settings.token_path, root)
         with GoogleDrive(away, retries=fake_sleep.retries()) as drive, pytest.raises(DestinationError) as caught:

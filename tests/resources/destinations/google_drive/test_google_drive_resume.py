@@ -1,4 +1,4 @@
-"""What was interrupted goes on: uploads after an error or a kill, and downloads."""
+"""Interrupted uploads and downloads are continued."""
 
 import hashlib
 import signal
@@ -27,7 +27,7 @@ def interrupt(server: DriveServer, send: Callable[..., DriveFile], **changes: An
 
 
 def lose_last_answer(server: DriveServer, send: Callable[..., DriveFile], path: Path) -> DriveFile:
-    """The file is there, whole, and its upload does not know."""
+    """Uploads the whole file, but loses the last answer."""
     path.write_bytes(CONTENT[:UNIT])
     server.faults.add(Fault("lose_answer", UPLOAD, times=1))
     server.faults.add(Fault("status", UPLOAD))
@@ -87,7 +87,7 @@ def test_a_file_of_another_host_is_a_conflict_for_an_interrupted_upload(
 
 
 def change(drive: GoogleDrive, file_id: str, body: dict[str, Any], **moves: str) -> None:
-    """Somebody does it in the browser."""
+    """Changes a file, as a user in the browser."""
     drive._service.api.files().update(fileId=file_id, body=body, **moves).execute()
 
 
@@ -155,7 +155,7 @@ def test_a_concurrent_upload_of_another_host_is_not_replaced(
         if drive.prove(first).revision == first.revision:
             drive.upload(other, "day.zip", settings.folder, {}, existing=first)
 
-    # When the upload is announced: of a short file all is sent after that at once.
+    # At the start of the session: a short file is then sent in one request.
     server.faults.add(Fault("call", on("PATCH", "/upload/"), times=1, action=meanwhile))
     with pytest.raises(ArchiveConflictError, match="changed on Drive"):
         send(existing=first)
@@ -218,7 +218,7 @@ def test_a_killed_upload_is_completed_by_the_next_one(
         return send(existing=DriveFile.of(found[0]) if found else None)
 
     command = [sys.executable, "-c", KILLED, server.url, settings.folder, str(path.parent)]
-    # The server kills its client at one of its requests, the first, the second, …, which is then carried out, or not.
+    # The server kills its client at the n-th request, and executes the request or not.
     api = on(path="/drive/v3/")
     if moment % 2:
         server.faults.add(Fault("call", api, times=1, after=moment // 2, action=kill))
@@ -230,11 +230,11 @@ def test_a_killed_upload_is_completed_by_the_next_one(
         process.wait(60)
     assert process.returncode == -signal.SIGKILL
     server.faults.clear()
-    for doc in server.store.named("day.zip"):  # whatever was killed, what is there is whole
+    for doc in server.store.named("day.zip"):  # any existing file is complete
         assert server.store.content(doc).read_bytes() in (CONTENT, b"old")
     try:
         again()
-    except ArchiveConflictError:  # the server went on after its client's death and finished the file just now
+    except ArchiveConflictError:  # the server finished the file after its client was killed
         again()
     assert_stored(server)
     assert not path.with_name("day.zip.upload").exists()

@@ -123,9 +123,7 @@ def test_a_restore_of_wrong_content_is_refused(
     assert not day.zip.exists()
 
 
-def test_a_copy_with_a_changed_byte_is_not_restored(
-    drive_archive: Archive, drive_server: DriveServer, day: DayPaths
-) -> None:
+def test_a_damaged_copy_is_not_restored(drive_archive: Archive, drive_server: DriveServer, day: DayPaths) -> None:
     """A stored byte changes: Drive's checksum is the old one, so the download never matches it."""
     upload_day(drive_archive.destination, day)
     [doc] = drive_server.store.named(day.zip.name)

@@ -142,9 +142,7 @@ def test_a_changed_copy_of_a_pruned_day_is_reported(
     assert check_copy(paths, archive.destination).verdict == "differs"
 
 
-def test_a_pruned_day_must_be_restored_before_zip_and_fetch(
-    archive: Archive, prune: Callable[..., PruneResult]
-) -> None:
+def test_zip_refuses_a_pruned_day(archive: Archive, prune: Callable[..., PruneResult]) -> None:
     prune()
     paths = archive.paths()
     whole = paths.zip.read_bytes()

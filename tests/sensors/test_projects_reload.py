@@ -59,9 +59,7 @@ def projects_in_ui(url: str) -> set[str]:
     return {node["assetKey"]["path"][0] for node in found["assetNodes"]}
 
 
-def test_a_new_project_appears_in_the_ui_and_a_malformed_file_removes_none(
-    installation: Installation, url: str
-) -> None:
+def test_a_new_project_appears_and_a_malformed_file_removes_none(installation: Installation, url: str) -> None:
     projects, log = installation.directory / "projects.toml", installation.directory / "up.log"
     first, both = {project_slug(PROJECT)}, {project_slug(PROJECT), project_slug(SECOND)}
     assert projects_in_ui(url) == first

@@ -104,9 +104,7 @@ def test_new_projects_are_added_if_the_setting_is_on(installation: Installation,
     assert len(titles()) == 1
 
 
-def test_the_cursor_is_kept_if_langsmith_is_unreachable(
-    installation: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_langsmith_keeps_the_cursor(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANGSMITH_ENDPOINT", "http://127.0.0.1:1")
     skipped, cursor = tick(new_projects_sensor, '["one"]')
     assert "could not be asked" in skipped

@@ -403,9 +403,7 @@ def test_without_a_key_encrypted_days_are_listed_and_refused(archive: Archive, k
 
 
 @ENCRYPTED
-def test_without_a_key_no_unencrypted_zip_is_uploaded_beside_an_encrypted_one(
-    archive: Archive, keyless: Archive
-) -> None:
+def test_without_a_key_no_unencrypted_zip_is_uploaded(archive: Archive, keyless: Archive) -> None:
     inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
     paths = archive.add(runs=3)
     [before] = find_copies(archive.destination, paths)

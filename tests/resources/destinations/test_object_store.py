@@ -96,9 +96,7 @@ def test_a_large_zip_counts_only_when_it_has_been_read_back(
     assert archive.restore().action == "restored"
 
 
-def test_an_object_uploaded_in_parts_by_another_tool_is_restored_and_replaced(
-    archive: Archive, store: ObjectStore
-) -> None:
+def test_an_object_of_another_tool_in_parts_is_restored_and_replaced(archive: Archive, store: ObjectStore) -> None:
     paths = archive.write(runs=40, blob=os.urandom(200_000).hex())
     zip_day(paths)
     key = f"{project_folder(PROJECT)}/{paths.zip.name}"

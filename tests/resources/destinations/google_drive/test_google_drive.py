@@ -103,9 +103,7 @@ def test_an_unencrypted_api_address_is_refused(settings: Callable[..., DriveSett
 # Sign-in
 
 
-def test_a_users_token_is_stored_privately_and_reused(
-    server: DriveServer, settings: Callable[..., DriveSettings]
-) -> None:
+def test_a_user_token_is_private_and_reused(server: DriveServer, settings: Callable[..., DriveSettings]) -> None:
     token_path = settings().token_path
     for _ in range(2):
         with GoogleDrive(settings(), retries=NEVER) as drive:
@@ -305,9 +303,7 @@ def test_a_deleted_folder_is_created_again(server: DriveServer, drive: GoogleDri
 # Files
 
 
-def test_files_are_listed_oldest_first_over_several_pages(
-    server: DriveServer, drive: GoogleDrive, tmp_path: Path
-) -> None:
+def test_pages_of_files_are_listed_oldest_first(server: DriveServer, drive: GoogleDrive, tmp_path: Path) -> None:
     server.page_cap = 2
     project = drive.ensure_project_folder("P")
     for number in range(5):
@@ -371,9 +367,7 @@ def test_the_same_content_is_not_sent_again(server: DriveServer, drive: GoogleDr
     assert (again.revision, dict(again.app_properties)) == (first.revision, {"day": "y"})
 
 
-def test_md5_is_compared_if_sha256_is_missing(
-    server: DriveServer, drive: GoogleDrive, path: Path, tmp_path: Path
-) -> None:
+def test_md5_is_used_if_sha256_is_missing(server: DriveServer, drive: GoogleDrive, path: Path, tmp_path: Path) -> None:
     project = drive.ensure_project_folder("P")
     file = drive.upload(path, "a.zip", project, {})
     stored = {key: value for key, value in server.store.doc(file.id).items() if key != "sha256Checksum"}

@@ -184,9 +184,7 @@ def test_an_upload_that_is_always_damaged_leaves_no_file(
     assert not path.with_name("day.zip.upload").exists()
 
 
-def test_a_damaged_replacement_keeps_the_old_content(
-    server: DriveServer, send: Callable[..., DriveFile], path: Path
-) -> None:
+def test_a_damaged_replacement_is_discarded(server: DriveServer, send: Callable[..., DriveFile], path: Path) -> None:
     old = send()
     path.write_bytes(CONTENT[::-1])
     server.faults.add(Fault("corrupt_stored", UPLOAD))

@@ -67,9 +67,7 @@ def test_an_unusable_session_file_is_ignored(
     assert_stored(server, content)
 
 
-def test_a_lost_last_answer_makes_no_second_file(
-    server: DriveServer, send: Callable[..., DriveFile], path: Path
-) -> None:
+def test_a_lost_last_answer_makes_one_file(server: DriveServer, send: Callable[..., DriveFile], path: Path) -> None:
     created = lose_last_answer(server, send, path)
     server.uploads.expire()
     assert send().id == created.id

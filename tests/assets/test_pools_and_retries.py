@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The `__fields
 LIMIT = 3
 _CONFIG = ProjectConfig(PROJECT, DAY - timedelta(days=5))
 _DOWN = Fault("cut_before", match=on("POST", "/runs/query"))
-_SOON = dg.RetryPolicy(max_retries=2, delay=0.01)
+_FAST_RETRIES = dg.RetryPolicy(max_retries=2, delay=0.01)
 
 
 class FailureRecorder(LogReporter):
@@ -79,7 +79,7 @@ def test_a_step_is_retried_after_an_outside_fault(installation: Installation, mo
     recorder = FailureRecorder(installation, repairs=True)
 
     with dg.DagsterInstance.ephemeral() as instance:
-        result = materialize(instance, recorder, retry_policy=_SOON)
+        result = materialize(instance, recorder, retry_policy=_FAST_RETRIES)
 
     assert result.success
     assert recorder.failed_steps == retried_steps(result) == ["run_files"]
@@ -97,7 +97,7 @@ def test_a_permanent_fault_fails_the_step_after_the_last_retry(
     recorder = FailureRecorder(installation, repairs=False)
 
     with dg.DagsterInstance.ephemeral() as instance:
-        result = materialize(instance, recorder, "run_files", retry_policy=_SOON)
+        result = materialize(instance, recorder, "run_files", retry_policy=_FAST_RETRIES)
 
     assert not result.success
     assert recorder.failed_steps == ["run_files"] * 3
@@ -111,7 +111,7 @@ def test_a_refused_key_is_not_retried(installation: Installation) -> None:
     recorder = FailureRecorder(installation, repairs=False)
 
     with dg.DagsterInstance.ephemeral() as instance:
-        result = materialize(instance, recorder, "run_files", retry_policy=_SOON)
+        result = materialize(instance, recorder, "run_files", retry_policy=_FAST_RETRIES)
 
     assert not result.success
     assert recorder.failed_steps == ["run_files"]

@@ -52,12 +52,12 @@ def test_the_command_reports_a_full_pool_and_waits(installation: Installation) -
     with installation.instance() as instance:
         storage = instance.event_log_storage
         storage.set_concurrency_slots(_POOL, 1)
-        living = instance.create_run_for_job(_nothing, status=dg.DagsterRunStatus.STARTED).run_id
-        assert storage.claim_concurrency_slot(_POOL, living, "step").is_claimed
+        running = instance.create_run_for_job(_empty_job, status=dg.DagsterRunStatus.STARTED).run_id
+        assert storage.claim_concurrency_slot(_POOL, running, "step").is_claimed
         with terminal(installation, *_FETCH) as shown:
             shown.until("waiting: the pool langsmith is full, 1 other steps are running")
             assert not installation.paths().folder.exists()
-            storage.free_concurrency_slots_for_run(living)
+            storage.free_concurrency_slots_for_run(running)
             assert shown.end() == 0
     assert shown.screen.count("waiting") == 1
     assert installation.paths().folder.is_dir()
@@ -75,5 +75,5 @@ def test_an_interrupt_ends_the_wait_for_a_pool(installation: Installation) -> No
 
 
 @dg.job
-def _nothing() -> None:
+def _empty_job() -> None:
     """A job without steps."""

@@ -35,7 +35,7 @@ class Gates:
     first: threading.Event
     second: threading.Event
 
-    def until_arrived(self, number: int) -> None:
+    def wait_for_uploads(self, number: int) -> None:
         for _ in range(number):
             assert self.arrived.acquire(timeout=60)
 
@@ -105,7 +105,7 @@ def gates(zipped: Installation) -> Iterator[Gates]:
 
 def test_results_stay_on_the_screen_above_the_bars(zipped: Installation, gates: Gates) -> None:
     with terminal(zipped, "archive", "upload", *_RANGE) as shown:
-        gates.until_arrived(3)
+        gates.wait_for_uploads(3)
         shown.until("━")
         gates.first.set()
         for _ in range(3):
@@ -124,11 +124,11 @@ def test_a_question_stays_on_the_screen_above_the_bars(zipped: Installation, gat
     zipped.store.generate(PROJECT, _DAYS[0], runs=4, mean_bytes=3000, seed=1)
     for command in ("fetch", "zip"):
         assert zipped.archive(command, "--force", day=_DAYS[0]).code == 0
-    gates.until_arrived(1)
+    gates.wait_for_uploads(1)
     gates.first.clear()
     name = zipped.paths(day=_DAYS[0]).zip.name
     zipped.drive.faults.add(
-        Fault("call", lambda asked: name in asked.query.get("q", ""), times=1, action=lambda: gates.until_arrived(2))
+        Fault("call", lambda asked: name in asked.query.get("q", ""), times=1, action=lambda: gates.wait_for_uploads(2))
     )
     with terminal(zipped, "archive", "upload", *_RANGE) as shown:
         shown.until("[y/N]: ")
@@ -149,7 +149,7 @@ def test_results_in_a_pipe_leave_the_bars_to_the_terminal(zipped: Installation, 
     reader, writer = os.pipe()
     with os.fdopen(reader) as pipe, terminal(zipped, "archive", "upload", *_RANGE, stdout=writer) as shown:
         os.close(writer)
-        gates.until_arrived(3)
+        gates.wait_for_uploads(3)
         shown.until("━")
         gates.first.set()
         gates.second.set()

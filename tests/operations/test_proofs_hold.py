@@ -164,15 +164,15 @@ def test_short_reads_give_a_complete_zip(tmp_path: Path, monkeypatch: pytest.Mon
     assert check_archive(paths).verdict == "agrees"
 
 
-@pytest.mark.parametrize("spoil", ["head", "tail", "encrypted"])
-def test_a_damaged_zip_is_reported_as_a_difference(installation: Installation, spoil: str) -> None:
+@pytest.mark.parametrize("damage", ["head", "tail", "encrypted"])
+def test_a_damaged_zip_is_reported_as_a_difference(installation: Installation, damage: str) -> None:
     installation.fill(5)
     assert installation.archive("full-sweep").code == 0
     archive = installation.paths().zip
     content = bytearray(archive.read_bytes())
-    if spoil == "head":
+    if damage == "head":
         content = content[1000:]
-    elif spoil == "tail":
+    elif damage == "tail":
         content = content[:-40]
     else:
         content[content.index(b"PK\x01\x02") + 8] ^= 1

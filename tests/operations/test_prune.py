@@ -76,25 +76,25 @@ def test_a_pruned_day_is_reported_and_restored_byte_for_byte(
     assert leftovers(archive) == []
 
 
-def spoil_file(archive: Archive, database: Database, server: DriveServer) -> None:
+def damage_file(archive: Archive, database: Database, server: DriveServer) -> None:
     next(archive.paths().folder.glob("0*.json")).write_bytes(b"{}")
 
 
-def spoil_zip(archive: Archive, database: Database, server: DriveServer) -> None:
+def damage_zip(archive: Archive, database: Database, server: DriveServer) -> None:
     archive.paths().zip.write_bytes(b"PK")
 
 
-def spoil_drive(archive: Archive, database: Database, server: DriveServer) -> None:
+def damage_drive(archive: Archive, database: Database, server: DriveServer) -> None:
     [doc] = server.store.named(archive.paths().zip.name)
     server.store._put(doc | {"sha256Checksum": "0" * 64})
 
 
-def trash_on_drive(archive: Archive, database: Database, server: DriveServer) -> None:
+def trash_copy(archive: Archive, database: Database, server: DriveServer) -> None:
     [doc] = server.store.named(archive.paths().zip.name)
     server.store._put(doc | {"trashed": True})
 
 
-def spoil_row(archive: Archive, database: Database, server: DriveServer) -> None:
+def damage_row(archive: Archive, database: Database, server: DriveServer) -> None:
     with database.connect() as connection:
         connection.execute("UPDATE runs SET data = '{}'")
 
@@ -113,17 +113,17 @@ def add_run(archive: Archive, database: Database, server: DriveServer) -> None:
     load_day(database, PROJECT, DAY, paths.folder)
 
 
-@pytest.mark.parametrize("spoil", [spoil_file, spoil_zip, spoil_drive, trash_on_drive, spoil_row, lose_row, add_run])
+@pytest.mark.parametrize("damage", [damage_file, damage_zip, damage_drive, trash_copy, damage_row, lose_row, add_run])
 @pytest.mark.parametrize("what", ["files", "zips"])
 def test_an_unproven_day_is_not_pruned(
     archive: Archive,
     database: Database,
     prune: Callable[..., PruneResult],
     drive_server: DriveServer,
-    spoil: Callable[..., None],
+    damage: Callable[..., None],
     what: str,
 ) -> None:
-    spoil(archive, database, drive_server)
+    damage(archive, database, drive_server)
     before = snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)
     result = prune(what)
     assert result.action == "kept"
@@ -138,7 +138,7 @@ def test_a_changed_copy_of_a_pruned_day_is_reported(
     prune("zips")
     paths = archive.paths()
     assert find_copy_difference(archive.destination, paths) is None
-    spoil_drive(archive, None, drive_server)  # ty: ignore[invalid-argument-type]
+    damage_drive(archive, None, drive_server)  # ty: ignore[invalid-argument-type]
     assert check_copy(paths, archive.destination).verdict == "differs"
 
 

@@ -48,11 +48,11 @@ def test_an_exited_process_is_restarted(tmp_path: Path) -> None:
         first = Registry(tmp_path / "run").alive()["helper"]
         os.kill(first.pid, signal.SIGKILL)
 
-        def again() -> bool:
+        def is_restarted() -> bool:
             helper.look_after(messages.append)
             return bool(messages)
 
-        wait_until(again, 30, "it was not restarted")
+        wait_until(is_restarted, 30, "it was not restarted")
         assert Registry(tmp_path / "run").alive()["helper"].pid != first.pid
     assert messages == ["the helper ended with -9; starting it again"]
     assert Registry(tmp_path / "run").alive() == {}
@@ -91,11 +91,11 @@ def test_a_process_is_restarted_after_its_log_was_deleted(tmp_path: Path) -> Non
         assert messages == []
         os.kill(Registry(tmp_path / "run").alive()["helper"].pid, signal.SIGKILL)
 
-        def again() -> bool:
+        def is_restarted() -> bool:
             helper.look_after(messages.append)
             return bool(messages)
 
-        wait_until(again, 30, "it was not restarted")
+        wait_until(is_restarted, 30, "it was not restarted")
         assert helper.log.exists()
 
 
@@ -130,17 +130,17 @@ def test_a_backfill_completes_after_its_daemon_was_killed(installation: Installa
     assert f"{len(DAYS)} days" in ended.out
     wait_until(lambda: bool(list(installation.paths(day=DAYS[0]).folder.parent.glob("2*"))), 120, "no day was begun")
     os.kill(Registry(installation.directory / "home" / "run").alive()["daemon"].pid, signal.SIGKILL)
-    wait_until(lambda: "the daemon ended with -9; starting it again" in up.text, 30, "the daemon was not restarted")
+    wait_until(lambda: "the daemon ended with -9; starting it again" in up.text, 30, "it was not restarted")
 
     os.environ.update(open_home(Settings.load()).environment())  # the installation restores the environment
     with installation.instance() as instance:
         [backfill] = instance.get_backfills()
 
-        def done() -> bool:
+        def backfill_ended() -> bool:
             status = instance.get_backfill(backfill.backfill_id)
             return status is not None and status.status.value.startswith(("COMPLETED", "FAILED"))
 
-        wait_until(done, 300, "the backfill did not end")
+        wait_until(backfill_ended, 300, "the backfill did not end")
         key = dg.AssetKey([project_slug(PROJECT), "verification"])
         assert instance.get_materialized_partitions(key) == {str(day) for day in DAYS}
         runs = instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill.backfill_id}))

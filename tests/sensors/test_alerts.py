@@ -340,7 +340,7 @@ def test_alerts_test_sends_a_sample_to_each_target(
 
 
 @dg.job
-def _nothing() -> None:
+def _empty_job() -> None:
     """A job without steps."""
 
 
@@ -348,10 +348,10 @@ def test_a_run_that_dagster_retries_sends_no_alert(watch: Watch, installation: I
     with installation.instance() as instance:
         for retries in ("2", "0"):
             tags = {"dagster/max_retries": retries, "dagster/partition": f"2026-01-0{retries}"}
-            run = instance.create_run_for_job(_nothing, tags=tags, status=dg.DagsterRunStatus.STARTED)
+            run = instance.create_run_for_job(_empty_job, tags=tags, status=dg.DagsterRunStatus.STARTED)
             instance.report_run_failed(run, "its process is gone")
     watch.tick()
-    assert [text.splitlines()[0] for text in hook.texts] == ["_nothing 2026-01-00: the run failed"]
+    assert [text.splitlines()[0] for text in hook.texts] == ["_empty_job 2026-01-00: the run failed"]
 
 
 def test_a_failed_run_of_a_backfill_waits_for_the_others(
@@ -360,7 +360,7 @@ def test_a_failed_run_of_a_backfill_waits_for_the_others(
     with installation.instance() as instance:
         tags = {"dagster/backfill": "abc", "dagster/max_retries": "0"}
         started = dg.DagsterRunStatus.STARTED
-        first, second = (instance.create_run_for_job(_nothing, tags=tags, status=started) for _ in range(2))
+        first, second = (instance.create_run_for_job(_empty_job, tags=tags, status=started) for _ in range(2))
         instance.report_run_failed(first, "gone")
         watch.tick()
         assert hook.texts == []

@@ -25,7 +25,7 @@ from lse_resources.settings import Settings
 pytestmark = [pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning"), pytest.mark.slow]
 
 SECOND = "東京"
-_SLIP = "\n[[project]\n"
+_MALFORMED = "\n[[project]\n"
 _QUERY = """{
   assetNodes { assetKey { path } }
   workspaceLocationEntryOrError(name: "lse") {
@@ -68,7 +68,7 @@ def test_a_new_project_appears_and_a_malformed_file_removes_none(installation: I
     wait_until(lambda: projects_in_ui(url) == both, 30, "the UI does not show the new project")
 
     good = projects.read_text()
-    projects.write_text(good + _SLIP)
+    projects.write_text(good + _MALFORMED)
     wait_until(lambda: "WARNING" in log.read_text(), 30, "the log has no warning")
     [warning] = [line for line in log.read_text().splitlines() if "WARNING" in line]
     assert f"{projects} cannot be read: " in warning
@@ -93,7 +93,7 @@ def test_new_processes_use_the_last_valid_file(bare_installation: Installation) 
     assert {asset_key(PROJECT, step) for step in STEPS} <= before
 
     good = path.read_text()
-    path.write_text(good + _SLIP)
+    path.write_text(good + _MALFORMED)
     with pytest.raises(SettingsError):
         keep_projects(settings)
     assert defined() == before
@@ -105,7 +105,7 @@ def test_new_processes_use_the_last_valid_file(bare_installation: Installation) 
 
 def test_the_error_names_a_file_that_was_never_valid(bare_installation: Installation) -> None:
     path = bare_installation.directory / "projects.toml"
-    path.write_text(_SLIP)
+    path.write_text(_MALFORMED)
     with pytest.raises(SettingsError, match=r"projects\.toml cannot be read"):
         definitions()
     ended = bare_installation.lse("up", "--port", free_port())

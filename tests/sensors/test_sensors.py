@@ -173,11 +173,11 @@ def _tags(pid: int) -> dict[str, str]:
 
 
 def _started(instance: dg.DagsterInstance, tags: dict[str, str]) -> str:
-    run = instance.create_run_for_job(_nothing, tags=tags, status=DagsterRunStatus.STARTED)
+    run = instance.create_run_for_job(_empty_job, tags=tags, status=DagsterRunStatus.STARTED)
     instance.add_run_tags(run.run_id, {"lse/run": run.run_id})
     return run.run_id
 
 
 @dg.job
-def _nothing() -> None:
+def _empty_job() -> None:
     """A job without steps."""

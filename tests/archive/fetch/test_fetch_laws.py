@@ -78,33 +78,33 @@ def test_a_folder_that_differs_from_its_checksums_is_published_again(cloud, chan
     assert cloud.fetch().outcome == "unchanged"
 
 
-def spoil_fewer(cloud: Cloud) -> None:
+def damage_fewer(cloud: Cloud) -> None:
     cloud.store.delete(list(cloud.served())[:20])
 
 
-def spoil_none(cloud: Cloud) -> None:
+def damage_none(cloud: Cloud) -> None:
     cloud.store.delete(cloud.served())
 
 
-def spoil_key(cloud: Cloud) -> None:
+def damage_key(cloud: Cloud) -> None:
     cloud.server.behaviour.api_keys = frozenset({"another"})
 
 
-def spoil_name(cloud: Cloud) -> None:
+def damage_name(cloud: Cloud) -> None:
     cloud.store.rename_project(PROJECT, "renamed")
 
 
-def spoil_project(cloud: Cloud) -> None:
+def damage_project(cloud: Cloud) -> None:
     cloud.store.delete_project(PROJECT)
 
 
-@pytest.mark.parametrize("spoil", [spoil_fewer, spoil_none, spoil_key, spoil_name, spoil_project])
-def test_runs_deleted_in_langsmith_are_kept(cloud, spoil):
+@pytest.mark.parametrize("damage", [damage_fewer, damage_none, damage_key, damage_name, damage_project])
+def test_runs_deleted_in_langsmith_are_kept(cloud, damage):
     cloud.generate(50)
     cloud.fetch()
     before = file_states(cloud.paths.folder)
-    spoil(cloud)
-    if spoil in (spoil_fewer, spoil_none):
+    damage(cloud)
+    if damage in (damage_fewer, damage_none):
         result = cloud.fetch()
         assert (result.outcome, result.runs, result.no_longer_served) == ("unchanged", 50, 50 - len(cloud.served()))
         assert len(read_state(cloud.paths).no_longer_served) == result.no_longer_served

@@ -20,16 +20,16 @@ Run = tuple[int, int]  # start and number
 
 
 class Source:
-    """Serves runs newest first in pages; `spoil` may change an answer or raise."""
+    """Serves runs newest first in pages; `change` may change an answer or raise."""
 
     api_version, project_id, requests, throttled = "v2", "", 0, 0
 
     def __init__(
-        self, runs: list[Run], page_size: int, spoil: Callable[[Page, str | None], Page] | None = None
+        self, runs: list[Run], page_size: int, change: Callable[[Page, str | None], Page] | None = None
     ) -> None:
         self.runs = sorted(runs, reverse=True)
         self.page_size = page_size
-        self.spoil = spoil or (lambda page, cursor: page)
+        self.change = change or (lambda page, cursor: page)
         self.workers = 1
         self.asked: list[tuple[Window, str | None]] = []
 
@@ -49,7 +49,7 @@ class Source:
         end = begin + size
         page = [b"%d %d" % run for run in found[begin:end]]
         more = str(end) if end < len(found) else None
-        return self.spoil(Page(page, more, full=len(page) == size), cursor)
+        return self.change(Page(page, more, full=len(page) == size), cursor)
 
     def runs_by_id(self, ids: list[str], window: Window) -> list[bytes]:
         raise NotImplementedError
@@ -123,13 +123,13 @@ def spread(runs: int, over: int = 50) -> list[Run]:
 def times(count: int, change: Callable[[Page, str | None], Page]) -> Callable[[Page, str | None], Page]:
     left = [count]
 
-    def spoil(page: Page, cursor: str | None) -> Page:
+    def change(page: Page, cursor: str | None) -> Page:
         if cursor is None or not left[0]:
             return page
         left[0] -= 1
         return change(page, cursor)
 
-    return spoil
+    return change
 
 
 def lose(page: Page, cursor: str | None) -> Page:
@@ -178,7 +178,7 @@ def test_a_microsecond_that_cannot_be_completed_is_an_error(fault):
 def test_empty_pages_with_new_cursors_are_followed_up_to_a_limit():
     asked = itertools.count(10_000)
     late = Source(spread(5), 10, lambda page, cursor: Page([], f"{next(asked)}", full=False))
-    late.spoil = lambda page, cursor: (
+    late.change = lambda page, cursor: (
         page if len(late.asked) > 20 else Page([], f"0{'0' * len(late.asked)}", full=False)
     )
     paginated(late, WINDOW)
@@ -201,7 +201,7 @@ def test_a_busy_hour_is_shared_by_the_workers():
         return page
 
     met: list[bool] = []
-    source.spoil = meet
+    source.change = meet
     paginate(source, sink := Sink(), [Window(0, 100_000)])
     assert len(sink.runs) == 10_000
     assert met

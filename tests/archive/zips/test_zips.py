@@ -114,22 +114,22 @@ def test_a_damaged_archive_is_set_aside(paths):
     assert paths.zip.with_name(f"{paths.zip.name}.damaged.2").read_bytes() == b"worse"
 
 
-@pytest.mark.parametrize("spoil", ["flip", "cut", "extra", "twice", "empty"])
-def test_damage_to_an_archive_is_found(paths, spoil):
+@pytest.mark.parametrize("damage", ["flip", "cut", "extra", "twice", "empty"])
+def test_damage_to_an_archive_is_found(paths, damage):
     zip_day(paths)
     sums = zip_sums(paths.zip)
     check_zip(paths.zip, paths.zip, sums)
     content = paths.zip.read_bytes()
-    if spoil == "flip":
+    if damage == "flip":
         paths.zip.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
-    elif spoil == "cut":
+    elif damage == "cut":
         paths.zip.write_bytes(content[: len(content) // 2])
-    elif spoil == "empty":
+    elif damage == "empty":
         paths.zip.write_bytes(b"")
     else:
-        warned = pytest.warns(UserWarning, match="Duplicate name") if spoil == "twice" else contextlib.nullcontext()
+        warned = pytest.warns(UserWarning, match="Duplicate name") if damage == "twice" else contextlib.nullcontext()
         with zipfile.ZipFile(paths.zip, "a") as archive, warned:
-            archive.writestr("extra.json" if spoil == "extra" else archive.namelist()[0], b"{}")
+            archive.writestr("extra.json" if damage == "extra" else archive.namelist()[0], b"{}")
     with pytest.raises(CorruptArchiveError):
         check_zip(paths.zip, paths.zip, sums)
 

@@ -534,7 +534,7 @@ def removals(request: Any) -> bool:
     return b'"trashed": true' in request.body or b".zip</Key>" in request.body
 
 
-def spoil(path: Path) -> None:
+def damage(path: Path) -> None:
     """Flips a byte within a run of a zip."""
     with zipfile.ZipFile(path) as archive:
         info = archive.infolist()[0]
@@ -564,7 +564,7 @@ def test_a_damaged_zip_does_not_replace_a_copy(archive: Archive) -> None:
     other = archive.write(DAY + timedelta(days=1))
     zip_day(other)
     for damaged in (paths, other):
-        spoil(damaged.zip)
+        damage(damaged.zip)
         with pytest.raises(CorruptArchiveError, match=r"\.zip is damaged.*lse archive zip"):
             upload_day(archive.destination, damaged)
     assert find_copies(archive.destination, paths) == [before]

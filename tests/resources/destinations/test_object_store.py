@@ -125,12 +125,12 @@ def test_an_object_deleted_during_a_call_is_skipped_or_a_conflict(
         archive.add(DAY + timedelta(days=number))
     head = store._head
 
-    def vanishing(key: str) -> Any:
+    def delete_first(key: str) -> Any:
         if str(DAY) in key:
             store._store.delete(key)
         return head(key)
 
-    monkeypatch.setattr(store, "_head", vanishing)
+    monkeypatch.setattr(store, "_head", delete_first)
     assert [copy.day for copy in copies(store, PROJECT)] == [DAY + timedelta(days=1), DAY + timedelta(days=2)]
     monkeypatch.undo()
     [file] = find_copies(store, archive.paths(DAY + timedelta(days=1)))

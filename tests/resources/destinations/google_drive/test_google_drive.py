@@ -381,14 +381,14 @@ def test_md5_is_used_if_sha256_is_missing(server: DriveServer, drive: GoogleDriv
 def test_many_threads_share_a_client(drive: GoogleDrive, tmp_path: Path) -> None:
     project = drive.ensure_project_folder("P")
 
-    def there_and_back(number: int) -> bool:
+    def round_trip(number: int) -> bool:
         source, back = tmp_path / f"{number}.zip", tmp_path / f"{number}.back"
         source.write_bytes(bytes([number]) * 1_500_000)
         drive.download(drive.upload(source, source.name, project, {}), back)
         return back.read_bytes() == source.read_bytes()
 
     with ThreadPoolExecutor(6) as pool:
-        assert all(pool.map(there_and_back, range(12)))
+        assert all(pool.map(round_trip, range(12)))
 
 
 def test_local_file_errors_are_reported_as_local(drive: GoogleDrive, path: Path, tmp_path: Path) -> None:

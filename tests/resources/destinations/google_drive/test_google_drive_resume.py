@@ -149,12 +149,12 @@ def test_a_concurrent_upload_of_another_host_is_not_replaced(
     first = drive.upload(other, "day.zip", settings.folder, {})
     other.write_bytes(b"still more runs")
 
-    def meanwhile() -> None:
+    def upload_elsewhere() -> None:
         if drive.prove(first).revision == first.revision:
             drive.upload(other, "day.zip", settings.folder, {}, existing=first)
 
     # At the start of the session: a short file is then sent in one request.
-    server.faults.add(Fault("call", on("PATCH", "/upload/"), times=1, action=meanwhile))
+    server.faults.add(Fault("call", on("PATCH", "/upload/"), times=1, action=upload_elsewhere))
     with pytest.raises(ArchiveConflictError, match="changed on Drive"):
         send(existing=first)
     assert_stored(server, b"still more runs")
@@ -211,7 +211,7 @@ def test_a_killed_upload_is_completed_by_the_next_one(
         child[0].kill()
         child[0].wait(10)
 
-    def again() -> DriveFile:
+    def retry() -> DriveFile:
         found = server.store.named("day.zip")
         return send(existing=DriveFile.of(found[0]) if found else None)
 
@@ -231,9 +231,9 @@ def test_a_killed_upload_is_completed_by_the_next_one(
     for doc in server.store.named("day.zip"):  # any existing file is complete
         assert server.store.content(doc).read_bytes() in (CONTENT, b"old")
     try:
-        again()
+        retry()
     except ArchiveConflictError:  # the server finished the file after its client was killed
-        again()
+        retry()
     assert_stored(server)
     assert not path.with_name("day.zip.upload").exists()
 

@@ -45,7 +45,7 @@ def test_every_microsecond_is_in_one_day(day):
 
 
 @given(MOMENTS)
-def test_times_survive_being_written(moment):
+def test_a_formatted_time_is_parsed_to_the_same_time(moment):
     micros = to_micros(moment)
     assert parse_time(format_time(micros)) == micros
     assert parse_time(moment.isoformat()) == micros
@@ -54,7 +54,7 @@ def test_times_survive_being_written(moment):
 
 
 @given(MOMENTS, st.integers(-23, 23))
-def test_a_zone_is_honoured(moment, hours):
+def test_a_time_zone_is_respected(moment, hours):
     zone = timezone(timedelta(hours=hours))
     try:
         text = moment.astimezone(zone).isoformat()
@@ -68,7 +68,7 @@ def test_a_time_without_a_zone_is_utc_and_nanoseconds_are_cut_off():
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01T00:00:00Z", "0001-01-01T00:00:00+05:00"])
-def test_what_is_no_time_is_refused(text):
+def test_text_that_is_not_a_time_is_refused(text):
     with pytest.raises(ValueError, match=r"."):
         parse_time(text)
 
@@ -82,7 +82,7 @@ def test_malformed_days_are_refused(text):
     assert parse_day("2026-01-02") == DAY
 
 
-def test_only_days_that_are_over_are_archived():
+def test_only_past_days_are_archived():
     yesterday = today() - timedelta(days=1)
     assert require_past(yesterday) == yesterday
     for day in (today() + timedelta(days=1), today() + timedelta(days=2)):
@@ -90,7 +90,7 @@ def test_only_days_that_are_over_are_archived():
             require_past(day)
 
 
-def test_ranges_have_both_ends():
+def test_a_range_requires_both_ends():
     assert list(days_between(DAY, DAY + timedelta(days=2))) == [DAY, date(2026, 1, 3), date(2026, 1, 4)]
     assert list(days_between(DAY, DAY)) == [DAY]
     assert Window(1, 1).start not in Window(1, 1)

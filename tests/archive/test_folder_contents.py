@@ -1,4 +1,4 @@
-"""Sealing: a folder of another tool gets its manifest, and its files stay as they are."""
+"""A folder of another tool gets a manifest; its files do not change."""
 
 import pytest
 from day_fixtures import day_paths, digests, fill, run
@@ -8,7 +8,7 @@ from lse_archive.folder.contents import ensure_manifest
 from lse_archive.folder.manifest import SUMMARY, SUMS, read_sums
 
 
-def test_a_folder_of_an_older_tool_is_sealed_as_it_is(tmp_path):
+def test_a_folder_of_an_older_tool_gets_a_manifest_and_its_files_are_unchanged(tmp_path):
     paths = day_paths(tmp_path)
     fill(paths.folder, run(1), run(2))
     (paths.folder / "broken.json").write_bytes(b"{")
@@ -25,12 +25,12 @@ def test_a_folder_of_an_older_tool_is_sealed_as_it_is(tmp_path):
     assert ensure_manifest(paths) == summary
 
 
-def test_there_must_be_a_folder(tmp_path):
+def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(ArchiveError, match="has no run files"):
         ensure_manifest(day_paths(tmp_path))
 
 
-def test_a_lost_half_of_the_manifest_is_made_again_only_if_nothing_else_changed(tmp_path):
+def test_a_missing_summary_is_written_again_only_if_the_files_are_unchanged(tmp_path):
     paths = day_paths(tmp_path)
     fill(paths.folder, run(1), run(2))
     summary = ensure_manifest(paths)

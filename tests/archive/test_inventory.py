@@ -1,4 +1,4 @@
-"""Law 1: nothing takes a day's place that holds fewer runs of it, older states of them, or fewer other files."""
+"""Law 1: no replacement has fewer runs, older states of runs, or fewer other files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Archive:
 
 
 def refill(paths: DayPaths, *runs: bytes) -> None:
-    """Makes these the day's run files, as if nothing had been there."""
+    """Replaces the day's run files by these."""
     if paths.folder.exists():
         for path in paths.folder.iterdir():
             path.unlink()
@@ -40,7 +40,7 @@ def refill(paths: DayPaths, *runs: bytes) -> None:
 
 
 def put(archive: Archive, content: bytes) -> None:
-    """Puts a file of the name of the day's zip there, as another tool would."""
+    """Uploads a file under the name of the day's zip, as another tool would."""
     other = archive.directory / "other"
     other.write_bytes(content)
     folder = archive.destination.ensure_project_folder(project_folder(PROJECT))
@@ -48,7 +48,7 @@ def put(archive: Archive, content: bytes) -> None:
 
 
 def zipped(directory: Path, files: dict[str, bytes]) -> bytearray:
-    """A zip without compression: the content of a file can be found in it."""
+    """Returns an uncompressed zip, so that file contents can be found in it."""
     path = directory / "made.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in files.items():
@@ -61,7 +61,7 @@ def flip(content: bytearray, sought: bytes) -> bytes:
     return bytes(content)
 
 
-# ---- a copy that cannot be read as a whole --------------------------------------------------------------------------
+# ---- damaged copies --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["a file", "its method", "its end"])
@@ -84,14 +84,14 @@ def test_a_damaged_copy_is_not_replaced_by_fewer_runs(archive: Archive, tmp_path
     assert upload_day(archive.destination, paths, allow_shrink=True).action == "replaced"
 
 
-def test_a_damaged_copy_all_of_whose_runs_are_here_is_replaced(archive: Archive, tmp_path: Path) -> None:
+def test_a_damaged_copy_is_replaced_if_all_its_runs_are_local(archive: Archive, tmp_path: Path) -> None:
     put(archive, flip(zipped(tmp_path, {f"{run_id(n)}_20260102T0.json": run(n) for n in (1, 2)}), b"start_time"))
     paths = archive.write(runs=2)
     zip_day(paths)
     assert upload_day(archive.destination, paths).action == "replaced"
 
 
-def test_what_tells_no_run_by_its_name_may_have_been_any(archive: Archive, tmp_path: Path) -> None:
+def test_an_unreadable_file_without_a_run_id_in_its_name_is_not_replaced(archive: Archive, tmp_path: Path) -> None:
     content = zipped(tmp_path, {f"trace-{n}.json": run(n) for n in (1, 2)})
     put(archive, flip(content.copy(), b"start_time"))
     paths = archive.write(runs=2)
@@ -104,7 +104,7 @@ def test_what_tells_no_run_by_its_name_may_have_been_any(archive: Archive, tmp_p
         upload_day(archive.destination, paths)
 
 
-def test_other_files_of_a_copy_are_not_lost_either(archive: Archive) -> None:
+def test_a_copy_is_not_replaced_without_its_other_files(archive: Archive) -> None:
     paths = archive.write(runs=2)
     (paths.folder / "notes.txt").write_text("mine")
     zip_day(paths)
@@ -144,7 +144,7 @@ def test_a_run_that_has_ended_is_not_replaced_by_its_pending_state(archive: Arch
 
 
 @pytest.mark.parametrize("kept", ["folder", "zip"])
-def test_a_restore_brings_no_pending_state_back(drive_archive: Archive, kept: str) -> None:
+def test_a_restore_does_not_replace_an_ended_run_by_its_pending_state(drive_archive: Archive, kept: str) -> None:
     archive, paths = drive_archive, drive_archive.paths()
     refill(paths, run(1))
     zip_day(paths)
@@ -160,7 +160,7 @@ def test_a_restore_brings_no_pending_state_back(drive_archive: Archive, kept: st
     assert archive.restore(allow_shrink=True).action in ("replaced", "restored")
 
 
-def test_a_zip_keeps_what_has_ended(tmp_path: Path) -> None:
+def test_a_zip_does_not_replace_an_ended_run_by_its_pending_state(tmp_path: Path) -> None:
     paths = day_paths(tmp_path)
     fill(paths.folder, run(1, end_time=ENDED))
     zip_day(paths)
@@ -174,13 +174,13 @@ def test_a_zip_keeps_what_has_ended(tmp_path: Path) -> None:
     assert zip_day(paths, allow_shrink=True).written
 
 
-# ---- what only this disk has ----------------------------------------------------------------------------------------
+# ---- local files only ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "says"), [(f"{run_id(6)}_20260102T0.json", run_id(6)), ("notes.txt", "notes.txt, which is no run")]
 )
-def test_a_restore_drops_no_file_that_only_the_folder_has(drive_archive: Archive, name: str, says: str) -> None:
+def test_a_restore_keeps_files_that_are_only_in_the_folder(drive_archive: Archive, name: str, says: str) -> None:
     paths = drive_archive.add(runs=5)
     (paths.folder / name).write_bytes(run(6)[:-1])
     with pytest.raises(ShrinkError, match=says):
@@ -192,7 +192,7 @@ def test_a_restore_drops_no_file_that_only_the_folder_has(drive_archive: Archive
 def test_a_second_damaged_zip_does_not_replace_the_first(drive_archive: Archive) -> None:
     paths = drive_archive.add()
     for content in (b"one", b"two", b"three"):
-        drive_archive.lose() if content == b"one" else None
+        drive_archive.delete_local() if content == b"one" else None
         for path in list(paths.folder.iterdir()) if paths.folder.exists() else ():
             path.unlink()
         paths.zip.parent.mkdir(exist_ok=True)
@@ -202,10 +202,10 @@ def test_a_second_damaged_zip_does_not_replace_the_first(drive_archive: Archive)
     assert [path.read_bytes() for path in kept] == [b"one", b"two", b"three"]
 
 
-# ---- what a place holds ---------------------------------------------------------------------------------------------
+# ---- inventories -----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_held_by_its_best_state(tmp_path: Path) -> None:
+def test_an_ended_document_of_a_run_counts_before_a_pending_one(tmp_path: Path) -> None:
     zipped(tmp_path, {"a.json": run(1, end_time=ENDED), "b.json": run(1), "c/d.json": run(2), ".DS_Store": b"x"})
     held = zip_inventory(tmp_path / "made.zip")
     assert (held.runs, held.others, held.damaged) == ({run_id(1): True, run_id(2): False}, {}, False)
@@ -213,7 +213,7 @@ def test_a_run_is_held_by_its_best_state(tmp_path: Path) -> None:
     assert held.missing_from(Inventory()).keys() == {run_id(1), run_id(2)}
 
 
-def test_nothing_is_held_by_what_is_no_zip(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_zip_has_no_runs(tmp_path: Path) -> None:
     for content in (b"", b"no zip", b"PK"):
         (tmp_path / "x").write_bytes(content)
         held = zip_inventory(tmp_path / "x")

@@ -1,4 +1,4 @@
-"""The manifest: numbers of the day, and checksums that `sha256sum -c` takes."""
+"""The manifest: numbers of the day, and checksums that `sha256sum -c` accepts."""
 
 import subprocess
 from datetime import date
@@ -36,7 +36,7 @@ def tally(*runs: bytes) -> Tally:
 
 
 @given(st.dictionaries(NAMES, st.binary(min_size=32, max_size=32), max_size=6))
-def test_checksums_are_read_as_they_were_written(sums):
+def test_checksums_are_read_back_unchanged(sums):
     ordered = sorted(sums.items(), key=lambda item: sort_key(item[0]))
     found = parse_sums(b"".join(sums_lines(b"{}", ordered)), Path("x"))
     assert {name: digest for name, digest in found.items() if name != SUMMARY} == {
@@ -56,7 +56,7 @@ def test_sha256sum_accepts_the_folder(tmp_path, name):
     assert subprocess.run(["sha256sum", "--status", "-c", SUMS], cwd=tmp_path, check=False).returncode == 1
 
 
-def test_the_identity_of_a_day_is_that_of_its_files_alone():
+def test_the_content_hash_of_a_day_depends_only_on_its_files():
     one = {SUMMARY: b"1" * 32, SUMS: b"2" * 32, "b.json": b"b" * 32, "a.json": b"a" * 32}
     other = {"a.json": b"a" * 32, "b.json": b"b" * 32, SUMMARY: b"9" * 32}
     assert content_hash(content_sums(one)) == content_hash(content_sums(other))
@@ -102,7 +102,7 @@ def test_a_damaged_manifest_is_named(tmp_path):
             read_sums(tmp_path)
 
 
-def test_another_day_has_other_neighbours():
+def test_a_run_of_another_day_is_still_counted():
     header = read_header(run(1, START))
     other = Tally(date(2026, 1, 1))
     other.add(header, 1)

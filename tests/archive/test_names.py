@@ -1,4 +1,4 @@
-"""Names of projects: readable folders, from which the name can be had back, and which two projects never share."""
+"""Project names: readable folders that differ for all projects and from which the name can be read."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def test_folders_are_readable_and_safe(name, folder):
 @example("a%%b")
 @example("e\u0301")
 @example("\udcff")
-def test_the_name_can_be_had_back(name):
+def test_the_name_can_be_read_from_the_folder_unless_it_is_too_long(name):
     folder = project_folder(name)
     assert len(os.fsencode(folder)) <= 200
     assert Path(folder).name == folder
@@ -58,12 +58,12 @@ def test_two_projects_never_share_a_folder_or_a_key(names):
 @given(NAMES)
 @example("---")
 @example("Été")
-def test_slugs_are_keys_that_dagster_takes(name):
+def test_slugs_are_valid_dagster_keys(name):
     assert re.fullmatch(r"[a-z0-9-]{1,70}", project_slug(name))
     assert project_slug(name) == project_slug(name)
 
 
-def test_a_slug_is_the_name_where_nothing_is_lost():
+def test_a_slug_has_a_hash_if_it_differs_from_the_name():
     assert project_slug("my-chat-2") == "my-chat-2"
     assert re.fullmatch(r"my-chat-[0-9a-f]{6}", project_slug("My Chat"))
 

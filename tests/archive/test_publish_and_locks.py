@@ -1,4 +1,4 @@
-"""Publication and locks: one writer, and readers that see the old or the new and nothing between."""
+"""Publication and locks: one writer; readers see the old or the new content."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def staged(paths: DayPaths, content: str) -> Path:
     return folder
 
 
-def test_a_folder_takes_the_place_of_another(tmp_path):
+def test_publication_replaces_a_folder(tmp_path):
     paths = day_paths(tmp_path)
     publish_folder(paths, staged(paths, "old"))
     publish_folder(paths, staged(paths, "new"))
@@ -34,7 +34,7 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
     assert not (paths.staging / "runs").exists()
 
 
-def test_a_move_that_is_refused_brings_the_old_folder_back(tmp_path):
+def test_a_failed_move_restores_the_old_folder(tmp_path):
     paths = day_paths(tmp_path)
     publish_folder(paths, staged(paths, "old"))
     with pytest.raises(FileNotFoundError):
@@ -43,7 +43,7 @@ def test_a_move_that_is_refused_brings_the_old_folder_back(tmp_path):
     assert not paths.retired.exists()
 
 
-def test_a_publication_cut_short_is_repaired_when_the_day_is_next_locked(tmp_path):
+def test_the_next_lock_repairs_an_interrupted_publication(tmp_path):
     paths = day_paths(tmp_path)
     publish_folder(paths, staged(paths, "old"))
     paths.folder.rename(paths.retired)
@@ -52,7 +52,7 @@ def test_a_publication_cut_short_is_repaired_when_the_day_is_next_locked(tmp_pat
         assert not paths.retired.exists()
 
 
-def test_what_was_replaced_goes_if_the_process_died_before_it_did(tmp_path):
+def test_recovery_removes_the_replaced_folder(tmp_path):
     paths = day_paths(tmp_path)
     publish_folder(paths, staged(paths, "new"))
     paths.retired.mkdir()
@@ -62,7 +62,7 @@ def test_what_was_replaced_goes_if_the_process_died_before_it_did(tmp_path):
     recover(paths)
 
 
-def test_a_file_is_there_whole_or_as_it_was(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     target = tmp_path / "deep" / "x.zip"
     with publish_file(target) as file:
         file.write(b"old")
@@ -73,17 +73,17 @@ def test_a_file_is_there_whole_or_as_it_was(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["x.zip"]
 
 
-def test_a_second_writer_waits_and_is_told_for_whom(tmp_path):
+def test_a_second_writer_waits_and_learns_the_holder(tmp_path):
     paths = day_paths(tmp_path)
     holders: list[str] = []
     waiting, entered = threading.Event(), threading.Event()
 
     def second() -> None:
-        def told(holder: str) -> None:
+        def on_wait(holder: str) -> None:
             holders.append(holder)
             waiting.set()
 
-        with day_lock(paths, on_wait=told):
+        with day_lock(paths, on_wait=on_wait):
             entered.set()
 
     with day_lock(paths):
@@ -98,7 +98,7 @@ def test_a_second_writer_waits_and_is_told_for_whom(tmp_path):
     assert holders == [f"process {os.getpid()} on {os.uname().nodename}"]
 
 
-def test_the_lock_ends_with_its_process(tmp_path):
+def test_the_lock_is_released_when_its_process_exits(tmp_path):
     code = (
         "import sys\nfrom datetime import date\nfrom pathlib import Path\n"
         "from lse_archive.layout import Layout\nfrom lse_archive.folder.locks import day_lock\n"
@@ -120,6 +120,6 @@ def test_the_lock_ends_with_its_process(tmp_path):
             pass
 
 
-def test_days_and_projects_do_not_wait_for_each_other(tmp_path):
+def test_locks_of_days_and_projects_are_independent(tmp_path):
     with day_lock(day_paths(tmp_path)), day_lock(day_paths(tmp_path, "other"), wait_seconds=0):
         pass

@@ -1,4 +1,4 @@
-"""The assets in Dagster: what is defined, and what a day's run leaves in metadata and checks."""
+"""The Dagster assets: definitions, and the metadata and checks of a day's run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lse_operations.steps import STEPS
 from lse_platform.asset_keys import asset_key, langsmith_key
 from lse_resources.projects import ProjectConfig
 
-# Dagster's own, of the models behind its resources.
+# Dagster's resources use pydantic features that are deprecated.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")]
 
 _CONFIG = ProjectConfig(PROJECT, DAY - timedelta(days=5))
 
 
 def materialize(*steps: str, **config: dict[str, Any]) -> dg.ExecuteInProcessResult:
-    """Runs steps of the day on an instance of its own, as the platform does, but for its retries."""
+    """Runs steps of the day on a separate instance, like the platform but without retries."""
     assets = project_assets(_CONFIG)
     by_name = {asset.key.path[-1]: asset for asset in assets}
     ops = {by_name[step].op.name: {"config": values} for step, values in config.items()}
@@ -55,7 +55,7 @@ def test_the_code_location_loads_with_all_projects(bare_installation: Installati
     assert len({key.path[0] for key in keys}) == len(names)
 
 
-def test_without_projects_it_loads_too(bare_installation: Installation) -> None:
+def test_the_code_location_loads_without_projects(bare_installation: Installation) -> None:
     dg.Definitions.validate_loadable(definitions())
 
 
@@ -80,7 +80,7 @@ def test_lineage_partitions_and_checks() -> None:
     assert {key.asset_key for key in graph.asset_check_keys} == {asset_key(PROJECT, "verification")}
 
 
-def test_a_day_leaves_numbers_and_passed_checks(installation: Installation) -> None:
+def test_a_day_has_numbers_and_passed_checks(installation: Installation) -> None:
     installation.fill(7)
 
     result = materialize()
@@ -104,7 +104,7 @@ def materializations(result: dg.ExecuteInProcessResult) -> list[dg.AssetMaterial
     ]
 
 
-def test_checks_say_what_differs_where_and_what_to_do(installation: Installation) -> None:
+def test_failed_checks_name_differences_and_the_fix(installation: Installation) -> None:
     installation.fill(7)
     assert materialize().success
     changed, deleted, *_ = sorted(installation.rows())
@@ -120,7 +120,7 @@ def test_checks_say_what_differs_where_and_what_to_do(installation: Installation
 
     result = materialize("verification")
 
-    assert result.success  # the checks are red, the run is not
+    assert result.success  # the checks fail, the run succeeds
     found = checks(result)
     assert {name for name, check in found.items() if check.passed} >= {"langsmith_count"}
     for name in ("run_files_intact", "zip_matches_files", "runs_match_files"):
@@ -139,13 +139,13 @@ def test_checks_say_what_differs_where_and_what_to_do(installation: Installation
 
 
 def differing(check: dg.AssetCheckEvaluation) -> list[Any]:
-    """The rows of a check's table."""
+    """Returns the rows of a check's table."""
     table = check.metadata["differing"]
     assert isinstance(table, dg.TableMetadataValue)
     return [record.data for record in table.records]
 
 
-def test_what_cannot_be_proven_is_a_warning(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unproven_check_is_a_warning(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     installation.fill(2)
     monkeypatch.setenv("GOOGLE_DRIVE_FOLDER_URL", "")
     result = materialize("run_files", "day_zip", "runs_table", "verification", run_files={"ask_count": False})
@@ -154,15 +154,15 @@ def test_what_cannot_be_proven_is_a_warning(installation: Installation, monkeypa
         assert (found[name].passed, found[name].severity) == (False, dg.AssetCheckSeverity.WARN)
 
 
-def test_a_failed_step_fails_the_run_with_its_one_sentence(installation: Installation) -> None:
+def test_a_failed_step_fails_the_run_with_its_message(installation: Installation) -> None:
     installation.store.project(PROJECT)
     installation.langsmith.behaviour.api_keys = frozenset(("another",))
     result = materialize("run_files")
     assert not result.success
     [failure] = result.filter_events(lambda event: event.is_step_failure)
-    said = failure.step_failure_data.user_failure_data
-    assert said is not None
-    assert "Check LANGSMITH_API_KEY" in (said.description or "")
+    failure_data = failure.step_failure_data.user_failure_data
+    assert failure_data is not None
+    assert "Check LANGSMITH_API_KEY" in (failure_data.description or "")
 
 
 def test_yesterday_is_the_last_partition() -> None:

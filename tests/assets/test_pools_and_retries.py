@@ -1,4 +1,4 @@
-"""What stands between many days and one LangSmith: steps that repeat themselves, and pools that keep them in line."""
+"""Retries of steps, and the pools that limit concurrent steps."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from lse_operations.steps import STEPS
 from lse_platform.asset_keys import asset_key
 from lse_resources.projects import ProjectConfig
 
-# Dagster's own, of the models behind its resources.
+# Dagster's resources use pydantic features that are deprecated.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")]
 
 LIMIT = 3
 _CONFIG = ProjectConfig(PROJECT, DAY - timedelta(days=5))
 _DOWN = Fault("cut_before", match=on("POST", "/runs/query"))
-_SOON = dg.RetryPolicy(max_retries=2, delay=0.01)
+_FAST_RETRIES = dg.RetryPolicy(max_retries=2, delay=0.01)
 
 
-class Watcher(LogReporter):
-    """Notes which steps failed; the first failure is when somebody mends LangSmith, if `mends` says so."""
+class FailureRecorder(LogReporter):
+    """Records failed steps; with `repairs`, a failure clears the faults of LangSmith."""
 
-    def __init__(self, installation: Installation, *, mends: bool) -> None:
+    def __init__(self, installation: Installation, *, repairs: bool) -> None:
         self.failed_steps: list[str] = []
-        self._installation, self._mends = installation, mends
+        self._installation, self._repairs = installation, repairs
 
     def failed(self, step: str, error: ArchiveError) -> None:
         self.failed_steps.append(step)
-        if self._mends:
+        if self._repairs:
             self._installation.langsmith.faults.clear()
 
 
@@ -63,64 +63,62 @@ def materialize(
     )
 
 
-def repeated(result: dg.ExecuteInProcessResult) -> list[str]:
-    """The steps that were started again, once for each time."""
+def retried_steps(result: dg.ExecuteInProcessResult) -> list[str]:
+    """Returns the retried steps, once per retry."""
     events = result.filter_events(lambda event: event.event_type == DagsterEventType.STEP_RESTARTED)
     return [str(event.step_key).rpartition("__")[2] for event in events]
 
 
-# ---- repeating -----------------------------------------------------------------------------------------------------
+# ---- retries ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_step_that_met_an_outside_fault_is_repeated_and_the_day_ends_green(
-    installation: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_is_retried_after_an_outside_fault(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "0.1")
     installation.fill(7)
     installation.langsmith.faults.add(_DOWN)
-    watcher = Watcher(installation, mends=True)
+    recorder = FailureRecorder(installation, repairs=True)
 
     with dg.DagsterInstance.ephemeral() as instance:
-        result = materialize(instance, watcher, retry_policy=_SOON)
+        result = materialize(instance, recorder, retry_policy=_FAST_RETRIES)
 
     assert result.success
-    assert watcher.failed_steps == repeated(result) == ["run_files"]
+    assert recorder.failed_steps == retried_steps(result) == ["run_files"]
     assert {check.check_name for check in result.get_asset_check_evaluations() if not check.passed} == set()
     assert len(installation.rows()) == 7
     assert read_state(installation.paths()).verified_at
 
 
-def test_a_fault_that_stays_ends_the_step_after_the_last_repetition(
+def test_a_permanent_fault_fails_the_step_after_the_last_retry(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "0.1")
     installation.fill(7)
     installation.langsmith.faults.add(_DOWN)
-    watcher = Watcher(installation, mends=False)
+    recorder = FailureRecorder(installation, repairs=False)
 
     with dg.DagsterInstance.ephemeral() as instance:
-        result = materialize(instance, watcher, "run_files", retry_policy=_SOON)
+        result = materialize(instance, recorder, "run_files", retry_policy=_FAST_RETRIES)
 
     assert not result.success
-    assert watcher.failed_steps == ["run_files"] * 3
-    assert repeated(result) == ["run_files"] * 2
+    assert recorder.failed_steps == ["run_files"] * 3
+    assert retried_steps(result) == ["run_files"] * 2
     assert not installation.paths().folder.exists()
 
 
-def test_a_refused_key_is_not_repeated(installation: Installation) -> None:
+def test_a_refused_key_is_not_retried(installation: Installation) -> None:
     installation.fill(7)
     installation.langsmith.behaviour.api_keys = frozenset(("another",))
-    watcher = Watcher(installation, mends=False)
+    recorder = FailureRecorder(installation, repairs=False)
 
     with dg.DagsterInstance.ephemeral() as instance:
-        result = materialize(instance, watcher, "run_files", retry_policy=_SOON)
+        result = materialize(instance, recorder, "run_files", retry_policy=_FAST_RETRIES)
 
     assert not result.success
-    assert watcher.failed_steps == ["run_files"]
-    assert repeated(result) == []
+    assert recorder.failed_steps == ["run_files"]
+    assert retried_steps(result) == []
 
 
-def test_the_platform_repeats_what_asks_the_outside_and_takes_its_time() -> None:
+def test_the_platform_retries_steps_that_use_the_network_with_growing_delays() -> None:
     shared = dg.Definitions(resources=resources(LogReporter()))
     definitions = dg.Definitions.merge(shared, project_definitions(_CONFIG))
     policies = {step: definitions.resolve_assets_def(asset_key(PROJECT, step)).op.retry_policy for step in STEPS}
@@ -136,8 +134,8 @@ def test_the_platform_repeats_what_asks_the_outside_and_takes_its_time() -> None
 # ---- pools ---------------------------------------------------------------------------------------------------------
 
 
-def test_of_four_steps_three_at_once_talk_to_langsmith(installation: Installation) -> None:
-    """By the instance's own book of places, which every run asks before a step of the pool."""
+def test_three_of_four_steps_hold_a_langsmith_slot(installation: Installation) -> None:
+    """Uses the slots of the instance, which every run claims before a step of the pool."""
     runs = [str(uuid.uuid4()) for _ in range(LIMIT + 1)]
     [pool] = {asset.op.pool for asset in project_assets(_CONFIG) if asset.key.path[-1] == "run_files"}
     assert pool is not None
@@ -158,16 +156,16 @@ def test_of_four_steps_three_at_once_talk_to_langsmith(installation: Installatio
         assert storage.get_concurrency_info(pool).active_run_ids == set(runs[1:])
 
 
-def test_a_step_gives_its_place_back(installation: Installation) -> None:
+def test_a_step_releases_its_slot(installation: Installation) -> None:
     installation.fill(3)
     seen: list[int] = []
     with installation.instance() as instance:
         storage = instance.event_log_storage
 
-        def look() -> None:
+        def count_slots() -> None:
             seen.append(storage.get_concurrency_info("langsmith").active_slot_count)
 
-        installation.langsmith.faults.add(Fault("call", match=on("POST", "/runs/query"), times=1, action=look))
+        installation.langsmith.faults.add(Fault("call", match=on("POST", "/runs/query"), times=1, action=count_slots))
         assert materialize(instance, LogReporter(), "run_files").success
         assert seen == [1]
         assert storage.get_concurrency_info("langsmith").active_slot_count == 0

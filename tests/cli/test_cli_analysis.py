@@ -37,7 +37,7 @@ def test_lines_have_the_text_format_of_copy(loaded: Installation) -> None:
     ]
 
 
-def test_json_is_without_loss(loaded: Installation) -> None:
+def test_json_output_is_lossless(loaded: Installation) -> None:
     numbers = "'NaN'::float8 AS nan, '{-Infinity,1}'::float8[] AS list, 'NaN'::numeric AS numeric"
     ended = loaded.lse(
         "sql", "--json", f"SELECT {numbers}, '\\x00ff'::bytea AS bytes, '{{\"n\": 1.10}}'::jsonb AS json"
@@ -49,7 +49,7 @@ def test_json_is_without_loss(loaded: Installation) -> None:
         "bytes": "\\x00ff",
         "json": {"n": 1.1},
     }
-    assert "1.10" in ended.out  # the digits of the server
+    assert "1.10" in ended.out  # digits as the server sends them
     twice = loaded.lse("sql", "--json", "SELECT 1 AS n, 2 AS n")
     assert (twice.code, twice.out, "two columns are named n" in twice.err) == (2, "", True)
 
@@ -65,9 +65,7 @@ def test_json_is_without_loss(loaded: Installation) -> None:
         (" -- nothing\n", 2, "the statement is empty"),
     ],
 )
-def test_a_statement_that_cannot_run_is_explained(
-    installation: Installation, statement: str, code: int, hint: str
-) -> None:
+def test_a_failed_statement_is_a_clear_error(installation: Installation, statement: str, code: int, hint: str) -> None:
     ended = installation.lse("sql", statement)
     assert (ended.code, ended.out) == (code, "")
     assert hint in ended.err

@@ -31,7 +31,7 @@ print(json.dumps([code, sorted(sys.modules)]))
 
 
 def commands() -> Iterator[tuple[str, TyperCommand]]:
-    """Every command, except pure groups, with its words."""
+    """Returns every command, except pure groups, by its words."""
 
     def descend(words: list[str], command: Any) -> Iterator[tuple[str, TyperCommand]]:
         for name, child in getattr(command, "commands", {}).items():

@@ -1,4 +1,4 @@
-"""Pools keep the command line in line with the platform; the dead do not block it."""
+"""Pools limit the command line and the platform together; exited processes do not block them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _POOL = "langsmith"
 _FETCH = ["archive", "fetch", "--project", PROJECT, "--date", str(DAY)]
 
 
-def test_places_of_killed_processes_are_free_again(installation: Installation) -> None:
+def test_slots_of_killed_processes_are_released(installation: Installation) -> None:
     installation.fill(3)
     with installation.instance() as instance:
         instance.event_log_storage.set_concurrency_slots(_POOL, 1)
@@ -47,17 +47,17 @@ def test_places_of_killed_processes_are_free_again(installation: Installation) -
         }
 
 
-def test_a_full_pool_is_told_of_and_waited_for(installation: Installation) -> None:
+def test_the_command_reports_a_full_pool_and_waits(installation: Installation) -> None:
     installation.fill(3)
     with installation.instance() as instance:
         storage = instance.event_log_storage
         storage.set_concurrency_slots(_POOL, 1)
-        living = instance.create_run_for_job(_nothing, status=dg.DagsterRunStatus.STARTED).run_id
-        assert storage.claim_concurrency_slot(_POOL, living, "step").is_claimed
+        running = instance.create_run_for_job(_empty_job, status=dg.DagsterRunStatus.STARTED).run_id
+        assert storage.claim_concurrency_slot(_POOL, running, "step").is_claimed
         with terminal(installation, *_FETCH) as shown:
             shown.until("waiting: the pool langsmith is full, 1 other steps are running")
             assert not installation.paths().folder.exists()
-            storage.free_concurrency_slots_for_run(living)
+            storage.free_concurrency_slots_for_run(running)
             assert shown.end() == 0
     assert shown.screen.count("waiting") == 1
     assert installation.paths().folder.is_dir()
@@ -75,5 +75,5 @@ def test_an_interrupt_ends_the_wait_for_a_pool(installation: Installation) -> No
 
 
 @dg.job
-def _nothing() -> None:
+def _empty_job() -> None:
     """A job without steps."""

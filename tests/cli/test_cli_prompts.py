@@ -1,4 +1,4 @@
-"""Questions are asked on a terminal, and only there; Ctrl-C leaves nothing half-written."""
+"""Questions are asked on a terminal only; Ctrl-C leaves no partial files."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Terminal:
         self._read_so_far = 0
 
     def until(self, text: str) -> None:
-        """Reads until the text is on the screen, below what was waited for before."""
+        """Reads until the text appears after the text of the previous call."""
         while text not in self.screen[self._read_so_far :]:
             ready, _, _ = select.select([self._master], [], [], 60)
             part = self._read() if ready else ""
@@ -58,7 +58,7 @@ class Terminal:
         os.write(self._master, text.encode())
 
     def interrupt(self) -> None:
-        """Ctrl-C, as often as a person would: one between the prompt and the reading of its answer goes unheard."""
+        """Sends Ctrl-C repeatedly: one between the prompt and the read of its answer is lost."""
         while self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -71,7 +71,7 @@ class Terminal:
         return self.process.wait(60)
 
     def rows(self) -> list[str]:
-        """What stands on the screen, as far as it was read."""
+        """Returns the screen as far as it was read."""
         rows, row, column = [""], 0, 0
         for part in re.finditer(r"\x1b\[([?0-9;]*)([A-Za-z])|[^\x1b]", self.screen):
             match part[0], part[1], part[2]:
@@ -96,7 +96,7 @@ class Terminal:
     def _read(self) -> str:
         try:
             return os.read(self._master, 65536).decode(errors="replace")
-        except OSError:  # Linux says EIO when the other end is closed
+        except OSError:  # Linux returns EIO when the other end is closed
             return ""
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ def terminal(installation: Installation, *words: str, stdout: int | None = None)
 
 @pytest.fixture
 def fetched(installation: Installation) -> Installation:
-    """A day that is here, and has changed in LangSmith since."""
+    """A fetched day that has changed in LangSmith since."""
     installation.fill(3)
     assert installation.lse("archive", "--project", PROJECT, "--date", str(DAY)).code == 0
     installation.store.generate(PROJECT, DAY, runs=2, mean_bytes=3000, seed=1)
@@ -128,7 +128,7 @@ def files(installation: Installation) -> int:
     return len(list(installation.paths().folder.glob("*.json"))) - 1
 
 
-def test_yes_goes_on_and_shows_progress(fetched: Installation) -> None:
+def test_yes_continues_and_shows_progress(fetched: Installation) -> None:
     with terminal(fetched, "archive", "--project", PROJECT, "--date", str(DAY)) as shown:
         shown.until("no run is removed)? [y/N]: ")
         shown.type("y\n")
@@ -155,7 +155,7 @@ def test_anything_but_yes_changes_nothing(fetched: Installation, answer: str) ->
     assert files(fetched) == 3
 
 
-def test_force_asks_nothing(fetched: Installation) -> None:
+def test_force_skips_the_question(fetched: Installation) -> None:
     with terminal(fetched, "archive", "fetch", "--force", "--project", PROJECT, "--date", str(DAY)) as shown:
         assert shown.end() == 0
     assert "[y/N]" not in shown.screen

@@ -14,7 +14,7 @@ import pyrage
 import pytest
 from alert_targets import webhook
 from home_fixtures import PROJECT, Installation
-from s3_fixtures import Door
+from s3_fixtures import FaultProxy
 
 from lse_demo.faults import Fault, on
 from lse_platform.home import open_home
@@ -30,7 +30,7 @@ age: Any = pyrage
 
 
 def wrong(installation: Installation) -> dict[str, str]:
-    """The findings that are wrong: name, and text with hint."""
+    """Returns name and text with hint of the findings that are wrong."""
     ended = installation.lse("doctor", "--json")
     found = [entry for entry in json.loads(ended.out)["results"] if entry["verdict"] == "wrong"]
     assert ended.code == (1 if found else 0)
@@ -39,7 +39,7 @@ def wrong(installation: Installation) -> dict[str, str]:
 
 
 def finding(installation: Installation, name: str) -> tuple[str, str]:
-    """The only finding of this name: verdict, and text with hint."""
+    """Returns verdict and text with hint of the only finding of this name."""
     entries = json.loads(installation.lse("doctor", "--json").out)["results"]
     [entry] = [entry for entry in entries if entry["name"] == name]
     return entry["verdict"], f"{entry['says']} {entry['todo']}"
@@ -117,13 +117,13 @@ def test_a_line_is_printed_as_soon_as_its_check_has_ended(healthy: Installation)
     assert "LangSmith  " not in printed[0]
 
 
-def test_a_clock_that_is_wrong(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_clock(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     with webhook(clock_behind_seconds=3600) as another:
         monkeypatch.setenv("LANGSMITH_ENDPOINT", another.url)
         assert "NTP" in wrong(healthy)["clock"]
 
 
-def test_a_disk_that_is_full(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lse_cli.work.doctor._MIN_FREE_BYTES", 10**18)
     assert "Free space" in wrong(healthy)["disk"]
 
@@ -141,11 +141,13 @@ def test_alerts_that_are_not_delivered(healthy: Installation) -> None:
 
 
 @pytest.fixture
-def stored(healthy: Installation, door: Door, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Installation:
+def stored(
+    healthy: Installation, s3_proxy: FaultProxy, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> Installation:
     """An installation whose destination is an object store."""
     for name, value in {
         "LSE_ARCHIVE_URL": f"{store.place}/the archive",
-        "AWS_ENDPOINT_URL": door.url,
+        "AWS_ENDPOINT_URL": s3_proxy.url,
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "hush",
         "AWS_REGION": "us-east-1",
@@ -190,11 +192,11 @@ def test_a_wrong_setting_of_the_object_store(
 
 
 def test_without_a_key_the_credentials_come_from_the_role(
-    stored: Installation, door: Door, monkeypatch: pytest.MonkeyPatch
+    stored: Installation, s3_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{door.url}/no-role")
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{s3_proxy.url}/no-role")
     found = json.loads(stored.lse("doctor", "--json").out)["results"]
     [note, refused] = [entry for entry in found if entry["name"] == "bucket"]
     assert (note["verdict"], refused["verdict"]) == ("note", "wrong")
@@ -202,13 +204,15 @@ def test_without_a_key_the_credentials_come_from_the_role(
 
 
 @pytest.mark.parametrize(("method", "says"), [("GET", "use the bucket"), ("PUT", "upload"), ("POST", "not delete")])
-def test_a_missing_right(stored: Installation, door: Door, store: ObjectStore, method: str, says: str) -> None:
-    door.faults.add(Fault("status", on(method), status=403))
+def test_a_missing_right(
+    stored: Installation, s3_proxy: FaultProxy, store: ObjectStore, method: str, says: str
+) -> None:
+    s3_proxy.faults.add(Fault("status", on(method), status=403))
     found = wrong(stored)
     assert list(found) == ["bucket"]
     assert says in found["bucket"]
     assert "list, get, put and delete" in found["bucket"]
-    door.faults.clear()
+    s3_proxy.faults.clear()
     assert wrong(stored) == {}
     assert objects(store) == []  # the object that could not be deleted before is deleted now
 
@@ -222,7 +226,9 @@ def keys(tmp_path: Path) -> tuple[Path, str]:
     return path, str(identity.to_public())
 
 
-def test_encryption_is_tested(healthy: Installation, keys: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_tests_encryption(
+    healthy: Installation, keys: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, recipient = keys
     assert finding(healthy, "encryption") == ("ok", "off: zips are uploaded unencrypted ")
     monkeypatch.setenv("LSE_AGE_RECIPIENT", recipient)
@@ -234,7 +240,7 @@ def test_encryption_is_tested(healthy: Installation, keys: tuple[Path, str], mon
     assert "remove LSE_AGE_RECIPIENT" in wrong(healthy)["encryption"]
 
 
-def test_a_passphrase_is_tested(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_tests_a_passphrase(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSE_AGE_PASSPHRASE", "hush")
     verdict, text = finding(healthy, "encryption")
     assert (verdict, "hush" in text) == ("ok", False)

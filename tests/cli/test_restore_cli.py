@@ -45,7 +45,7 @@ def test_a_month_of_two_projects_is_restored_with_its_rows(installation: Install
             paths = archive.add(day, project, runs=1 + number % 4, seed=f"{project} {day}")
             load_day(installation.database, project, day, paths.folder)
     before = snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)
-    archive.lose()
+    archive.delete_local()
     with psycopg.connect(installation.database.url) as connection:
         connection.execute("TRUNCATE runs, loads CASCADE")
     listed = installation.lse("archive", "restore", "--all-projects", "--dry-run", "--json")
@@ -138,7 +138,7 @@ def test_a_folder_of_unknown_project_does_not_stop_the_others(installation: Inst
     alone = installation.lse("archive", "restore", "--all-projects", "--json")
     assert (alone.code, [entry["error"]["step"] for entry in alone.json]) == (1, ["restore"])
     paths = archive.add(FIRST, "other")
-    archive.lose()
+    archive.delete_local()
     ended = installation.lse("archive", "restore", "--all-projects", "--json")
     assert ended.code == 1
     [left_out, restored] = ended.json
@@ -154,7 +154,7 @@ def test_two_folders_of_the_same_name_are_reported(
 ) -> None:
     paths = archive.add(FIRST, "other")
     installation.drive.store.add_folder("other", USER, parent=Settings.load().drive.folder)
-    archive.lose()
+    archive.delete_local()
     ended = installation.lse("archive", "restore", *selection, "--json")
     assert ended.code == 1
     [warning, restored] = ended.json
@@ -166,7 +166,7 @@ def test_two_folders_of_the_same_name_are_reported(
 def test_a_range_is_restored(installation: Installation, archive: Archive) -> None:
     for number in range(4):
         archive.add(FIRST + timedelta(days=number), "other", runs=1)
-    archive.lose()
+    archive.delete_local()
     ended = installation.lse(
         "archive", "restore", "--project", "other", "--start-date", "2026-01-02", "--end-date", "2026-01-03", "--json"
     )
@@ -185,7 +185,7 @@ def test_one_bad_day_does_not_stop_the_others(installation: Installation, archiv
     good, bad = archive.add(FIRST, "other"), archive.add(FIRST + timedelta(days=1), "other")
     [doc] = installation.drive.store.named(bad.zip.name)
     installation.drive.store.content(doc).write_bytes(bytes(int(doc["size"])))
-    archive.lose()
+    archive.delete_local()
     ended = installation.lse("archive", "restore", "--project", "other", "--json")
     assert ended.code == 1
     assert [entry.get("error", {}).get("step") for entry in ended.json] == [None, "restore"]
@@ -228,7 +228,7 @@ def test_restored_days_stay_on_the_screen_above_the_bars(installation: Installat
     days = [FIRST + timedelta(days=number) for number in range(4)]
     for day in days:
         archive.add(day, "other")
-    archive.lose()
+    archive.delete_local()
     arrived, first, second = threading.Semaphore(0), threading.Event(), threading.Event()
 
     def hold() -> None:

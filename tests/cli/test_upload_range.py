@@ -1,4 +1,4 @@
-"""Uploads of a range go several at once; what must be asked is asked, and Ctrl-C ends all of them."""
+"""Concurrent uploads of a range: questions are asked, and Ctrl-C ends all uploads."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _RANGE = ["--project", PROJECT, "--start-date", str(_DAYS[0]), "--end-date", str
 
 @dataclass
 class Gates:
-    """Where uploads are held: who has arrived at the first one, and what opens each."""
+    """Events that hold uploads: `arrived` counts those at the first gate."""
 
     arrived: threading.Semaphore
     first: threading.Event
     second: threading.Event
 
-    def until_arrived(self, number: int) -> None:
+    def wait_for_uploads(self, number: int) -> None:
         for _ in range(number):
             assert self.arrived.acquire(timeout=60)
 
@@ -54,7 +54,7 @@ def archived(installation: Installation) -> list[bool]:
     return [len(installation.drive.store.named(installation.paths(day=day).zip.name)) == 1 for day in _DAYS]
 
 
-def test_three_days_are_on_their_way_at_once(zipped: Installation) -> None:
+def test_three_days_are_uploaded_at_once(zipped: Installation) -> None:
     together = threading.Barrier(3)
     zipped.drive.faults.add(Fault("call", _UPLOAD, times=3, action=lambda: together.wait(60)))
     ended = zipped.lse("archive", "upload", *_RANGE, "--json")
@@ -66,7 +66,7 @@ def test_three_days_are_on_their_way_at_once(zipped: Installation) -> None:
         assert len(instance.get_runs()) == 3 * len(_DAYS)
 
 
-def test_the_one_that_differs_is_asked_for_and_the_others_are_not_held_up(zipped: Installation) -> None:
+def test_a_question_about_one_day_does_not_delay_the_others(zipped: Installation) -> None:
     assert zipped.archive("upload", day=_DAYS[1]).code == 0
     zipped.store.generate(PROJECT, _DAYS[1], runs=4, mean_bytes=3000, seed=1)
     for command in ("fetch", "zip"):
@@ -89,7 +89,7 @@ def test_the_one_that_differs_is_asked_for_and_the_others_are_not_held_up(zipped
 
 @pytest.fixture
 def gates(zipped: Installation) -> Iterator[Gates]:
-    """The uploads of the first three days wait for each other and a gate, the others for the second one."""
+    """The first three uploads wait for each other and the first gate, the others for the second gate."""
     found = Gates(threading.Semaphore(0), threading.Event(), threading.Event())
 
     def hold() -> None:
@@ -105,7 +105,7 @@ def gates(zipped: Installation) -> Iterator[Gates]:
 
 def test_results_stay_on_the_screen_above_the_bars(zipped: Installation, gates: Gates) -> None:
     with terminal(zipped, "archive", "upload", *_RANGE) as shown:
-        gates.until_arrived(3)
+        gates.wait_for_uploads(3)
         shown.until("━")
         gates.first.set()
         for _ in range(3):
@@ -118,17 +118,17 @@ def test_results_stay_on_the_screen_above_the_bars(zipped: Installation, gates: 
 
 
 def test_a_question_stays_on_the_screen_above_the_bars(zipped: Installation, gates: Gates) -> None:
-    """The oldest day differs; the next two have their bars by then."""
+    """The oldest day differs; the next two show their bars before the question."""
     gates.first.set()
     assert zipped.archive("upload", day=_DAYS[0]).code == 0
     zipped.store.generate(PROJECT, _DAYS[0], runs=4, mean_bytes=3000, seed=1)
     for command in ("fetch", "zip"):
         assert zipped.archive(command, "--force", day=_DAYS[0]).code == 0
-    gates.until_arrived(1)
+    gates.wait_for_uploads(1)
     gates.first.clear()
     name = zipped.paths(day=_DAYS[0]).zip.name
     zipped.drive.faults.add(
-        Fault("call", lambda asked: name in asked.query.get("q", ""), times=1, action=lambda: gates.until_arrived(2))
+        Fault("call", lambda asked: name in asked.query.get("q", ""), times=1, action=lambda: gates.wait_for_uploads(2))
     )
     with terminal(zipped, "archive", "upload", *_RANGE) as shown:
         shown.until("[y/N]: ")
@@ -149,7 +149,7 @@ def test_results_in_a_pipe_leave_the_bars_to_the_terminal(zipped: Installation, 
     reader, writer = os.pipe()
     with os.fdopen(reader) as pipe, terminal(zipped, "archive", "upload", *_RANGE, stdout=writer) as shown:
         os.close(writer)
-        gates.until_arrived(3)
+        gates.wait_for_uploads(3)
         shown.until("━")
         gates.first.set()
         gates.second.set()
@@ -159,7 +159,7 @@ def test_results_in_a_pipe_leave_the_bars_to_the_terminal(zipped: Installation, 
     assert set(shown.rows()) == {""}
 
 
-def test_what_is_set_up_wrong_is_said_once(zipped: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_setting_is_reported_once(zipped: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_DRIVE_FOLDER_URL", "not a link")
     ended = zipped.lse("archive", "upload", *_RANGE, "--json")
     assert ended.code == 1
@@ -167,7 +167,7 @@ def test_what_is_set_up_wrong_is_said_once(zipped: Installation, monkeypatch: py
     assert 1 <= ended.err.count("GOOGLE_DRIVE_FOLDER_URL is not a Drive folder") <= 3
 
 
-def test_an_interrupt_ends_them_all(zipped: Installation) -> None:
+def test_an_interrupt_ends_all_uploads(zipped: Installation) -> None:
     arrived, go_on = threading.Semaphore(0), threading.Event()
 
     def hold() -> None:
@@ -196,7 +196,7 @@ def test_an_interrupt_ends_them_all(zipped: Installation) -> None:
     assert archived(zipped) == [True] * 5
 
 
-def test_an_interrupt_ends_those_that_wait_for_drive(zipped: Installation) -> None:
+def test_an_interrupt_ends_uploads_that_wait_for_drive(zipped: Installation) -> None:
     arrived = threading.Semaphore(0)
     zipped.drive.faults.add(Fault("call", _UPLOAD, action=arrived.release))
     zipped.drive.faults.add(Fault("status", _UPLOAD, status=503, headers={"Retry-After": "300"}))
@@ -216,7 +216,7 @@ def test_an_interrupt_ends_those_that_wait_for_drive(zipped: Installation) -> No
     assert archived(zipped) == [True] * 5
 
 
-def test_an_interrupt_ends_the_one_that_waits_for_another_process(zipped: Installation) -> None:
+def test_an_interrupt_ends_an_upload_that_waits_for_another_process(zipped: Installation) -> None:
     command = [_LSE, "archive", "upload", *_RANGE]
     with zipped.paths(day=_DAYS[1]).lock.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -16,7 +16,7 @@ _ROOT = Path(__file__).parents[2]
 _DOCUMENTS = sorted([*_ROOT.glob("*.md"), *(_ROOT / "docs").glob("*.md")])
 
 
-def known() -> dict[str, set[str]]:
+def options_by_command() -> dict[str, set[str]]:
     """Returns the options of each command, by its words."""
     return {
         " ".join(words): {option for parameter in command.params for option in parameter.opts} | {"--help"}
@@ -38,7 +38,7 @@ def test_the_command_reference_is_up_to_date() -> None:
 
 @pytest.mark.parametrize("path", [path for path in _DOCUMENTS if path != TARGET], ids=lambda path: path.name)
 def test_commands_in_the_documentation_exist(path: Path) -> None:
-    makefile, options = (_ROOT / "Makefile").read_text(), known()
+    makefile, options = (_ROOT / "Makefile").read_text(), options_by_command()
     for line in code_of(path):
         for target in re.findall(r"(?:^|[ $(])make ([a-z][a-z-]*)", line):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{path.name}: make {target}"

@@ -62,7 +62,7 @@ def test_a_second_sweep_changes_nothing_and_reports_that(installation: Installat
     assert installation.uploads() == uploads
 
 
-def test_runs_that_langsmith_loses_stay_in_the_archive(installation: Installation) -> None:
+def test_runs_deleted_in_langsmith_stay_in_the_archive(installation: Installation) -> None:
     installation.fill(20)
     assert installation.archive("full-sweep", "--force").code == 0
     folders = installation.directory / "data", installation.directory / "archives"
@@ -93,7 +93,7 @@ def test_runs_that_langsmith_loses_stay_in_the_archive(installation: Installatio
     assert installation.uploads() == uploads
 
 
-def test_every_run_of_the_day_and_no_other_is_in_all_four_places(installation: Installation) -> None:
+def test_all_four_places_have_exactly_the_runs_of_the_day(installation: Installation) -> None:
     start, end = midnight(), midnight() + _DAY_MICROSECONDS
     # Two runs on the first microsecond and one on the last one test the limits of the day.
     ids = {installation.put(1, start), installation.put(2, start, parent=1), installation.put(3, end - 1)}
@@ -140,7 +140,7 @@ def test_projects_of_any_name(installation: Installation) -> None:
         assert installation.drive.store.named(installation.paths(name).zip.name)
 
 
-def test_runs_that_jsonb_cannot_represent_are_kept_marked_and_consistent(installation: Installation) -> None:
+def test_runs_that_jsonb_cannot_store_are_kept_marked_and_consistent(installation: Installation) -> None:
     plain, nul, half = installation.put(1, midnight()), installation.put(2, midnight() + 1), run_uuid(3)
     installation.put(2, midnight() + 1, outputs={"text": "a\u0000b"})
     half_a_pair = installation.store.run(plain)
@@ -199,7 +199,7 @@ def test_a_range_of_days_and_all_projects(installation: Installation) -> None:
     assert found == [(project, str(day), 4) for project in (PROJECT, "second") for day in days]
 
 
-def test_file_steps_work_without_the_database_and_the_database_catches_up(
+def test_file_steps_work_without_the_database_and_rows_are_loaded_later(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation.fill(5)
@@ -221,9 +221,7 @@ def test_file_steps_work_without_the_database_and_the_database_catches_up(
     assert installation.archive("verify").code == 0
 
 
-def test_file_steps_work_without_the_database_of_dagster(
-    installation: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_steps_work_without_dagsters_database(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     installation.fill(5)
     monkeypatch.setenv("LSE_DAGSTER_DATABASE_URL", "postgresql://me:hush@127.0.0.1:9/dagster?connect_timeout=2")
     fetched = installation.script("archive", "fetch", "--project", PROJECT, "--date", str(DAY))

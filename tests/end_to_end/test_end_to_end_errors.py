@@ -6,7 +6,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from home_fixtures import DAY, PROJECT, Ended, Installation
+from home_fixtures import DAY, PROJECT, CommandResult, Installation
 
 from lse_archive.days import today
 from lse_demo.faults import Fault, on
@@ -20,7 +20,7 @@ def content(directory: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in paths if path.is_file() and path.suffix != ".lock"}
 
 
-def one_line(ended: Ended, code: int, *parts: str) -> None:
+def one_line(ended: CommandResult, code: int, *parts: str) -> None:
     """Asserts that a command ended with this code and one line of explanation that contains these parts."""
     lines = [line for line in ended.err.splitlines() if not line.startswith(("    not done:", "not started:"))]
     assert (ended.code, len(lines)) == (code, 1), ended
@@ -122,7 +122,7 @@ def test_errors_of_langsmith(installation: Installation, monkeypatch: pytest.Mon
     assert content(installation.directory) == {}
 
 
-def test_one_project_that_langsmith_lost_does_not_stop_the_others(installation: Installation) -> None:
+def test_a_project_missing_in_langsmith_does_not_stop_the_others(installation: Installation) -> None:
     installation.fill(3)
     for name in ("gone", PROJECT):
         assert installation.lse("projects", "add", name, "--start", str(DAY)).code == 0

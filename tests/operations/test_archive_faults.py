@@ -1,4 +1,4 @@
-"""The fault matrix over upload and restore of whole days: equal bytes in the end, or a clear refusal; nothing lost."""
+"""Upload and restore of days with faults: equal bytes or a clear error, and no loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from archive_fixtures import PROJECT, Archive, left_over, snapshot
+from archive_fixtures import PROJECT, Archive, leftovers, snapshot
 
 from lse_archive.errors import ArchiveError, DestinationError
 from lse_archive.layout import DayPaths
@@ -66,7 +66,7 @@ def day(drive_archive: Archive) -> DayPaths:
 
 
 @pytest.mark.parametrize("name", [*MATRIX, "all together"])
-def test_a_day_goes_there_and_comes_back(
+def test_a_day_is_uploaded_and_restored_unchanged(
     drive_archive: Archive, drive_server: DriveServer, day: DayPaths, name: str
 ) -> None:
     before = snapshot(drive_archive.layout.data_dir), snapshot(drive_archive.layout.archive_dir)
@@ -77,15 +77,15 @@ def test_a_day_goes_there_and_comes_back(
     upload_day(drive_archive.destination, day)
     [doc] = drive_server.store.named(day.zip.name)
     assert drive_server.store.content(doc).read_bytes() == day.zip.read_bytes()
-    drive_archive.lose()
+    drive_archive.delete_local()
     assert drive_archive.restore().action == "restored"
     assert (snapshot(drive_archive.layout.data_dir), snapshot(drive_archive.layout.archive_dir)) == before
-    assert left_over(drive_archive) == []
+    assert leftovers(drive_archive) == []
     assert drive_server.faults.struck() or "pages" in name
 
 
 @pytest.mark.parametrize("trouble", ["quota exceeded", "no rights", "revoked", "always corrupt", "always down"])
-def test_what_does_not_pass_is_said_and_leaves_no_wrong_file(
+def test_a_permanent_fault_is_a_clear_error_and_leaves_no_wrong_file(
     drive_archive: Archive, drive_server: DriveServer, day: DayPaths, trouble: str
 ) -> None:
     if trouble == "quota exceeded":
@@ -109,7 +109,7 @@ def test_what_does_not_pass_is_said_and_leaves_no_wrong_file(
 
 
 @pytest.mark.parametrize("kind", ["corrupt", "status"])
-def test_a_restore_that_cannot_be_right_is_refused(
+def test_a_restore_of_wrong_content_is_refused(
     drive_archive: Archive, drive_server: DriveServer, day: DayPaths, kind: str
 ) -> None:
     upload_day(drive_archive.destination, day)
@@ -123,20 +123,20 @@ def test_a_restore_that_cannot_be_right_is_refused(
     assert not day.zip.exists()
 
 
-def test_a_copy_that_changed_meanwhile(drive_archive: Archive, drive_server: DriveServer, day: DayPaths) -> None:
-    """Stored bytes that rot: Drive's own checksum is the old one, so the download never agrees with it."""
+def test_a_damaged_copy_is_not_restored(drive_archive: Archive, drive_server: DriveServer, day: DayPaths) -> None:
+    """A stored byte changes: Drive's checksum is the old one, so the download never matches it."""
     upload_day(drive_archive.destination, day)
     [doc] = drive_server.store.named(day.zip.name)
     content = drive_server.store.content(doc)
     content.write_bytes(content.read_bytes()[:-1] + b"?")
-    drive_archive.lose()
+    drive_archive.delete_local()
     with pytest.raises(ArchiveError, match="other bytes came"):
         drive_archive.restore()
     assert not day.folder.exists()
     assert not day.zip.exists()
 
 
-def test_a_project_folder_that_cannot_be_listed(drive_archive: Archive, drive_server: DriveServer) -> None:
+def test_an_unlistable_project_folder_is_an_error(drive_archive: Archive, drive_server: DriveServer) -> None:
     drive_server.faults.add(Fault("invalid_json", on("GET", "/drive/v3/files")))
     with pytest.raises(DestinationError):
         copies(drive_archive.destination, PROJECT)

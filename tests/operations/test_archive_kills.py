@@ -1,4 +1,4 @@
-"""SIGKILL at many moments of upload, restore and prune: the next run ends as if nothing had happened."""
+"""SIGKILL at many events of upload, restore and prune: the next call completes the step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import pyrage
 import pytest
-from archive_fixtures import PROJECT, Archive, left_over, snapshot
+from archive_fixtures import PROJECT, Archive, leftovers, snapshot
 from day_fixtures import fill, run
 
 from lse_archive.days import day_window
@@ -33,7 +33,7 @@ from lse_resources.postgres.load.day import load_day
 
 pytestmark = pytest.mark.slow
 
-MOMENTS = {"drive": 20, "s3": 10, "s3, encrypted": 6}
+KILL_POINTS = {"drive": 20, "s3": 10, "s3, encrypted": 6}
 FIRST = date(2026, 1, 1)
 REPOSITORY = Path(__file__).parents[2]
 age: Any = pyrage
@@ -43,14 +43,14 @@ Step = Callable[..., dict[str, Any]]
 
 @dataclass(frozen=True)
 class Place:
-    """An archive with its destination, and what another process must know to reach that."""
+    """An archive with its destination, and the request that opens both in another process."""
 
     archive: Archive
     order: dict[str, Any]
-    moments: int
+    kill_points: int
 
 
-@pytest.fixture(params=MOMENTS)
+@pytest.fixture(params=KILL_POINTS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     kind, _, encrypted = request.param.partition(", ")
     archive, order = request.getfixturevalue(f"{kind}_place")
@@ -63,7 +63,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     layout = archive.layout
     order = {"destination": order, "key": str(key) if encrypted else None}
     order |= {"data": str(layout.data_dir), "archives": str(layout.archive_dir)}
-    return Place(archive, order, MOMENTS[request.param])
+    return Place(archive, order, KILL_POINTS[request.param])
 
 
 @pytest.fixture
@@ -84,9 +84,9 @@ def s3_place(store: ObjectStore, moto_url: str, tmp_path: Path) -> tuple[Archive
 
 @pytest.fixture
 def step(place: Place) -> Iterator[Step]:
-    """Runs a step of a day in a process of its own; `kill_at` is the event at which it dies."""
+    """Runs a step of a day in a separate process, which is killed at event `kill_at`."""
     with subprocess.Popen(
-        [sys.executable, REPOSITORY / "tests" / "fixtures" / "kill_zygote.py"],
+        [sys.executable, REPOSITORY / "tests" / "fixtures" / "fork_server.py"],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -117,17 +117,17 @@ def day(archive: Archive, number: int) -> DayPaths:
     return paths
 
 
-def moments(place: Place, events: int) -> list[int]:
-    """The events at which the process dies: the first, one near the end, and random ones between.
+def kill_points(place: Place, events: int) -> list[int]:
+    """Returns the events at which the process is killed: the first, one near the end, and random ones between.
 
-    The very last may not come, because a token is refreshed in one process and not in the next.
+    Not the very last: token refreshes differ between processes, and so does the number of events.
     """
     last = events - 8
-    return sorted({1, last, *random.Random(events).sample(range(2, last), place.moments - 2)})
+    return sorted({1, last, *random.Random(events).sample(range(2, last), place.kill_points - 2)})
 
 
-def whole(step: Step, name: str, paths: DayPaths, **more: Any) -> int:
-    """How many events an undisturbed step has."""
+def count_events(step: Step, name: str, paths: DayPaths, **more: Any) -> int:
+    """Runs a step without a kill; returns the number of its events."""
     answer = step(name, paths, **more)
     assert not answer["failed"]
     assert not answer["killed"]
@@ -135,7 +135,7 @@ def whole(step: Step, name: str, paths: DayPaths, **more: Any) -> int:
 
 
 def stored(archive: Archive, paths: DayPaths) -> list[bytes]:
-    """What a restore would get: the zips under the day's name."""
+    """Returns the zips under the day's name at the destination."""
     found = []
     for file in find_copies(archive.destination, paths):
         archive.destination.download(file, archive.directory / "copy")
@@ -143,32 +143,32 @@ def stored(archive: Archive, paths: DayPaths) -> list[bytes]:
     return found
 
 
-def left(archive: Archive) -> list[str]:
-    """What nobody needs and nobody will clear away; encrypted copies go when they are a day old."""
-    return [name for name in left_over(archive) if SCRATCH not in name]
+def unexpected_files(archive: Archive) -> list[str]:
+    """Returns files that no later step removes; encrypted copies are removed after a day."""
+    return [name for name in leftovers(archive) if SCRATCH not in name]
 
 
 def test_upload(place: Place, step: Step) -> None:
     archive = place.archive
-    events = whole(step, "upload", day(archive, 0))
-    for number, moment in enumerate(moments(place, events), 1):
+    events = count_events(step, "upload", day(archive, 0))
+    for number, kill_point in enumerate(kill_points(place, events), 1):
         paths = day(archive, number)
         before = snapshot(archive.layout.data_dir)
         content = paths.zip.read_bytes()
-        assert step("upload", paths, kill_at=moment)["killed"], moment
-        assert stored(archive, paths) in ([], [content]), moment
-        whole(step, "upload", paths)
+        assert step("upload", paths, kill_at=kill_point)["killed"], kill_point
+        assert stored(archive, paths) in ([], [content]), kill_point
+        count_events(step, "upload", paths)
         assert stored(archive, paths) == [content]
         assert paths.zip.read_bytes() == content
         assert snapshot(archive.layout.data_dir) == before
-        assert left(archive) == []
+        assert unexpected_files(archive) == []
 
 
 @pytest.mark.parametrize("here", ["nothing", "damaged"])
 def test_restore(place: Place, step: Step, here: str) -> None:
     archive = place.archive
 
-    def lose(paths: DayPaths) -> None:
+    def delete_day(paths: DayPaths) -> None:
         paths.zip.unlink()
         if here == "nothing":
             shutil.rmtree(paths.folder)
@@ -177,24 +177,24 @@ def test_restore(place: Place, step: Step, here: str) -> None:
 
     first = day(archive, 0)
     upload_day(archive.destination, first)
-    lose(first)
-    events = whole(step, "restore", first)
+    delete_day(first)
+    events = count_events(step, "restore", first)
     paths = day(archive, 1)
     upload_day(archive.destination, paths)
     good, archived = snapshot(paths.folder), paths.zip.read_bytes()
-    for moment in moments(place, events):
-        lose(paths)
+    for kill_point in kill_points(place, events):
+        delete_day(paths)
         bad = snapshot(paths.folder)
-        assert step("restore", paths, kill_at=moment)["killed"], moment
+        assert step("restore", paths, kill_at=kill_point)["killed"], kill_point
         if paths.folder.exists():
-            assert snapshot(paths.folder) in (good, bad), moment
+            assert snapshot(paths.folder) in (good, bad), kill_point
         else:
             assert here == "nothing" or paths.retired.exists()
-        assert not paths.zip.exists() or paths.zip.read_bytes() == archived, moment
-        whole(step, "restore", paths)
+        assert not paths.zip.exists() or paths.zip.read_bytes() == archived, kill_point
+        count_events(step, "restore", paths)
         assert snapshot(paths.folder) == good
         assert paths.zip.read_bytes() == archived
-        assert left(archive) == []
+        assert unexpected_files(archive) == []
 
 
 def test_prune(place: Place, database: Database, step: Step) -> None:
@@ -207,16 +207,16 @@ def test_prune(place: Place, database: Database, step: Step) -> None:
         return paths
 
     more = {"database": database.url}
-    events = whole(step, "prune", ready(0), **more)
+    events = count_events(step, "prune", ready(0), **more)
     paths = ready(1)
     good, archived = snapshot(paths.folder), paths.zip.read_bytes()
-    for moment in moments(place, events):
-        assert step("prune", paths, kill_at=moment, **more)["killed"], moment
+    for kill_point in kill_points(place, events):
+        assert step("prune", paths, kill_at=kill_point, **more)["killed"], kill_point
         assert paths.zip.read_bytes() == archived
-        assert is_pruned(paths) or snapshot(paths.folder) == good, moment
-        whole(step, "prune", paths, **more)
+        assert is_pruned(paths) or snapshot(paths.folder) == good, kill_point
+        count_events(step, "prune", paths, **more)
         assert is_pruned(paths)
-        assert left(archive) == []
-        whole(step, "restore", paths)
+        assert unexpected_files(archive) == []
+        count_events(step, "restore", paths)
         assert snapshot(paths.folder) == good
-        assert left(archive) == []
+        assert unexpected_files(archive) == []

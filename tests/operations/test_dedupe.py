@@ -1,4 +1,4 @@
-"""`lse drive dedupe`: of two files of one name the one that holds every run stays, or both."""
+"""`lse drive dedupe`: of two files of the same name, the one with all runs is kept, or both."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def archive(installation: Installation) -> Iterator[Archive]:
 
 
 @pytest.fixture
-def put_again(archive: Archive, installation: Installation) -> Callable[..., str]:
-    """Puts a second file of the name of a day's zip, as two installations can; or one of another name."""
+def put_duplicate(archive: Archive, installation: Installation) -> Callable[..., str]:
+    """Uploads a second file under the name of a day's zip, as two installations can, or under another name."""
 
     def put(path: Path, name: str = "", *, day: date = DAY, label: dict[str, str] | None = None) -> str:
         there = archive.paths(day, PROJECT).zip.name
@@ -69,12 +69,12 @@ def test_without_duplicates_there_is_nothing_to_do(installation: Installation, a
     assert (ended.code, ended.out) == (0, "no day has two files\n")
 
 
-def test_of_equal_files_the_oldest_stays(
-    installation: Installation, archive: Archive, put_again: Callable[..., str]
+def test_the_oldest_of_equal_files_is_kept(
+    installation: Installation, archive: Archive, put_duplicate: Callable[..., str]
 ) -> None:
     paths = archive.add(DAY, PROJECT)
     [first] = names(installation, paths)
-    second = put_again(paths.zip)
+    second = put_duplicate(paths.zip)
     shown = installation.lse("drive", "dedupe", "--dry-run", "--json")
     assert (shown.code, shown.entry["action"], shown.entry["kept"]) == (3, "would resolve", first)
     assert installation.archive("upload", project=PROJECT, day=DAY).code == 1
@@ -85,18 +85,18 @@ def test_of_equal_files_the_oldest_stays(
     assert installation.archive("upload", project=PROJECT, day=DAY).code == 0
 
 
-def test_the_one_with_all_runs_stays(
-    installation: Installation, archive: Archive, put_again: Callable[..., str]
+def test_the_file_with_all_runs_is_kept(
+    installation: Installation, archive: Archive, put_duplicate: Callable[..., str]
 ) -> None:
     paths = archive.add(DAY, PROJECT, runs=3)
-    more = put_again(rezip(archive, 5).zip)
+    more = put_duplicate(rezip(archive, 5).zip)
     done = installation.lse("drive", "dedupe", "--force", "--json")
     assert (done.code, done.entry["kept"], names(installation, paths)) == (0, more, {more})
 
 
 @pytest.mark.parametrize("kind", ["no zip", "damaged", "private", "other notes", "pending"])
-def test_what_cannot_be_told_is_not_removed(
-    installation: Installation, archive: Archive, put_again: Callable[..., str], kind: str
+def test_a_file_that_cannot_be_compared_is_not_removed(
+    installation: Installation, archive: Archive, put_duplicate: Callable[..., str], kind: str
 ) -> None:
     paths = archive.write(DAY, PROJECT, runs=3, end_time="2026-01-02T00:00:05Z")
     if kind == "other notes":
@@ -124,50 +124,50 @@ def test_what_cannot_be_told_is_not_removed(
         paths.zip.unlink()
         rezip(archive, 4)
         other = paths.zip
-    put_again(other)
+    put_duplicate(other)
     done = installation.lse("drive", "dedupe", "--force", "--json")
     assert (done.code, done.entry["action"], done.entry["trashed"]) == (3, "unresolved", [])
     assert len(names(installation, paths)) == 2
 
 
 def test_files_of_other_names_are_not_duplicates(
-    installation: Installation, archive: Archive, put_again: Callable[..., str]
+    installation: Installation, archive: Archive, put_duplicate: Callable[..., str]
 ) -> None:
     paths = archive.add(DAY, PROJECT)
     archive.add(DAY + timedelta(days=1), PROJECT)
     empty = installation.directory / "empty.zip"
     zipfile.ZipFile(empty, "w").close()
     for name in ("traces", "screenshots"):
-        put_again(empty, f"{name}_{DAY}.zip")
+        put_duplicate(empty, f"{name}_{DAY}.zip")
     assert (
         installation.lse("drive", "dedupe", "--force", "--json").json == []
-    )  # beside one of our name they do not count
+    )  # they do not count beside a file of the expected name
     archive.destination.trash(find_copies(archive.destination, paths)[0])
     done = installation.lse("drive", "dedupe", "--force", "--json")
     assert (done.code, done.entry["action"], "names differ" in done.entry["why"]) == (3, "unresolved", True)
     assert len(archive.destination.list_files(archive.destination.find_project_folder(PROJECT) or "")) == 3
 
 
-def test_the_one_that_stays_is_proven_before_another_goes(
-    installation: Installation, archive: Archive, put_again: Callable[..., str]
+def test_the_kept_file_is_proven_before_another_is_removed(
+    installation: Installation, archive: Archive, put_duplicate: Callable[..., str]
 ) -> None:
     paths = archive.add(DAY, PROJECT)
-    second = put_again(paths.zip)
+    second = put_duplicate(paths.zip)
     [copy] = duplicates(archive.destination, PROJECT)
     decision = decide(archive.destination, copy, archive.layout.archive_dir)
     assert decision.keep is not None
     assert [file.id for file in decision.trash] == [second]
-    archive.destination.trash(decision.keep)  # while the question stands
+    archive.destination.trash(decision.keep)  # while the question is open
     with pytest.raises(ArchiveConflictError, match="changed on Drive"):
         remove(archive.destination, paths, decision.trash[0], keep=decision.keep)
     assert names(installation, paths) == {second}
 
 
-def test_a_file_that_has_changed_since_is_not_removed(
-    installation: Installation, archive: Archive, put_again: Callable[..., str]
+def test_a_file_changed_after_the_question_is_not_removed(
+    installation: Installation, archive: Archive, put_duplicate: Callable[..., str]
 ) -> None:
     paths = archive.add(DAY, PROJECT)
-    second = put_again(paths.zip)
+    second = put_duplicate(paths.zip)
     [copy] = duplicates(archive.destination, PROJECT)
     decision = decide(archive.destination, copy, archive.layout.archive_dir)
     assert decision.keep is not None
@@ -179,38 +179,38 @@ def test_a_file_that_has_changed_since_is_not_removed(
 
 
 def test_nothing_is_removed_while_another_process_writes_the_day(
-    installation: Installation, archive: Archive, put_again: Callable[..., str]
+    installation: Installation, archive: Archive, put_duplicate: Callable[..., str]
 ) -> None:
     paths = archive.add(DAY, PROJECT)
-    put_again(paths.zip)
+    put_duplicate(paths.zip)
     [copy] = duplicates(archive.destination, PROJECT)
     decision = decide(archive.destination, copy, archive.layout.archive_dir)
     assert decision.keep is not None
 
-    def tell(_: str) -> None:
+    def raise_locked(_: str) -> None:
         raise DayLockedError("told")
 
     with day_lock(paths), pytest.raises(DayLockedError, match="told"):
-        remove(archive.destination, paths, decision.trash[0], keep=decision.keep, on_wait=tell)
+        remove(archive.destination, paths, decision.trash[0], keep=decision.keep, on_wait=raise_locked)
     assert len(names(installation, paths)) == 2
 
 
 @pytest.mark.parametrize("refused", ["download", "trash"])
-def test_one_refusal_does_not_end_the_command(
-    installation: Installation, archive: Archive, put_again: Callable[..., str], refused: str
+def test_a_refused_request_does_not_stop_the_other_days(
+    installation: Installation, archive: Archive, put_duplicate: Callable[..., str], refused: str
 ) -> None:
     days = [DAY, DAY + timedelta(days=1)]
     for day in days:
         paths = archive.add(day, PROJECT)
-        put_again(rezip(archive, 6, day).zip, day=day)
+        put_duplicate(rezip(archive, 6, day).zip, day=day)
         assert len(names(installation, paths)) == 2
     file = installation.drive.store.named(archive.paths(DAY, PROJECT).zip.name)[0]["id"]
 
-    def struck(request: Any) -> bool:
+    def is_refused(request: Any) -> bool:
         kind = "download" if request.query.get("alt") == "media" else "trash" if b"trashed" in request.body else ""
         return kind == refused and file in request.path
 
-    installation.drive.faults.add(Fault("status", struck, status=403))
+    installation.drive.faults.add(Fault("status", is_refused, status=403))
     done = installation.lse("drive", "dedupe", "--force", "--json")
     assert (done.code, [entry["action"] for entry in done.json]) == (3, ["unresolved", "resolved"])
     assert [len(names(installation, archive.paths(day, PROJECT))) for day in days] == [2, 1]
@@ -218,7 +218,7 @@ def test_one_refusal_does_not_end_the_command(
 
 
 def test_encrypted_duplicates_are_found(
-    installation: Installation, archive: Archive, put_again: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    installation: Installation, archive: Archive, put_duplicate: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = installation.directory / "key.txt"
     key.write_text(str(age.x25519.Identity.generate()))
@@ -229,7 +229,7 @@ def test_encrypted_duplicates_are_found(
         [first] = installation.drive.store.named(name)
         stored = installation.directory / "stored"
         stored.write_bytes(installation.drive.store.content(first).read_bytes())
-        second = put_again(stored, name)  # without what stands beside the first
+        second = put_duplicate(stored, name)  # without the label of the first file
         assert installation.archive("upload", project=PROJECT, day=DAY).code == 1
         done = installation.lse("drive", "dedupe", "--force", "--json")
         assert (done.code, len(done.entry["trashed"])) == (0, 1)
@@ -237,8 +237,8 @@ def test_encrypted_duplicates_are_found(
         assert installation.archive("upload", "--force", project=PROJECT, day=DAY).code == 0
 
 
-def test_encrypted_duplicates_that_the_key_does_not_open_stay(
-    installation: Installation, archive: Archive, put_again: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+def test_encrypted_duplicates_that_the_key_does_not_open_are_kept(
+    installation: Installation, archive: Archive, put_duplicate: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, stored = installation.directory / "key.txt", installation.directory / "stored"
     key.write_text(str(age.x25519.Identity.generate()))
@@ -248,23 +248,23 @@ def test_encrypted_duplicates_that_the_key_does_not_open_stay(
     [first] = installation.drive.store.named(name)
     stored.write_bytes(installation.drive.store.content(first).read_bytes())
     [label] = first["_app_properties"].values()
-    put_again(stored, name, label=label)
+    put_duplicate(stored, name, label=label)
     key.write_text(str(age.x25519.Identity.generate()))
-    done = installation.lse("drive", "dedupe", "--force", "--json")  # by what stands beside them they are equal
+    done = installation.lse("drive", "dedupe", "--force", "--json")  # their labels are equal
     assert (done.code, done.entry["action"], done.entry["trashed"]) == (3, "unresolved", [])
     for doc in installation.drive.store.named(name):
         archive.destination._inner._service.api.files().delete(fileId=doc["id"]).execute()  # ty: ignore[missing-attribute]
     archive.add(DAY + timedelta(days=1), PROJECT)
-    for _ in range(2):  # of the same length, and without a checksum of what is in them
+    for _ in range(2):  # same length, and no checksum of their content
         stored.write_bytes(age.encrypt(b"x", [age.x25519.Identity.generate().to_public()]))
-        put_again(stored, name, day=DAY + timedelta(days=1))
+        put_duplicate(stored, name, day=DAY + timedelta(days=1))
     done = installation.lse("drive", "dedupe", "--force", "--json")
     assert (done.code, done.entry["action"], len(installation.drive.store.named(name))) == (3, "unresolved", 2)
     assert "cannot be read" in done.entry["why"]
 
 
-def test_where_none_has_all_runs_both_stay(
-    installation: Installation, archive: Archive, put_again: Callable[..., str]
+def test_both_files_are_kept_if_neither_has_all_runs(
+    installation: Installation, archive: Archive, put_duplicate: Callable[..., str]
 ) -> None:
     paths = archive.add(DAY, PROJECT, runs=3)
     for path in paths.folder.iterdir():
@@ -274,12 +274,12 @@ def test_where_none_has_all_runs_both_stay(
     for path in sorted(paths.folder.glob("*.json"))[:2]:
         path.unlink()
     zip_day(paths)
-    put_again(paths.zip)
+    put_duplicate(paths.zip)
     done = installation.lse("drive", "dedupe", "--force", "--json")
     assert (done.code, done.entry["action"], len(names(installation, paths))) == (3, "unresolved", 2)
 
 
-def test_folders_of_one_name_are_told(installation: Installation, archive: Archive) -> None:
+def test_folders_of_the_same_name_are_reported(installation: Installation, archive: Archive) -> None:
     archive.add(DAY, PROJECT)
     folder = installation.environment["GOOGLE_DRIVE_FOLDER_URL"]
     installation.drive.store.add_folder(PROJECT, "ada@example.com", parent=folder)

@@ -1,4 +1,4 @@
-"""Import: older run files come into the UTC days of their runs; the originals and what is archived stay."""
+"""Import: older run files are added to the UTC days of their runs; originals and archived runs are kept."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def ids(layout: Layout, day: date) -> dict[str, bytes]:
     return {f.header.run_id: f.document for f in read_folder(folder, day) if isinstance(f, RunFile)}
 
 
-def test_runs_come_into_the_days_on_which_they_started(layout: Layout, old: Path) -> None:
+def test_runs_are_imported_into_the_day_of_their_start(layout: Layout, old: Path) -> None:
     before = snapshot(old)
     found = survey(old)
     assert (found.files, found.repeated, len(found.invalid)) == (6, 1, 1)
@@ -73,12 +73,12 @@ def test_runs_come_into_the_days_on_which_they_started(layout: Layout, old: Path
         assert is_as_recorded(layout.day("chat", day))
     assert set(ids(layout, DAY)) == {run_id(1), run_id(2)}
     assert set(ids(layout, NEXT)) == {run_id(3), run_id(4)}
-    assert b"end_time" in ids(layout, NEXT)[run_id(3)]  # the finished one, though it is the older file
+    assert b"end_time" in ids(layout, NEXT)[run_id(3)]  # the ended state, although its file is older
     assert snapshot(old) == before
     assert zip_day(layout.day("chat", DAY)).written
 
 
-def test_a_run_has_one_day_also_where_files_disagree(layout: Layout, old: Path) -> None:
+def test_a_run_with_differing_files_has_one_day(layout: Layout, old: Path) -> None:
     (old / "2026-01-03" / "e.json").write_bytes(run(1, END + 9))
     os.utime(old / "2026-01-03" / "e.json", (2_000_000, 2_000_000))
     found = survey(old)
@@ -87,7 +87,7 @@ def test_a_run_has_one_day_also_where_files_disagree(layout: Layout, old: Path) 
     assert found.days[NEXT][run_id(1)].path.name == "e.json"
 
 
-def test_a_folder_that_cannot_be_read_is_not_left_out(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_an_error(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = os.scandir
 
     def refuse(path: str) -> Any:
@@ -95,22 +95,22 @@ def test_a_folder_that_cannot_be_read_is_not_left_out(old: Path, monkeypatch: py
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return scan(path)
 
-    monkeypatch.setattr("os.scandir", refuse)  # root may read all
+    monkeypatch.setattr("os.scandir", refuse)  # root can read everything
     with pytest.raises(ArchiveError, match="deeper: Permission denied"):
         survey(old)
 
 
-def test_progress_is_told(layout: Layout, old: Path) -> None:
+def test_progress_is_reported(layout: Layout, old: Path) -> None:
     read: list[int] = []
     copied: list[tuple[int, int]] = []
     found = survey(old, progress=read.append)
     assert read == [1, 2, 3, 4, 5, 6]
     for _ in range(2):  # the second time there is nothing to copy
-        import_day(layout, "chat", DAY, found.days[DAY], progress=lambda *told: copied.append(told))
+        import_day(layout, "chat", DAY, found.days[DAY], progress=lambda *counts: copied.append(counts))
         assert copied == [(1, 2), (2, 2)]
 
 
-def test_again_nothing_is_written(layout: Layout, old: Path) -> None:
+def test_a_second_import_writes_nothing(layout: Layout, old: Path) -> None:
     found = survey(old)
     import_day(layout, "chat", DAY, found.days[DAY])
     inode = layout.day("chat", DAY).folder.stat().st_ino
@@ -119,7 +119,7 @@ def test_again_nothing_is_written(layout: Layout, old: Path) -> None:
     assert layout.day("chat", DAY).folder.stat().st_ino == inode
 
 
-def test_what_is_archived_stays(layout: Layout, old: Path, write_day: Callable[..., None]) -> None:
+def test_an_import_keeps_archived_runs(layout: Layout, old: Path, write_day: Callable[..., None]) -> None:
     write_day(run(1, START, name="newer"), run(7, START + 7))
     before = snapshot(layout.day("chat", DAY).folder)
     found = survey(old)
@@ -149,7 +149,7 @@ def test_a_damaged_or_pruned_day_is_not_touched(layout: Layout, old: Path, write
         import_day(layout, "chat", DAY, runs)
 
 
-def test_today_is_not_over(layout: Layout, tmp_path: Path) -> None:
+def test_today_and_a_missing_directory_are_refused(layout: Layout, tmp_path: Path) -> None:
     result = import_day(layout, "chat", today(), {})
     assert (result.action, result.why) == ("refused", "the day is not over, in UTC")
     with pytest.raises(UsageError, match="no directory"):
@@ -190,14 +190,14 @@ def test_lse_archive_import(bare_installation: Installation, old: Path) -> None:
     assert bare_installation.lse("archive", "import", str(old / "none"), "--project", "chat").code == 2
 
 
-def test_bars_are_for_those_who_watch(
+def test_bars_are_shown_only_on_a_terminal(
     bare_installation: Installation, old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (old / "2026-01-03" / "broken.json").unlink()
     command = ("archive", "import", str(old), "--project", "chat", "--force", "--dry-run")
     assert bare_installation.lse(*command).err == ""
-    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich takes any stream for a terminal
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich treats any stream as a terminal
     monkeypatch.setenv("TERM", "xterm")
-    watched = bare_installation.lse(*command)
+    on_terminal = bare_installation.lse(*command)
     for title in ("older files", str(DAY), str(NEXT)):
-        assert title in watched.err
+        assert title in on_terminal.err

@@ -1,4 +1,4 @@
-"""What was proven holds for the content that it was proven of, and for nothing else."""
+"""Check results hold only for the checked content."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def more_runs(installation: Installation, runs: int = 4) -> None:
 # ---- the count ------------------------------------------------------------------------------------------------------
 
 
-def test_an_older_copy_that_came_back_is_not_the_day_that_was_proven(installation: Installation) -> None:
+def test_a_restored_older_copy_is_unproven(installation: Installation) -> None:
     installation.fill(5)
     assert installation.archive("full-sweep").code == 0
     more_runs(installation)
@@ -62,19 +62,19 @@ def test_an_older_copy_that_came_back_is_not_the_day_that_was_proven(installatio
     assert verdicts(installation)["langsmith_count"] == "unproven"
 
 
-def test_a_fetch_that_dies_after_it_published_proves_nothing(
+def test_a_fetch_that_fails_after_publication_proves_nothing(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation.fill(5)
     assert installation.archive("full-sweep").code == 0
     assert read_state(installation.paths()).verified_at
 
-    def die(_: object) -> None:
+    def fail_after_publication(_: object) -> None:
         raise KeyboardInterrupt
 
     more_runs(installation)
     with monkeypatch.context() as patch:
-        patch.setattr(fetch.Staging, "discard", die)
+        patch.setattr(fetch.Staging, "discard", fail_after_publication)
         assert installation.archive("fetch", "--force").code == 130
     assert json.loads((installation.paths().folder / SUMMARY).read_text())["runs"] == 9
     assert read_state(installation.paths()).verified_at is None
@@ -84,46 +84,46 @@ def test_a_fetch_that_dies_after_it_published_proves_nothing(
 # ---- the mark of a verified day -------------------------------------------------------------------------------------
 
 
-def test_a_day_that_changed_is_no_longer_verified(installation: Installation) -> None:
+def test_a_changed_day_is_no_longer_verified(installation: Installation) -> None:
     add_project(Settings.load().projects_file, ProjectConfig(PROJECT, DAY))
     installation.fill(5)
     assert installation.archive("full-sweep").code == 0
     span = ["--start-date", str(DAY), "--end-date", str(DAY), "--json"]
     assert installation.lse("status", *span).entry["verified"]
     assert installation.archive("fetch", "--force").code == 0
-    assert installation.lse("status", *span).entry["verified"]  # nothing had changed
+    assert installation.lse("status", *span).entry["verified"]  # nothing has changed
     more_runs(installation)
     assert installation.archive("fetch", "--force").code == 0
     assert not installation.lse("status", *span).entry["verified"]
 
 
-def test_a_verification_marks_only_the_content_that_it_saw(
+def test_a_day_changed_during_verification_is_not_marked_as_verified(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation.fill(5)
     assert installation.archive("full-sweep").code == 0
     real = steps.check_steps
 
-    def overtaken(*arguments: object):
+    def fetch_after_checks(*arguments: object):
         yield from real(*arguments)  # ty: ignore[invalid-argument-type]
         more_runs(installation)
         assert (
             installation.script("archive", "fetch", "--force", "--project", PROJECT, "--date", str(DAY)).returncode == 0
         )
 
-    monkeypatch.setattr(steps, "check_steps", overtaken)
+    monkeypatch.setattr(steps, "check_steps", fetch_after_checks)
     assert installation.archive("verify").code == 0
     state = read_state(installation.paths())
     assert (state.verified_at, state.langsmith_count) == (None, 9)
 
 
-# ---- folders and zips that lost what they prove themselves by ------------------------------------------------------
+# ---- folders and zips without checksums ------------------------------------------------------------------------------
 
 
-def test_a_folder_without_checksums_is_not_sealed_with_other_files(paths: DayPaths) -> None:
+def test_no_checksums_are_made_for_a_folder_with_changed_files(paths: DayPaths) -> None:
     before = paths.zip.read_bytes()
     (paths.folder / SUMS).unlink()
-    assert ensure_manifest(paths).runs == 3  # the same files: the checksums are made again
+    assert ensure_manifest(paths).runs == 3  # same files: the checksums are written again
     (paths.folder / SUMS).unlink()
     fill(paths.folder, run(1, name="changed"))
     with pytest.raises(CorruptArchiveError, match="is missing, and other files"):
@@ -132,7 +132,7 @@ def test_a_folder_without_checksums_is_not_sealed_with_other_files(paths: DayPat
     assert check_files(paths).verdict == "unproven"
 
 
-def test_a_changed_summary_is_made_again_by_a_fetch(installation: Installation) -> None:
+def test_a_fetch_rewrites_a_changed_summary(installation: Installation) -> None:
     installation.fill(5)
     assert installation.archive("full-sweep").code == 0
     summary = installation.paths().folder / SUMMARY
@@ -154,7 +154,7 @@ def test_the_checksums_within_a_zip_are_those_of_the_day(paths: DayPaths, tmp_pa
     assert len(zip_sums(paths.zip)) == 4
 
 
-def test_a_file_system_that_reads_a_little_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_reads_give_a_complete_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = day_paths(tmp_path)
     fill(paths.folder, *(run(number) for number in range(1, 40)))
     read = os.read
@@ -164,15 +164,15 @@ def test_a_file_system_that_reads_a_little_at_a_time(tmp_path: Path, monkeypatch
     assert check_archive(paths).verdict == "agrees"
 
 
-@pytest.mark.parametrize("spoil", ["head", "tail", "encrypted"])
-def test_a_broken_zip_is_a_difference_and_not_the_end(installation: Installation, spoil: str) -> None:
+@pytest.mark.parametrize("damage", ["head", "tail", "encrypted"])
+def test_a_damaged_zip_is_reported_as_a_difference(installation: Installation, damage: str) -> None:
     installation.fill(5)
     assert installation.archive("full-sweep").code == 0
     archive = installation.paths().zip
     content = bytearray(archive.read_bytes())
-    if spoil == "head":
+    if damage == "head":
         content = content[1000:]
-    elif spoil == "tail":
+    elif damage == "tail":
         content = content[:-40]
     else:
         content[content.index(b"PK\x01\x02") + 8] ^= 1
@@ -187,9 +187,7 @@ def test_a_broken_zip_is_a_difference_and_not_the_end(installation: Installation
     assert installation.archive("verify").code == 0
 
 
-def test_a_zip_elsewhere_does_not_stand_for_the_one_that_was_given_up(
-    installation: Installation, tmp_path: Path
-) -> None:
+def test_a_zip_in_another_directory_does_not_replace_the_pruned_one(installation: Installation, tmp_path: Path) -> None:
     installation.fill(5)
     assert installation.archive("full-sweep").code == 0
     words = ["--project", PROJECT, "--older-than", "1d", "--what", "zips", "--force"]
@@ -199,7 +197,7 @@ def test_a_zip_elsewhere_does_not_stand_for_the_one_that_was_given_up(
     assert verdicts(installation)["zip_matches_files"] == "agrees"
 
 
-def test_runs_that_were_given_up_are_given_up_by_the_zip_too(installation: Installation) -> None:
+def test_the_zip_shrinks_only_with_allow_shrink(installation: Installation) -> None:
     installation.fill(5)
     assert installation.archive("full-sweep").code == 0
     installation.store.delete(list(installation.rows())[:2])
@@ -210,7 +208,7 @@ def test_runs_that_were_given_up_are_given_up_by_the_zip_too(installation: Insta
     assert installation.archive("zip", "--allow-shrink").code == 0
 
 
-def test_a_name_that_no_zip_can_hold(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     paths = day_paths(tmp_path)
     fill(paths.folder, run(1))
     Path(os.fsdecode(os.fsencode(paths.folder) + b"/\xff.txt")).touch()
@@ -219,7 +217,7 @@ def test_a_name_that_no_zip_can_hold(tmp_path: Path) -> None:
     assert not paths.zip.exists()
 
 
-def test_a_number_that_became_a_string_is_a_change() -> None:
+def test_a_number_changed_to_a_string_is_a_change() -> None:
     one, other = b'{"outputs": {"n": 1}}', b'{"outputs": {"n": "1"}}'
     assert _comparable(one) != _comparable(other)
     assert _comparable(one) == _comparable(b'{"outputs":{"n":1}}')
@@ -243,12 +241,12 @@ def test_a_damaged_run_file_replaces_no_row(installation: Installation) -> None:
     assert installation.archive("verify").code == 0
 
 
-def test_a_load_that_loads_nothing_is_no_success(installation: Installation) -> None:
+def test_a_load_without_rows_is_a_failure(installation: Installation) -> None:
     installation.fill(3)
     assert installation.archive("full-sweep").code == 0
-    shutil.copytree(installation.paths().folder, installation.paths("misspelt").folder)
-    ended = installation.archive("to-db", project="misspelt")
+    shutil.copytree(installation.paths().folder, installation.paths("misspelled").folder)
+    ended = installation.archive("to-db", project="misspelled")
     assert ended.code == 1
-    assert f"none of the 3 runs of misspelt {DAY} could be loaded" in ended.err
+    assert f"none of the 3 runs of misspelled {DAY} could be loaded" in ended.err
     assert "is filed under" in ended.err
-    assert installation.rows("misspelt") == {}
+    assert installation.rows("misspelled") == {}

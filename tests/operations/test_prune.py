@@ -1,4 +1,4 @@
-"""Prune: space is freed only after the day was proven elsewhere now, and the day is still known afterwards."""
+"""Prune: files are deleted only after their copies were checked, and the pruned day is still listed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from archive_fixtures import PROJECT, Archive, left_over, snapshot
+from archive_fixtures import PROJECT, Archive, leftovers, snapshot
 from day_fixtures import DAY, run_id
 from home_fixtures import DAY as HOME_DAY
 from home_fixtures import PROJECT as HOME_PROJECT
@@ -46,7 +46,7 @@ def prune(archive: Archive, database: Database) -> Callable[..., PruneResult]:
     return prune
 
 
-def test_a_pruned_day_is_known_and_comes_back_to_the_byte(
+def test_a_pruned_day_is_reported_and_restored_byte_for_byte(
     archive: Archive, prune: Callable[..., PruneResult], database: Database
 ) -> None:
     paths = archive.paths()
@@ -73,28 +73,28 @@ def test_a_pruned_day_is_known_and_comes_back_to_the_byte(
     assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
     assert not is_pruned(paths)
     assert restore_pruned(archive.destination, paths) is None
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
-def spoil_file(archive: Archive, database: Database, server: DriveServer) -> None:
+def damage_file(archive: Archive, database: Database, server: DriveServer) -> None:
     next(archive.paths().folder.glob("0*.json")).write_bytes(b"{}")
 
 
-def spoil_zip(archive: Archive, database: Database, server: DriveServer) -> None:
+def damage_zip(archive: Archive, database: Database, server: DriveServer) -> None:
     archive.paths().zip.write_bytes(b"PK")
 
 
-def spoil_drive(archive: Archive, database: Database, server: DriveServer) -> None:
+def damage_drive(archive: Archive, database: Database, server: DriveServer) -> None:
     [doc] = server.store.named(archive.paths().zip.name)
     server.store._put(doc | {"sha256Checksum": "0" * 64})
 
 
-def trash_on_drive(archive: Archive, database: Database, server: DriveServer) -> None:
+def trash_copy(archive: Archive, database: Database, server: DriveServer) -> None:
     [doc] = server.store.named(archive.paths().zip.name)
     server.store._put(doc | {"trashed": True})
 
 
-def spoil_row(archive: Archive, database: Database, server: DriveServer) -> None:
+def damage_row(archive: Archive, database: Database, server: DriveServer) -> None:
     with database.connect() as connection:
         connection.execute("UPDATE runs SET data = '{}'")
 
@@ -105,7 +105,7 @@ def lose_row(archive: Archive, database: Database, server: DriveServer) -> None:
 
 
 def add_run(archive: Archive, database: Database, server: DriveServer) -> None:
-    """A newer day here than on Drive."""
+    """Makes the local day newer than its copy."""
     paths = archive.write(runs=6)
     for name in ("_summary.json", "_sha256sums.txt"):
         (paths.folder / name).unlink()
@@ -113,17 +113,17 @@ def add_run(archive: Archive, database: Database, server: DriveServer) -> None:
     load_day(database, PROJECT, DAY, paths.folder)
 
 
-@pytest.mark.parametrize("spoil", [spoil_file, spoil_zip, spoil_drive, trash_on_drive, spoil_row, lose_row, add_run])
+@pytest.mark.parametrize("damage", [damage_file, damage_zip, damage_drive, trash_copy, damage_row, lose_row, add_run])
 @pytest.mark.parametrize("what", ["files", "zips"])
-def test_a_day_that_is_not_proven_stays(
+def test_an_unproven_day_is_not_pruned(
     archive: Archive,
     database: Database,
     prune: Callable[..., PruneResult],
     drive_server: DriveServer,
-    spoil: Callable[..., None],
+    damage: Callable[..., None],
     what: str,
 ) -> None:
-    spoil(archive, database, drive_server)
+    damage(archive, database, drive_server)
     before = snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)
     result = prune(what)
     assert result.action == "kept"
@@ -131,20 +131,18 @@ def test_a_day_that_is_not_proven_stays(
     assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
 
 
-def test_what_happens_to_the_copy_of_a_pruned_day_is_found(
+def test_a_changed_copy_of_a_pruned_day_is_reported(
     archive: Archive, prune: Callable[..., PruneResult], drive_server: DriveServer
 ) -> None:
     prune()
     prune("zips")
     paths = archive.paths()
     assert find_copy_difference(archive.destination, paths) is None
-    spoil_drive(archive, None, drive_server)  # ty: ignore[invalid-argument-type]
+    damage_drive(archive, None, drive_server)  # ty: ignore[invalid-argument-type]
     assert check_copy(paths, archive.destination).verdict == "differs"
 
 
-def test_a_pruned_day_is_neither_zipped_nor_fetched_before_it_is_back(
-    archive: Archive, prune: Callable[..., PruneResult]
-) -> None:
+def test_zip_refuses_a_pruned_day(archive: Archive, prune: Callable[..., PruneResult]) -> None:
     prune()
     paths = archive.paths()
     whole = paths.zip.read_bytes()
@@ -154,14 +152,14 @@ def test_a_pruned_day_is_neither_zipped_nor_fetched_before_it_is_back(
 
 
 def replace_by_fewer(archive: Archive, runs: int) -> None:
-    """Another archive puts fewer runs of the day there."""
+    """Replaces the copy by one with fewer runs."""
     other = Archive(archive.directory / "other", archive.destination)
     zip_day(other.write(runs=runs))
     upload_day(other.destination, other.paths(), allow_shrink=True)
 
 
 @pytest.mark.parametrize("trouble", ["fewer runs", "fewer runs, and the list is damaged"])
-def test_a_pruned_day_does_not_come_back_smaller(
+def test_a_pruned_day_is_not_restored_with_fewer_runs(
     archive: Archive, prune: Callable[..., PruneResult], trouble: str
 ) -> None:
     prune()
@@ -182,7 +180,7 @@ def test_a_pruned_day_does_not_come_back_smaller(
     assert not is_pruned(paths)
 
 
-def test_a_pruned_day_whose_list_is_damaged_comes_back_as_it_was(
+def test_a_pruned_day_with_a_damaged_list_is_restored_unchanged(
     archive: Archive, prune: Callable[..., PruneResult]
 ) -> None:
     before = snapshot(archive.layout.data_dir)
@@ -209,14 +207,14 @@ def test_lse_verifies_restores_and_fetches_a_pruned_day(installation: Installati
     )
     installation.sql("UPDATE runs SET data = '{}' WHERE run_id = (SELECT min(run_id::text) FROM runs)::uuid")
     assert installation.archive("verify").code == 3
-    # LangSmith has fewer runs by now: the day comes back first, and nothing of it is lost.
+    # LangSmith has fewer runs now: the day is restored first and keeps all runs.
     installation.store.delete([installation.store.runs(HOME_PROJECT)[0].id])
     assert installation.archive("fetch", "--force").code in (0, 3)
     after = snapshot(installation.paths().folder)
     assert {name: after[name] for name in before} == before
 
 
-def test_prune_wants_an_age(installation: Installation) -> None:
+def test_prune_requires_an_age(installation: Installation) -> None:
     for age in ("", "x", "0", "-1", "90w"):
         ended = installation.lse("archive", "prune", "--older-than", age, "--project", "x")
         assert ended.code == 2
@@ -226,7 +224,7 @@ def test_prune_wants_an_age(installation: Installation) -> None:
     assert (ended.code, "no day older than 90 days has files to delete" in ended.out) == (0, True)
 
 
-def test_the_copy_is_given_up_only_while_the_day_is_here(
+def test_the_copy_is_pruned_only_if_the_day_is_local(
     archive: Archive, prune: Callable[..., PruneResult], drive_server: DriveServer, database: Database
 ) -> None:
     paths = archive.paths()
@@ -241,16 +239,16 @@ def test_the_copy_is_given_up_only_while_the_day_is_here(
     with pytest.raises(DestinationError):
         prune_copy(archive.destination, paths)
     drive_server.faults.clear()
-    assert read_state(paths).copy_pruned_at is None  # what is lost later was not given up
+    assert read_state(paths).copy_pruned_at is None  # a later loss is not recorded as pruned
     assert prune_copy(archive.destination, paths).action == "pruned"
     assert drive_server.store.named(paths.zip.name) == []
     assert check_copy(paths, archive.destination).verdict == "agrees"
-    assert prune().action == "kept"  # now the day here is the last copy
+    assert prune().action == "kept"  # the local day is now the last copy
     upload_day(archive.destination, paths)
     assert prune().action == "pruned"
 
 
-def test_a_file_that_cannot_be_read_keeps_the_day(archive: Archive, prune: Callable[..., PruneResult]) -> None:
+def test_a_day_with_an_unreadable_file_is_not_pruned(archive: Archive, prune: Callable[..., PruneResult]) -> None:
     paths = archive.paths()
     (paths.folder / "dangling.json").symlink_to("nowhere")
     for what in ("files", "zips"):
@@ -269,7 +267,7 @@ def test_lse_drive_prune(installation: Installation) -> None:
     assert installation.archive("verify").code == 0
 
 
-def test_a_copy_that_drive_does_not_let_go_stops_no_other_day(installation: Installation) -> None:
+def test_a_copy_that_drive_does_not_delete_does_not_stop_other_days(installation: Installation) -> None:
     days = [HOME_DAY - timedelta(days=1), HOME_DAY]
     for day in days:
         installation.fill(2, day=day)
@@ -283,7 +281,7 @@ def test_a_copy_that_drive_does_not_let_go_stops_no_other_day(installation: Inst
     ]
 
 
-def test_a_copy_whose_label_was_never_written_gets_it_by_the_next_upload(
+def test_the_next_upload_writes_a_missing_label(
     archive: Archive, prune: Callable[..., PruneResult], drive_server: DriveServer, database: Database
 ) -> None:
     paths = archive.paths()

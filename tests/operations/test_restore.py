@@ -1,4 +1,4 @@
-"""Restore: a day comes back as it was, to the byte, or not at all; and what is here is not lost by it."""
+"""Restore: a day is restored byte for byte or not at all, and local runs are kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from archive_fixtures import PROJECT, Archive, left_over, snapshot
+from archive_fixtures import PROJECT, Archive, leftovers, snapshot
 from day_fixtures import DAY, fill, run, run_id
 
 from lse_archive.errors import (
@@ -40,21 +40,21 @@ def archive(drive_archive: Archive) -> Archive:
 
 
 def put(archive: Archive, path: Path, name: str, project: str = PROJECT) -> None:
-    """Puts a file on Drive as another tool would."""
+    """Uploads a file to Drive as another tool would."""
     archive.destination.upload(path, name, archive.destination.ensure_project_folder(project_folder(project)), {})
 
 
-def no_downloads(request: object) -> bool:
+def is_download(request: object) -> bool:
     return getattr(request, "query", {}).get("alt") == "media"
 
 
-def test_days_of_two_projects_come_back_to_the_byte(archive: Archive) -> None:
+def test_days_of_two_projects_are_restored_byte_for_byte(archive: Archive) -> None:
     days = [DAY + timedelta(days=number) for number in range(3)]
     for project in (PROJECT, "other"):
         for number, day in enumerate(days):
             archive.add(day, project, runs=3 + number)
     before = snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)
-    archive.lose()
+    archive.delete_local()
     projects = list(archived_projects(archive.destination, []))
     assert projects == sorted([PROJECT, "other"], key=project_folder)
     for project in projects:
@@ -62,32 +62,32 @@ def test_days_of_two_projects_come_back_to_the_byte(archive: Archive) -> None:
             assert plan(archive.destination, archive.paths(copy.day, project), copy).action == "would restore"
             assert archive.restore(copy.day, project).action == "restored"
     assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
-def test_a_day_that_is_here_and_equal_is_skipped(archive: Archive, drive_server: DriveServer) -> None:
+def test_an_equal_local_day_is_skipped(archive: Archive, drive_server: DriveServer) -> None:
     paths = archive.add()
     before = paths.folder.stat().st_ino
-    drive_server.faults.add(Fault("status", no_downloads, status=500))
+    drive_server.faults.add(Fault("status", is_download, status=500))
     assert archive.restore().action == "unchanged"
     paths.zip.unlink()
     assert archive.restore().action == "unchanged"
     assert paths.folder.stat().st_ino == before
 
 
-def test_a_zip_that_is_here_is_not_downloaded(archive: Archive, drive_server: DriveServer) -> None:
+def test_an_existing_zip_is_not_downloaded(archive: Archive, drive_server: DriveServer) -> None:
     paths = archive.add()
     before = snapshot(archive.layout.data_dir)
     for path in paths.folder.iterdir():
         path.unlink()
     paths.folder.rmdir()
-    drive_server.faults.add(Fault("status", no_downloads, status=500))
+    drive_server.faults.add(Fault("status", is_download, status=500))
     result = archive.restore()
     assert (result.action, result.source) == ("restored", "local zip")
     assert snapshot(archive.layout.data_dir) == before
 
 
-def test_a_damaged_day_is_replaced_after_a_yes(archive: Archive) -> None:
+def test_a_damaged_day_is_replaced_after_a_confirmation(archive: Archive) -> None:
     paths = archive.add()
     before = snapshot(archive.directory / "data")
     victim = sorted(paths.folder.glob("0*.json"))[0]
@@ -101,7 +101,7 @@ def test_a_damaged_day_is_replaced_after_a_yes(archive: Archive) -> None:
     assert snapshot(archive.directory / "data") == before
 
 
-def test_a_restore_that_ends_halfway_leaves_no_proof_behind(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_restore_removes_the_verified_mark(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = archive.add()
     next(paths.folder.glob("0*.json")).write_bytes(b"{}")
     update_state(paths, verified_at=now_text())
@@ -115,7 +115,7 @@ def test_a_restore_that_ends_halfway_leaves_no_proof_behind(archive: Archive, mo
     assert read_state(paths).verified_at is None
 
 
-def test_runs_that_only_this_disk_has_are_not_lost(archive: Archive) -> None:
+def test_runs_that_are_only_local_are_kept(archive: Archive) -> None:
     paths = archive.add(runs=3)
     archive.write(runs=4)
     before = snapshot(archive.layout.data_dir)
@@ -126,7 +126,7 @@ def test_runs_that_only_this_disk_has_are_not_lost(archive: Archive) -> None:
     assert len(list(paths.folder.glob("0*.json"))) == 3
 
 
-def test_a_zip_with_more_runs_is_not_lost_either(archive: Archive) -> None:
+def test_a_local_zip_with_more_runs_is_kept(archive: Archive) -> None:
     paths = archive.add(runs=3)
     archive.write(runs=4)
     for name in ("_summary.json", "_sha256sums.txt"):
@@ -143,7 +143,7 @@ def test_a_zip_with_more_runs_is_not_lost_either(archive: Archive) -> None:
 def test_a_damaged_local_zip_is_set_aside(archive: Archive) -> None:
     paths = archive.add()
     whole = paths.zip.read_bytes()
-    archive.lose()
+    archive.delete_local()
     paths.zip.parent.mkdir()
     paths.zip.write_bytes(b"not a zip")
     assert archive.restore().action == "restored"
@@ -151,23 +151,23 @@ def test_a_damaged_local_zip_is_set_aside(archive: Archive) -> None:
     assert paths.zip.with_name(f"{paths.zip.name}.damaged").read_bytes() == b"not a zip"
 
 
-def test_verify_only_keeps_nothing(archive: Archive, drive_server: DriveServer) -> None:
+def test_verify_only_writes_nothing(archive: Archive, drive_server: DriveServer) -> None:
     paths = archive.add()
-    archive.lose()
+    archive.delete_local()
     result = archive.restore(verify_only=True)
     assert (result.action, result.runs) == ("proven", 5)
     assert not paths.folder.exists()
     assert not paths.zip.exists()
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
     [doc] = drive_server.store.named(paths.zip.name)
     content = drive_server.store.content(doc)
     content.write_bytes(content.read_bytes()[:-1] + b"x")
     with pytest.raises(CorruptArchiveError, match="other bytes came"):
         archive.restore(verify_only=True)
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
-def test_verify_only_reads_the_copy_whatever_is_here(archive: Archive, drive_server: DriveServer) -> None:
+def test_verify_only_reads_the_copy_whatever_the_local_state(archive: Archive, drive_server: DriveServer) -> None:
     paths = archive.add()
     paths.incoming.write_bytes(paths.zip.read_bytes())
     [copy] = copies(archive.destination, PROJECT)
@@ -175,7 +175,7 @@ def test_verify_only_reads_the_copy_whatever_is_here(archive: Archive, drive_ser
     assert (for_proof.action, for_proof.source) == ("would replace", "Drive")
     assert (archive.restore(verify_only=True).source, paths.zip.is_file()) == ("Drive", True)
     paths.incoming.write_bytes(paths.zip.read_bytes())
-    drive_server.faults.add(Fault("status", no_downloads, status=403))
+    drive_server.faults.add(Fault("status", is_download, status=403))
     with pytest.raises(DestinationError):
         archive.restore(verify_only=True)
 
@@ -186,7 +186,7 @@ def test_a_zip_of_another_project_is_refused(archive: Archive, tmp_path: Path) -
     with pytest.raises(RefusedArchiveError, match="it holds other"):
         archive.restore()
     assert not archive.paths().folder.exists()
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
 @pytest.mark.parametrize("folder", ["", "2026-01-02/", "traces_2026-01-02/"])
@@ -217,7 +217,7 @@ def test_the_same_day_twice_is_a_conflict(archive: Archive, drive_server: DriveS
     body = {"name": doc["name"], "parents": doc["parents"], "mimeType": "application/zip"}
     drive = archive.destination
     drive._service.api.files().create(body=body).execute()  # ty: ignore[missing-attribute]
-    archive.lose()
+    archive.delete_local()
     with pytest.raises(ArchiveConflictError, match="2 files for shop"):
         archive.restore()
 
@@ -239,52 +239,52 @@ def test_a_project_whose_name_is_too_long_for_a_folder(archive: Archive) -> None
     with pytest.raises(UsageError, match="--project"):
         list(archived_projects(archive.destination, []))
     assert list(archived_projects(archive.destination, ["x", project])) == [project]
-    archive.lose()
+    archive.delete_local()
     assert archive.restore(project=project).action == "restored"
 
 
-def test_a_broken_download_is_continued(archive: Archive, drive_server: DriveServer) -> None:
+def test_an_interrupted_download_is_continued(archive: Archive, drive_server: DriveServer) -> None:
     paths = archive.write(runs=1, text=random.Random(1).randbytes(9_000_000).hex())
     zip_day(paths)
     upload_day(archive.destination, paths)
     before = snapshot(archive.layout.data_dir)
-    archive.lose()
-    drive_server.faults.add(Fault("status", no_downloads, status=403, after=1))
+    archive.delete_local()
+    drive_server.faults.add(Fault("status", is_download, status=403, after=1))
     with pytest.raises(DestinationError):
         archive.restore()
     assert not paths.folder.exists()
     drive_server.faults.clear()
     seen: list[int] = []
     assert archive.restore(downloading=lambda done, _: seen.append(done)).action == "restored"
-    assert seen[0] == 8 << 20  # a whole range was here already
+    assert seen[0] == 8 << 20  # a complete range was downloaded before
     assert snapshot(archive.layout.data_dir) == before
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
 def test_an_unreachable_destination_changes_nothing(archive: Archive, drive_server: DriveServer) -> None:
     paths = archive.add()
-    archive.lose()
-    drive_server.faults.add(Fault("status", no_downloads, status=403))
+    archive.delete_local()
+    drive_server.faults.add(Fault("status", is_download, status=403))
     with pytest.raises(DestinationError):
         archive.restore()
     assert not paths.folder.exists()
     assert not paths.zip.exists()
 
 
-def test_a_restore_waits_for_nobody_s_half_day(archive: Archive) -> None:
-    """What a killed restore left is not taken for a day, nor for a part of one."""
+def test_files_of_a_killed_restore_are_ignored_and_removed(archive: Archive) -> None:
+    """Files of a killed restore are not used as a day or as a part of one."""
     paths = archive.add()
     before = snapshot(archive.layout.data_dir)
-    archive.lose()
+    archive.delete_local()
     fill(paths.restoring / "x" / str(DAY), run(77))
     paths.zip.parent.mkdir()
     paths.incoming.write_bytes(b"half a zip")
     assert archive.restore().action == "restored"
     assert snapshot(archive.layout.data_dir) == before
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
-def test_temporary_files_of_the_dead_are_removed(archive: Archive) -> None:
+def test_temporary_files_of_exited_processes_are_removed(archive: Archive) -> None:
     paths = archive.add()
     for folder, name in ((paths.zip.parent, f".{paths.zip.name}"), (paths.state.parent, f".{paths.state.name}")):
         for age, kind in ((7200, "old"), (0, "young")):

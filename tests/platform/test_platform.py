@@ -1,4 +1,4 @@
-"""`lse up`, `lse down`, `lse db`: one platform for a home, and nothing left of it in the end."""
+"""`lse up`, `lse down`, `lse db`: one platform per home, and no process remains after it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def test_down_with_nothing_running(bare_installation: Installation) -> None:
     assert (ended.code, ended.out) == (0, "nothing was running\n")
 
 
-def test_a_port_that_is_taken(bare_installation: Installation) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_an_error(bare_installation: Installation) -> None:
+    with socket.socket() as occupied:
+        occupied.bind(("127.0.0.1", 0))
+        occupied.listen()
+        port = occupied.getsockname()[1]
         ended = bare_installation.lse("up", "--port", str(port))
     assert ended.code == 1
     assert f"port {port} of 127.0.0.1 cannot be used" in ended.err
     assert "lse up --port N" in ended.err
 
 
-def test_up_serves_one_home_once_and_ctrl_c_ends_all(bare_installation: Installation) -> None:
+def test_up_runs_once_per_home_and_ctrl_c_stops_everything(bare_installation: Installation) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])

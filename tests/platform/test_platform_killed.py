@@ -1,4 +1,4 @@
-"""`lse up` is killed: the next one takes its place."""
+"""`lse up` after a killed `lse up`."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from lse_resources.settings import Settings
 pytestmark = pytest.mark.slow
 
 
-def test_what_a_killed_platform_left_behind_is_replaced(bare_installation: Installation) -> None:
+def test_up_replaces_a_killed_platform(bare_installation: Installation) -> None:
     port = free_port()
     registry = Registry(Settings.load().home / "run")
     first = Up(bare_installation, "--port", port)
     try:
         first.wait()
-        left = registry.alive()
-        assert set(left) == {"up", "webserver", "daemon"}
+        records = registry.alive()
+        assert set(records) == {"up", "webserver", "daemon"}
         first.process.send_signal(signal.SIGKILL)
         first.process.wait()
-        assert is_alive(left["webserver"])
+        assert is_alive(records["webserver"])
         log = bare_installation.directory / "up.log"
         log.write_text("")
         second = Up(bare_installation, "--port", port)
         try:
             second.wait()
             assert "stopping the webserver that a killed `lse up` left behind" in second.text
-            assert not [name for name, record in left.items() if is_alive(record)]
+            assert not [name for name, record in records.items() if is_alive(record)]
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=30) as answer:
                 assert answer.status == 200
             assert second.stop() == 0

@@ -1,4 +1,4 @@
-"""The platform survives: its processes are started again, a killed daemon loses no day, its logs stay small."""
+"""The platform restarts its processes, completes backfills after a kill, and rotates its logs."""
 
 from __future__ import annotations
 
@@ -42,36 +42,36 @@ def service(directory: Path, code: str) -> Service:
     return Service("helper", command, dict(os.environ), Registry(directory / "run"), directory / "logs")
 
 
-def test_a_process_that_dies_is_started_again(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_an_exited_process_is_restarted(tmp_path: Path) -> None:
+    messages: list[str] = []
     with service(tmp_path, "import signal; signal.pause()") as helper:
         first = Registry(tmp_path / "run").alive()["helper"]
         os.kill(first.pid, signal.SIGKILL)
 
-        def again() -> bool:
-            helper.look_after(said.append)
-            return bool(said)
+        def is_restarted() -> bool:
+            helper.look_after(messages.append)
+            return bool(messages)
 
-        wait_until(again, 30, "it was not noticed")
+        wait_until(is_restarted, 30, "it was not restarted")
         assert Registry(tmp_path / "run").alive()["helper"].pid != first.pid
-    assert said == ["the helper ended with -9; starting it again"]
+    assert messages == ["the helper ended with -9; starting it again"]
     assert Registry(tmp_path / "run").alive() == {}
 
 
-def test_a_process_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
+def test_a_process_that_keeps_exiting_is_not_restarted(tmp_path: Path) -> None:
     with service(tmp_path, "raise SystemExit('no such port')") as helper:
 
-        def given_up() -> bool:
+        def stops_restarting() -> bool:
             try:
                 helper.look_after(lambda _: None)
             except ArchiveError as error:
                 return "no such port" in str(error)
             return False
 
-        wait_until(given_up, 60, "it was started for ever")
+        wait_until(stops_restarting, 60, "it was restarted too often")
 
 
-def test_a_log_that_grows_is_turned_over_while_it_is_written(tmp_path: Path) -> None:
+def test_an_open_log_is_rotated(tmp_path: Path) -> None:
     log = tmp_path / "daemon.log"
     with log.open("ab", buffering=0) as output:
         for number in range(6):
@@ -83,23 +83,23 @@ def test_a_log_that_grows_is_turned_over_while_it_is_written(tmp_path: Path) -> 
     assert old == {"daemon.1.log": "part 5\n", "daemon.2.log": "part 4\n", "daemon.3.log": "part 3\n"}
 
 
-def test_a_log_that_was_deleted_is_no_end(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_a_process_is_restarted_after_its_log_was_deleted(tmp_path: Path) -> None:
+    messages: list[str] = []
     with service(tmp_path, "import signal; signal.pause()") as helper:
         shutil.rmtree(helper.log.parent)
-        helper.look_after(said.append)
-        assert said == []
+        helper.look_after(messages.append)
+        assert messages == []
         os.kill(Registry(tmp_path / "run").alive()["helper"].pid, signal.SIGKILL)
 
-        def again() -> bool:
-            helper.look_after(said.append)
-            return bool(said)
+        def is_restarted() -> bool:
+            helper.look_after(messages.append)
+            return bool(messages)
 
-        wait_until(again, 30, "it was not started again")
+        wait_until(is_restarted, 30, "it was not restarted")
         assert helper.log.exists()
 
 
-# ---- the whole -----------------------------------------------------------------------------------------------------
+# ---- the platform ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def up(installation: Installation) -> Iterator[Up]:
         installation.lse("down")
 
 
-def test_a_daemon_killed_in_a_backfill_loses_no_day(installation: Installation, up: Up) -> None:
+def test_a_backfill_completes_after_its_daemon_was_killed(installation: Installation, up: Up) -> None:
     second = installation.script("up", "--port", free_port())
     assert second.returncode == 1
     assert "running already" in second.stderr
@@ -130,17 +130,17 @@ def test_a_daemon_killed_in_a_backfill_loses_no_day(installation: Installation, 
     assert f"{len(DAYS)} days" in ended.out
     wait_until(lambda: bool(list(installation.paths(day=DAYS[0]).folder.parent.glob("2*"))), 120, "no day was begun")
     os.kill(Registry(installation.directory / "home" / "run").alive()["daemon"].pid, signal.SIGKILL)
-    wait_until(lambda: "the daemon ended with -9; starting it again" in up.text, 30, "nobody noticed")
+    wait_until(lambda: "the daemon ended with -9; starting it again" in up.text, 30, "it was not restarted")
 
-    os.environ.update(open_home(Settings.load()).environment())  # the installation puts back what it was
+    os.environ.update(open_home(Settings.load()).environment())  # the installation restores the environment
     with installation.instance() as instance:
         [backfill] = instance.get_backfills()
 
-        def done() -> bool:
+        def backfill_ended() -> bool:
             status = instance.get_backfill(backfill.backfill_id)
             return status is not None and status.status.value.startswith(("COMPLETED", "FAILED"))
 
-        wait_until(done, 300, "the backfill did not end")
+        wait_until(backfill_ended, 300, "the backfill did not end")
         key = dg.AssetKey([project_slug(PROJECT), "verification"])
         assert instance.get_materialized_partitions(key) == {str(day) for day in DAYS}
         runs = instance.get_runs(dg.RunsFilter(tags={"dagster/backfill": backfill.backfill_id}))
@@ -155,12 +155,12 @@ def test_a_daemon_killed_in_a_backfill_loses_no_day(installation: Installation, 
 
 
 @pytest.mark.parametrize(("host", "warned"), [("192.0.2.1", True), ("no-such-host.invalid", True), ("::1", False)])
-def test_a_ui_that_others_could_reach_is_warned_of(bare_installation: Installation, host: str, warned: bool) -> None:
-    said: list[str] = []
-    with socket.socket(socket.AF_INET6) as taken:
-        taken.bind(("::1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_a_ui_that_other_hosts_can_reach_is_a_warning(bare_installation: Installation, host: str, warned: bool) -> None:
+    messages: list[str] = []
+    with socket.socket(socket.AF_INET6) as occupied:
+        occupied.bind(("::1", 0))
+        occupied.listen()
+        port = occupied.getsockname()[1]
         with pytest.raises(ArchiveError, match="cannot be used"):
-            run_platform(Settings.load(), port=port, host=host, say=said.append)
-    assert any("WARNING: the UI is open to everybody" in text for text in said) == warned
+            run_platform(Settings.load(), port=port, host=host, say=messages.append)
+    assert any("WARNING: the UI is open to everybody" in text for text in messages) == warned

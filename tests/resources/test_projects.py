@@ -1,4 +1,4 @@
-"""`projects.toml` and `lse projects`: any name goes in and comes out, and nothing that stands there is lost."""
+"""`projects.toml` and `lse projects`: any name can be listed, and existing content is kept."""
 
 from __future__ import annotations
 

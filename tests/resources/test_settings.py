@@ -1,4 +1,4 @@
-"""Settings: from the environment before `.env`, typed, and never shown with their secrets."""
+"""Settings: typed, the environment overrides `.env`, and secrets are never shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECRETS = {
 }
 
 
-def test_the_environment_goes_before_the_file(bare_installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_overrides_the_file(bare_installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     path = bare_installation.directory / "settings.env"
     path.write_text("LANGSMITH_API_KEY=from-file\nLANGSMITH_WORKSPACE_ID=w1\nLSE_HOME=/nowhere\nUNKNOWN=1\n")
     monkeypatch.setenv("LSE_ENV_FILE", str(path))
@@ -38,9 +38,7 @@ def test_the_env_file_of_the_working_directory_is_read(
     assert Settings.load().langsmith.endpoint == "https://eu.api.smith.langchain.com"
 
 
-def test_an_empty_setting_is_one_that_is_not_set(
-    bare_installation: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_empty_setting_counts_as_unset(bare_installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LSE_DATABASE_URL", "LANGSMITH_WORKSPACE_ID", "LANGSMITH_ENDPOINT"):
         monkeypatch.setenv(name, "")
     settings = Settings.load()
@@ -86,7 +84,7 @@ def test_a_malformed_setting_is_named_and_its_value_is_not_shown(
         ({"LSE_LANGSMITH_PATIENCE": "7", "LSE_PATIENCE": ""}, 7.0),
     ],
 )
-def test_one_patience_for_langsmith_and_drive(
+def test_langsmith_and_drive_use_the_same_patience(
     bare_installation: Installation, monkeypatch: pytest.MonkeyPatch, values: dict[str, str], expected: float
 ) -> None:
     for name in ("LSE_LANGSMITH_PATIENCE", "LSE_PATIENCE"):
@@ -98,7 +96,7 @@ def test_one_patience_for_langsmith_and_drive(
 
 
 @pytest.mark.parametrize("name", ["LSE_PATIENCE", "LSE_LANGSMITH_PATIENCE"])
-def test_a_malformed_patience_is_named_as_it_was_set(
+def test_the_error_for_a_malformed_patience_names_the_setting(
     bare_installation: Installation, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     for each in ("LSE_LANGSMITH_PATIENCE", "LSE_PATIENCE"):
@@ -108,7 +106,7 @@ def test_a_malformed_patience_is_named_as_it_was_set(
         Settings.load()
 
 
-def test_places_are_absolute_and_go_to_child_processes(
+def test_paths_are_absolute_and_passed_to_child_processes(
     bare_installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(bare_installation.directory)

@@ -1,4 +1,4 @@
-"""Alerts: each once, sent again if the post failed, grouped, resolved; their texts, and the targets they go to."""
+"""Alerts: sent once, retried after failures, grouped and resolved; their texts and targets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def post_office() -> Iterator[MailServer]:
 
 
 class Watch:
-    """The alerts' sensor, as the daemon evaluates it: each time in a context of its own, with the cursor kept."""
+    """Evaluates the alerts sensor as the daemon does: a new context each time, with the saved cursor."""
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
@@ -47,15 +47,15 @@ class Watch:
 
     def tick(self) -> str:
         with self._installation.instance() as instance, dg.build_sensor_context(instance, self.cursor) as context:
-            said = alerts_sensor(context)
+            skipped = alerts_sensor(context)
             self.cursor = context.cursor
-        assert isinstance(said, dg.SkipReason)
-        return said.skip_message or ""
+        assert isinstance(skipped, dg.SkipReason)
+        return skipped.skip_message or ""
 
 
 @pytest.fixture
 def watch(installation: Installation, hook: Webhook, post_office: MailServer, monkeypatch: pytest.MonkeyPatch) -> Watch:
-    """A installation with an archived day, in which alerts go to both targets."""
+    """An installation with an archived day and both alert targets."""
     monkeypatch.setenv("LSE_ALERT_WEBHOOK_URL", hook.url)
     monkeypatch.setenv("LSE_ALERT_SMTP_URL", post_office.url)
     monkeypatch.setenv("LSE_ALERT_EMAIL", "oncall@example.com, lead@example.com")
@@ -66,7 +66,7 @@ def watch(installation: Installation, hook: Webhook, post_office: MailServer, mo
 
 
 def damage(installation: Installation) -> str:
-    """Changes a row by hand; returns the run."""
+    """Changes a row with SQL; returns its run id."""
     run = min(installation.rows())
     installation.sql('UPDATE runs SET data = data || \'{"name": "by hand"}\' WHERE run_id = %s', run)
     return run
@@ -75,12 +75,12 @@ def damage(installation: Installation) -> str:
 # ---- end to end ---------------------------------------------------------------------------------------------------
 
 
-def test_what_happened_before_the_first_start_is_no_news(watch: Watch, hook: Webhook) -> None:
+def test_events_before_the_first_start_send_no_alert(watch: Watch, hook: Webhook) -> None:
     watch.tick()
     assert hook.texts == []
 
 
-def test_a_changed_row_is_told_of_once_and_resolved_once(
+def test_a_changed_row_sends_one_alert_and_one_resolution(
     watch: Watch, installation: Installation, hook: Webhook, post_office: MailServer
 ) -> None:
     run = damage(installation)
@@ -102,7 +102,7 @@ def test_a_changed_row_is_told_of_once_and_resolved_once(
     assert len(post_office.texts) == 2
 
 
-def test_a_target_that_is_down_gets_it_later_and_the_other_one_not_twice(
+def test_a_failed_delivery_is_retried_only_at_its_target(
     watch: Watch, installation: Installation, hook: Webhook, post_office: MailServer
 ) -> None:
     damage(installation)
@@ -117,7 +117,7 @@ def test_a_target_that_is_down_gets_it_later_and_the_other_one_not_twice(
     assert (len(hook.texts), len(post_office.texts)) == (1, 1)
 
 
-def test_a_failed_run_is_told_of_and_a_later_sweep_resolves_it(
+def test_a_failed_run_sends_an_alert_that_a_later_sweep_resolves(
     watch: Watch, installation: Installation, hook: Webhook
 ) -> None:
     keys, installation.langsmith.behaviour.api_keys = installation.langsmith.behaviour.api_keys, frozenset()
@@ -134,7 +134,7 @@ def test_a_failed_run_is_told_of_and_a_later_sweep_resolves_it(
     assert len(hook.texts) == 2
 
 
-def test_a_check_that_cannot_be_proven_wakes_nobody(
+def test_an_unproven_check_sends_no_alert(
     watch: Watch, installation: Installation, hook: Webhook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GOOGLE_DRIVE_FOLDER_URL")
@@ -163,7 +163,7 @@ def ended(_: str) -> bool:
     return False
 
 
-def test_a_backfill_of_many_bad_days_is_one_message_at_its_end() -> None:
+def test_a_backfill_with_many_failed_days_sends_one_message_at_its_end() -> None:
     ledger = Ledger(0, 0)
     for day in range(1, 29):
         enter(ledger, [bad(day, "backfill=x")], now=day)
@@ -175,21 +175,21 @@ def test_a_backfill_of_many_bad_days_is_one_message_at_its_end() -> None:
     assert release(ledger, ended, 31, UI) == []
 
 
-def test_what_is_not_of_the_backfill_does_not_wait_for_it() -> None:
+def test_a_failure_outside_the_backfill_is_sent_at_once() -> None:
     ledger = Ledger(0, 0)
     enter(ledger, [bad(1, "backfill=x"), bad(2)], now=0)
     [alert] = release(ledger, running, 0, UI)
     assert alert.title == "shop 2026-01-02: run_files_intact failed"
 
 
-def test_a_backfill_that_never_ends_is_not_waited_for() -> None:
+def test_the_wait_for_a_backfill_is_bounded() -> None:
     ledger = Ledger(0, 0)
     enter(ledger, [bad(1, "backfill=x")], now=0)
     assert release(ledger, running, 3600, UI) == []
     assert len(release(ledger, running, 7 * 3600, UI)) == 1
 
 
-def test_a_day_is_resolved_when_all_that_was_wrong_is_good() -> None:
+def test_a_day_is_resolved_when_all_its_failed_checks_pass() -> None:
     ledger = Ledger(0, 0)
     enter(ledger, [bad(1), bad(1, name="zip_matches_files"), bad(1, name=RUN)], now=0)
     assert len(release(ledger, ended, 0, UI)) == 1
@@ -201,7 +201,7 @@ def test_a_day_is_resolved_when_all_that_was_wrong_is_good() -> None:
     assert ledger.open == {}
 
 
-def test_a_day_repaired_while_its_backfill_runs_is_told_of_and_resolved() -> None:
+def test_a_day_repaired_during_its_backfill_sends_an_alert_and_a_resolution() -> None:
     ledger = Ledger(0, 0)
     enter(ledger, [bad(1, "backfill=x"), bad(2, "backfill=x")], now=0)
     enter(ledger, [good(1)], now=1)
@@ -211,20 +211,20 @@ def test_a_day_repaired_while_its_backfill_runs_is_told_of_and_resolved() -> Non
     assert list(ledger.open) == ["shop 2026-01-02"]
 
 
-def test_good_news_of_days_that_were_never_bad_is_no_news() -> None:
+def test_passed_checks_of_days_that_never_failed_send_nothing() -> None:
     ledger = Ledger(0, 0)
     enter(ledger, [good(day) for day in range(1, 20)], now=0)
     assert release(ledger, ended, 0, UI) == []
     assert ledger.held == {}
 
 
-def test_many_projects_are_one_message() -> None:
+def test_failures_of_many_projects_are_one_message() -> None:
     alert = problem_alert([bad(day, project=f"p{day % 3}") for day in range(1, 10)], UI)
     assert alert.title == "9 days in 3 projects need attention"
     assert len(alert.text().splitlines()) < 30
 
 
-def test_days_are_said_in_ranges() -> None:
+def test_days_are_listed_as_ranges() -> None:
     days = ["2026-01-03", "2026-01-01", "2026-01-02", "2026-01-07", ""]
     assert day_ranges(days[:4]) == "2026-01-01 to 2026-01-03, 2026-01-07 (4 days)"
     assert day_ranges(["2026-01-01"]) == "2026-01-01"
@@ -239,7 +239,7 @@ def test_a_message_is_bounded() -> None:
 # ---- targets -------------------------------------------------------------------------------------------------------
 
 
-def test_errors_of_targets_hold_no_secret(hook: Webhook) -> None:
+def test_errors_of_targets_contain_no_secret(hook: Webhook) -> None:
     hook.status = 404
     with pytest.raises(ArchiveError, match="HTTP 404") as refused:
         post(hook.url, Alert("x"))
@@ -261,14 +261,14 @@ def test_errors_of_targets_hold_no_secret(hook: Webhook) -> None:
         "smtp://me:hush@127.0.0.1:70000",
     ],
 )
-def test_a_malformed_mail_server_is_one_clear_error_that_quotes_nothing(server: str) -> None:
+def test_the_error_for_a_malformed_mail_server_does_not_quote_it(server: str) -> None:
     with pytest.raises(SettingsError, match=r"LSE_ALERT_SMTP_URL is not .* %XX") as refused:
         mail(server, ["a@example.com"], Alert("x"))
     assert "hush" not in str(refused.value)
     assert refused.value.__context__ is None
 
 
-def test_a_host_that_is_no_name_is_an_error_like_any_other() -> None:
+def test_an_invalid_host_name_is_a_delivery_error() -> None:
     with pytest.raises(ArchiveError, match="did not go out"):
         mail("smtp://a..b:25", ["a@example.com"], Alert("x"))
 
@@ -282,23 +282,23 @@ def test_a_host_that_is_no_name_is_an_error_like_any_other() -> None:
         ("LSE_ALERT_WEBHOOK_URL", "https://[slack"),
     ],
 )
-def test_half_a_target_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_an_incomplete_target_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv("LSE_ENV_FILE", "/dev/null")
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match="LSE_ALERT"):
         targets(Settings.load())
 
 
-def test_an_alert_of_a_target_that_is_no_longer_set_up_is_dropped(tmp_path: Path) -> None:
+def test_an_alert_for_a_removed_target_is_dropped(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "alerts")
-    taken: list[Alert] = []
-    outbox.put("1", Alert("one"), {"webhook": taken.append, "gone": taken.append})
-    assert outbox.deliver({"webhook": taken.append}) == []
-    assert taken == [Alert("one")]
+    delivered: list[Alert] = []
+    outbox.put("1", Alert("one"), {"webhook": delivered.append, "gone": delivered.append})
+    assert outbox.deliver({"webhook": delivered.append}) == []
+    assert delivered == [Alert("one")]
     assert list(outbox.waiting()) == []
 
 
-def test_alerts_are_sent_in_order_and_a_target_that_refuses_is_not_tried_for_each(tmp_path: Path) -> None:
+def test_alerts_are_sent_in_order_up_to_the_first_refusal(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "alerts")
     tried: list[str] = []
 
@@ -310,9 +310,9 @@ def test_alerts_are_sent_in_order_and_a_target_that_refuses_is_not_tried_for_eac
         outbox.put(f"{number}", Alert(str(number)), {"webhook": refuse})
     assert outbox.deliver({"webhook": refuse}) == ["down"]
     assert tried == ["0"]
-    taken: list[Alert] = []
-    outbox.deliver({"webhook": taken.append})
-    assert [alert.title for alert in taken] == ["0", "1", "2"]
+    delivered: list[Alert] = []
+    outbox.deliver({"webhook": delivered.append})
+    assert [alert.title for alert in delivered] == ["0", "1", "2"]
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------
@@ -321,7 +321,7 @@ def test_alerts_are_sent_in_order_and_a_target_that_refuses_is_not_tried_for_eac
 def test_alerts_test_sends_a_sample_to_each_target(
     installation: Installation, hook: Webhook, post_office: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert installation.lse("alerts", "test").code == 1  # no target is set up
+    assert installation.lse("alerts", "test").code == 1  # no target is configured
     monkeypatch.setenv("LSE_ALERT_WEBHOOK_URL", hook.url)
     monkeypatch.setenv("LSE_ALERT_SMTP_URL", post_office.url)
     monkeypatch.setenv("LSE_ALERT_EMAIL", "oncall@example.com")
@@ -340,20 +340,18 @@ def test_alerts_test_sends_a_sample_to_each_target(
 
 
 @dg.job
-def _nothing() -> None:
+def _empty_job() -> None:
     """A job without steps."""
 
 
-def test_a_run_that_is_repeated_by_itself_has_not_failed_yet(
-    watch: Watch, installation: Installation, hook: Webhook
-) -> None:
+def test_a_run_that_dagster_retries_sends_no_alert(watch: Watch, installation: Installation, hook: Webhook) -> None:
     with installation.instance() as instance:
         for retries in ("2", "0"):
             tags = {"dagster/max_retries": retries, "dagster/partition": f"2026-01-0{retries}"}
-            run = instance.create_run_for_job(_nothing, tags=tags, status=dg.DagsterRunStatus.STARTED)
+            run = instance.create_run_for_job(_empty_job, tags=tags, status=dg.DagsterRunStatus.STARTED)
             instance.report_run_failed(run, "its process is gone")
     watch.tick()
-    assert [text.splitlines()[0] for text in hook.texts] == ["_nothing 2026-01-00: the run failed"]
+    assert [text.splitlines()[0] for text in hook.texts] == ["_empty_job 2026-01-00: the run failed"]
 
 
 def test_a_failed_run_of_a_backfill_waits_for_the_others(
@@ -362,7 +360,7 @@ def test_a_failed_run_of_a_backfill_waits_for_the_others(
     with installation.instance() as instance:
         tags = {"dagster/backfill": "abc", "dagster/max_retries": "0"}
         started = dg.DagsterRunStatus.STARTED
-        first, second = (instance.create_run_for_job(_nothing, tags=tags, status=started) for _ in range(2))
+        first, second = (instance.create_run_for_job(_empty_job, tags=tags, status=started) for _ in range(2))
         instance.report_run_failed(first, "gone")
         watch.tick()
         assert hook.texts == []

@@ -1,4 +1,4 @@
-"""`projects.toml` is changed while the platform runs: what is new is known at once, a slip breaks nothing."""
+"""`projects.toml` changes while the platform runs: new projects appear, and a malformed file changes nothing."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from lse_platform.webserver import reload_code
 from lse_resources.projects import ProjectConfig, add_project
 from lse_resources.settings import Settings
 
-# Dagster's own, of the models behind its resources.
+# Dagster's resources use pydantic features that are deprecated.
 pytestmark = [pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning"), pytest.mark.slow]
 
 SECOND = "東京"
-_SLIP = "\n[[project]\n"
+_MALFORMED = "\n[[project]\n"
 _QUERY = """{
   assetNodes { assetKey { path } }
   workspaceLocationEntryOrError(name: "lse") {
@@ -36,7 +36,7 @@ _QUERY = """{
 
 @pytest.fixture
 def url(installation: Installation) -> Iterator[str]:
-    """The address of a platform over one project; what it says is in `up.log`."""
+    """The address of a platform with one project; its output is in `up.log`."""
     add_project(installation.directory / "projects.toml", ProjectConfig(PROJECT, DAY, schedule="off"))
     port = free_port()
     platform = Up(installation, "--port", port)
@@ -49,8 +49,8 @@ def url(installation: Installation) -> Iterator[str]:
         installation.lse("down")
 
 
-def known(url: str) -> set[str]:
-    """The projects' slugs of which the UI shows assets."""
+def projects_in_ui(url: str) -> set[str]:
+    """Returns the slugs of projects whose assets the UI shows."""
     body = json.dumps({"query": _QUERY}).encode()
     request = urllib.request.Request(f"{url}/graphql", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=30) as answer:
@@ -59,37 +59,33 @@ def known(url: str) -> set[str]:
     return {node["assetKey"]["path"][0] for node in found["assetNodes"]}
 
 
-def test_a_new_project_is_in_the_ui_and_a_malformed_file_takes_nothing_away(
-    installation: Installation, url: str
-) -> None:
+def test_a_new_project_appears_and_a_malformed_file_removes_none(installation: Installation, url: str) -> None:
     projects, log = installation.directory / "projects.toml", installation.directory / "up.log"
     first, both = {project_slug(PROJECT)}, {project_slug(PROJECT), project_slug(SECOND)}
-    assert known(url) == first
+    assert projects_in_ui(url) == first
 
     add_project(projects, ProjectConfig(SECOND, DAY, schedule="off"))
-    wait_until(lambda: known(url) == both, 30, "the UI does not know the new project")
+    wait_until(lambda: projects_in_ui(url) == both, 30, "the UI does not show the new project")
 
     good = projects.read_text()
-    projects.write_text(good + _SLIP)
-    wait_until(lambda: "WARNING" in log.read_text(), 30, "nobody noticed")
+    projects.write_text(good + _MALFORMED)
+    wait_until(lambda: "WARNING" in log.read_text(), 30, "the log has no warning")
     [warning] = [line for line in log.read_text().splitlines() if "WARNING" in line]
     assert f"{projects} cannot be read: " in warning
     assert "Until then the projects stay as they were" in warning
-    assert known(url) == both
-    reload_code(url)  # as somebody does who wonders
-    assert known(url) == both
+    assert projects_in_ui(url) == both
+    reload_code(url)  # as a user might
+    assert projects_in_ui(url) == both
 
     projects.write_text(good.partition("\n[[project]]")[0] + f'\n[[project]]\nname = "{SECOND}"\nstart = {DAY}\n')
-    wait_until(lambda: known(url) == both - first, 30, "the UI does not know that a project is gone")
+    wait_until(lambda: projects_in_ui(url) == both - first, 30, "the UI still shows the removed project")
 
 
 def defined() -> set[dg.AssetKey]:
     return set(definitions().resolve_asset_graph().get_all_asset_keys())
 
 
-def test_processes_that_start_while_the_file_is_malformed_know_the_last_good_one(
-    bare_installation: Installation,
-) -> None:
+def test_new_processes_use_the_last_valid_file(bare_installation: Installation) -> None:
     path, settings = bare_installation.directory / "projects.toml", Settings.load()
     add_project(path, ProjectConfig(PROJECT, DAY))
     keep_projects(settings)
@@ -97,7 +93,7 @@ def test_processes_that_start_while_the_file_is_malformed_know_the_last_good_one
     assert {asset_key(PROJECT, step) for step in STEPS} <= before
 
     good = path.read_text()
-    path.write_text(good + _SLIP)
+    path.write_text(good + _MALFORMED)
     with pytest.raises(SettingsError):
         keep_projects(settings)
     assert defined() == before
@@ -107,9 +103,9 @@ def test_processes_that_start_while_the_file_is_malformed_know_the_last_good_one
     assert defined() > before
 
 
-def test_a_file_that_was_never_good_is_refused_by_its_name(bare_installation: Installation) -> None:
+def test_the_error_names_a_file_that_was_never_valid(bare_installation: Installation) -> None:
     path = bare_installation.directory / "projects.toml"
-    path.write_text(_SLIP)
+    path.write_text(_MALFORMED)
     with pytest.raises(SettingsError, match=r"projects\.toml cannot be read"):
         definitions()
     ended = bare_installation.lse("up", "--port", free_port())

@@ -1,4 +1,4 @@
-"""What happens by itself, evaluated at given times."""
+"""Schedules, evaluated at given times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lse_resources.projects import ProjectConfig, adds_new_projects, read_projec
 from lse_sensors.maintenance import prune_event_logs
 from lse_sensors.schedules import project_schedules
 
-# Dagster's resources ask pydantic for what it calls deprecated.
+# Dagster's resources use pydantic features that are deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")
 
 NAME = "shop / EMEA"
@@ -31,7 +31,7 @@ TICK = datetime(2026, 3, 10, 2, tzinfo=UTC)
 
 @pytest.fixture
 def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
-    """An empty archive, and settings that name it."""
+    """An empty archive, and its settings."""
     monkeypatch.setenv("LSE_ENV_FILE", "/dev/null")
     monkeypatch.setenv("LSE_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("LSE_ARCHIVE_DIR", str(tmp_path / "archives"))
@@ -39,19 +39,19 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
     return Layout(tmp_path / "data", tmp_path / "archives")
 
 
-def look(layout: Layout, day: date, at: datetime, **more: object) -> None:
-    """The day was archived at this time."""
+def mark_archived(layout: Layout, day: date, at: datetime, **more: object) -> None:
+    """Marks the day as archived at this time."""
     paths = layout.day(NAME, day)
     paths.folder.mkdir(parents=True, exist_ok=True)
     update_state(paths, last_fetched_at=at.strftime("%Y-%m-%dT%H:%M:%SZ"), **more)
 
 
-def live_through(layout: Layout, first: datetime, ticks: int) -> None:
-    """The daily schedule ticked so often, and all that it asked for was done."""
+def run_ticks(layout: Layout, first: datetime, ticks: int) -> None:
+    """Marks the requested days of this many daily ticks as archived."""
     for number in range(ticks):
         at = first + timedelta(days=number)
         for day in days_to_archive(layout, PROJECT, at):
-            look(layout, day, at + timedelta(minutes=5))
+            mark_archived(layout, day, at + timedelta(minutes=5))
 
 
 def evaluate(schedule: dg.ScheduleDefinition, at: datetime) -> list[dg.RunRequest]:
@@ -59,26 +59,26 @@ def evaluate(schedule: dg.ScheduleDefinition, at: datetime) -> list[dg.RunReques
     return [request for request in found if isinstance(request, dg.RunRequest)]
 
 
-def test_the_day_after_a_quiet_fortnight_yesterday_and_the_day_three_back_are_due(layout: Layout) -> None:
-    live_through(layout, TICK - timedelta(days=20), 20)
+def test_with_no_gaps_yesterday_and_the_day_three_days_ago_are_due(layout: Layout) -> None:
+    run_ticks(layout, TICK - timedelta(days=20), 20)
     assert days_to_archive(layout, PROJECT, TICK) == [date(2026, 3, 9), date(2026, 3, 7)]
 
 
-def test_a_day_that_has_settled_is_not_fetched_again(layout: Layout) -> None:
-    live_through(layout, TICK - timedelta(days=20), 21)
+def test_a_settled_day_is_not_fetched_again(layout: Layout) -> None:
+    run_ticks(layout, TICK - timedelta(days=20), 21)
     assert days_to_archive(layout, PROJECT, TICK) == []
 
 
-def test_days_missed_are_caught_up_newest_first(layout: Layout) -> None:
-    live_through(layout, TICK - timedelta(days=25), 20)
+def test_missed_days_are_due_newest_first(layout: Layout) -> None:
+    run_ticks(layout, TICK - timedelta(days=25), 20)
     expected = [date(2026, 3, 9) - timedelta(days=back) for back in range(8)]
-    # The last tick before the absence was on the 4th: it archived the 3rd, which has not settled, nor has the 2nd.
+    # The last tick was on the 4th and archived the 3rd; neither the 3rd nor the 2nd has settled.
     assert days_to_archive(layout, PROJECT, TICK) == [day for day in expected if day >= date(2026, 3, 2)]
 
 
-def test_a_first_day_years_ago_starts_no_flood(layout: Layout) -> None:
+def test_a_start_date_years_ago_selects_a_bounded_number_of_days(layout: Layout) -> None:
     days = days_to_archive(layout, PROJECT, TICK)
-    # With 14 days of retention the 24th of February is the oldest day of which LangSmith has not dropped a part.
+    # With 14 days of retention, February 24 is the oldest day that LangSmith still has completely.
     assert days == [date(2026, 3, 9) - timedelta(days=back) for back in range(13)]
     long = ProjectConfig(NAME, date(2020, 1, 1), retention_days=400)
     assert len(days_to_archive(layout, long, TICK)) == CATCH_UP_DAYS
@@ -89,15 +89,15 @@ def test_nothing_before_the_first_day_is_due(layout: Layout) -> None:
     assert days_to_archive(layout, project, TICK) == [date(2026, 3, 9), date(2026, 3, 8)]
 
 
-def test_a_day_that_was_served_short_stays_due_while_it_can_be_fetched(layout: Layout) -> None:
-    live_through(layout, TICK - timedelta(days=20), 21)
-    look(layout, date(2026, 3, 2), TICK, count_check="fewer")
-    look(layout, date(2026, 2, 1), TICK, count_check="fewer")
+def test_an_incomplete_day_stays_due_while_it_can_be_fetched(layout: Layout) -> None:
+    run_ticks(layout, TICK - timedelta(days=20), 21)
+    mark_archived(layout, date(2026, 3, 2), TICK, count_check="fewer")
+    mark_archived(layout, date(2026, 2, 1), TICK, count_check="fewer")
     assert days_to_archive(layout, PROJECT, TICK) == [date(2026, 3, 2)]
 
 
-def test_the_daily_schedule_asks_for_one_run_a_day_and_prefers_yesterday(layout: Layout) -> None:
-    live_through(layout, TICK - timedelta(days=20), 20)
+def test_the_daily_schedule_requests_one_run_per_day_and_yesterday_first(layout: Layout) -> None:
+    run_ticks(layout, TICK - timedelta(days=20), 20)
     daily, _ = project_schedules(PROJECT)
     assert (daily.cron_schedule, daily.execution_timezone) == ("0 2 * * *", "UTC")
     assert daily.default_status == DefaultScheduleStatus.RUNNING
@@ -114,7 +114,7 @@ def test_run_keys_differ_between_ticks_and_not_within_one(layout: Layout) -> Non
     assert len(set(keys)) == 2 * 13
 
 
-def test_every_week_recent_days_are_verified_and_in_half_a_year_every_day(layout: Layout) -> None:
+def test_recent_days_are_verified_weekly_and_every_day_within_half_a_year(layout: Layout) -> None:
     first, last = date(2025, 1, 1), date(2026, 3, 8)
     for offset in range((last - first).days + 1):
         layout.day(NAME, first + timedelta(days=offset)).folder.mkdir(parents=True)
@@ -135,7 +135,7 @@ def test_the_weekly_schedule_verifies_without_fetching(layout: Layout) -> None:
     assert str(weekly.cron_schedule).endswith("* * 0")
 
 
-def test_the_code_location_offers_what_projects_toml_says(layout: Layout, tmp_path: Path) -> None:
+def test_the_code_location_defines_the_projects_of_projects_toml(layout: Layout, tmp_path: Path) -> None:
     (tmp_path / "projects.toml").write_text(
         'schedule = "03:30"\nowner = "team:data"\n\n'
         '[[project]]\nname = "a"\nstart = 2026-01-01\n\n'
@@ -152,7 +152,7 @@ def test_the_code_location_offers_what_projects_toml_says(layout: Layout, tmp_pa
 
 
 @pytest.mark.parametrize("line", ['schedule = "25:00"', "schedule = 2", 'schedule = "2:00"', 'owner = "nobody"'])
-def test_a_malformed_setting_names_itself(tmp_path: Path, line: str) -> None:
+def test_the_error_for_a_malformed_setting_names_it(tmp_path: Path, line: str) -> None:
     (tmp_path / "projects.toml").write_text(f'{line}\n[[project]]\nname = "a"\nstart = 2026-01-01\n')
     with pytest.raises(SettingsError, match=line.split()[0]):
         read_projects(tmp_path / "projects.toml")
@@ -168,7 +168,7 @@ def test_add_new_projects_is_off_unless_set(tmp_path: Path) -> None:
         adds_new_projects(path)
 
 
-def test_maintenance_deletes_old_log_lines_and_keeps_what_days_are_made_of(dagster_database_url: str) -> None:
+def test_maintenance_deletes_old_log_lines_and_keeps_other_events(dagster_database_url: str) -> None:
     database = Database(dagster_database_url)
     kinds = [None, "STEP_INPUT", "ASSET_MATERIALIZATION", "ASSET_CHECK_EVALUATION", "STEP_FAILURE"]
     with database.connect() as connection:

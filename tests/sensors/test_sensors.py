@@ -1,4 +1,4 @@
-"""The sensors that watch the archive itself: dead runs, days about to expire, projects that nobody archives."""
+"""Sensors of runs of exited processes, days about to expire, and unlisted projects."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.slow
 
 
 def tick(sensor: dg.SensorDefinition, cursor: str | None = None) -> tuple[str, str | None]:
-    """Evaluates a sensor; returns what it said, and its cursor."""
+    """Evaluates a sensor; returns its message and its cursor."""
     with dg.DagsterInstance.ephemeral() as instance, dg.build_sensor_context(instance, cursor) as context:
-        said = sensor(context)
-        assert isinstance(said, dg.SkipReason)
-        return said.skip_message or "", context.cursor
+        skipped = sensor(context)
+        assert isinstance(skipped, dg.SkipReason)
+        return skipped.skip_message or "", context.cursor
 
 
 def titles() -> list[str]:
@@ -37,7 +37,7 @@ def titles() -> list[str]:
 
 @pytest.fixture
 def alerts_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A target is set up; nobody answers there, and what is said waits in the outbox."""
+    """Configures an unreachable target, so that alerts stay in the outbox."""
     monkeypatch.setenv("LSE_ALERT_WEBHOOK_URL", "http://127.0.0.1:1/")
 
 
@@ -53,22 +53,18 @@ def test_every_sensor_runs_from_the_first_start() -> None:
     assert all(sensor.default_status == DefaultSensorStatus.RUNNING for sensor in SENSORS)
 
 
-def test_days_in_the_last_third_of_the_retention_are_warned_of_once(
-    bare_installation: Installation, alerts_on: None
-) -> None:
+def test_days_about_to_expire_are_one_warning(bare_installation: Installation, alerts_on: None) -> None:
     list_project(bare_installation, first_day_back=100)
-    said, cursor = tick(expiring_days_sensor)
-    assert "4 days" in said
+    skipped, cursor = tick(expiring_days_sensor)
+    assert "4 days" in skipped
     [title] = titles()
     assert title == f"4 days are not archived and verified, and can be fetched until {today()} only"
-    said, _ = tick(expiring_days_sensor, cursor)
-    assert "0 of them new" in said
+    skipped, _ = tick(expiring_days_sensor, cursor)
+    assert "0 of them new" in skipped
     assert len(titles()) == 1
 
 
-def test_days_that_are_archived_and_verified_are_not_warned_of(
-    bare_installation: Installation, alerts_on: None
-) -> None:
+def test_archived_and_verified_days_are_no_warning(bare_installation: Installation, alerts_on: None) -> None:
     list_project(bare_installation, first_day_back=100)
     for back in range(1, 14):
         day = today() - timedelta(days=back)
@@ -80,13 +76,13 @@ def test_days_that_are_archived_and_verified_are_not_warned_of(
     assert [title[:6] for title in titles()] == ["1 days"]
 
 
-def test_a_young_project_is_not_warned_of(bare_installation: Installation) -> None:
+def test_a_new_project_is_no_warning(bare_installation: Installation) -> None:
     list_project(bare_installation, first_day_back=5)
-    said, _ = tick(expiring_days_sensor)
-    assert said.startswith("0 days")
+    skipped, _ = tick(expiring_days_sensor)
+    assert skipped.startswith("0 days")
 
 
-def test_projects_that_nobody_archives_are_told_of_once(installation: Installation, alerts_on: None) -> None:
+def test_unlisted_projects_are_reported_once(installation: Installation, alerts_on: None) -> None:
     for name in ("one", "two"):
         installation.fill(runs=1, project=name)
     list_project(installation, 5, name="one")
@@ -97,7 +93,7 @@ def test_projects_that_nobody_archives_are_told_of_once(installation: Installati
     assert [project.name for project in read_projects(installation.directory / "projects.toml")] == ["one"]
 
 
-def test_new_projects_are_added_where_that_is_set(installation: Installation, alerts_on: None) -> None:
+def test_new_projects_are_added_if_the_setting_is_on(installation: Installation, alerts_on: None) -> None:
     installation.fill(runs=1, project="two / 2")
     (installation.directory / "projects.toml").write_text("add_new_projects = true\n")
     _, cursor = tick(new_projects_sensor)
@@ -108,10 +104,10 @@ def test_new_projects_are_added_where_that_is_set(installation: Installation, al
     assert len(titles()) == 1
 
 
-def test_a_langsmith_that_is_down_is_asked_again(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_langsmith_keeps_the_cursor(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANGSMITH_ENDPOINT", "http://127.0.0.1:1")
-    said, cursor = tick(new_projects_sensor, '["one"]')
-    assert "could not be asked" in said
+    skipped, cursor = tick(new_projects_sensor, '["one"]')
+    assert "could not be asked" in skipped
     assert cursor == '["one"]'
 
 
@@ -124,32 +120,32 @@ def test_projects_sync_adds_what_is_missing(installation: Installation) -> None:
     assert "every project" in installation.lse("projects", "sync").out
 
 
-def test_runs_of_a_dead_process_are_failed_and_the_living_go_on(installation: Installation) -> None:
+def test_only_runs_of_exited_processes_are_failed(installation: Installation) -> None:
     waits = [sys.executable, "-c", "input()"]
     with subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
-        dead = _tags(process.pid)
+        exited = _tags(process.pid)
         process.communicate(b"\n")
     with subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
-        alive = _tags(process.pid)
-        elsewhere = dead | {"lse/host": "another"}
+        running = _tags(process.pid)
+        other = exited | {"lse/host": "another"}
         with _instance() as instance:
             runs = {
                 name: _started(instance, tags)
-                for name, tags in {"dead": dead, "alive": alive, "elsewhere": elsewhere, "copied": dead}.items()
+                for name, tags in {"exited": exited, "running": running, "elsewhere": other, "copied": exited}.items()
             }
             instance.add_run_tags(runs["copied"], {"lse/run": "of the run that this one repeats"})
             with dg.build_sensor_context(instance) as context:
-                said = dead_runs_sensor(context)
-            assert isinstance(said, dg.SkipReason)
-            assert "failed 1 " in (said.skip_message or "")
+                skipped = dead_runs_sensor(context)
+            assert isinstance(skipped, dg.SkipReason)
+            assert "failed 1 " in (skipped.skip_message or "")
             status = {name: instance.get_run_by_id(run).status for name, run in runs.items()}  # ty: ignore
-            assert status.pop("dead") == DagsterRunStatus.FAILURE
+            assert status.pop("exited") == DagsterRunStatus.FAILURE
             assert set(status.values()) == {DagsterRunStatus.STARTED}
             assert fail_exited_runs(instance, platform_starts=True) == [runs["copied"]]
         process.communicate(b"\n")
 
 
-def test_a_run_of_the_command_line_says_which_process_works_on_it(installation: Installation) -> None:
+def test_a_run_of_the_command_line_is_tagged_with_its_process(installation: Installation) -> None:
     installation.fill()
     assert installation.archive("fetch").code == 0
     with installation.instance() as instance:
@@ -177,11 +173,11 @@ def _tags(pid: int) -> dict[str, str]:
 
 
 def _started(instance: dg.DagsterInstance, tags: dict[str, str]) -> str:
-    run = instance.create_run_for_job(_nothing, tags=tags, status=DagsterRunStatus.STARTED)
+    run = instance.create_run_for_job(_empty_job, tags=tags, status=DagsterRunStatus.STARTED)
     instance.add_run_tags(run.run_id, {"lse/run": run.run_id})
     return run.run_id
 
 
 @dg.job
-def _nothing() -> None:
+def _empty_job() -> None:
     """A job without steps."""

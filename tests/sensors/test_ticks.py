@@ -1,4 +1,4 @@
-"""Dagster's own scheduler over the real code location: what a tick starts, at a given time, once."""
+"""Dagster's scheduler with the real code location: the runs that a tick starts at a given time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _DAY = "dagster/partition"
 
 @pytest.fixture
 def workspace(installation: Installation) -> Iterator[WorkspaceProcessContext]:
-    """The code location in a server of its own, over the installation's instance."""
+    """The code location in a separate server, with the installation's instance."""
     add_project(installation.directory / "projects.toml", ProjectConfig(PROJECT, (SUNDAY - timedelta(days=40)).date()))
     with (
         installation.instance() as instance,
@@ -38,7 +38,7 @@ def workspace(installation: Installation) -> Iterator[WorkspaceProcessContext]:
 
 
 def tick(workspace: WorkspaceProcessContext, now: datetime) -> list[dg.DagsterRun]:
-    """What the scheduler of a daemon that was just started asks for at this time."""
+    """Returns the runs that the scheduler of a new daemon requests at this time."""
     known = {run.run_id for run in workspace.instance.get_runs()}
     with freeze_time(now):
         errors = [error for error in launch_scheduled_runs(workspace, logging.getLogger(), now, {}) if error]
@@ -46,7 +46,7 @@ def tick(workspace: WorkspaceProcessContext, now: datetime) -> list[dg.DagsterRu
     return [run for run in workspace.instance.get_runs() if run.run_id not in known]
 
 
-def test_schedules_tick_once_for_the_days_that_are_due(
+def test_a_schedule_requests_due_days_once_per_tick(
     installation: Installation, workspace: WorkspaceProcessContext
 ) -> None:
     installation.paths(day=SUNDAY.date() - timedelta(days=20)).folder.mkdir(parents=True)

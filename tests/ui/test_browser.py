@@ -1,4 +1,4 @@
-"""Actions of users in the browser: materialize a day, backfill a range, verify again, get an alert."""
+"""User actions in the browser: materialize a day, backfill a range, verify again, get an alert."""
 
 from __future__ import annotations
 

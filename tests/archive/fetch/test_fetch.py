@@ -1,4 +1,4 @@
-"""A day fetched from a local LangSmith, in both dialects: every run of the day, byte for byte, and none besides."""
+"""Fetch from a local LangSmith with both API versions: exactly the runs of the day, byte for byte."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from langsmith_fixtures import DAY, END, PROJECT, START, Cloud, local_cloud, photograph, published
+from langsmith_fixtures import DAY, END, PROJECT, START, Cloud, file_states, local_cloud, published
 
 from lse_archive.days import format_time
 from lse_archive.errors import AccessError, SettingsError, SourceError
@@ -48,7 +48,7 @@ def test_v2_runs_are_kept_byte_for_byte(cloud):
 
 
 def test_v1_runs_are_kept_as_they_were_sent(cloud):
-    cloud.speak("v1")
+    cloud.use_api("v1")
     cloud.generate(250)
     run_id = cloud.put(START + 5)
     raw = b'{ "id": "%s", "start_time":"2026-01-02T00:00:00.000005", "inputs": {"a":[1.50]} }' % run_id.encode()
@@ -67,7 +67,7 @@ def test_v1_runs_are_kept_as_they_were_sent(cloud):
     assert len(cloud.queries()) == 3
 
 
-def test_no_secret_link_is_asked_for(cloud):
+def test_secret_links_are_not_requested(cloud):
     cloud.put()
     cloud.fetch()
     asked = {name for entry in cloud.queries() for name in entry.facts["selects"]}
@@ -78,7 +78,7 @@ def test_no_secret_link_is_asked_for(cloud):
 @pytest.mark.parametrize("api_version", DIALECTS)
 @pytest.mark.parametrize("inclusive", [False, True])
 def test_a_day_ends_with_its_last_microsecond(cloud, api_version, inclusive):
-    cloud.speak(api_version)
+    cloud.use_api(api_version)
     cloud.server.behaviour.max_start_inclusive = inclusive
     ours = {cloud.put(START), cloud.put(START + 1), cloud.put(END - 1), cloud.put(START + 43_200_000_000)}
     theirs = {cloud.put(START - 1), cloud.put(END)}
@@ -94,7 +94,7 @@ def test_a_day_ends_with_its_last_microsecond(cloud, api_version, inclusive):
 @pytest.mark.parametrize("runs", [30, 31, 40])
 @pytest.mark.parametrize("api_version", DIALECTS)
 def test_many_runs_on_one_microsecond(cloud, api_version, runs):
-    cloud.speak(api_version)
+    cloud.use_api(api_version)
     moment = START + 1_000_000
     ids = {cloud.put(moment) for _ in range(runs)} | {cloud.put(moment - 1), cloud.put(moment + 1)}
     assert cloud.fetch(page_size=10).count_check == "equal"
@@ -102,8 +102,8 @@ def test_many_runs_on_one_microsecond(cloud, api_version, runs):
 
 
 @pytest.mark.parametrize("api_version", DIALECTS)
-def test_a_day_without_runs_is_a_day(cloud, api_version):
-    cloud.speak(api_version)
+def test_a_day_without_runs_is_published(cloud, api_version):
+    cloud.use_api(api_version)
     result = cloud.fetch()
     assert (result.outcome, result.runs, result.count_check) == ("created", 0, "equal")
     assert cloud.fetch().outcome == "unchanged"
@@ -141,8 +141,8 @@ def test_runs_of_every_kind(cloud):
         '"../../🎉/\\" quotes"'.encode(),
     ],
 )
-def test_odd_json_costs_neither_itself_nor_its_page(cloud, api_version, odd):
-    cloud.speak(api_version)
+def test_unusual_json_is_kept_with_its_page(cloud, api_version, odd):
+    cloud.use_api(api_version)
     run_id = cloud.put(START + 7)
     spoiled = b'{"id":"%s", "start_time": "%s" ,"name":"../x","inputs":%s}'
     spoiled %= (run_id.encode(), format_time(START + 7).encode(), odd)
@@ -154,7 +154,7 @@ def test_odd_json_costs_neither_itself_nor_its_page(cloud, api_version, odd):
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", 'say "hi"', "été 🎉", "x" * 300, "per%2Fcent", " spaces "])
-def test_any_project_name(cloud, name):
+def test_a_project_of_any_name_is_fetched(cloud, name):
     run_id = cloud.put(project=name)
     client = LangSmith(cloud.settings)
     paths = replace(cloud.paths, project=name)
@@ -181,14 +181,14 @@ def test_runs_that_belong_elsewhere_are_named_and_put_aside(cloud):
 
 
 @pytest.mark.parametrize("status", [404, 405, 501])
-def test_a_deployment_that_claims_v2_and_does_not_have_it(cloud, status):
+def test_v1_is_used_if_announced_v2_is_missing(cloud, status):
     cloud.server.behaviour.v2_status = status
     cloud.generate(20)
     assert cloud.fetch().api == "v1"
     assert set(cloud.published()) == set(cloud.served())
 
 
-def test_a_deployment_that_claims_to_be_old_and_has_lost_v1(cloud):
+def test_v2_is_used_if_v1_was_removed(cloud):
     cloud.server.behaviour.version, cloud.server.behaviour.flags = "0.15.0", {}
     cloud.server.behaviour.v1_status = 404
     cloud.generate(20)
@@ -196,7 +196,7 @@ def test_a_deployment_that_claims_to_be_old_and_has_lost_v1(cloud):
     assert cloud.published() == cloud.served()
 
 
-def test_the_endpoint_may_be_given_with_its_version(cloud):
+def test_the_endpoint_may_include_its_version(cloud):
     cloud.generate(20)
     for suffix in ("/api/v1", "/api/v1/", "/"):
         cloud.settings = replace(cloud.settings, endpoint=cloud.server.url + suffix)
@@ -205,8 +205,8 @@ def test_the_endpoint_may_be_given_with_its_version(cloud):
 
 @pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.parametrize("suffix", ["", "/api/v1"])
-def test_offloaded_payloads_are_put_in_their_place_without_the_key(cloud, relative, suffix):
-    cloud.speak("v1")
+def test_offloaded_payloads_are_inserted_and_requested_without_the_key(cloud, relative, suffix):
+    cloud.use_api("v1")
     behaviour = cloud.server.behaviour
     behaviour.offload_bytes, behaviour.relative_links = 1000, relative
     cloud.settings = replace(cloud.settings, endpoint=cloud.server.url + suffix)
@@ -224,13 +224,13 @@ def test_offloaded_payloads_are_put_in_their_place_without_the_key(cloud, relati
     assert files[large]["outputs"] == {"odd": [1.50, "ü"] * 300}
     assert files[small]["inputs"] == {"q": 1}
     assert not any(b"signature" in content for content in cloud.published().values())
-    before = photograph(cloud.paths.folder)
+    before = file_states(cloud.paths.folder)
     assert cloud.fetch().unchanged == 3
-    assert photograph(cloud.paths.folder) == before
+    assert file_states(cloud.paths.folder) == before
 
 
-def test_an_expired_link_is_asked_for_again(cloud):
-    cloud.speak("v1")
+def test_an_expired_link_is_requested_again(cloud):
+    cloud.use_api("v1")
     behaviour = cloud.server.behaviour
     behaviour.offload_bytes, behaviour.link_seconds = 1000, -10.0
     cloud.put(inputs={"q": "x" * 2000})
@@ -253,7 +253,7 @@ def test_a_wrong_key_is_explained_at_once_and_never_shown(cloud):
     assert "lsv2_secret" not in f"{failure.value} {failure.value!r} {cloud.settings!r}"
 
 
-def test_a_server_that_repeats_the_key_does_not_betray_it(cloud):
+def test_a_key_in_an_answer_is_not_shown(cloud):
     cloud.server.faults.add(Fault("status", status=400, body=b'{"detail":"bad key lsv2_pt_demo"}'))
     with pytest.raises(SourceError) as failure:
         cloud.fetch()
@@ -262,13 +262,13 @@ def test_a_server_that_repeats_the_key_does_not_betray_it(cloud):
 
 
 @pytest.mark.parametrize("key", ["", "with space", "line\n", "ümlaut"])
-def test_a_key_that_cannot_be_one_is_refused(cloud, key):
+def test_a_malformed_key_is_refused(cloud, key):
     with pytest.raises(SettingsError, match="LANGSMITH_API_KEY") as failure:
         LangSmith(replace(cloud.settings, api_key=key))
     assert not key or key not in str(failure.value)
 
 
-def test_a_key_of_an_organisation_needs_a_workspace(cloud):
+def test_a_key_of_an_organization_requires_a_workspace(cloud):
     cloud.server.behaviour.org_scoped = True
     cloud.put()
     with pytest.raises(AccessError, match="LANGSMITH_WORKSPACE_ID"):
@@ -288,7 +288,7 @@ def test_an_unknown_project_is_named(cloud):
     client.close()
 
 
-def test_a_server_that_is_not_there(cloud):
+def test_an_unreachable_server_is_a_clear_error(cloud):
     with httpx.Client() as http:
         assert http.get(f"{cloud.server.url}/info").status_code == 200
     cloud.settings = replace(cloud.settings, endpoint="http://127.0.0.1:1", patience=0.0)

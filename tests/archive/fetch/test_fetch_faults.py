@@ -1,4 +1,4 @@
-"""The fault matrix: whatever LangSmith does to a fetch, the day is published whole and exact, or not at all."""
+"""Fetches with faults of LangSmith: the day is published complete, or not at all."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def cloud() -> Iterator[Cloud]:
         yield cloud
 
 
-def crowd(cloud: Cloud) -> None:
-    """Puts a microsecond that spans pages among the other runs."""
+def put_crowded_microsecond(cloud: Cloud) -> None:
+    """Adds more runs on one microsecond than fit on a page."""
     for _ in range(2 * PAGE + 3):
         cloud.put(START + 50_000_000_000)
 
 
-def arriving(cloud: Cloud) -> Callable[[], object]:
-    """A run that starts in the day while it is fetched, now here and now there."""
+def add_run_action(cloud: Cloud) -> Callable[[], object]:
+    """Returns an action that adds a run to the day at changing times."""
     numbers = count(1)
     return lambda: cloud.put(START + (next(numbers) * 7_777_777_777) % (END - START))
 
 
-# Each fault strikes now and then, so that it also strikes what follows on it.
+# Each fault occurs at random, so that it also affects the retries.
 MATRIX: dict[str, list[Fault]] = {
     "429 with seconds": [Fault("status", _V1, status=429, headers={"Retry-After": "0"}, rate=0.3)],
     "429 with a date": [
@@ -85,11 +85,11 @@ ALL = [replace(fault, rate=fault.rate / 10) for faults in MATRIX.values() for fa
         *((name, "v1") for name in ("page repeated", "cursor lost 404", "all together")),
     ],
 )
-def test_the_published_day_is_the_servers_day(cloud, name, api_version):
-    if name != "cursor lost always":  # there is no way through a crowd without any cursor
-        crowd(cloud)
+def test_the_published_day_equals_the_servers_day(cloud, name, api_version):
+    if name != "cursor lost always":  # such a microsecond cannot be fetched without cursors
+        put_crowded_microsecond(cloud)
     cloud.server.faults = Faults(*(MATRIX.get(name) or ALL), seed=7)
-    cloud.speak(api_version)
+    cloud.use_api(api_version)
     result = cloud.fetch(page_size=PAGE)
     assert (result.count_check, result.api, result.runs) == ("equal", api_version, len(cloud.served()))
     assert set(cloud.published()) == set(cloud.served())
@@ -98,13 +98,13 @@ def test_the_published_day_is_the_servers_day(cloud, name, api_version):
     assert cloud.server.faults.struck() > 0
 
 
-def test_runs_that_arrive_during_the_fetch_are_all_there(cloud):
-    cloud.server.faults.add(Fault("call", _V2, rate=0.7, times=6, action=arriving(cloud)))
+def test_runs_that_arrive_during_the_fetch_are_published(cloud):
+    cloud.server.faults.add(Fault("call", _V2, rate=0.7, times=6, action=add_run_action(cloud)))
     assert cloud.fetch(page_size=PAGE).count_check == "equal"
     assert cloud.published() == cloud.served()
 
 
-def test_answers_that_are_too_large_are_asked_for_in_halves(cloud):
+def test_the_page_size_is_halved_for_large_answers(cloud):
     cloud.server.behaviour.max_page_bytes = 20_000
     assert cloud.fetch(page_size=PAGE).count_check == "equal"
     assert cloud.published() == cloud.served()
@@ -120,29 +120,29 @@ def test_one_run_that_is_too_large_is_an_error(cloud):
     assert not cloud.paths.folder.exists()
 
 
-def test_a_page_grows_again_after_a_bad_time(cloud):
+def test_the_page_size_grows_again_after_errors(cloud):
     cloud.server.faults.add(Fault("status", _V2, status=502, times=3))
     cloud.fetch(page_size=PAGE)
     sizes = [entry.facts["page_size"] for entry in cloud.queries() if entry.status == 200]
     assert PAGE in sizes[sizes.index(min(sizes)) :]
 
 
-def test_an_answer_that_does_not_come_is_asked_for_again(cloud):
+def test_a_request_without_an_answer_is_retried(cloud):
     cloud.settings = replace(cloud.settings, timeout=0.3)
     cloud.server.faults.add(Fault("slow", _V2, delay=60.0, times=2, after=3))
     assert cloud.fetch(page_size=PAGE).count_check == "equal"
     assert cloud.published() == cloud.served()
 
 
-def test_what_a_fetch_waits_for_is_told_once(cloud, caplog):
+def test_the_cause_of_a_wait_is_reported_once(cloud, caplog):
     cloud.server.faults.add(Fault("status", _V2, status=500, times=30, body=b"lsv2_pt_demo is down"))
     cloud.settings = replace(cloud.settings, patience=7.0)
     assert cloud.fetch(page_size=PAGE).count_check == "equal"
-    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert told == ["  waiting for LangSmith: HTTP 500 … is down; retrying for 7 s"]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["  waiting for LangSmith: HTTP 500 … is down; retrying for 7 s"]
 
 
-# ---- what cannot be survived is said, and what was fetched is not asked for again ------------------------------------
+# ---- permanent faults ------------------------------------------------------------------------------------------------
 
 FATAL: dict[str, tuple[Fault, str]] = {
     "400": (Fault("status", status=400), "A retry does not help"),
@@ -174,7 +174,7 @@ def test_a_failed_fetch_publishes_nothing_and_is_continued(cloud, name):
     fault = replace(fault, match=_V2 if fault.match is not has_cursor else with_cursor, after=6)
     cloud.settings = replace(cloud.settings, patience=0.02)
     if name == "same page for ever":
-        crowd(cloud)
+        put_crowded_microsecond(cloud)
     cloud.server.faults.add(fault)
     with pytest.raises(SourceError, match=message) as failure:
         cloud.fetch(page_size=PAGE)
@@ -193,7 +193,7 @@ def test_a_failed_fetch_publishes_nothing_and_is_continued(cloud, name):
     assert not cloud.paths.staging.exists()
 
 
-def test_a_project_that_goes_during_the_fetch(cloud):
+def test_a_project_deleted_during_the_fetch_is_an_error(cloud):
     gone = Fault("call", _V2, after=5, times=1, action=lambda: cloud.store.rename_project(PROJECT, "away"))
     vanish = Fault("call", _V2, after=5, times=1, action=lambda: cloud.store.delete_project("away"))
     cloud.server.faults.add(gone).add(vanish)
@@ -204,7 +204,7 @@ def test_a_project_that_goes_during_the_fetch(cloud):
         cloud.fetch()
 
 
-def test_a_failing_count_does_not_cost_the_pages(cloud):
+def test_pages_are_kept_if_the_count_fails(cloud):
     cloud.settings = replace(cloud.settings, patience=0.02)
     cloud.server.faults.add(Fault("status", on("POST", "/runs/stats"), status=500))
     with pytest.raises(SourceError, match="cannot count"):
@@ -217,7 +217,7 @@ def test_a_failing_count_does_not_cost_the_pages(cloud):
     assert cloud.published() == cloud.served()
 
 
-def test_the_announced_end_of_a_route_is_told_once(cloud, caplog):
+def test_the_announced_end_of_a_route_is_reported_once(cloud, caplog):
     empty = b'{"items":[],"next_cursor":null}'
     cloud.server.faults.add(Fault("invalid_json", _V2, body=empty, headers={"Sunset": "Sun, 31 Jan 2027 00:00:00 GMT"}))
     for _ in range(3):
@@ -227,7 +227,7 @@ def test_the_announced_end_of_a_route_is_told_once(cloud, caplog):
     assert [record.levelname for record in caplog.records if "31 Jan 2027" in record.message] == ["WARNING"] * 3
 
 
-def test_the_limit_of_counts_is_waited_for(cloud):
+def test_a_count_waits_for_its_rate_limit(cloud):
     cloud.server.behaviour.stats_limit = RateLimit(1, 0.2)
     cloud.server.behaviour.retry_after = None
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""A fetch that is killed, or whose disk is full: never a part of a day is seen, and the next call finishes it."""
+"""Fetches that are killed or run out of disk space: no partial day is published, and the next fetch completes it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from fetch_process import FetchProcess
-from langsmith_fixtures import START, Cloud, local_cloud, photograph
+from langsmith_fixtures import START, Cloud, file_states, local_cloud
 
 pytestmark = pytest.mark.slow
 
 RUNS = 60
 PAGE = 10
-DEATHS = 10
+KILLS = 10
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def cloud() -> Iterator[Cloud]:
 
 
 def change(cloud: Cloud) -> None:
-    """What happens to a day after it was archived: runs change, go and come."""
+    """Changes, deletes and adds a run of an archived day."""
     changed, gone, *_ = sorted(cloud.served())
     cloud.store.change(changed, total_tokens=123_456)
     cloud.store.delete([gone])
@@ -42,7 +42,7 @@ def change(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("existed", [False, True])
-def test_killed_at_random_moments(cloud, process, existed):
+def test_a_fetch_killed_at_random_events_is_completed_by_the_next(cloud, process, existed):
     def directory(name: str) -> Path:
         cloud.paths = type(cloud.paths)(
             cloud.paths.project, cloud.paths.day, cloud.directory / name / "data", cloud.directory / name / "archives"
@@ -55,40 +55,40 @@ def test_killed_at_random_moments(cloud, process, existed):
         for name in names:
             assert process.fetch(cloud.server.url, directory(name))["status"] == 0
         change(cloud)
-    whole = old | cloud.served()
+    complete = old | cloud.served()
     events = process.fetch(cloud.server.url, directory(names[0]), page_size=PAGE)["events"]
     assert events > RUNS
-    moments = random.Random(f"kill {existed}").sample(range(1, events), len(names) - 1)
-    deaths = 0
-    for name, moment in zip(names[1:], moments, strict=True):
+    kill_points = random.Random(f"kill {existed}").sample(range(1, events), len(names) - 1)
+    kills = 0
+    for name, kill_point in zip(names[1:], kill_points, strict=True):
         where = directory(name)
-        killed = process.fetch(cloud.server.url, where, page_size=PAGE, die_at=moment)
-        if killed["status"] == 0:  # the threads took fewer steps this time: it ended before its moment
-            assert cloud.published() == whole
+        killed = process.fetch(cloud.server.url, where, page_size=PAGE, kill_at=kill_point)
+        if killed["status"] == 0:  # this fetch had fewer events and ended before its kill point
+            assert cloud.published() == complete
             continue
         assert killed["status"] == -9
-        assert cloud.published() in ({}, old, whole)
+        assert cloud.published() in ({}, old, complete)
         staged = cloud.paths.staging / "runs"
         asked = len(cloud.queries())
         missing = len(cloud.served()) - (len(list(staged.iterdir())) if staged.exists() else 0)
         result = process.fetch(cloud.server.url, where, page_size=PAGE)
         assert result["status"] == 0
-        assert cloud.published() == whole
+        assert cloud.published() == complete
         assert not cloud.paths.staging.exists()
         assert not cloud.paths.retired.exists()
         again = sum(entry.facts["runs"] for entry in cloud.queries()[asked:])
         assert again <= max(missing, 0) + 5 * PAGE or again == len(cloud.served())
-        deaths += 1
-        if deaths == DEATHS:
+        kills += 1
+        if kills == KILLS:
             return
-    pytest.fail(f"only {deaths} of {len(moments)} fetches were killed")
+    pytest.fail(f"only {kills} of {len(kill_points)} fetches were killed")
 
 
-def test_killed_between_the_moves_of_a_publication(cloud, process):
+def test_a_kill_between_the_moves_of_a_publication_is_repaired(cloud, process):
     assert process.fetch(cloud.server.url, cloud.directory)["status"] == 0
     old = cloud.served()
     change(cloud)
-    killed = process.fetch(cloud.server.url, cloud.directory, die_before_move_to=str(cloud.paths.folder))
+    killed = process.fetch(cloud.server.url, cloud.directory, kill_before_move_to=str(cloud.paths.folder))
     assert killed["status"] == -9
     assert not cloud.paths.folder.exists()
     cloud.server.behaviour.api_keys = frozenset()  # the repair needs no LangSmith
@@ -100,8 +100,8 @@ def test_killed_between_the_moves_of_a_publication(cloud, process):
     assert not cloud.paths.retired.exists()
 
 
-def test_a_file_that_the_system_takes_only_in_part(cloud, process):
-    """A limit of file sizes acts like a quota: the first write is cut short, the next one fails."""
+def test_a_partly_written_file_is_not_published(cloud, process):
+    """A file size limit acts like a quota: the first write is partial, the next one fails."""
     big = cloud.put(START + 1, inputs={"text": "x" * 3_000_000})
     failed = process.fetch(cloud.server.url, cloud.directory, page_size=PAGE, largest_file=2_000_000)
     assert failed["status"] == 1
@@ -116,22 +116,22 @@ def test_a_file_that_the_system_takes_only_in_part(cloud, process):
 def test_a_full_disk(cloud, process):
     assert process.fetch(cloud.server.url, cloud.directory)["status"] == 0
     before = cloud.published()
-    photo = photograph(cloud.paths.folder)
+    states = file_states(cloud.paths.folder)
     for number in range(40):
         cloud.put(START + number, inputs={"text": "x" * 100_000})
     with limited(cloud.directory / "data", 2_000_000) as limit:
         failed = process.fetch(cloud.server.url, cloud.directory, page_size=PAGE, **limit)
         assert failed["status"] == 1
         assert "Free space" in failed["error"]
-        if cloud.paths.folder.exists():  # not where the small disk lies over it
-            assert photograph(cloud.paths.folder) == photo
+        if cloud.paths.folder.exists():  # not where the small disk is mounted over it
+            assert file_states(cloud.paths.folder) == states
     assert process.fetch(cloud.server.url, cloud.directory)["outcome"] == "updated"
     assert cloud.published() == before | cloud.served()
 
 
 @contextlib.contextmanager
 def limited(directory: Path, size: int) -> Generator[dict[str, int]]:
-    """A disk of so many bytes under `directory`; where the user may mount none, files may not be larger than few."""
+    """Mounts a disk of this size, or yields a file size limit if the user may not mount."""
     directory.mkdir(parents=True, exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
     mounted = os.geteuid() == 0 and subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0

@@ -1,4 +1,4 @@
-"""What a second fetch does to a day that is there: nothing is lost, and nothing new writes nothing."""
+"""A second fetch of a day: it keeps every run, and writes nothing if nothing changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from langsmith_fixtures import PROJECT, START, Cloud, local_cloud, photograph
+from langsmith_fixtures import PROJECT, START, Cloud, file_states, local_cloud
 
 from lse_archive.days import format_time
 from lse_archive.errors import AccessError, CorruptArchiveError
@@ -26,18 +26,18 @@ def cloud() -> Iterator[Cloud]:
         yield cloud
 
 
-def test_nothing_new_writes_nothing(cloud):
+def test_a_fetch_without_changes_writes_nothing(cloud):
     cloud.generate(50)
     cloud.fetch()
-    before = photograph(cloud.paths.folder)
+    before = file_states(cloud.paths.folder)
     result = cloud.fetch(page_size=7)
     assert (result.outcome, result.unchanged, result.added) == ("unchanged", 50, 0)
-    assert photograph(cloud.paths.folder) == before
+    assert file_states(cloud.paths.folder) == before
     assert read_state(cloud.paths).last_fetched_at is not None
 
 
 def test_an_unchanged_day_is_read_once(cloud):
-    """Counts how often each published file is opened to be read."""
+    """Counts how often each published file is opened for reading."""
     cloud.generate(50)
     cloud.fetch()
     (cloud.paths.folder / "notes.txt").write_bytes(b"by hand")
@@ -64,7 +64,7 @@ def test_an_unchanged_day_is_read_once(cloud):
 def test_a_folder_that_differs_from_its_checksums_is_published_again(cloud, change):
     cloud.generate(5)
     cloud.fetch()
-    before = photograph(cloud.paths.folder)
+    before = file_states(cloud.paths.folder)
     if change == "a file more":
         (cloud.paths.folder / "notes.txt").write_bytes(b"by hand")
     elif change == "another summary":
@@ -74,44 +74,44 @@ def test_a_folder_that_differs_from_its_checksums_is_published_again(cloud, chan
         (cloud.paths.folder / SUMS).unlink()
     assert cloud.fetch().outcome == "updated"
     assert is_as_recorded(cloud.paths)
-    assert photograph(cloud.paths.folder) != before
+    assert file_states(cloud.paths.folder) != before
     assert cloud.fetch().outcome == "unchanged"
 
 
-def spoil_fewer(cloud: Cloud) -> None:
+def damage_fewer(cloud: Cloud) -> None:
     cloud.store.delete(list(cloud.served())[:20])
 
 
-def spoil_none(cloud: Cloud) -> None:
+def damage_none(cloud: Cloud) -> None:
     cloud.store.delete(cloud.served())
 
 
-def spoil_key(cloud: Cloud) -> None:
+def damage_key(cloud: Cloud) -> None:
     cloud.server.behaviour.api_keys = frozenset({"another"})
 
 
-def spoil_name(cloud: Cloud) -> None:
+def damage_name(cloud: Cloud) -> None:
     cloud.store.rename_project(PROJECT, "renamed")
 
 
-def spoil_project(cloud: Cloud) -> None:
+def damage_project(cloud: Cloud) -> None:
     cloud.store.delete_project(PROJECT)
 
 
-@pytest.mark.parametrize("spoil", [spoil_fewer, spoil_none, spoil_key, spoil_name, spoil_project])
-def test_what_langsmith_loses_is_not_lost_here(cloud, spoil):
+@pytest.mark.parametrize("damage", [damage_fewer, damage_none, damage_key, damage_name, damage_project])
+def test_runs_deleted_in_langsmith_are_kept(cloud, damage):
     cloud.generate(50)
     cloud.fetch()
-    before = photograph(cloud.paths.folder)
-    spoil(cloud)
-    if spoil in (spoil_fewer, spoil_none):
+    before = file_states(cloud.paths.folder)
+    damage(cloud)
+    if damage in (damage_fewer, damage_none):
         result = cloud.fetch()
         assert (result.outcome, result.runs, result.no_longer_served) == ("unchanged", 50, 50 - len(cloud.served()))
         assert len(read_state(cloud.paths).no_longer_served) == result.no_longer_served
     else:
         with pytest.raises(AccessError):
             cloud.fetch()
-    assert photograph(cloud.paths.folder) == before
+    assert file_states(cloud.paths.folder) == before
 
 
 def test_the_union_is_published(cloud):
@@ -128,14 +128,14 @@ def test_the_union_is_published(cloud):
     assert cloud.published() == first | cloud.served()
     assert added in cloud.published()
     assert read_state(cloud.paths).no_longer_served == [gone]
-    # It comes back: nothing changes but the mark.
-    before = photograph(cloud.paths.folder)
+    # The run is served again: only the mark changes.
+    before = file_states(cloud.paths.folder)
     cloud.store.put_raw(PROJECT, first[gone])
     assert cloud.fetch().no_longer_served == 0
-    assert photograph(cloud.paths.folder) == before
+    assert file_states(cloud.paths.folder) == before
 
 
-def test_runs_are_given_up_only_when_told_to(cloud):
+def test_runs_are_removed_only_with_allow_shrink(cloud):
     cloud.generate(30)
     cloud.fetch()
     cloud.store.delete(list(cloud.served())[:10])
@@ -145,21 +145,21 @@ def test_runs_are_given_up_only_when_told_to(cloud):
     assert cloud.published() == cloud.served()
 
 
-def test_another_order_of_keys_or_signed_links_are_no_change(cloud):
+def test_key_order_and_signed_links_are_no_change(cloud):
     run_id = cloud.put(START + 1, inputs={"a": 1.0, "b": [1]}, share_url="https://x/1")
     cloud.fetch()
-    before = photograph(cloud.paths.folder)
+    before = file_states(cloud.paths.folder)
     for same in (b'{"share_url":"https://x/2","inputs":{"b":[1],"a":1.0},', b'{"inputs": {"a":1.0, "b":[1]},'):
         rest = b'"run_type":"CHAIN","status":"SUCCESS","start_time":"%s","id":"%s"}'
         cloud.store.put_raw(PROJECT, same + rest % (format_time(START + 1).encode(), run_id.encode()))
         assert cloud.fetch().unchanged == 1
-    assert photograph(cloud.paths.folder) == before
+    assert file_states(cloud.paths.folder) == before
     other = b'{"inputs":{"b":[1],"a":1.00},' + rest % (format_time(START + 1).encode(), run_id.encode())
     cloud.store.put_raw(PROJECT, other)
     assert cloud.fetch().changed == 1
 
 
-def test_folders_of_older_tools_are_taken_over(cloud):
+def test_folders_of_older_tools_are_adopted(cloud):
     runs = {cloud.put(START + number): START + number for number in range(4)}
     same, wrapped, changed, fresh = runs
     served = cloud.served()
@@ -178,9 +178,9 @@ def test_folders_of_older_tools_are_taken_over(cloud):
     assert "changed.json" not in names
     assert cloud.summary().unfit_files == ["broken.json", "notes.txt"]
     assert any(name.startswith(fresh) for name in names)
-    before = photograph(folder)
+    before = file_states(folder)
     assert cloud.fetch().outcome == "unchanged"
-    assert photograph(folder) == before
+    assert file_states(folder) == before
 
 
 def damage_text(path: Path) -> None:
@@ -207,21 +207,21 @@ def test_a_damaged_file_is_repaired_while_langsmith_serves_its_run(cloud, damage
 
 
 @pytest.mark.parametrize("damage", [damage_text, damage_id, damage_json, Path.unlink])
-def test_a_damaged_file_whose_run_is_gone_stops_the_fetch(cloud, damage):
+def test_a_damaged_file_whose_run_is_no_longer_served_stops_the_fetch(cloud, damage):
     for number in range(4):
         cloud.put(START + number, name="x" * 50)
     cloud.fetch()
     victim = next(cloud.paths.folder.glob("0*.json"))
     cloud.store.delete([victim.name.partition("_")[0]])
     damage(victim)
-    before = photograph(cloud.paths.folder)
+    before = file_states(cloud.paths.folder)
     with pytest.raises(CorruptArchiveError, match="damaged or missing"):
         cloud.fetch()
-    assert photograph(cloud.paths.folder) == before
+    assert file_states(cloud.paths.folder) == before
     assert cloud.fetch(allow_shrink=True).runs == 3
 
 
-def test_a_damaged_summary_is_made_anew(cloud):
+def test_a_damaged_summary_is_written_again(cloud):
     cloud.generate(5)
     cloud.fetch()
     (cloud.paths.folder / "_summary.json").write_bytes(b"{")

@@ -1,4 +1,4 @@
-"""The proof of a fetched day: LangSmith's own count against what it served."""
+"""The check of a fetched day: LangSmith's count against the runs that it served."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from langsmith_fixtures import DAY, END, START, Cloud, local_cloud, photograph
+from langsmith_fixtures import DAY, END, START, Cloud, file_states, local_cloud
 
 from lse_archive.errors import SourceError
 from lse_archive.folder.state import read_state
@@ -26,8 +26,8 @@ def count_requests(cloud: Cloud) -> int:
 
 
 @pytest.mark.parametrize("api_version", DIALECTS)
-def test_runs_that_arrive_late_are_found_by_the_repair_pass(cloud, api_version):
-    cloud.speak(api_version)
+def test_the_repair_pass_finds_runs_that_arrive_late(cloud, api_version):
+    cloud.use_api(api_version)
     cloud.generate(50)
     late: list[str] = []
     arrive = Fault("call", match=on("POST", "/runs/stats"), times=1, action=lambda: late.append(cloud.put(END - 1)))
@@ -41,7 +41,7 @@ def test_runs_that_arrive_late_are_found_by_the_repair_pass(cloud, api_version):
     assert [entry.facts["runs"] for entry in fetched_again] == [1]
 
 
-def test_a_day_that_stays_short_is_published_and_says_so(cloud):
+def test_an_incomplete_day_is_published_with_its_count(cloud):
     cloud.generate(50)
     cloud.server.behaviour.stats_offset = 2
     result = cloud.fetch()
@@ -51,18 +51,18 @@ def test_a_day_that_stays_short_is_published_and_says_so(cloud):
     state = read_state(cloud.paths)
     assert (state.count_check, state.served_runs, state.langsmith_count) == ("fewer", 50, 52)
     cloud.server.behaviour.stats_offset = 0
-    before = photograph(cloud.paths.folder)
+    before = file_states(cloud.paths.folder)
     assert cloud.fetch().count_check == "equal"
-    assert photograph(cloud.paths.folder) == before
+    assert file_states(cloud.paths.folder) == before
 
 
-def test_a_count_below_ours_is_told(cloud):
+def test_a_count_below_the_served_runs_is_reported(cloud):
     cloud.generate(50)
     cloud.server.behaviour.stats_offset = -3
     assert (cloud.fetch().count_check, read_state(cloud.paths).count_check) == ("more", "more")
 
 
-def test_a_deployment_that_cannot_count(cloud):
+def test_a_deployment_without_counts_requires_no_count(cloud):
     cloud.generate(5)
     cloud.server.faults.add(Fault("status", match=on("POST", "/runs/stats"), status=404))
     with pytest.raises(SourceError, match="--no-count"):
@@ -84,7 +84,7 @@ def test_past_the_retention_nothing_is_proven(cloud, monkeypatch, age, proof):
     assert cloud.fetch(retention_days=None).count_check == "equal"
 
 
-def test_an_earlier_proof_is_kept_while_the_day_is_unchanged(cloud):
+def test_an_earlier_count_check_is_kept_while_the_day_is_unchanged(cloud):
     cloud.generate(20)
     cloud.fetch()
     gone = list(cloud.served())[:15]

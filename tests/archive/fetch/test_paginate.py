@@ -1,4 +1,4 @@
-"""The walk: every run of the window reaches the sink, whatever the source does to its pages."""
+"""Pagination: every run of the window is returned, whatever faults the pages have."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Run = tuple[int, int]  # start and number
 
 
 class Source:
-    """Serves runs newest first in pages; `spoil` may change an answer, or raise in its place."""
+    """Serves runs newest first in pages; `change` may change an answer or raise."""
 
     api_version, project_id, requests, throttled = "v2", "", 0, 0
 
     def __init__(
-        self, runs: list[Run], page_size: int, spoil: Callable[[Page, str | None], Page] | None = None
+        self, runs: list[Run], page_size: int, change: Callable[[Page, str | None], Page] | None = None
     ) -> None:
         self.runs = sorted(runs, reverse=True)
         self.page_size = page_size
-        self.spoil = spoil or (lambda page, cursor: page)
+        self.change = change or (lambda page, cursor: page)
         self.workers = 1
         self.asked: list[tuple[Window, str | None]] = []
 
@@ -49,7 +49,7 @@ class Source:
         end = begin + size
         page = [b"%d %d" % run for run in found[begin:end]]
         more = str(end) if end < len(found) else None
-        return self.spoil(Page(page, more, full=len(page) == size), cursor)
+        return self.change(Page(page, more, full=len(page) == size), cursor)
 
     def runs_by_id(self, ids: list[str], window: Window) -> list[bytes]:
         raise NotImplementedError
@@ -84,7 +84,7 @@ class Sink:
         assert wanted <= self.runs, "a window was called complete that is not"
 
 
-def walked(source: Source, window: Window) -> Sink:
+def paginated(source: Source, window: Window) -> Sink:
     sink = Sink(source.runs)
     paginate(source, sink, [window])
     assert sink.runs == {run for run in source.runs if run[0] in window}
@@ -99,15 +99,15 @@ WINDOW = Window(0, 50)
 
 @settings(deadline=None)
 @given(RUNS, st.integers(3, 12), st.integers(1, 8))
-def test_every_run_of_the_window_is_brought(runs, page_size, workers):
+def test_every_run_of_the_window_is_returned(runs, page_size, workers):
     source = Source(runs, page_size)
     source.workers = workers
-    walked(source, WINDOW)
+    paginated(source, WINDOW)
 
 
 @settings(deadline=None)
 @given(RUNS, st.integers(3, 12))
-def test_pages_that_are_not_sorted_are_walked_to_the_end(runs, page_size):
+def test_unsorted_pages_are_paginated_to_the_end(runs, page_size):
     source = Source(runs, page_size)
     random.Random(len(runs)).shuffle(source.runs)
     source.workers = 4
@@ -123,13 +123,13 @@ def spread(runs: int, over: int = 50) -> list[Run]:
 def times(count: int, change: Callable[[Page, str | None], Page]) -> Callable[[Page, str | None], Page]:
     left = [count]
 
-    def spoil(page: Page, cursor: str | None) -> Page:
+    def change(page: Page, cursor: str | None) -> Page:
         if cursor is None or not left[0]:
             return page
         left[0] -= 1
         return change(page, cursor)
 
-    return spoil
+    return change
 
 
 def lose(page: Page, cursor: str | None) -> Page:
@@ -150,71 +150,71 @@ def blank(page: Page, cursor: str | None) -> Page:
 
 @pytest.mark.parametrize("fault", [lose, forget, repeat, blank])
 @pytest.mark.parametrize("count", [1, 2, 100])
-def test_faults_of_cursors_cost_no_run(fault, count):
-    # Every page reaches further back than the one before, so that even cursors that never work are overcome.
-    walked(Source(spread(100), 7, times(count, fault)), WINDOW)
+def test_no_run_is_missing_after_faults_of_cursors(fault, count):
+    # Every page starts earlier than the one before, so pagination ends even if no cursor works.
+    paginated(Source(spread(100), 7, times(count, fault)), WINDOW)
 
 
 def test_a_full_page_without_a_cursor_is_not_the_end():
     source = Source(spread(40), 10, lambda page, cursor: Page(page.runs, None, page.full))
-    walked(source, WINDOW)
+    paginated(source, WINDOW)
 
 
-def test_many_runs_on_one_microsecond_are_walked_by_the_cursor():
-    walked(Source([(7, number) for number in range(100)] + [(6, 1), (8, 1)], 10), WINDOW)
+def test_many_runs_on_one_microsecond_are_paginated_by_the_cursor():
+    paginated(Source([(7, number) for number in range(100)] + [(6, 1), (8, 1)], 10), WINDOW)
 
 
-def test_a_lost_cursor_within_one_microsecond_begins_it_again():
-    walked(Source([(7, number) for number in range(30)], 10, times(1, lose)), WINDOW)
+def test_a_lost_cursor_within_one_microsecond_restarts_it():
+    paginated(Source([(7, number) for number in range(30)], 10, times(1, lose)), WINDOW)
 
 
 @pytest.mark.parametrize("fault", [lose, forget, repeat])
-def test_a_microsecond_that_cannot_be_passed_is_an_error(fault):
+def test_a_microsecond_that_cannot_be_completed_is_an_error(fault):
     source = Source([(7, number) for number in range(300)], 10, times(1000, fault))
     with pytest.raises(SourceError, match="does not get past"):
         paginate(source, Sink(source.runs), [WINDOW])
 
 
-def test_empty_pages_with_new_cursors_are_followed_but_not_for_ever():
+def test_empty_pages_with_new_cursors_are_followed_up_to_a_limit():
     asked = itertools.count(10_000)
     late = Source(spread(5), 10, lambda page, cursor: Page([], f"{next(asked)}", full=False))
-    late.spoil = lambda page, cursor: (
+    late.change = lambda page, cursor: (
         page if len(late.asked) > 20 else Page([], f"0{'0' * len(late.asked)}", full=False)
     )
-    walked(late, WINDOW)
+    paginated(late, WINDOW)
     never = Source(spread(5), 10, lambda page, cursor: Page([], f"{next(asked)}", full=False))
     with pytest.raises(SourceError, match="does not get past"):
         paginate(never, Sink(), [WINDOW])
 
 
 def test_a_busy_hour_is_shared_by_the_workers():
-    # A tenth of the window holds nearly everything.
+    # A tenth of the window has nearly all runs.
     source = Source([(40_000 + number, number) for number in range(9_000)] + spread(1000, 40_000), 100)
     source.workers = 4
     together = threading.Barrier(4)
 
     def meet(page: Page, cursor: str | None) -> Page:
-        # The test ends only if four pages are asked for at the same time.
+        # The test ends only if four pages are requested at the same time.
         if len(source.asked) > 4 and not together.broken and not met:
             together.wait(timeout=30)
             met.append(True)
         return page
 
     met: list[bool] = []
-    source.spoil = meet
+    source.change = meet
     paginate(source, sink := Sink(), [Window(0, 100_000)])
     assert len(sink.runs) == 10_000
     assert met
     assert len(source.asked) <= 100 + 30
 
 
-def test_one_worker_wastes_no_request_on_part_filled_pages():
+def test_one_worker_requests_only_full_pages():
     source = Source(spread(995), 100)
-    walked(source, WINDOW)
+    paginated(source, WINDOW)
     assert len(source.asked) == 10
 
 
-def test_the_first_error_ends_the_walk_and_wakes_who_waits():
+def test_the_first_error_ends_pagination_and_waiting_workers():
     class Waiting(Source):
         def page(
             self,
@@ -240,7 +240,7 @@ def test_the_first_error_ends_the_walk_and_wakes_who_waits():
         paginate(source, Sink(), [WINDOW])
 
 
-def test_only_the_gaps_are_walked():
+def test_only_the_gaps_are_paginated():
     source = Source(spread(50), 10)
     sink = Sink()
     paginate(source, sink, [Window(3, 5), Window(20, 30)])

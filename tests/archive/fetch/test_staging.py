@@ -1,4 +1,4 @@
-"""Staging: what an interrupted fetch left is taken up exactly as far as it can be trusted."""
+"""Staging: the next fetch reuses the intact part of an interrupted one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LEFT = [Window(START, START + 5)]
 ALL = [Window(START, END)]
 
 
-def test_a_fetch_goes_on_where_it_stopped(paths):
+def test_a_fetch_continues_where_it_stopped(paths):
     begin(paths)
     with staging(paths) as second:
         assert second.gaps() == LEFT
@@ -58,7 +58,7 @@ def test_a_fetch_goes_on_where_it_stopped(paths):
         assert dict(second.sums())[names[0]] == hashlib.sha256(run(0)).digest()
 
 
-def test_gaps_lie_between_what_is_covered(paths):
+def test_gaps_are_the_windows_that_are_not_complete(paths):
     with staging(paths) as first:
         for low, high in (
             (START + 10, START + 20),
@@ -81,7 +81,7 @@ def test_gaps_lie_between_what_is_covered(paths):
         {"now": 1e9 - 60},
     ],
 )
-def test_what_cannot_be_trusted_is_asked_for_again_but_not_lost(paths, change):
+def test_runs_staged_under_other_conditions_are_fetched_again_and_kept_until_then(paths, change):
     begin(paths)
     with staging(paths, **change) as second:
         assert second.gaps() == ALL
@@ -95,7 +95,7 @@ def test_what_cannot_be_trusted_is_asked_for_again_but_not_lost(paths, change):
         assert len(list(second.runs_folder.iterdir())) == 1
 
 
-def test_the_age_is_that_of_the_beginning(paths):
+def test_the_age_counts_from_the_first_fetch(paths):
     begin(paths)
     for hours in (10, 20):
         with staging(paths, now=1e9 + hours * 3600) as again:
@@ -105,7 +105,7 @@ def test_the_age_is_that_of_the_beginning(paths):
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"x")])
-def test_a_file_that_is_not_as_it_was_written_is_asked_for_again(paths, damage):
+def test_a_changed_staged_file_is_fetched_again(paths, damage):
     begin(paths)
     damage(next((paths.staging / "runs").iterdir()))
     with staging(paths) as second:
@@ -114,7 +114,7 @@ def test_a_file_that_is_not_as_it_was_written_is_asked_for_again(paths, damage):
         assert len(list(second.runs_folder.iterdir())) == 2
 
 
-def test_a_page_that_was_cut_short_by_a_kill_leaves_nothing(paths):
+def test_a_page_interrupted_by_a_kill_leaves_nothing(paths):
     begin(paths)
     (paths.staging / "runs" / f"{run_id(3)}_{compact_time(START + 3)}.json").write_bytes(run(3))
     with staging(paths) as second:
@@ -122,7 +122,7 @@ def test_a_page_that_was_cut_short_by_a_kill_leaves_nothing(paths):
         assert second.add([run(3)]).new == 1
 
 
-def test_a_damaged_journal_begins_again(paths):
+def test_a_damaged_journal_is_replaced_by_an_empty_one(paths):
     begin(paths)
     (paths.staging / "journal.sqlite").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
     with staging(paths) as second:
@@ -130,21 +130,21 @@ def test_a_damaged_journal_begins_again(paths):
         assert second.served_runs() == 0
 
 
-def test_a_transaction_that_fails_leaves_no_row(paths):
+def test_a_failed_transaction_is_rolled_back(paths):
     begin(paths)
     with staging(paths) as second:
         with pytest.raises(ArchiveConflictError), second.transaction():
-            _give_up(second)
+            _delete_and_fail(second)
         assert second.served_runs() == 3
 
 
-def _give_up(staging: Staging) -> None:
+def _delete_and_fail(staging: Staging) -> None:
     staging.delete_stale()
     staging._db.execute("DELETE FROM run")
     raise ArchiveConflictError("given up")
 
 
-def test_only_runs_of_the_day_and_the_project_are_filed(paths):
+def test_only_runs_of_the_day_and_the_project_are_staged(paths):
     theirs = "0190f0a0-0000-7000-8000-00000000000b"
     with staging(paths) as first:
         page = [run(4, END), run(3, project_id=PROJECT_ID), run(2, session_id=theirs), run(1), run(5, START - 1)]
@@ -156,7 +156,7 @@ def test_only_runs_of_the_day_and_the_project_are_filed(paths):
         assert first.served_runs() == 2
 
 
-def test_pages_out_of_order_are_recognized(paths):
+def test_unsorted_pages_are_recognized(paths):
     with staging(paths) as first:
         assert not first.add([run(1), run(2)]).ordered
         report = first.add([run(9), run(2)])
@@ -165,14 +165,14 @@ def test_pages_out_of_order_are_recognized(paths):
         assert (empty.new, empty.newest, empty.oldest, empty.ordered) == (0, None, None, True)
 
 
-def test_discarding_leaves_nothing(paths):
+def test_discarding_deletes_everything(paths):
     begin(paths)
     with staging(paths) as second:
         second.discard()
     assert not paths.staging.exists()
 
 
-def test_the_disks_fault_is_not_the_journals(paths, monkeypatch):
+def test_a_full_disk_does_not_discard_the_journal(paths, monkeypatch):
     begin(paths)
 
     def full(*_: object, **__: object) -> sqlite3.Connection:

@@ -1,4 +1,4 @@
-"""The union of what LangSmith serves with what is published, over any history of a day."""
+"""The union of served and published runs, for any history of a day."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lse_archive.folder.publish import recover
 from lse_archive.layout import DayPaths
 from lse_archive.runs.header import read_header
 
-# Of each run that is served: the version of its content.
+# The content version of each served run.
 SERVED = st.dictionaries(st.integers(0, 9), st.integers(0, 2), max_size=10)
 
 
@@ -28,7 +28,7 @@ def document(number: int, version: int) -> bytes:
 
 
 def publish(paths: DayPaths, served: dict[int, int], *, allow_shrink: bool = False) -> tuple[int, int]:
-    """A fetch without the network, and without the flush to the disk that a property test cannot afford."""
+    """Publishes runs without network and without fsync, which is too slow for a property test."""
     with contextlib.closing(Staging(paths)) as staging:
         staging.resume(api_version="v2", project_id="p")
         staging.add([document(number, version) for number, version in sorted(served.items(), reverse=True)])
@@ -72,7 +72,7 @@ def test_the_union_never_shrinks_and_has_the_newest_state(history):
             assert content(paths) == {run_id(number): document(number, version) for number, version in known.items()}
 
 
-def test_a_folder_that_was_there_before_keeps_its_names(tmp_path):
+def test_an_older_folder_keeps_its_file_names(tmp_path):
     paths = day_paths(tmp_path)
     fill(paths.folder, document(1, 0), document(2, 0))
     (paths.folder / "by-hand.json").write_bytes(b'{"trace":' + document(3, 0) + b"}")
@@ -86,7 +86,7 @@ def test_a_folder_that_was_there_before_keeps_its_names(tmp_path):
     assert content(paths) == {run_id(2): document(2, 1)}
 
 
-def test_what_an_abandoned_fetch_had_is_older_than_what_is_published(tmp_path):
+def test_published_runs_replace_older_ones_of_an_abandoned_fetch(tmp_path):
     paths = day_paths(tmp_path)
     with contextlib.closing(Staging(paths)) as abandoned:
         abandoned.resume(api_version="v2", project_id="p", now=0.0)

@@ -1,4 +1,4 @@
-"""Run documents and pages: read without changing or refusing a byte, however odd."""
+"""Run documents and pages: unusual JSON is read and kept byte for byte."""
 
 import json
 import time
@@ -29,7 +29,7 @@ def same(one: object, other: object) -> bool:
 
 
 @given(st.lists(JSON, max_size=5), SPACES, st.booleans(), st.sampled_from([None, "", "next"]))
-def test_a_page_is_cut_as_json_reads_it(items, spaces, ascii_only, cursor):
+def test_a_page_is_split_as_json_parses_it(items, spaces, ascii_only, cursor):
     text = json.dumps({"items": items, "next_cursor": cursor}, separators=spaces, ensure_ascii=ascii_only)
     cut, found = cut_page(text.encode("utf-8", "surrogatepass"))
     assert found == (cursor or None)
@@ -39,18 +39,18 @@ def test_a_page_is_cut_as_json_reads_it(items, spaces, ascii_only, cursor):
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=5), SPACES)
-def test_members_are_those_that_json_reads(value, spaces):
+def test_members_equal_those_of_json(value, spaces):
     found = members(json.dumps(value, separators=spaces).encode())
     assert same({key: json.loads(part) for key, part in found.items()}, value)
 
 
 @given(st.lists(JSON, max_size=5), SPACES)
-def test_elements_are_those_that_json_reads(value, spaces):
+def test_elements_equal_those_of_json(value, spaces):
     assert same([json.loads(part) for part in elements(json.dumps(value, separators=spaces).encode())], value)
 
 
 @given(st.lists(JSON, min_size=1, max_size=3), st.data())
-def test_a_page_that_ends_early_is_never_taken_for_a_whole_one(items, data):
+def test_a_truncated_page_is_an_error(items, data):
     body = json.dumps({"items": items, "next_cursor": "x"}).encode()
     end = data.draw(st.integers(0, len(body) - 1))
     with pytest.raises(NotARunError):
@@ -64,21 +64,21 @@ def test_a_page_that_ends_early_is_never_taken_for_a_whole_one(items, data):
 @example(b'{"items":[{,}]}')
 @example(b'{"items":["\xed\xa0\x80]}')
 @example(b"<html>upstream error</html>")
-def test_what_is_no_page_is_refused(body):
+def test_a_body_that_is_not_a_page_is_refused(body):
     with pytest.raises(NotARunError):
         cut_page(body)
 
 
-def test_a_string_that_is_cut_off_is_refused_at_once():
+def test_a_truncated_string_is_refused_quickly():
     began = time.process_time()
     with pytest.raises(NotARunError):
         cut_page(b'{"items":[{"id":"' + b"a" * 3_000_000)
     with pytest.raises(NotARunError):
         cut_page(b'{"items":[{"id":"' + b'\\"a' * 1_000_000)
-    assert time.process_time() - began < 20  # trying every way to split the string would take for ever
+    assert time.process_time() - began < 20  # backtracking over the string would take too long
 
 
-def test_both_dialects_are_cut():
+def test_pages_of_both_api_versions_are_split():
     assert cut_page(b'{"items":[{"a":1}, {"b":2}],"next_cursor":"c"}') == ([b'{"a":1}', b'{"b":2}'], "c")
     assert cut_page(b'{"runs":[{"a":1}],"cursors":{"next":"c","prev":null}}') == ([b'{"a":1}'], "c")
     assert cut_page(b'{"runs":[],"cursors":{"next":null}}') == ([], None)
@@ -101,7 +101,7 @@ def test_both_dialects_are_cut():
         b'{"a":1,"a":2}',
     ],
 )
-def test_odd_documents_cost_neither_themselves_nor_their_page(odd):
+def test_unusual_documents_are_kept_with_their_page(odd):
     run = RUN + b',"inputs":' + odd + b"}"
     other = RUN + b',"inputs":{}}'
     assert cut_page(b'{"items":[%s, %s],"next_cursor":"c"}' % (run, other)) == ([run, other], "c")
@@ -109,7 +109,7 @@ def test_odd_documents_cost_neither_themselves_nor_their_page(odd):
     assert check_json(run) == run
 
 
-def test_the_facts_of_a_v2_run():
+def test_the_header_of_a_v2_run():
     header = read_header(
         RUN
         + f',"trace_id":"{TRACE.upper()}","end_time":"2026-01-03T00:00:00Z","status":"ERROR","is_root":false,'.encode()
@@ -124,7 +124,7 @@ def test_the_facts_of_a_v2_run():
     assert (header.is_root, header.failed, header.tokens, header.cost, header.project_id) == (False, True, 12, 0.5, "p")
 
 
-def test_the_facts_of_a_v1_run():
+def test_the_header_of_a_v1_run():
     header = read_header(
         f'{{"id":"{ID}","start_time":"2026-01-02T10:00:00","parent_run_id":"{TRACE}","status":"success",'.encode()
         + b'"total_cost":"0.25","error":null,"session_id":"p"}'
@@ -135,7 +135,7 @@ def test_the_facts_of_a_v1_run():
 
 
 @pytest.mark.parametrize("number", [b'"much"', b"NaN", b"1e999", b"{}", b"true"])
-def test_unusable_numbers_count_as_nothing(number):
+def test_unusable_numbers_count_as_zero(number):
     header = read_header(RUN + b',"total_tokens":' + number + b',"total_cost":' + number + b"}")
     assert (header.tokens, header.cost) == (0, 0.0)
 
@@ -155,12 +155,12 @@ def test_unusable_numbers_count_as_nothing(number):
         b"\x00\x01",
     ],
 )
-def test_what_is_no_run_is_refused(document):
+def test_a_document_that_is_not_a_run_is_refused(document):
     with pytest.raises(NotARunError):
         read_header(document)
 
 
-def test_the_wrapper_of_older_tools_is_taken_off():
+def test_the_wrapper_of_older_tools_is_removed():
     inner = RUN + b', "odd": "\\ud800" }'
     assert unwrap(b'{"trace": ' + inner + b', "exported": 1}')[0] == inner
     assert unwrap(inner)[0] == inner
@@ -168,7 +168,7 @@ def test_the_wrapper_of_older_tools_is_taken_off():
 
 
 @given(JSON)
-def test_any_payload_leaves_the_facts_alone(payload):
+def test_the_header_does_not_depend_on_the_payload(payload):
     document = RUN + b',"inputs":' + json.dumps(payload).encode() + b"}"
     assert read_header(document).run_id == ID
     assert check_json(document) == document

@@ -1,4 +1,4 @@
-"""A day's folder, of our own making or an older tool's: what counts as a run of the day, and what does not."""
+"""Reading a day's folder, also of an older tool: which files count as runs of the day."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def test_a_run_file_is_named_after_id_and_start():
     assert run_file_name(read_header(run(5))) == f"{run_id(5)}_20260102T000000000005Z.json"
 
 
-def test_the_day_has_its_first_and_last_microsecond_and_nothing_else(tmp_path):
+def test_the_day_has_its_first_and_last_microsecond_and_no_run_outside(tmp_path):
     fill(tmp_path, run(1, START), run(2, END - 1), run(3, START - 1), run(4, END))
     files = list(read_folder(tmp_path, DAY))
     assert [file.header.run_id for file in files if isinstance(file, RunFile)] == [run_id(1), run_id(2)]

@@ -1,4 +1,4 @@
-"""Zips that want something else than to be a day archive: refused with a reason, nothing written outside staging."""
+"""Hostile zips: they are refused with a reason, and nothing is written outside staging."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def tree(directory: Path) -> set[Path]:
     return set(directory.rglob("*"))
 
 
-def refused(tmp_path: Path, path: Path, match: str) -> None:
-    """The zip is refused with this reason, and nothing is written outside the staging folder."""
+def assert_refused(tmp_path: Path, path: Path, match: str) -> None:
+    """Asserts that the zip is refused with this reason and nothing is written outside staging."""
     staging = tmp_path / "staging"
     before = tree(tmp_path)
     with pytest.raises(CorruptArchiveError, match=match):
@@ -72,8 +72,8 @@ def refused(tmp_path: Path, path: Path, match: str) -> None:
         ("a" * 300 + ".json", "too long"),
     ],
 )
-def test_names_that_lead_elsewhere(tmp_path: Path, name: str, match: str) -> None:
-    refused(tmp_path, build(tmp_path / "x.zip", ("good.json", GOOD), (name, GOOD)), match)
+def test_names_outside_the_folder_are_refused(tmp_path: Path, name: str, match: str) -> None:
+    assert_refused(tmp_path, build(tmp_path / "x.zip", ("good.json", GOOD), (name, GOOD)), match)
 
 
 @pytest.mark.parametrize(
@@ -87,24 +87,24 @@ def test_names_that_lead_elsewhere(tmp_path: Path, name: str, match: str) -> Non
         (stat.S_IFDIR | 0o755, "no file"),
     ],
 )
-def test_what_is_no_file(tmp_path: Path, mode: int, match: str) -> None:
-    refused(tmp_path, build(tmp_path / "x.zip", ("good.json", GOOD), special("run.json", mode)), match)
+def test_an_entry_that_is_not_a_file_is_refused(tmp_path: Path, mode: int, match: str) -> None:
+    assert_refused(tmp_path, build(tmp_path / "x.zip", ("good.json", GOOD), special("run.json", mode)), match)
 
 
-def test_a_name_cut_short_by_a_nul(tmp_path: Path) -> None:
+def test_a_name_with_a_nul_is_refused(tmp_path: Path) -> None:
     path = build(tmp_path / "x.zip", ("good.json#.txt", GOOD))
     path.write_bytes(path.read_bytes().replace(b"good.json#", b"good.json\0"))
-    refused(tmp_path, path, "a truncated name")
+    assert_refused(tmp_path, path, "a truncated name")
 
 
-def test_a_name_that_occurs_twice(tmp_path: Path) -> None:
+def test_a_duplicate_name_is_refused(tmp_path: Path) -> None:
     path = build(tmp_path / "x.zip", ("one.json", GOOD), ("two.json", GOOD))
     path.write_bytes(path.read_bytes().replace(b"two.json", b"one.json"))
-    refused(tmp_path, path, r"'one\.json' twice")
+    assert_refused(tmp_path, path, r"'one\.json' twice")
 
 
 def test_the_same_name_in_two_folders(tmp_path: Path) -> None:
-    refused(tmp_path, build(tmp_path / "x.zip", ("a/one.json", GOOD), ("b/one.json", GOOD)), "several folders")
+    assert_refused(tmp_path, build(tmp_path / "x.zip", ("a/one.json", GOOD), ("b/one.json", GOOD)), "several folders")
 
 
 def test_an_encrypted_file(tmp_path: Path) -> None:
@@ -113,33 +113,33 @@ def test_an_encrypted_file(tmp_path: Path) -> None:
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         content[content.index(signature) + offset] |= 1
     path.write_bytes(content)
-    refused(tmp_path, path, "encrypted")
+    assert_refused(tmp_path, path, "encrypted")
 
 
-def test_a_compression_that_is_not_ours(tmp_path: Path) -> None:
+def test_another_compression_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("one.json", GOOD)
-    refused(tmp_path, tmp_path / "x.zip", "compression")
+    assert_refused(tmp_path, tmp_path / "x.zip", "compression")
 
 
 def test_a_bomb_without_a_manifest(tmp_path: Path) -> None:
     path = build(tmp_path / "x.zip", ("one.json", bytes(100_000_000)))
     assert path.stat().st_size < 100_000
-    refused(tmp_path, path, "would extract to 100,000,000")
+    assert_refused(tmp_path, path, "would extract to 100,000,000")
 
 
-def test_a_bomb_with_a_manifest_that_belittles_it(tmp_path: Path) -> None:
+def test_a_bomb_with_a_manifest_of_smaller_sizes(tmp_path: Path) -> None:
     paths = archived(tmp_path)
     content = entries(paths)
     bomb = bytes(50_000_000)
     name = next(name for name in content if not name.startswith("_"))
     content[name] = bomb
     content[SUMS] = sums(content)
-    refused(tmp_path, build(tmp_path / "x.zip", *content.items()), "by its summary")
+    assert_refused(tmp_path, build(tmp_path / "x.zip", *content.items()), "by its summary")
 
 
-def test_a_bomb_of_files_that_share_their_bytes(tmp_path: Path) -> None:
-    """One local entry, and a directory that names it a hundred times."""
+def test_a_bomb_of_entries_with_shared_bytes(tmp_path: Path) -> None:
+    """One local entry, and a central directory that names it a hundred times."""
     data = zlib.compress(bytes(900_000), 9)[2:-4]
     local = struct.pack("<4s5H3I2H", b"PK\3\4", 20, 0, 8, 0, 33, zlib.crc32(bytes(900_000)), len(data), 900_000, 6, 0)
     body = local + b"000.js" + data
@@ -149,34 +149,34 @@ def test_a_bomb_of_files_that_share_their_bytes(tmp_path: Path) -> None:
         directory += struct.pack("<4s6H3I5H2I", b"PK\1\2", *fields) + f"{number:03}.js".encode()
     end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 100, 100, len(directory), len(body), 0)
     (tmp_path / "x.zip").write_bytes(body + directory + end)
-    refused(tmp_path, tmp_path / "x.zip", "overlap")
+    assert_refused(tmp_path, tmp_path / "x.zip", "overlap")
 
 
 @pytest.mark.parametrize("size", [1, len(GOOD) - 1, len(GOOD) + 1, len(GOOD) * 1000])
-def test_a_directory_that_lies_about_a_size(tmp_path: Path, size: int) -> None:
+def test_a_central_directory_with_a_wrong_size_is_refused(tmp_path: Path, size: int) -> None:
     path = build(tmp_path / "x.zip", ("one.json", GOOD))
     content = bytearray(path.read_bytes())
     struct.pack_into("<I", content, content.index(b"PK\x01\x02") + 24, size)
     path.write_bytes(content)
-    refused(tmp_path, path, "damaged")
+    assert_refused(tmp_path, path, "damaged")
 
 
-def test_a_directory_that_lies_about_a_name(tmp_path: Path) -> None:
+def test_a_central_directory_with_a_wrong_name_is_refused(tmp_path: Path) -> None:
     path = build(tmp_path / "x.zip", ("one.json", GOOD))
     content = path.read_bytes()
     path.write_bytes(content.replace(b"one.json", b"../x.jsn", 1))  # the local header alone
-    refused(tmp_path, path, "differ")
+    assert_refused(tmp_path, path, "differ")
 
 
 def test_a_truncated_zip(tmp_path: Path) -> None:
     content = build(tmp_path / "x.zip", ("one.json", random.Random(1).randbytes(5000))).read_bytes()
     for length in (0, 1, 20, 100, 3000, len(content) - 30, len(content) - 1):
         (tmp_path / "cut.zip").write_bytes(content[:length])
-        refused(tmp_path, tmp_path / "cut.zip", "damaged")
+        assert_refused(tmp_path, tmp_path / "cut.zip", "damaged")
 
 
-def test_flipped_bits_never_pass(tmp_path: Path) -> None:
-    """Whatever bit is flipped: the day is as it was, or it is refused."""
+def test_flipped_bits_are_refused_or_harmless(tmp_path: Path) -> None:
+    """With any flipped bit the zip is refused, or its content is unchanged."""
     paths = archived(tmp_path)
     whole, content = paths.zip.read_bytes(), entries(paths)
     broken = tmp_path / "broken.zip"
@@ -223,20 +223,20 @@ def _names() -> list[str]:
 
 
 @pytest.mark.parametrize("change", changes())
-def test_a_manifest_that_is_not_that_of_the_files(tmp_path: Path, change: str) -> None:
+def test_a_manifest_of_other_files_is_refused(tmp_path: Path, change: str) -> None:
     paths = archived(tmp_path)
     content = entries(paths)
     changes()[change](content)
     path = build(tmp_path / "x.zip", *content.items())
     with pytest.raises(CorruptArchiveError):
         unpack_day(paths, path)
-    if change == "a file changed":  # an attacker who also mends the checksums: the content hash of the summary tells
+    if change == "a file changed":  # with matching checksums, the content hash of the summary differs
         content[SUMS] = sums(content)
         with pytest.raises(CorruptArchiveError):
             unpack_day(paths, build(tmp_path / "x.zip", *content.items()))
 
 
-def test_older_zips_come_out_flat_and_without_the_desktop_s_files(tmp_path: Path) -> None:
+def test_older_zips_are_extracted_flat_and_without_desktop_files(tmp_path: Path) -> None:
     path = build(
         tmp_path / "x.zip",
         ("chat_2026-01-02/", b""),
@@ -250,7 +250,7 @@ def test_older_zips_come_out_flat_and_without_the_desktop_s_files(tmp_path: Path
     assert (contents.files, contents.sums, len(contents.hidden)) == (2, None, 2)
 
 
-def test_odd_names_survive_the_way_there_and_back(tmp_path: Path) -> None:
+def test_unusual_names_are_kept_in_zip_and_extraction(tmp_path: Path) -> None:
     paths = day_paths(tmp_path)
     fill(paths.folder, run(1))
     for name in ("weird\\name.txt", "12:00:00.json", "new\nline.txt", "ünï 🦉.json", "a" * 250 + ".json"):

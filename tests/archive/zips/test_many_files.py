@@ -1,4 +1,4 @@
-"""A day of more files than a zip's first format counts (65,535): it is written and read as zip64."""
+"""A day of more than 65,535 files: it is written and read as zip64."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from lse_archive.zips.writer import write_zip
 pytestmark = pytest.mark.slow
 
 FILES = 65_600
-_LINKS = 60_000  # a file system gives a file so many names
+_LINKS = 60_000  # the file system limits the hard links of a file
 _ZIP64_END = b"PK\x06\x06"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that is not kept for the next sessions to remove."""
+    """A folder that is deleted after the test, not kept by pytest."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 
 
-def test_a_day_of_many_files(folder: Path) -> None:
+def test_a_day_of_many_files_is_zipped_and_verified(folder: Path) -> None:
     files = []
     for number in range(FILES):
         path = folder / f"{number:06}.json"
         if number % _LINKS == 0:
             path.write_bytes(b'{"from": %d}' % number)
-        else:  # a name alone: so many files would take minutes on some disks
+        else:  # a hard link: creating so many files takes minutes on some disks
             os.link(files[number - number % _LINKS], path)
         files.append(path)
     target = folder / "day.zip"

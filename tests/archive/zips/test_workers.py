@@ -1,4 +1,4 @@
-"""Work that processes share: the same results in the same order, the same errors, and nobody is left behind."""
+"""Work shared by processes: same results, order and errors; the workers exit."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
-def _few_are_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def _use_processes_for_few_items(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "_HERE", 3)
 
 
-def double(number: int) -> tuple[int, int]:
-    """Twice the number, and who says so."""
+def double_with_pid(number: int) -> tuple[int, int]:
+    """Returns twice the number, and the process id."""
     return number * 2, os.getpid()
 
 
 def open_file(name: str) -> int:
-    """A descriptor."""
-    print("opening", name)  # noqa: T201  # not an answer
+    """Returns a file descriptor."""
+    print("opening", name)  # noqa: T201  # not a result
     return os.open(name, os.O_RDONLY)
 
 
-def die(number: int) -> int:
-    """Number 7 kills its process, as the kernel does when memory is short."""
+def kill_at_seven(number: int) -> int:
+    """Kills its process at number 7, as the kernel's out-of-memory killer does."""
     if number == 7:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
@@ -57,13 +57,13 @@ def read(file: tuple[int, str]) -> bytes:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 1000])
 def test_results_come_in_order(count: int) -> None:
-    results = list(in_processes(double, range(count)))
+    results = list(in_processes(double_with_pid, range(count)))
     assert [result for result, _ in results] == [number * 2 for number in range(count)]
     assert {worker for _, worker in results[:3]} <= {os.getpid()}
     assert len({worker for _, worker in results[3:]} - {os.getpid()}) == min(2, max(0, count - 3))
 
 
-def test_an_error_comes_as_it_was(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_a_worker_is_raised_unchanged(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     missing = str(tmp_path / "missing")
     with pytest.raises(FileNotFoundError) as error:
         list(in_processes(open_file, ["/dev/null"] * 10 + [missing]))
@@ -85,11 +85,11 @@ def test_open_directories_are_shared(tmp_path: Path) -> None:
 
 def test_a_killed_process_is_an_error() -> None:
     with pytest.raises(ArchiveError, match=r"exit code -9.*memory"):
-        list(in_processes(die, range(20)))
+        list(in_processes(kill_at_seven, range(20)))
 
 
-def test_who_stops_listening_leaves_no_process_behind() -> None:
-    with contextlib.closing(in_processes(double, range(200_000))) as results:
+def test_workers_exit_when_the_results_are_closed() -> None:
+    with contextlib.closing(in_processes(double_with_pid, range(200_000))) as results:
         workers = {next(results)[1] for _ in range(10)} - {os.getpid()}
     assert len(workers) == 2
     for worker in workers:
@@ -97,13 +97,13 @@ def test_who_stops_listening_leaves_no_process_behind() -> None:
             os.kill(worker, 0)
 
 
-def test_the_helpers_of_a_killed_process_end(tmp_path: Path) -> None:
-    """They hold the other end of a pipe that this test reads: it ends when the last of them has."""
+def test_the_workers_of_a_killed_process_exit(tmp_path: Path) -> None:
+    """The workers inherit a pipe that this test reads; it closes when the last worker has exited."""
     script = """
 import sys
 from lse_archive.zips.workers import in_processes
-from test_workers import double
-results = in_processes(double, range(400_000), [int(sys.argv[1])])
+from test_workers import double_with_pid
+results = in_processes(double_with_pid, range(400_000), [int(sys.argv[1])])
 for _ in range(3_000):
     next(results)
 print("working", flush=True)
@@ -123,13 +123,13 @@ sys.stdin.read()
         assert pipe.read() == b""
 
 
-def test_a_zip_is_the_same_whoever_compresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_write_the_same_zip_as_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "day"
     folder.mkdir()
     names = [f"{number:03}.json" for number in range(100)]
     for number, name in enumerate(names):
         (folder / name).write_bytes(b'{"number": %d}' % number * number)
-    os.truncate(folder / names[-1], 17 << 20)  # too long to be held in memory
+    os.truncate(folder / names[-1], 17 << 20)  # too long to be kept in memory
     written = set()
     for here in (0, 50, 1000):
         monkeypatch.setattr(processes, "_HERE", here)
@@ -142,7 +142,7 @@ def test_a_zip_is_the_same_whoever_compresses(tmp_path: Path, monkeypatch: pytes
     assert digests == {name: hashlib.sha256((folder / name).read_bytes()).digest() for name in names}
 
 
-def test_a_day_is_zipped_and_proven_by_them(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_zip_and_verify_a_day(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     installation.fill(30)
     started = []
     popen = subprocess.Popen

@@ -1,4 +1,4 @@
-"""Day archives: the same bytes for the same files, proven by reading back, never fewer runs than before."""
+"""Day archives: same bytes for same files, read back after writing, never fewer runs than before."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def paths(tmp_path: Path) -> DayPaths:
 
 
 def rewrite(folder: Path) -> None:
-    """Gives the folder's files other times, modes and places in the directory."""
+    """Writes the folder's files again with other times, modes and directory order."""
     for number, path in enumerate(sorted(folder.iterdir(), reverse=True)):
         content = path.read_bytes()
         path.unlink()
@@ -49,7 +49,7 @@ def test_the_same_files_give_the_same_bytes(paths, tmp_path):
     assert first.content_sha256 == content_hash(content_sums(read_sums(paths.folder) or {}))
 
 
-def test_an_archive_of_the_same_content_stays(paths):
+def test_an_archive_of_the_same_content_is_not_rewritten(paths):
     assert zip_day(paths).written
     before = paths.zip.stat()
     result = zip_day(paths)
@@ -58,7 +58,7 @@ def test_an_archive_of_the_same_content_stays(paths):
 
 
 @pytest.mark.usefixtures("sha256sum")
-def test_what_is_unpacked_has_the_checksums(paths, tmp_path):
+def test_unpacked_files_match_the_checksums(paths, tmp_path):
     zip_day(paths)
     with zipfile.ZipFile(paths.zip) as archive:
         archive.extractall(tmp_path / "out")
@@ -90,7 +90,7 @@ def smaller(paths: DayPaths) -> None:
             path.unlink()
 
 
-def test_an_archive_never_shrinks_by_itself(paths):
+def test_an_archive_shrinks_only_with_allow_shrink(paths):
     zip_day(paths)
     before = paths.zip.read_bytes()
     smaller(paths)
@@ -114,22 +114,22 @@ def test_a_damaged_archive_is_set_aside(paths):
     assert paths.zip.with_name(f"{paths.zip.name}.damaged.2").read_bytes() == b"worse"
 
 
-@pytest.mark.parametrize("spoil", ["flip", "cut", "extra", "twice", "empty"])
-def test_damage_to_an_archive_is_found(paths, spoil):
+@pytest.mark.parametrize("damage", ["flip", "cut", "extra", "twice", "empty"])
+def test_damage_to_an_archive_is_found(paths, damage):
     zip_day(paths)
     sums = zip_sums(paths.zip)
     check_zip(paths.zip, paths.zip, sums)
     content = paths.zip.read_bytes()
-    if spoil == "flip":
+    if damage == "flip":
         paths.zip.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
-    elif spoil == "cut":
+    elif damage == "cut":
         paths.zip.write_bytes(content[: len(content) // 2])
-    elif spoil == "empty":
+    elif damage == "empty":
         paths.zip.write_bytes(b"")
     else:
-        warned = pytest.warns(UserWarning, match="Duplicate name") if spoil == "twice" else contextlib.nullcontext()
+        warned = pytest.warns(UserWarning, match="Duplicate name") if damage == "twice" else contextlib.nullcontext()
         with zipfile.ZipFile(paths.zip, "a") as archive, warned:
-            archive.writestr("extra.json" if spoil == "extra" else archive.namelist()[0], b"{}")
+            archive.writestr("extra.json" if damage == "extra" else archive.namelist()[0], b"{}")
     with pytest.raises(CorruptArchiveError):
         check_zip(paths.zip, paths.zip, sums)
 
@@ -176,7 +176,7 @@ def test_the_quick_reader_reads_every_zip(tmp_path, method, monkeypatch):
     assert read_by_us(archive) == read_by_zipfile(archive) is not None
 
 
-def test_what_cannot_be_done_is_said(paths, tmp_path):
+def test_a_missing_folder_a_wrong_zip_and_a_wrong_target_are_errors(paths, tmp_path):
     with pytest.raises(ArchiveError, match="has no run files"):
         zip_day(day_paths(tmp_path, "nothing"))
     with pytest.raises(CorruptArchiveError):
@@ -187,9 +187,9 @@ def test_what_cannot_be_done_is_said(paths, tmp_path):
 
 
 def test_progress_counts_the_files(paths):
-    told: list[tuple[int, int]] = []
-    zip_day(paths, progress=lambda done, total: told.append((done, total)))
-    assert told == [(done, 41) for done in range(1, 42)]
+    reports: list[tuple[int, int]] = []
+    zip_day(paths, progress=lambda done, total: reports.append((done, total)))
+    assert reports == [(done, 41) for done in range(1, 42)]
 
 
 def test_a_zip_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,8 +201,8 @@ def test_a_zip_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(hashlib, "file_digest", lambda file, name: read.append(name) or real(file, name))
     assert file_sha256(path) == file_sha256(path) == (3, hashlib.sha256(b"one").hexdigest())
     assert len(read) == 1
-    path.write_bytes(b"two")  # the same size, and a moment ago: read at each call
+    path.write_bytes(b"two")  # same size and recently modified: hashed at each call
     assert file_sha256(path) == file_sha256(path) == (3, hashlib.sha256(b"two").hexdigest())
     assert len(read) == 3
-    os.utime(path, (1, 1))  # the time of the first content
+    os.utime(path, (1, 1))  # the modification time of the first content
     assert file_sha256(path)[1] == hashlib.sha256(b"two").hexdigest()

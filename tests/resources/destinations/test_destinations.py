@@ -12,12 +12,12 @@ from typing import Any
 
 import pyrage
 import pytest
-from archive_fixtures import PROJECT, Archive, left_over, snapshot
+from archive_fixtures import PROJECT, Archive, leftovers, snapshot
 from day_fixtures import DAY
 from home_fixtures import DAY as HOME_DAY
 from home_fixtures import PROJECT as HOME_PROJECT
 from home_fixtures import Installation, midnight
-from s3_fixtures import Door
+from s3_fixtures import FaultProxy
 
 from lse_archive.errors import (
     ArchiveConflictError,
@@ -71,7 +71,7 @@ def archive(request: pytest.FixtureRequest, tmp_path: Path, key_file: Path) -> A
 @pytest.fixture
 def faults(request: pytest.FixtureRequest, archive: Archive) -> Faults:
     kind = request.node.callspec.params["archive"]
-    return request.getfixturevalue("drive_server" if kind.startswith("drive") else "door").faults
+    return request.getfixturevalue("drive_server" if kind.startswith("drive") else "s3_proxy").faults
 
 
 def rezip(archive: Archive, runs: int) -> None:
@@ -81,12 +81,12 @@ def rezip(archive: Archive, runs: int) -> None:
     zip_day(paths)
 
 
-def test_there_and_back(archive: Archive) -> None:
+def test_a_restored_day_equals_the_uploaded_one(archive: Archive) -> None:
     for project in (PROJECT, "other 🦉"):
         for number in range(2):
             archive.add(DAY + timedelta(days=number), project)
     before = snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     for project in archived_projects(archive.destination, []):
         for copy in copies(archive.destination, project):
@@ -95,7 +95,7 @@ def test_there_and_back(archive: Archive) -> None:
             assert archive.restore(copy.day, project).action == "unchanged"
             assert archive.restore(copy.day, project, verify_only=True).action == "proven"
     assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
 def test_several_days_at_once(archive: Archive) -> None:
@@ -106,7 +106,7 @@ def test_several_days_at_once(archive: Archive) -> None:
     with ThreadPoolExecutor(3) as pool:
         uploaded = pool.map(lambda day: upload_day(archive.destination, archive.paths(day)).action, days)
         assert list(uploaded) == ["created"] * 9
-        archive.lose()
+        archive.delete_local()
         archive.layout.archive_dir.mkdir()
         assert list(pool.map(lambda day: archive.restore(day).action, days)) == ["restored"] * 9
     assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
@@ -123,7 +123,7 @@ def test_the_same_content_is_not_sent_again(archive: Archive) -> None:
     assert find_copy_difference(archive.destination, paths) is None
 
 
-def test_other_content_is_asked_for_and_replaces(archive: Archive) -> None:
+def test_other_content_is_replaced_after_a_confirmation(archive: Archive) -> None:
     paths = archive.add(runs=3)
     rezip(archive, 5)
     assert find_copy_difference(archive.destination, paths) is not None
@@ -136,7 +136,7 @@ def test_other_content_is_asked_for_and_replaces(archive: Archive) -> None:
 
 def test_fewer_runs_never_replace_more(archive: Archive) -> None:
     paths = archive.add(runs=5)
-    archive.lose()
+    archive.delete_local()
     archive.write(runs=3)
     zip_day(paths)
     with pytest.raises(ShrinkError, match="holds 2 runs"):
@@ -144,7 +144,7 @@ def test_fewer_runs_never_replace_more(archive: Archive) -> None:
     assert upload_day(archive.destination, paths, allow_shrink=True).action == "replaced"
 
 
-def test_a_pruned_day_comes_back(archive: Archive, database: Database) -> None:
+def test_a_pruned_day_is_restored(archive: Archive, database: Database) -> None:
     paths = archive.add()
     load_day(database, PROJECT, DAY, paths.folder)
     before = snapshot(archive.layout.data_dir)
@@ -155,7 +155,7 @@ def test_a_pruned_day_comes_back(archive: Archive, database: Database) -> None:
     assert snapshot(archive.layout.data_dir) == before
 
 
-def test_a_long_day_survives_faults(archive: Archive, faults: Faults) -> None:
+def test_a_large_day_is_uploaded_and_restored_despite_faults(archive: Archive, faults: Faults) -> None:
     paths = archive.write(runs=2, filler=random.Random(1).randbytes(9_000_000).hex())
     zip_day(paths)
     faults.add(Fault("status", rate=0.1, status=503))
@@ -164,7 +164,7 @@ def test_a_long_day_survives_faults(archive: Archive, faults: Faults) -> None:
     upload_day(archive.destination, paths)
     before = snapshot(archive.layout.data_dir)
     faults.add(Fault("truncate", on("GET"), times=1, after=1))
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     faults.clear()
     faults.add(Fault("status", rate=0.1, status=503))
@@ -173,7 +173,7 @@ def test_a_long_day_survives_faults(archive: Archive, faults: Faults) -> None:
     assert faults.struck()
 
 
-def test_bytes_that_are_always_damaged_leave_no_file(archive: Archive, faults: Faults) -> None:
+def test_an_upload_that_is_always_damaged_leaves_no_file(archive: Archive, faults: Faults) -> None:
     paths = archive.write()
     zip_day(paths)
     faults.add(Fault("corrupt_stored", on("PUT")))
@@ -182,12 +182,12 @@ def test_bytes_that_are_always_damaged_leave_no_file(archive: Archive, faults: F
     faults.clear()
     assert find_copies(archive.destination, paths) == []
     assert upload_day(archive.destination, paths).action == "created"
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     assert archive.restore().action == "restored"
 
 
-def test_a_place_that_is_down_is_one_clear_line(archive: Archive, faults: Faults) -> None:
+def test_the_error_for_a_refusing_destination_is_one_line(archive: Archive, faults: Faults) -> None:
     paths = archive.write()
     zip_day(paths)
     faults.add(Fault("status", status=403))
@@ -207,7 +207,7 @@ def test_a_second_file_under_the_name_is_refused(archive: Archive) -> None:
 # The object store alone
 
 
-def test_a_copy_that_rotted_is_found_by_reading_it(store: ObjectStore, tmp_path: Path, database: Database) -> None:
+def test_a_damaged_copy_is_found_by_reading_it(store: ObjectStore, tmp_path: Path, database: Database) -> None:
     archive = Archive(tmp_path, store)
     paths = archive.add()
     load_day(database, PROJECT, DAY, paths.folder)
@@ -217,12 +217,12 @@ def test_a_copy_that_rotted_is_found_by_reading_it(store: ObjectStore, tmp_path:
     result = prune_day(store, database, paths, "files")
     assert result.action == "kept"
     assert "holds something else" in result.why
-    archive.lose()
+    archive.delete_local()
     with pytest.raises(CorruptArchiveError, match="other bytes came"):
         archive.restore()
 
 
-def test_what_killed_uploads_left_goes_with_a_later_one(
+def test_a_later_upload_removes_files_of_killed_uploads(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = Archive(tmp_path, store)
@@ -237,19 +237,19 @@ def test_what_killed_uploads_left_goes_with_a_later_one(
         return {meta["path"] for meta in store._store.list_with_delimiter(folder)["objects"]}
 
     upload_day(store, paths)
-    assert left in names()  # it may be another host's, at work
+    assert left in names()  # it may belong to a running upload of another host
     rezip(archive, 7)
     monkeypatch.setattr("lse_resources.destinations.object_store._STALE", timedelta(seconds=-1))
     upload_day(store, paths)
     assert names() == {f"{folder}/{paths.zip.name}", others}
 
 
-def test_an_object_that_another_tool_put_there(store: ObjectStore, tmp_path: Path) -> None:
+def test_an_object_of_another_tool_is_restored(store: ObjectStore, tmp_path: Path) -> None:
     archive = Archive(tmp_path, store)
     paths = archive.write()
     zip_day(paths)
     store._store.put(f"{project_folder(PROJECT)}/{paths.zip.name}", paths.zip.read_bytes())
-    archive.lose()
+    archive.delete_local()
     assert archive.restore().action == "restored"
 
 
@@ -267,31 +267,31 @@ def test_a_wrong_setting_is_named(url: str, config: dict[str, str], text: str) -
         ObjectStore(url, config)
 
 
-def test_a_bucket_that_is_not_there(door: Door) -> None:
-    config = {"endpoint": door.url, "access_key_id": "key", "secret_access_key": "secret", "region": "us-east-1"}
+def test_a_missing_bucket_is_a_clear_error(s3_proxy: FaultProxy) -> None:
+    config = {"endpoint": s3_proxy.url, "access_key_id": "key", "secret_access_key": "secret", "region": "us-east-1"}
     with pytest.raises(DestinationError, match="no such bucket"):
         ObjectStore("s3://no-such-bucket-here", config).check_folder()
 
 
 @pytest.fixture
 def s3_installation(
-    installation: Installation, door: Door, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+    installation: Installation, s3_proxy: FaultProxy, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> Installation:
     monkeypatch.setenv("LSE_ARCHIVE_URL", f"{store.place}/the archive")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", door.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_proxy.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     return installation
 
 
-def test_the_command_line_over_an_object_store(s3_installation: Installation) -> None:
+def test_the_command_line_uses_an_object_store(s3_installation: Installation) -> None:
     s3_installation.fill(6)
     swept = s3_installation.archive("full-sweep")
     assert swept.code == 0, swept.err
     before = snapshot(s3_installation.paths().folder)
     assert s3_installation.drive.requests == []
-    Archive(s3_installation.directory, None).lose()  # ty: ignore[invalid-argument-type]
+    Archive(s3_installation.directory, None).delete_local()  # ty: ignore[invalid-argument-type]
     restored = s3_installation.archive("restore", "--to-db", "--json")
     assert (restored.code, restored.entry["action"]) == (0, "restored")
     assert snapshot(s3_installation.paths().folder) == before
@@ -302,7 +302,7 @@ def test_the_command_line_over_an_object_store(s3_installation: Installation) ->
 # Encryption
 
 
-def test_nothing_leaves_unencrypted_and_age_opens_it(
+def test_everything_is_uploaded_encrypted_and_age_opens_it(
     store: ObjectStore, tmp_path: Path, key_file: Path, open_age: Callable[[bytes], bytes]
 ) -> None:
     keys = read_keys(None, key_file, None)
@@ -318,7 +318,7 @@ def test_nothing_leaves_unencrypted_and_age_opens_it(
     assert open_age(stored) == paths.zip.read_bytes()
 
 
-def test_a_damaged_encrypted_zip_is_called_damaged(store: ObjectStore, tmp_path: Path, key_file: Path) -> None:
+def test_a_damaged_encrypted_zip_is_reported_as_damaged(store: ObjectStore, tmp_path: Path, key_file: Path) -> None:
     keys = read_keys(None, key_file, None)
     assert keys is not None
     (tmp_path / "archives").mkdir()
@@ -331,13 +331,13 @@ def test_a_damaged_encrypted_zip_is_called_damaged(store: ObjectStore, tmp_path:
         content[-5] ^= 1
         target.write_bytes(content)
 
-    store.download = damaged  # ty: ignore[invalid-assignment] - damage that the checksum would have told
+    store.download = damaged  # ty: ignore[invalid-assignment] - bypasses the checksum
     with pytest.raises(CorruptArchiveError, match="is damaged"):
         archive.destination.download(copy.file, tmp_path / "back.zip")
     assert not (tmp_path / "back.zip").exists()
 
 
-def test_a_day_that_this_host_cannot_compare_stops_no_other(
+def test_a_day_that_cannot_be_decrypted_does_not_stop_other_days(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LSE_AGE_RECIPIENT", str(age.x25519.Identity.generate().to_public()))
@@ -360,23 +360,23 @@ def open_age(key_file: Path) -> Callable[[bytes], bytes]:
     return lambda content: age.decrypt(content, [identity])
 
 
-def test_without_the_key_there_is_no_way_back(store: ObjectStore, tmp_path: Path, key_file: Path) -> None:
+def test_a_restore_without_the_key_is_refused(store: ObjectStore, tmp_path: Path, key_file: Path) -> None:
     public = str(age.x25519.Identity.from_str(key_file.read_text().split("\n")[1]).to_public())
     (tmp_path / "archives").mkdir()
     writer = read_keys(public, None, None)
     assert writer is not None
     archive = Archive(tmp_path, EncryptedDestination(store, writer, tmp_path / "archives"))
     archive.add()
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     with pytest.raises(NoKeyError, match="RECIPIENT alone does not open it"):
         archive.restore()
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
 @pytest.fixture
 def keyless(archive: Archive) -> Archive:
-    """The same archive on a host where no key is set."""
+    """The same archive on a host without a key."""
     inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
     return Archive(archive.directory, EncryptedDestination(inner, None, archive.layout.archive_dir))
 
@@ -385,11 +385,11 @@ ENCRYPTED = pytest.mark.parametrize("archive", ["drive, encrypted", "s3, encrypt
 
 
 @ENCRYPTED
-def test_without_a_key_set_encrypted_days_are_seen_and_refused(archive: Archive, keyless: Archive) -> None:
+def test_without_a_key_encrypted_days_are_listed_and_refused(archive: Archive, keyless: Archive) -> None:
     paths = archive.add(runs=3)
     assert find_copy_difference(keyless.destination, paths) is None
     assert upload_day(keyless.destination, paths).action == "unchanged"
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     [copy] = copies(keyless.destination, PROJECT)
     for attempt in (
@@ -399,11 +399,11 @@ def test_without_a_key_set_encrypted_days_are_seen_and_refused(archive: Archive,
     ):
         with pytest.raises(NoKeyError, match=r"age is encrypted: no key is set\. Set LSE_AGE_IDENTITY_FILE"):
             attempt()
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
 
 
 @ENCRYPTED
-def test_without_a_key_set_nothing_unencrypted_comes_beside(archive: Archive, keyless: Archive) -> None:
+def test_without_a_key_no_unencrypted_zip_is_uploaded(archive: Archive, keyless: Archive) -> None:
     inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
     paths = archive.add(runs=3)
     [before] = find_copies(archive.destination, paths)
@@ -427,12 +427,12 @@ def test_an_encrypted_and_another_unencrypted_zip_are_a_conflict(archive: Archiv
         with pytest.raises(ArchiveConflictError, match=r"encrypted and an unencrypted.*archive upload"):
             archive.restore(verify_only=verify_only)
     assert upload_day(archive.destination, paths).action == "replaced"
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     assert archive.restore().runs == 5
-    # Of the same content it is a leftover, and no conflict.
+    # With the same content it is a leftover, not a conflict.
     upload_day(inner, paths)
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     assert archive.restore().runs == 5
     assert paths.zip.read_bytes() == whole
@@ -440,7 +440,7 @@ def test_an_encrypted_and_another_unencrypted_zip_are_a_conflict(archive: Archiv
 
 @ENCRYPTED
 @pytest.mark.parametrize("setting", ["another key", "a public key", "no key"])
-def test_a_copy_that_this_host_cannot_open_proves_nothing(
+def test_a_copy_that_cannot_be_decrypted_proves_nothing(
     archive: Archive, database: Database, tmp_path: Path, setting: str
 ) -> None:
     paths = archive.add()
@@ -460,12 +460,12 @@ def test_a_copy_that_this_host_cannot_open_proves_nothing(
     with pytest.raises(NoKeyError, match="LSE_AGE"):
         Archive(tmp_path, elsewhere).restore(verify_only=True)
     assert snapshot(tmp_path) == before
-    assert left_over(archive) == []
+    assert leftovers(archive) == []
     assert prune_day(archive.destination, database, paths, "files").action == "pruned"
 
 
 @ENCRYPTED
-def test_a_host_that_only_writes_says_where_a_changed_day_is_uploaded(archive: Archive, key_file: Path) -> None:
+def test_the_error_without_a_private_key_names_where_to_upload_a_changed_day(archive: Archive, key_file: Path) -> None:
     paths = archive.add(runs=3)
     rezip(archive, 5)
     public = str(age.x25519.Identity.from_str(key_file.read_text().split("\n")[1]).to_public())
@@ -485,13 +485,13 @@ def test_a_passphrase(store: ObjectStore, tmp_path: Path) -> None:
     archive = Archive(tmp_path, EncryptedDestination(store, keys, tmp_path / "archives"))
     paths = archive.add()
     whole = paths.zip.read_bytes()
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     assert archive.restore().action == "restored"
     assert paths.zip.read_bytes() == whole
 
 
-def test_unencrypted_zips_of_before_are_found_and_replaced_encrypted(
+def test_older_unencrypted_zips_are_found_and_replaced_encrypted(
     store: ObjectStore, tmp_path: Path, key_file: Path
 ) -> None:
     plain = Archive(tmp_path, store)
@@ -521,20 +521,20 @@ def test_wrong_keys_are_named(
     assert read_keys(None, None, None) is None
 
 
-# What is damaged, and what was killed
+# Damaged and interrupted
 
 
 def labels(request: Any) -> bool:
-    """Drive is told what to keep beside a file that is there."""
+    """Returns whether a request labels an existing file on Drive."""
     return request.method == "PATCH" and request.path.startswith("/drive/") and b"appProperties" in request.body
 
 
 def removals(request: Any) -> bool:
-    """A zip is removed, unencrypted and under its own name."""
+    """Returns whether a request removes an unencrypted zip."""
     return b'"trashed": true' in request.body or b".zip</Key>" in request.body
 
 
-def spoil(path: Path) -> None:
+def damage(path: Path) -> None:
     """Flips a byte within a run of a zip."""
     with zipfile.ZipFile(path) as archive:
         info = archive.infolist()[0]
@@ -543,7 +543,7 @@ def spoil(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_who_cannot_decrypt_may_give_up_a_copy_of_what_is_here_and_no_more(
+def test_without_the_private_key_only_the_copy_of_a_local_day_is_pruned(
     store: ObjectStore, tmp_path: Path, database: Database
 ) -> None:
     (tmp_path / "archives").mkdir()
@@ -557,21 +557,21 @@ def test_who_cannot_decrypt_may_give_up_a_copy_of_what_is_here_and_no_more(
     assert find_copies(archive.destination, paths) == []
 
 
-def test_a_damaged_zip_takes_no_copy_s_place(archive: Archive) -> None:
+def test_a_damaged_zip_does_not_replace_a_copy(archive: Archive) -> None:
     paths = archive.add(runs=5)
     [before] = find_copies(archive.destination, paths)
     rezip(archive, 6)
     other = archive.write(DAY + timedelta(days=1))
     zip_day(other)
     for damaged in (paths, other):
-        spoil(damaged.zip)
+        damage(damaged.zip)
         with pytest.raises(CorruptArchiveError, match=r"\.zip is damaged.*lse archive zip"):
             upload_day(archive.destination, damaged)
     assert find_copies(archive.destination, paths) == [before]
     assert find_copies(archive.destination, other) == []
 
 
-def test_a_copy_that_cannot_be_read_is_replaced(archive: Archive, tmp_path: Path) -> None:
+def test_an_unreadable_copy_is_replaced(archive: Archive, tmp_path: Path) -> None:
     paths = archive.write()
     zip_day(paths)
     (tmp_path / "x").write_bytes(b"no zip")
@@ -591,7 +591,7 @@ def test_an_encrypted_zip_without_its_label_is_replaced_and_restored(archive: Ar
         upload_day(archive.destination, paths)
     faults.clear()
     whole = paths.zip.read_bytes()
-    archive.lose()
+    archive.delete_local()
     archive.layout.archive_dir.mkdir()
     assert archive.restore().action == "restored"
     assert (snapshot(archive.layout.data_dir), paths.zip.read_bytes()) == (before, whole)
@@ -601,7 +601,7 @@ def test_an_encrypted_zip_without_its_label_is_replaced_and_restored(archive: Ar
 
 
 @pytest.mark.parametrize("archive", ["drive, encrypted", "s3, encrypted"], indirect=True)
-def test_an_unencrypted_zip_that_was_left_is_removed(archive: Archive, faults: Faults) -> None:
+def test_the_next_upload_removes_an_unencrypted_zip(archive: Archive, faults: Faults) -> None:
     inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
     paths = archive.write(runs=3)
     zip_day(paths)
@@ -616,7 +616,7 @@ def test_an_unencrypted_zip_that_was_left_is_removed(archive: Archive, faults: F
     assert upload_day(archive.destination, paths).action == "unchanged"
     assert find_copies(inner, paths) == []
     assert find_copy_difference(archive.destination, paths) is None
-    # What holds more than the encrypted one is no such leftover.
+    # A zip with more runs than the encrypted one is not a leftover.
     more = Archive(archive.directory / "more", inner)
     more.add(runs=6)
     with pytest.raises(ShrinkError, match="holds 1 runs"):
@@ -625,7 +625,7 @@ def test_an_unencrypted_zip_that_was_left_is_removed(archive: Archive, faults: F
 
 
 @pytest.mark.parametrize("archive", ["drive, encrypted", "s3, encrypted"], indirect=True)
-def test_an_unencrypted_zip_of_the_same_bytes_stays(archive: Archive) -> None:
+def test_an_unencrypted_zip_of_the_same_bytes_is_kept(archive: Archive) -> None:
     inner: Destination = archive.destination._inner  # ty: ignore[missing-attribute]
     paths = archive.write()
     zip_day(paths)
@@ -647,19 +647,19 @@ def test_an_unencrypted_zip_of_the_same_bytes_stays(archive: Archive) -> None:
         "KEY:hush@bucket",
     ],
 )
-def test_an_address_with_credentials_is_refused_and_not_told(url: str) -> None:
+def test_an_address_with_credentials_is_refused_and_not_quoted(url: str) -> None:
     with pytest.raises(SettingsError, match=r"LSE_ARCHIVE_URL holds credentials.*AWS_SECRET_ACCESS_KEY") as refusal:
         ObjectStore(url)
     assert "hu" not in str(refusal.value)
     assert "KEY:" not in str(refusal.value)
 
 
-def test_an_address_that_cannot_be_read_is_not_told() -> None:
+def test_a_malformed_address_is_not_quoted() -> None:
     for url in ("s3://[hush", "hush", "https://hush/x"):
         with pytest.raises(SettingsError, match="not an object store") as refusal:
             ObjectStore(url)
         assert "hush" not in str(refusal.value)
 
 
-def test_a_folder_may_hold_what_else_parts_an_address() -> None:
+def test_a_folder_may_contain_at_signs_and_colons() -> None:
     assert ObjectStore("s3://bucket/a@b/c:d", {"region": "us-east-1"}).place == "s3://bucket"

@@ -1,4 +1,4 @@
-"""What only an object store can do to an archive: two hosts at once, large objects, and what other tools put there."""
+"""Object stores: concurrent hosts, large objects, and objects of other tools."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refill(archive: Archive, runs: int, **fields: Any) -> None:
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, store: ObjectStore, act: Callable[[], object]) -> None:
-    """Has another host do something once, while this one uploads."""
+    """Runs an action of another host once during an upload."""
     put, acted = store._put, []
 
     def hook(*arguments: Any) -> None:
@@ -63,14 +63,14 @@ def test_the_slower_of_two_hosts_replaces_nothing(
         upload_day(store, archive.paths())
     assert find_copy_difference(store, other.paths()) is None
     folder = project_folder(PROJECT)
-    assert len(store._store.list_with_delimiter(folder)["objects"]) == 1  # nothing hidden is left
+    assert len(store._store.list_with_delimiter(folder)["objects"]) == 1  # no hidden object remains
 
 
 def test_a_large_zip_counts_only_when_it_has_been_read_back(
     archive: Archive, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(object_store, "_COPY_BYTES", 10)
-    monkeypatch.setattr(object_store, "_PIECE", 1 << 18)  # in parts, as a large one is
+    monkeypatch.setattr(object_store, "_PIECE", 1 << 18)  # in parts, like a large object
     blob = os.urandom(100_000).hex()
     paths = archive.write(blob=blob)
     zip_day(paths)
@@ -91,12 +91,12 @@ def test_a_large_zip_counts_only_when_it_has_been_read_back(
     monkeypatch.setattr(store, "_note_proof", killed)
     with pytest.raises(KeyboardInterrupt):
         upload_day(store, paths)
-    assert find_copy_difference(store, paths) is not None  # the note is of the former object
-    archive.lose()
+    assert find_copy_difference(store, paths) is not None  # the label belongs to the previous object
+    archive.delete_local()
     assert archive.restore().action == "restored"
 
 
-def test_an_object_put_there_in_parts_is_restored_and_replaced(archive: Archive, store: ObjectStore) -> None:
+def test_an_object_of_another_tool_in_parts_is_restored_and_replaced(archive: Archive, store: ObjectStore) -> None:
     paths = archive.write(runs=40, blob=os.urandom(200_000).hex())
     zip_day(paths)
     key = f"{project_folder(PROJECT)}/{paths.zip.name}"
@@ -108,27 +108,29 @@ def test_an_object_put_there_in_parts_is_restored_and_replaced(archive: Archive,
     store._store.delete(key)
     with paths.zip.open("rb") as file:
         obstore.put(store._store, key, file, chunk_size=5 << 20, use_multipart=True)
-    archive.lose()
+    archive.delete_local()
     assert archive.restore().action == "restored"
     damaged = bytearray(bytes(obstore.get(store._store, key).bytes()))
     damaged[1000] ^= 1
     obstore.put(store._store, key, iter([bytes(damaged)]), chunk_size=5 << 20, use_multipart=True)
-    archive.lose()
+    archive.delete_local()
     with pytest.raises(CorruptArchiveError):
         archive.restore()
 
 
-def test_an_object_that_goes_meanwhile(archive: Archive, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_deleted_during_a_call_is_skipped_or_a_conflict(
+    archive: Archive, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(3):
         archive.add(DAY + timedelta(days=number))
     head = store._head
 
-    def vanishing(key: str) -> Any:
+    def delete_first(key: str) -> Any:
         if str(DAY) in key:
             store._store.delete(key)
         return head(key)
 
-    monkeypatch.setattr(store, "_head", vanishing)
+    monkeypatch.setattr(store, "_head", delete_first)
     assert [copy.day for copy in copies(store, PROJECT)] == [DAY + timedelta(days=1), DAY + timedelta(days=2)]
     monkeypatch.undo()
     [file] = find_copies(store, archive.paths(DAY + timedelta(days=1)))
@@ -138,7 +140,7 @@ def test_an_object_that_goes_meanwhile(archive: Archive, store: ObjectStore, mon
 
 
 @pytest.mark.parametrize("end", ["?region=x", "#part", "/a?secret_access_key=XYZ"])
-def test_what_the_store_would_leave_out_of_an_address_is_refused(end: str) -> None:
+def test_an_address_with_a_query_or_fragment_is_refused(end: str) -> None:
     with pytest.raises(SettingsError, match=r"has a \? or #") as error:
         ObjectStore(f"s3://bucket{end}")
     assert "XYZ" not in str(error.value)

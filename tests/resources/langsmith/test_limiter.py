@@ -1,4 +1,4 @@
-"""The limiter: learns a server's limit from its answers, without waiting for real."""
+"""The limiter finds a server's limit from its answers; the clock is simulated."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ class Clock:
 
 
 class Server:
-    """Takes at most `limit` requests in any `period`; None: as many as come."""
+    """Accepts at most `limit` requests in any `period`; None: no limit."""
 
     def __init__(self, clock: Clock, limit: int | None, period: float = 10.0) -> None:
         self._clock, self.limit, self._period = clock, limit, period
-        self._taken: deque[float] = deque()
+        self._accepted: deque[float] = deque()
 
     def takes(self) -> bool:
-        while self._taken and self._taken[0] <= self._clock() - self._period:
-            self._taken.popleft()
-        if self.limit is not None and len(self._taken) >= self.limit:
+        while self._accepted and self._accepted[0] <= self._clock() - self._period:
+            self._accepted.popleft()
+        if self.limit is not None and len(self._accepted) >= self.limit:
             return False
-        self._taken.append(self._clock())
+        self._accepted.append(self._clock())
         return True
 
 
 class Run:
-    """What came of a number of requests: when the last one was answered, and how many were refused."""
+    """Sends requests; counts answers and refusals."""
 
     def __init__(self, limiter: AdaptiveLimiter, server: Server, clock: Clock) -> None:
         self._limiter, self._server, self._clock = limiter, server, clock
-        self._under_way: deque[tuple[float, int]] = deque()
+        self._in_flight: deque[tuple[float, int]] = deque()
         self.answered = self.refused = 0
 
     def ask(self, requests: int, *, at_once: int, latency: float = 0.3, retry_after: float | None = None) -> float:
-        """Has so many requests answered; returns the seconds that it took."""
+        """Sends requests until this many are answered; returns the seconds taken."""
         began, goal = self._clock(), self.answered + requests
         while self.answered < goal:
             wait = 0.001
-            if len(self._under_way) < min(at_once, goal - self.answered):
+            if len(self._in_flight) < min(at_once, goal - self.answered):
                 ticket, wait = self._limiter.reserve()
                 if ticket:
-                    self._under_way.append((self._clock() + latency, ticket))
+                    self._in_flight.append((self._clock() + latency, ticket))
                     continue
-            if self._under_way:
-                wait = min(wait, self._under_way[0][0] - self._clock()) if wait > 0.001 else wait
+            if self._in_flight:
+                wait = min(wait, self._in_flight[0][0] - self._clock()) if wait > 0.001 else wait
             self._clock.now += max(wait, 0.001)
-            while self._under_way and self._under_way[0][0] <= self._clock():
-                self._answer(self._under_way.popleft()[1], retry_after)
+            while self._in_flight and self._in_flight[0][0] <= self._clock():
+                self._answer(self._in_flight.popleft()[1], retry_after)
         return self._clock() - began
 
     def _answer(self, ticket: int, retry_after: float | None) -> None:
@@ -74,20 +74,20 @@ def running(limit: int | None, **options: int) -> tuple[Run, AdaptiveLimiter, Se
     return Run(limiter, server, clock), limiter, server
 
 
-def test_a_server_without_a_limit_is_soon_used_at_full_speed():
+def test_without_a_limit_the_rate_rises_quickly():
     run, limiter, _ = running(None, ceiling=300)
     assert run.ask(250, at_once=8) < 1.3 * (250 * 0.3 / 8) + 2
     assert run.refused == 0
     assert limiter.parallelism(0.3) >= 8
 
 
-def test_the_ceiling_is_never_passed():
+def test_the_ceiling_is_never_exceeded():
     run, limiter, _ = running(None, ceiling=20)
     assert run.ask(100, at_once=8) >= 40
     assert (limiter.limit, run.refused) == (20, 0)
 
 
-def test_a_limit_is_learned_by_one_refusal_and_then_used_up():
+def test_a_limit_is_found_by_one_refusal_and_then_used_fully():
     run, limiter, _ = running(10)
     assert run.ask(50, at_once=4) <= 1.2 * 50
     assert (limiter.limit, run.refused <= 2) == (10, True)
@@ -95,7 +95,7 @@ def test_a_limit_is_learned_by_one_refusal_and_then_used_up():
     assert limiter.parallelism(3.1) == 4
 
 
-def test_a_guess_that_was_too_high_is_mended_and_costs_little():
+def test_a_limit_estimated_too_high_is_corrected_with_few_refusals():
     run, limiter, _ = running(10)
     ticket, _ = limiter.reserve()
     limiter.accepted(ticket)  # another route: the server does not count it
@@ -104,7 +104,7 @@ def test_a_guess_that_was_too_high_is_mended_and_costs_little():
     assert run.refused <= 5
 
 
-def test_a_refusal_out_of_season_is_soon_forgotten():
+def test_the_rate_recovers_after_a_temporary_lower_limit():
     run, _, server = running(10)
     run.ask(30, at_once=4)
     server.limit = 5
@@ -116,7 +116,7 @@ def test_a_refusal_out_of_season_is_soon_forgotten():
 
 @pytest.mark.parametrize("latency", [0.3, 1.5])
 @pytest.mark.parametrize("limit", [3, 5, 7, 10, 15])
-def test_any_limit_is_found_and_used_up(limit, latency):
+def test_any_limit_is_found_and_used_fully(limit, latency):
     run, limiter, _ = running(limit)
     assert run.ask(200, at_once=4, latency=latency) <= 1.1 * (200 / limit * 10)
     assert limiter.limit == limit
@@ -131,7 +131,7 @@ def test_a_limit_that_rises_is_found_again():
     assert limiter.limit > 10
 
 
-def test_retry_after_is_honoured_and_bounded():
+def test_retry_after_is_respected_and_bounded():
     clock = Clock()
     limiter = AdaptiveLimiter(clock=clock)
     for retry_after, wait in ((7.0, 7.0), (0.0, 0.0), (100_000.0, 300.0)):
@@ -156,7 +156,7 @@ def test_without_retry_after_the_wait_grows():
     assert limiter.limit == 1
 
 
-def test_a_lost_probe_does_not_end_the_probing():
+def test_probing_continues_after_a_failed_probe():
     limiter = AdaptiveLimiter(2, clock=Clock())
     tickets = [limiter.reserve()[0] for _ in range(3)]
     assert all(tickets)
@@ -165,7 +165,7 @@ def test_a_lost_probe_does_not_end_the_probing():
     assert limiter.reserve()[0]
 
 
-def test_one_request_a_period_for_counts():
+def test_a_ceiling_of_one_allows_one_request_per_period():
     clock = Clock()
     limiter = AdaptiveLimiter(1, 10.0, ceiling=1, clock=clock)
     ticket, _ = limiter.reserve()

@@ -1,4 +1,4 @@
-"""The patience of requests to LangSmith: it is time without progress, by a clock that only waiting moves."""
+"""The patience of LangSmith requests: seconds without progress, by a simulated clock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lse_resources.langsmith.settings import LangSmithSettings
 
 
 class FakeTime(threading.Event):
-    """An event that is never set, whose waiting moves the clock."""
+    """An event that is never set; waiting advances the clock."""
 
     now = 0.0
 

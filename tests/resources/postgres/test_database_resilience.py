@@ -37,15 +37,15 @@ from datetime import date
 from pathlib import Path
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
-def tell(done, total):
+def print_progress(done, total):
     sys.stdout.write(f"{done}\\n")
     sys.stdout.flush()
 url, project, day, folder, batch = sys.argv[1:]
-load_day(Database(url), project, date.fromisoformat(day), Path(folder), batch_size=int(batch), progress=tell)
+load_day(Database(url), project, date.fromisoformat(day), Path(folder), batch_size=int(batch), progress=print_progress)
 """
 
 
-def whole_and_right(database: Database, folder: RunFolder) -> bool:
+def rows_equal_files(database: Database, folder: RunFolder) -> bool:
     result = verify_day(database, PROJECT, DAY, folder.path, detailed=True)
     return result.is_consistent and result.total_runs_in_db == RUNS
 
@@ -67,7 +67,7 @@ def test_lost_connections_are_replaced_and_no_batch_is_lost(database: Database, 
 
     assert lost > 2
     assert (result.successful_inserts, result.replaced, result.failed_inserts) == (RUNS, 0, 0)
-    assert whole_and_right(database, run_folder)
+    assert rows_equal_files(database, run_folder)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_load_survives_a_restart_of_a_killed_server(own_server: EmbeddedServer
     result = load_day(database, PROJECT, DAY, run_folder.path, batch_size=BATCH, progress=disturb)
 
     assert result.successful_inserts == RUNS
-    assert whole_and_right(database, run_folder)
+    assert rows_equal_files(database, run_folder)
 
 
 def test_a_stopped_server_fails_the_load_and_the_next_load_completes_it(
@@ -128,7 +128,7 @@ def test_a_stopped_server_fails_the_load_and_the_next_load_completes_it(
     assert result.left + result.successful_inserts == RUNS
     assert result.left % BATCH == 0
     assert 0 < result.left < RUNS
-    assert whole_and_right(database, run_folder)
+    assert rows_equal_files(database, run_folder)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -155,7 +155,7 @@ def test_a_killed_loader_leaves_whole_batches_and_the_next_completes(
     assert unfinished == (1,) or found == (RUNS,)
     result = load_day(database, PROJECT, DAY, run_folder.path)
     assert (result.left, result.successful_inserts) == (found[0], RUNS - found[0])
-    assert whole_and_right(database, run_folder)
+    assert rows_equal_files(database, run_folder)
 
 
 def test_the_second_of_two_loads_of_a_day_waits(database: Database, run_folder: RunFolder) -> None:
@@ -202,7 +202,7 @@ def test_a_full_disk_is_a_one_line_error(database: Database, run_folder: RunFold
         connection.execute("DROP TRIGGER full_disk ON runs")
         assert connection.execute("SELECT count(*) % 20 FROM runs").fetchone() == (0,)
     load_day(database, PROJECT, DAY, run_folder.path)
-    assert whole_and_right(database, run_folder)
+    assert rows_equal_files(database, run_folder)
 
 
 def test_a_serialization_failure_is_retried(database: Database, run_folder: RunFolder) -> None:
@@ -217,7 +217,7 @@ def test_a_serialization_failure_is_retried(database: Database, run_folder: RunF
         )
 
     assert load_day(database, PROJECT, DAY, run_folder.path, batch_size=BATCH).successful_inserts == RUNS
-    assert whole_and_right(database, run_folder)
+    assert rows_equal_files(database, run_folder)
 
 
 def test_only_the_refused_run_fails(database: Database, run_folder: RunFolder) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 from home_fixtures import Installation
-from tls_door import Authority, tls_door
+from tls_proxy import Authority, tls_proxy
 
 from lse_archive.errors import DatabaseError
 from lse_resources.embedded_postgres.place import find_location
@@ -68,7 +68,7 @@ def server() -> Iterator[EmbeddedServer]:
 @pytest.fixture
 def remote(server: EmbeddedServer, tmp_path: Path) -> Iterator[Remote]:
     authority, other = Authority.make(tmp_path, "authority"), Authority.make(tmp_path, "other")
-    with tls_door(find_location(server.home).socket, authority.server(HOST)) as port:
+    with tls_proxy(find_location(server.home).socket, authority.server(HOST)) as port:
         yield Remote(port, authority.root, other.root, tmp_path)
 
 
@@ -131,7 +131,7 @@ def test_the_error_for_a_missing_root_names_the_file(remote: Remote) -> None:
 
 
 def test_a_server_without_tls_is_refused_when_tls_is_required(remote: Remote, server: EmbeddedServer) -> None:
-    with tls_door(find_location(server.home).socket, None) as port:
+    with tls_proxy(find_location(server.home).socket, None) as port:
         plain = Remote(port, remote.root, remote.other_root, remote.directory)
         error = refusal(plain.url("sslmode=require", password=_ENCODED))
         with Database(plain.url("sslmode=prefer", password=_ENCODED)).connect() as connection:

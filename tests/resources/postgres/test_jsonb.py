@@ -101,13 +101,13 @@ values = st.recursive(
 )
 
 
-def spell(value: object, ascii_only: bool, doubled: bool) -> str:
+def to_json_text(value: object, ascii_only: bool, doubled: bool) -> str:
     """Returns a value as JSON in one of several notations; lone surrogates stay as escapes or invalid bytes."""
     spelled = json.dumps(value, ensure_ascii=ascii_only, separators=(",", ":") if ascii_only else None)
     return f'{{"v": {spelled}, "v": {spelled}}}' if doubled else f'{{"v": {spelled}}}'
 
 
-spellings = st.builds(spell, values, st.booleans(), st.booleans())
+json_texts = st.builds(to_json_text, values, st.booleans(), st.booleans())
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def fresh(base: Path, database: Database) -> RunFolder:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(spellings, min_size=1, max_size=8))
+@given(st.lists(json_texts, min_size=1, max_size=8))
 def test_every_loaded_document_is_consistent(database: Database, property_folder: Path, documents: list[str]) -> None:
     folder = fresh(property_folder, database)
     for number, document in enumerate(documents):
@@ -137,7 +137,7 @@ def test_every_loaded_document_is_consistent(database: Database, property_folder
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(spellings, spellings, st.booleans())
+@given(json_texts, json_texts, st.booleans())
 def test_every_change_is_found(
     database: Database, property_folder: Path, before: str, after: str, in_database: bool
 ) -> None:

@@ -1,11 +1,11 @@
-"""A local Drive that can misbehave, and a client of it that does not sleep."""
+"""A local Drive with faults, and a client that does not sleep."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from drive_rig import CONTENT, Waits
+from drive_rig import CONTENT, FakeSleep
 
 from lse_demo.faults import Faults
 from lse_demo.google_drive.server import USER, DriveServer
@@ -28,13 +28,13 @@ def settings(server: DriveServer, tmp_path: Path) -> DriveSettings:
 
 
 @pytest.fixture
-def waits() -> Waits:
-    return Waits()
+def fake_sleep() -> FakeSleep:
+    return FakeSleep()
 
 
 @pytest.fixture
-def drive(settings: DriveSettings, waits: Waits) -> Iterator[GoogleDrive]:
-    with GoogleDrive(settings, retries=waits.retries()) as client:
+def drive(settings: DriveSettings, fake_sleep: FakeSleep) -> Iterator[GoogleDrive]:
+    with GoogleDrive(settings, retries=fake_sleep.retries()) as client:
         yield client
 
 

@@ -1,4 +1,4 @@
-"""The Drive client against the local Drive: sign-in, the folder, files, uploads and downloads when all goes well."""
+"""The Drive client without faults: sign-in, folder, files, uploads and downloads."""
 
 import json
 import logging
@@ -83,7 +83,7 @@ def calls(server: DriveServer, name: str) -> int:
         "  1AbC_d-EfGhIjK\n",
     ],
 )
-def test_a_folder_s_address_in_all_its_forms(url: str) -> None:
+def test_every_form_of_a_folder_address_is_accepted(url: str) -> None:
     assert folder_id(url) == "1AbC_d-EfGhIjK"
 
 
@@ -95,7 +95,7 @@ def test_another_address_is_refused(url: str) -> None:
         folder_id(url)
 
 
-def test_tokens_never_travel_unencrypted(settings: Callable[..., DriveSettings]) -> None:
+def test_an_unencrypted_api_address_is_refused(settings: Callable[..., DriveSettings]) -> None:
     with pytest.raises(SettingsError, match="API_ROOT"):
         settings(api_root="http://drive.example.com")
 
@@ -103,9 +103,7 @@ def test_tokens_never_travel_unencrypted(settings: Callable[..., DriveSettings])
 # Sign-in
 
 
-def test_a_person_s_token_is_kept_private_and_used_again(
-    server: DriveServer, settings: Callable[..., DriveSettings]
-) -> None:
+def test_a_user_token_is_private_and_reused(server: DriveServer, settings: Callable[..., DriveSettings]) -> None:
     token_path = settings().token_path
     for _ in range(2):
         with GoogleDrive(settings(), retries=NEVER) as drive:
@@ -118,7 +116,7 @@ def test_a_person_s_token_is_kept_private_and_used_again(
     assert calls(server, "token refresh_token") == 2
 
 
-def test_a_token_that_cannot_be_kept_is_no_network_trouble(
+def test_a_token_that_cannot_be_stored_is_not_a_network_error(
     settings: Callable[..., DriveSettings], tmp_path: Path
 ) -> None:
     (tmp_path / "home").write_text("a file where the directory should be")
@@ -126,7 +124,7 @@ def test_a_token_that_cannot_be_kept_is_no_network_trouble(
         drive.about()
 
 
-def test_a_new_credentials_file_replaces_the_kept_token(
+def test_a_new_credentials_file_replaces_the_stored_token(
     server: DriveServer, settings: Callable[..., DriveSettings], tmp_path: Path
 ) -> None:
     with GoogleDrive(settings(), retries=NEVER) as drive:
@@ -137,20 +135,22 @@ def test_a_new_credentials_file_replaces_the_kept_token(
         assert drive.about().email == "bob@example.com"
 
 
-def test_a_revoked_token_says_how_to_sign_in(server: DriveServer, drive: GoogleDrive) -> None:
+def test_the_error_for_a_revoked_token_names_the_login_command(server: DriveServer, drive: GoogleDrive) -> None:
     drive.about()
     server.accounts.revoke(USER)
     with pytest.raises(DestinationError, match=r"invalid_grant.*lse drive login"):
         drive.about()
 
 
-def test_nobody_signed_in_says_how(server: DriveServer, settings: Callable[..., DriveSettings], tmp_path: Path) -> None:
+def test_the_error_without_a_token_names_the_login_command(
+    server: DriveServer, settings: Callable[..., DriveSettings], tmp_path: Path
+) -> None:
     server.accounts.write_client_secrets(tmp_path / "client.json", url=server.url)
     with pytest.raises(DestinationError, match="lse drive login"):
         GoogleDrive(settings(credentials_path=tmp_path / "client.json"))
 
 
-def test_login_by_browser_and_by_paste(
+def test_login_works_by_browser_and_by_paste(
     server: DriveServer, settings: Callable[..., DriveSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.accounts.write_client_secrets(tmp_path / "client.json", url=server.url)
@@ -227,14 +227,14 @@ def test_a_wrong_credentials_file_is_named(
 # The folder
 
 
-def test_a_good_folder_is_described_without_secrets(server: DriveServer, drive: GoogleDrive, folder: str) -> None:
+def test_a_valid_folder_is_described_without_secrets(server: DriveServer, drive: GoogleDrive, folder: str) -> None:
     facts = drive.check_folder()
     assert (facts.id, facts.name, facts.shared_drive, facts.free) == (folder, "Archive", False, 15 << 30)
     assert drive.describe()["account"] == USER
     assert "ya29" not in json.dumps(drive.describe())
 
 
-def test_a_bad_folder_is_told_before_a_byte_is_sent(
+def test_an_invalid_folder_is_an_error_before_any_upload(
     server: DriveServer, settings: Callable[..., DriveSettings], drive: GoogleDrive, path: Path
 ) -> None:
     server.accounts.add_user("bob@example.com")
@@ -272,13 +272,13 @@ def test_project_folders_are_found_by_their_exact_name(drive: GoogleDrive, name:
     assert drive.find_project_folder(name.swapcase()) is None or name == name.swapcase()
 
 
-def test_makers_at_the_same_moment_use_one_folder(drive: GoogleDrive) -> None:
+def test_concurrent_creators_use_one_folder(drive: GoogleDrive) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(drive.ensure_project_folder, ["P"] * 8))
         assert len(set(pool.map(drive.ensure_project_folder, ["P"] * 8))) == 1
 
 
-def test_threads_make_one_folder_though_drive_does_not_list_it_yet(server: DriveServer, drive: GoogleDrive) -> None:
+def test_threads_create_one_folder_before_drive_lists_it(server: DriveServer, drive: GoogleDrive) -> None:
     def listing(request: Any) -> bool:
         return "name = 'P'" in request.query.get("q", "")
 
@@ -291,7 +291,7 @@ def test_threads_make_one_folder_though_drive_does_not_list_it_yet(server: Drive
 
 
 @pytest.mark.parametrize("gone", ["trash", "delete"])
-def test_a_folder_that_is_gone_is_made_anew(server: DriveServer, drive: GoogleDrive, gone: str) -> None:
+def test_a_deleted_folder_is_created_again(server: DriveServer, drive: GoogleDrive, gone: str) -> None:
     first = drive.ensure_project_folder("P")
     files = drive._service.api.files()
     (files.update(fileId=first, body={"trashed": True}) if gone == "trash" else files.delete(fileId=first)).execute()
@@ -303,7 +303,7 @@ def test_a_folder_that_is_gone_is_made_anew(server: DriveServer, drive: GoogleDr
 # Files
 
 
-def test_files_are_listed_over_pages_oldest_first(server: DriveServer, drive: GoogleDrive, tmp_path: Path) -> None:
+def test_pages_of_files_are_listed_oldest_first(server: DriveServer, drive: GoogleDrive, tmp_path: Path) -> None:
     server.page_cap = 2
     project = drive.ensure_project_folder("P")
     for number in range(5):
@@ -323,7 +323,7 @@ def test_two_files_of_one_name_are_both_found(server: DriveServer, drive: Google
 
 
 @pytest.mark.parametrize("size", [0, 1, 256 * 1024, 1024 * 1024, 5_000_001])
-def test_what_is_uploaded_comes_back_equal(drive: GoogleDrive, tmp_path: Path, size: int) -> None:
+def test_a_download_equals_the_upload(drive: GoogleDrive, tmp_path: Path, size: int) -> None:
     (tmp_path / "x.zip").write_bytes((bytes(range(251)) * (size // 251 + 1))[:size])
     seen: list[int] = []
     facts = {"project": "it's", "day": "2026-01-02"}
@@ -339,7 +339,7 @@ def test_what_is_uploaded_comes_back_equal(drive: GoogleDrive, tmp_path: Path, s
     assert sorted(each.name for each in tmp_path.iterdir() if each.name.endswith(".part")) == []
 
 
-def test_a_name_that_is_taken_is_a_conflict(drive: GoogleDrive, path: Path) -> None:
+def test_an_existing_name_is_a_conflict(drive: GoogleDrive, path: Path) -> None:
     project = drive.ensure_project_folder("P")
     drive.upload(path, "a.zip", project, {})
     with pytest.raises(ArchiveConflictError, match=r"a\.zip is in the Drive folder already"):
@@ -367,7 +367,7 @@ def test_the_same_content_is_not_sent_again(server: DriveServer, drive: GoogleDr
     assert (again.revision, dict(again.app_properties)) == (first.revision, {"day": "y"})
 
 
-def test_without_sha256_md5_proves(server: DriveServer, drive: GoogleDrive, path: Path, tmp_path: Path) -> None:
+def test_md5_is_used_if_sha256_is_missing(server: DriveServer, drive: GoogleDrive, path: Path, tmp_path: Path) -> None:
     project = drive.ensure_project_folder("P")
     file = drive.upload(path, "a.zip", project, {})
     stored = {key: value for key, value in server.store.doc(file.id).items() if key != "sha256Checksum"}
@@ -381,17 +381,17 @@ def test_without_sha256_md5_proves(server: DriveServer, drive: GoogleDrive, path
 def test_many_threads_share_a_client(drive: GoogleDrive, tmp_path: Path) -> None:
     project = drive.ensure_project_folder("P")
 
-    def there_and_back(number: int) -> bool:
+    def round_trip(number: int) -> bool:
         source, back = tmp_path / f"{number}.zip", tmp_path / f"{number}.back"
         source.write_bytes(bytes([number]) * 1_500_000)
         drive.download(drive.upload(source, source.name, project, {}), back)
         return back.read_bytes() == source.read_bytes()
 
     with ThreadPoolExecutor(6) as pool:
-        assert all(pool.map(there_and_back, range(12)))
+        assert all(pool.map(round_trip, range(12)))
 
 
-def test_local_trouble_is_told_as_such(drive: GoogleDrive, path: Path, tmp_path: Path) -> None:
+def test_local_file_errors_are_reported_as_local(drive: GoogleDrive, path: Path, tmp_path: Path) -> None:
     project = drive.ensure_project_folder("P")
     with pytest.raises(ArchiveError, match=r"cannot read .*none\.zip"):
         drive.upload(tmp_path / "none.zip", "x", project, {})

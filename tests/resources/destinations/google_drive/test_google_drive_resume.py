@@ -1,4 +1,4 @@
-"""What was interrupted goes on: uploads after an error or a kill, and downloads."""
+"""Interrupted uploads and downloads are continued."""
 
 import hashlib
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drive_rig import CONTENT, UNIT, UPLOAD, back, media, proven
+from drive_rig import CONTENT, UNIT, UPLOAD, assert_stored, downloads_intact, media
 
 from lse_archive.errors import ArchiveConflictError, CorruptArchiveError, DestinationError
 from lse_demo.faults import Fault, on
@@ -27,31 +27,29 @@ def interrupt(server: DriveServer, send: Callable[..., DriveFile], **changes: An
 
 
 def lose_last_answer(server: DriveServer, send: Callable[..., DriveFile], path: Path) -> DriveFile:
-    """The file is there, whole, and its upload does not know."""
+    """Uploads the whole file, but loses the last answer."""
     path.write_bytes(CONTENT[:UNIT])
     server.faults.add(Fault("lose_answer", UPLOAD, times=1))
     server.faults.add(Fault("status", UPLOAD))
     with pytest.raises(DestinationError):
         send()
     server.faults.clear()
-    return proven(server, CONTENT[:UNIT])
+    return assert_stored(server, CONTENT[:UNIT])
 
 
-def test_the_next_call_goes_on_where_the_last_one_ended(
-    server: DriveServer, send: Callable[..., DriveFile], path: Path
-) -> None:
+def test_the_next_call_continues_the_upload(server: DriveServer, send: Callable[..., DriveFile], path: Path) -> None:
     interrupt(server, send)
     session_file = path.with_name("day.zip.upload")
     assert session_file.stat().st_mode & 0o777 == 0o600
     seen: list[int] = []
     send(progress=seen.append)
-    proven(server)
+    assert_stored(server)
     assert seen[0] == 4 * UNIT  # not from the start
     assert not session_file.exists()
 
 
 @pytest.mark.parametrize("trouble", ["expired", "damaged", "foreign", "other content"])
-def test_a_session_file_of_no_use_is_no_harm(
+def test_an_unusable_session_file_is_ignored(
     server: DriveServer, send: Callable[..., DriveFile], path: Path, trouble: str
 ) -> None:
     interrupt(server, send)
@@ -66,34 +64,32 @@ def test_a_session_file_of_no_use_is_no_harm(
         content = b"other" * UNIT
         path.write_bytes(content)
     send()
-    proven(server, content)
+    assert_stored(server, content)
 
 
-def test_an_answer_lost_at_the_very_end_makes_no_second_file(
-    server: DriveServer, send: Callable[..., DriveFile], path: Path
-) -> None:
+def test_a_lost_last_answer_makes_one_file(server: DriveServer, send: Callable[..., DriveFile], path: Path) -> None:
     created = lose_last_answer(server, send, path)
     server.uploads.expire()
     assert send().id == created.id
-    proven(server, CONTENT[:UNIT])
+    assert_stored(server, CONTENT[:UNIT])
 
 
-def test_another_s_file_of_the_name_is_a_conflict_for_the_interrupted_too(
+def test_a_file_of_another_host_is_a_conflict_for_an_interrupted_upload(
     server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], settings: DriveSettings, path: Path
 ) -> None:
     interrupt(server, send)
     drive.upload(path, "day.zip", settings.folder, {})
     with pytest.raises(ArchiveConflictError):
         send()
-    proven(server)
+    assert_stored(server)
 
 
 def change(drive: GoogleDrive, file_id: str, body: dict[str, Any], **moves: str) -> None:
-    """Somebody does it in the browser."""
+    """Changes a file, as a user in the browser."""
     drive._service.api.files().update(fileId=file_id, body=body, **moves).execute()
 
 
-def test_a_session_of_another_folder_is_not_gone_on_with(
+def test_a_session_of_another_folder_is_not_continued(
     server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
 ) -> None:
     interrupt(server, send)
@@ -106,7 +102,7 @@ def test_a_session_of_another_folder_is_not_gone_on_with(
 
 @pytest.mark.parametrize("gone", ["trashed", "moved"])
 @pytest.mark.parametrize("expired", [False, True])
-def test_a_finished_file_that_was_taken_away_is_sent_again(
+def test_a_finished_file_that_was_trashed_or_moved_is_sent_again(
     server: DriveServer,
     drive: GoogleDrive,
     send: Callable[..., DriveFile],
@@ -128,7 +124,7 @@ def test_a_finished_file_that_was_taken_away_is_sent_again(
     assert [file.id for file in drive.find_file(settings.folder, "day.zip")] == [sent.id]
 
 
-def test_a_folder_that_goes_to_the_trash_meanwhile_is_told(server: DriveServer, drive: GoogleDrive, path: Path) -> None:
+def test_a_folder_trashed_during_an_upload_is_an_error(server: DriveServer, drive: GoogleDrive, path: Path) -> None:
     folder = drive.ensure_project_folder("P")
     with pytest.raises(ArchiveConflictError, match="is not in its folder on Drive"):
         drive.upload(path, "day.zip", folder, {}, progress=lambda _: change(drive, folder, {"trashed": True}))
@@ -138,7 +134,7 @@ def test_a_folder_that_goes_to_the_trash_meanwhile_is_told(server: DriveServer, 
 
 
 @pytest.mark.parametrize("size", [UNIT, len(CONTENT)])
-def test_what_another_host_uploads_meanwhile_is_not_replaced(
+def test_a_concurrent_upload_of_another_host_is_not_replaced(
     server: DriveServer,
     drive: GoogleDrive,
     send: Callable[..., DriveFile],
@@ -153,22 +149,22 @@ def test_what_another_host_uploads_meanwhile_is_not_replaced(
     first = drive.upload(other, "day.zip", settings.folder, {})
     other.write_bytes(b"still more runs")
 
-    def meanwhile() -> None:
+    def upload_elsewhere() -> None:
         if drive.prove(first).revision == first.revision:
             drive.upload(other, "day.zip", settings.folder, {}, existing=first)
 
-    # When the upload is announced: of a short file all is sent after that at once.
-    server.faults.add(Fault("call", on("PATCH", "/upload/"), times=1, action=meanwhile))
+    # At the start of the session: a short file is then sent in one request.
+    server.faults.add(Fault("call", on("PATCH", "/upload/"), times=1, action=upload_elsewhere))
     with pytest.raises(ArchiveConflictError, match="changed on Drive"):
         send(existing=first)
-    proven(server, b"still more runs")
+    assert_stored(server, b"still more runs")
     assert len(server.store.revisions(first.id)) == 2
     assert not path.with_name("day.zip.upload").exists()
     send(existing=drive.prove(first))
-    proven(server, content)
+    assert_stored(server, content)
 
 
-def test_a_replacement_whose_last_answer_was_lost_is_one_s_own(
+def test_a_replacement_with_a_lost_last_answer_is_recognized(
     server: DriveServer, send: Callable[..., DriveFile], path: Path
 ) -> None:
     path.write_bytes(b"old")
@@ -176,7 +172,7 @@ def test_a_replacement_whose_last_answer_was_lost_is_one_s_own(
     path.write_bytes(CONTENT[:UNIT])
     server.faults.add(Fault("lose_answer", UPLOAD, times=1))
     assert send(existing=first).id == first.id
-    proven(server, CONTENT[:UNIT])
+    assert_stored(server, CONTENT[:UNIT])
     assert len(server.store.revisions(first.id)) == 2
 
 
@@ -197,7 +193,7 @@ with GoogleDrive(settings) as drive:
 
 @pytest.mark.parametrize("replacing", [False, True])
 @pytest.mark.parametrize("moment", range(10))
-def test_killed_and_started_again(
+def test_a_killed_upload_is_completed_by_the_next_one(
     server: DriveServer,
     settings: DriveSettings,
     send: Callable[..., DriveFile],
@@ -215,12 +211,12 @@ def test_killed_and_started_again(
         child[0].kill()
         child[0].wait(10)
 
-    def again() -> DriveFile:
+    def retry() -> DriveFile:
         found = server.store.named("day.zip")
         return send(existing=DriveFile.of(found[0]) if found else None)
 
     command = [sys.executable, "-c", KILLED, server.url, settings.folder, str(path.parent)]
-    # The server kills its client at one of its requests, the first, the second, …, which is then carried out, or not.
+    # The server kills its client at the n-th request, and executes the request or not.
     api = on(path="/drive/v3/")
     if moment % 2:
         server.faults.add(Fault("call", api, times=1, after=moment // 2, action=kill))
@@ -232,20 +228,20 @@ def test_killed_and_started_again(
         process.wait(60)
     assert process.returncode == -signal.SIGKILL
     server.faults.clear()
-    for doc in server.store.named("day.zip"):  # whatever was killed, what is there is whole
+    for doc in server.store.named("day.zip"):  # any existing file is complete
         assert server.store.content(doc).read_bytes() in (CONTENT, b"old")
     try:
-        again()
-    except ArchiveConflictError:  # the server went on after its client's death and finished the file just now
-        again()
-    proven(server)
+        retry()
+    except ArchiveConflictError:  # the server finished the file after its client was killed
+        retry()
+    assert_stored(server)
     assert not path.with_name("day.zip.upload").exists()
 
 
 # Downloads
 
 
-def test_cut_downloads_go_on(
+def test_cut_downloads_continue(
     server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
 ) -> None:
     file = send()
@@ -253,16 +249,16 @@ def test_cut_downloads_go_on(
         server.faults.add(Fault("truncate", media, times=1, at=UNIT * (number % 4)))
     for kind in ("cut_body", "cut_before", "status", "lose_answer"):
         server.faults.add(Fault(kind, media, times=2))
-    assert back(drive, file, path.with_name("back"))
+    assert downloads_intact(drive, file, path.with_name("back"))
     assert server.faults.struck("truncate") >= 5
 
 
-def test_damaged_downloads_are_repeated(
+def test_damaged_downloads_are_retried(
     server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
 ) -> None:
     file = send()
     server.faults.add(Fault("corrupt", media, times=2))
-    assert back(drive, file, path.with_name("back"))
+    assert downloads_intact(drive, file, path.with_name("back"))
     server.faults.add(Fault("corrupt", media))
     target = path.with_name("never")
     target.write_bytes(b"what was there")
@@ -272,7 +268,7 @@ def test_damaged_downloads_are_repeated(
     assert list(path.parent.glob("*.part")) == []
 
 
-def test_an_interrupted_download_goes_on_in_the_next_call(
+def test_the_next_call_continues_an_interrupted_download(
     server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
 ) -> None:
     file = send()
@@ -288,7 +284,7 @@ def test_an_interrupted_download_goes_on_in_the_next_call(
     assert hashlib.sha256(target.read_bytes()).hexdigest() == file.sha256
 
 
-def test_a_file_that_is_gone_is_a_conflict(
+def test_a_deleted_file_is_a_conflict(
     drive: GoogleDrive, server: DriveServer, send: Callable[..., DriveFile], path: Path
 ) -> None:
     file = send()

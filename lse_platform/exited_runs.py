@@ -15,7 +15,7 @@ _UNDER_WAY = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.Dags
 
 
 def tag_owner(context: dg.AssetExecutionContext) -> None:
-    """Tags the run with the process that works on it, whoever launched it.
+    """Tags the run with the current process, which executes it.
 
     The tags include the run id: a run that is executed again gets a copy of the tags of the exited process.
     """
@@ -34,7 +34,7 @@ def tag_owner(context: dg.AssetExecutionContext) -> None:
 def fail_exited_runs(instance: dg.DagsterInstance, *, platform_starts: bool = False) -> list[str]:
     """Fails the started runs whose process has exited; returns their ids.
 
-    The daemon retries them from the first step that is not finished (`run_retries` in dagster.yaml).
+    The daemon retries those that it launched, from the first unfinished step (`run_retries` in dagster.yaml).
 
     Args:
         platform_starts: No webserver or daemon of this home runs yet, so runs without an owner tag (launched, but
@@ -47,7 +47,7 @@ def fail_exited_runs(instance: dg.DagsterInstance, *, platform_starts: bool = Fa
         else:
             exited = platform_starts
         if exited:
-            instance.report_run_failed(run, "The process that worked on this run is gone. Materialize the day again.")
+            instance.report_run_failed(run, "The process of this run has exited. Materialize the day again.")
             failed.append(run.run_id)
     return failed
 

@@ -59,7 +59,7 @@ def test_up_serves_one_home_once_and_ctrl_c_ends_all(bare_installation: Installa
                 assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
             second = bare_installation.script("up", "--port", port)
             assert second.returncode == 1
-            assert "is running already" in second.stderr
+            assert "is already running" in second.stderr
             os.kill(process.pid, signal.SIGINT)
             assert process.wait(60) == 0
         finally:

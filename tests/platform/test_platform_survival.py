@@ -49,12 +49,12 @@ def test_a_process_that_dies_is_started_again(tmp_path: Path) -> None:
         os.kill(first.pid, signal.SIGKILL)
 
         def again() -> bool:
-            helper.look_after(said.append)
+            helper.keep_running(said.append)
             return bool(said)
 
         wait_until(again, 30, "it was not noticed")
         assert Registry(tmp_path / "run").alive()["helper"].pid != first.pid
-    assert said == ["the helper ended with -9; starting it again"]
+    assert said == ["the helper exited with -9; restarting it"]
     assert Registry(tmp_path / "run").alive() == {}
 
 
@@ -63,7 +63,7 @@ def test_a_process_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None
 
         def given_up() -> bool:
             try:
-                helper.look_after(lambda _: None)
+                helper.keep_running(lambda _: None)
             except ArchiveError as error:
                 return "no such port" in str(error)
             return False
@@ -87,12 +87,12 @@ def test_a_log_that_was_deleted_is_no_end(tmp_path: Path) -> None:
     said: list[str] = []
     with service(tmp_path, "import signal; signal.pause()") as helper:
         shutil.rmtree(helper.log.parent)
-        helper.look_after(said.append)
+        helper.keep_running(said.append)
         assert said == []
         os.kill(Registry(tmp_path / "run").alive()["helper"].pid, signal.SIGKILL)
 
         def again() -> bool:
-            helper.look_after(said.append)
+            helper.keep_running(said.append)
             return bool(said)
 
         wait_until(again, 30, "it was not started again")
@@ -121,7 +121,7 @@ def up(installation: Installation) -> Iterator[Up]:
 def test_a_daemon_killed_in_a_backfill_loses_no_day(installation: Installation, up: Up) -> None:
     second = installation.script("up", "--port", free_port())
     assert second.returncode == 1
-    assert "running already" in second.stderr
+    assert "already running" in second.stderr
 
     ended = installation.lse(
         "backfill", "--project", PROJECT, "--start-date", str(DAYS[0]), "--end-date", str(DAYS[-1])
@@ -130,7 +130,7 @@ def test_a_daemon_killed_in_a_backfill_loses_no_day(installation: Installation, 
     assert f"{len(DAYS)} days" in ended.out
     wait_until(lambda: bool(list(installation.paths(day=DAYS[0]).folder.parent.glob("2*"))), 120, "no day was begun")
     os.kill(Registry(installation.directory / "home" / "run").alive()["daemon"].pid, signal.SIGKILL)
-    wait_until(lambda: "the daemon ended with -9; starting it again" in up.text, 30, "nobody noticed")
+    wait_until(lambda: "the daemon exited with -9; restarting it" in up.text, 30, "nobody noticed")
 
     os.environ.update(open_home(Settings.load()).environment())  # the installation puts back what it was
     with installation.instance() as instance:

@@ -17,7 +17,7 @@ from lse_resources.alerts import Alert, mail, post, targets
 from lse_resources.projects import ProjectConfig, add_project
 from lse_resources.settings import Settings
 from lse_sensors.outbox import Outbox
-from lse_sensors.problems import RUN, Event, Ledger, enter, problem_alert, release
+from lse_sensors.problems import RUN, AlertState, Event, add_events, problem_alert, take_alerts
 from lse_sensors.sensors import alerts_sensor
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,7 @@ def test_a_changed_row_is_told_of_once_and_resolved_once(
     assert installation.archive("verify", "--fix").code == 0
     watch.tick()
     watch.tick()
-    assert [text.splitlines()[0] for text in hook.texts[1:]] == [f"resolved: {PROJECT} {DAY} is good again"]
+    assert [text.splitlines()[0] for text in hook.texts[1:]] == [f"resolved: {PROJECT} {DAY}"]
     assert len(post_office.texts) == 2
 
 
@@ -164,58 +164,58 @@ def ended(_: str) -> bool:
 
 
 def test_a_backfill_of_many_bad_days_is_one_message_at_its_end() -> None:
-    ledger = Ledger(0, 0)
+    state = AlertState(0, 0)
     for day in range(1, 29):
-        enter(ledger, [bad(day, "backfill=x")], now=day)
-        assert release(ledger, running, day, UI) == []
-    [alert] = release(ledger, ended, 30, UI)
+        add_events(state, [bad(day, "backfill=x")], now=day)
+        assert take_alerts(state, running, day, UI) == []
+    [alert] = take_alerts(state, ended, 30, UI)
     assert alert.title == "28 days of 'shop' need attention"
     assert "2026-01-01 to 2026-01-28 (28 days)" in alert.text()
     assert "runs/r28" in alert.text()
-    assert release(ledger, ended, 31, UI) == []
+    assert take_alerts(state, ended, 31, UI) == []
 
 
 def test_what_is_not_of_the_backfill_does_not_wait_for_it() -> None:
-    ledger = Ledger(0, 0)
-    enter(ledger, [bad(1, "backfill=x"), bad(2)], now=0)
-    [alert] = release(ledger, running, 0, UI)
+    state = AlertState(0, 0)
+    add_events(state, [bad(1, "backfill=x"), bad(2)], now=0)
+    [alert] = take_alerts(state, running, 0, UI)
     assert alert.title == "shop 2026-01-02: run_files_intact failed"
 
 
 def test_a_backfill_that_never_ends_is_not_waited_for() -> None:
-    ledger = Ledger(0, 0)
-    enter(ledger, [bad(1, "backfill=x")], now=0)
-    assert release(ledger, running, 3600, UI) == []
-    assert len(release(ledger, running, 7 * 3600, UI)) == 1
+    state = AlertState(0, 0)
+    add_events(state, [bad(1, "backfill=x")], now=0)
+    assert take_alerts(state, running, 3600, UI) == []
+    assert len(take_alerts(state, running, 7 * 3600, UI)) == 1
 
 
 def test_a_day_is_resolved_when_all_that_was_wrong_is_good() -> None:
-    ledger = Ledger(0, 0)
-    enter(ledger, [bad(1), bad(1, name="zip_matches_files"), bad(1, name=RUN)], now=0)
-    assert len(release(ledger, ended, 0, UI)) == 1
-    enter(ledger, [good(1)], now=1)
-    assert release(ledger, ended, 1, UI) == []
-    enter(ledger, [good(1, name="zip_matches_files")], now=2)
-    [alert] = release(ledger, ended, 2, UI)
-    assert alert.title == "resolved: shop 2026-01-01 is good again"
-    assert ledger.open == {}
+    state = AlertState(0, 0)
+    add_events(state, [bad(1), bad(1, name="zip_matches_files"), bad(1, name=RUN)], now=0)
+    assert len(take_alerts(state, ended, 0, UI)) == 1
+    add_events(state, [good(1)], now=1)
+    assert take_alerts(state, ended, 1, UI) == []
+    add_events(state, [good(1, name="zip_matches_files")], now=2)
+    [alert] = take_alerts(state, ended, 2, UI)
+    assert alert.title == "resolved: shop 2026-01-01"
+    assert state.open == {}
 
 
 def test_a_day_repaired_while_its_backfill_runs_is_told_of_and_resolved() -> None:
-    ledger = Ledger(0, 0)
-    enter(ledger, [bad(1, "backfill=x"), bad(2, "backfill=x")], now=0)
-    enter(ledger, [good(1)], now=1)
-    problems, resolved = release(ledger, ended, 2, UI)
+    state = AlertState(0, 0)
+    add_events(state, [bad(1, "backfill=x"), bad(2, "backfill=x")], now=0)
+    add_events(state, [good(1)], now=1)
+    problems, resolved = take_alerts(state, ended, 2, UI)
     assert problems.title.startswith("2 days")
-    assert resolved.title == "resolved: shop 2026-01-01 is good again"
-    assert list(ledger.open) == ["shop 2026-01-02"]
+    assert resolved.title == "resolved: shop 2026-01-01"
+    assert list(state.open) == ["shop 2026-01-02"]
 
 
 def test_good_news_of_days_that_were_never_bad_is_no_news() -> None:
-    ledger = Ledger(0, 0)
-    enter(ledger, [good(day) for day in range(1, 20)], now=0)
-    assert release(ledger, ended, 0, UI) == []
-    assert ledger.held == {}
+    state = AlertState(0, 0)
+    add_events(state, [good(day) for day in range(1, 20)], now=0)
+    assert take_alerts(state, ended, 0, UI) == []
+    assert state.held == {}
 
 
 def test_many_projects_are_one_message() -> None:
@@ -351,7 +351,7 @@ def test_a_run_that_is_repeated_by_itself_has_not_failed_yet(
         for retries in ("2", "0"):
             tags = {"dagster/max_retries": retries, "dagster/partition": f"2026-01-0{retries}"}
             run = instance.create_run_for_job(_nothing, tags=tags, status=dg.DagsterRunStatus.STARTED)
-            instance.report_run_failed(run, "its process is gone")
+            instance.report_run_failed(run, "its process has exited")
     watch.tick()
     assert [text.splitlines()[0] for text in hook.texts] == ["_nothing 2026-01-00: the run failed"]
 

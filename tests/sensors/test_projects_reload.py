@@ -74,7 +74,7 @@ def test_a_new_project_is_in_the_ui_and_a_malformed_file_takes_nothing_away(
     wait_until(lambda: "WARNING" in log.read_text(), 30, "nobody noticed")
     [warning] = [line for line in log.read_text().splitlines() if "WARNING" in line]
     assert f"{projects} cannot be read: " in warning
-    assert "Until then the projects stay as they were" in warning
+    assert "Until then the previous projects are used" in warning
     assert known(url) == both
     reload_code(url)  # as somebody does who wonders
     assert known(url) == both

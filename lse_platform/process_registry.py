@@ -155,7 +155,7 @@ def _group_runs(group: int) -> bool:
 def _stat(pid: int) -> list[str] | None:
     """The fields of /proc/<pid>/stat from the state on: state, parent, group, …; None if the process does not run.
 
-    proc(5): pid (command) state ppid pgrp … starttime, which is field 22; the command may contain spaces and parentheses.
+    proc(5): pid (command) state ppid pgrp … starttime, which is field 22; the command may contain spaces and `)`.
     """
     try:
         stat = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")

@@ -69,9 +69,7 @@ def test_unknown_commands_and_options(bare_installation: Installation, words: li
 
 def test_an_invalid_setting(bare_installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "much")
-    one_line(
-        bare_installation.archive("fetch"), 1, "LSE_PATIENCE (or LSE_LANGSMITH_PATIENCE) is not set right", "Correct it"
-    )
+    one_line(bare_installation.archive("fetch"), 1, "LSE_PATIENCE (or LSE_LANGSMITH_PATIENCE) is invalid", "Correct it")
 
 
 def test_an_invalid_projects_file(bare_installation: Installation) -> None:
@@ -176,7 +174,7 @@ def test_drive_cannot_be_reached_or_is_not_set_up(installation: Installation, mo
     bare = "archive", "--project", PROJECT, "--date", str(DAY)
     monkeypatch.setenv("GOOGLE_DRIVE_FOLDER_URL", "")
     unset = installation.lse(*bare)
-    one_line(unset, 1, "Google Drive is not set up", "--skip-upload")
+    one_line(unset, 1, "Google Drive is not configured", "--skip-upload")
     assert "✓ zip" in unset.out
     assert installation.paths().zip.exists()
 

@@ -111,7 +111,7 @@ def test_new_projects_are_added_where_that_is_set(installation: Installation, al
 def test_a_langsmith_that_is_down_is_asked_again(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANGSMITH_ENDPOINT", "http://127.0.0.1:1")
     said, cursor = tick(new_projects_sensor, '["one"]')
-    assert "could not be asked" in said
+    assert "could not be listed" in said
     assert cursor == '["one"]'
 
 

@@ -19,7 +19,7 @@ from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.google_drive.files import FIELDS, DriveFile, LocalFile
 from lse_resources.destinations.google_drive.retry import CALL_ERRORS, DriveRefusalError, json_answer, status_of
 from lse_resources.destinations.google_drive.service import DRIVES, DriveService
-from lse_resources.destinations.google_drive.session import SessionKeeper, UploadSession
+from lse_resources.destinations.google_drive.session import SessionFile, UploadSession
 
 UNIT = 256 * 1024  # Drive takes chunks in multiples of this
 _LARGEST = 64 * UNIT
@@ -101,7 +101,7 @@ class Upload:
         self._properties = dict(app_properties)
         self._existing = existing
         self._progress = progress
-        self._keeper = SessionKeeper(session_file)
+        self._session_file = SessionFile(session_file)
         self._session = self._resumable_session()
         self._what = f"upload {name}"
 
@@ -148,7 +148,7 @@ class Upload:
         )
 
     def _resumable_session(self) -> UploadSession | None:
-        session = self._keeper.load(self._content, self._service.root_url)
+        session = self._session_file.load(self._content, self._service.root_url)
         if session is None or (session.folder_id, session.update) != (self._folder_id, bool(self._existing)):
             return None
         return session if not self._existing or session.file_id == self._existing.id else None
@@ -159,7 +159,7 @@ class Upload:
             body = {"appProperties": {**stale, **self._properties}}
             request = self._service.api.files().update(fileId=file.id, body=body, fields=FIELDS, **DRIVES)
             file = DriveFile.of(self._service.run(f"label {self._name}", request))
-        self._keeper.forget()
+        self._session_file.delete()
         self._progress(file.size)
         return file
 
@@ -214,7 +214,7 @@ class Upload:
             identity = self._service.run(self._what, request)["ids"][0]
         content = self._content
         self._session = UploadSession("", identity, content.size, content.sha256, bool(self._existing), self._folder_id)
-        self._keeper.save(self._session)
+        self._session_file.save(self._session)
         return self._session
 
     def _request(self, session: UploadSession, media: FileChunks) -> Any:
@@ -265,7 +265,7 @@ class Upload:
                 self._progress(request.resumable_progress)
             if request.resumable_uri and request.resumable_uri != session.uri:
                 session = self._session = msgspec.structs.replace(session, uri=request.resumable_uri)
-                self._keeper.save(session)
+                self._session_file.save(session)
 
     def _query_progress(self, request: Any) -> dict[str, Any] | None:
         """Sets the request's progress to the bytes that Drive has; returns the resource of a finished file."""
@@ -292,7 +292,7 @@ class Upload:
 
     def _forget(self) -> None:
         self._session = None
-        self._keeper.forget()
+        self._session_file.delete()
 
     def _undo(self, file: StoredFile) -> None:
         self._forget()

@@ -118,7 +118,7 @@ def _watch(settings: Settings, services: list[Service], stop: threading.Event, u
     projects = _stamp(settings)
     while not stop.wait(1.0):
         for service in services:
-            service.keep_running(say)
+            service.look_after(say)
         if projects != (projects := _stamp(settings)):
             try:
                 keep_projects(settings)
@@ -184,7 +184,7 @@ def _wait_until_ready(url: str, services: list[Service], stop: threading.Event, 
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and not stop.is_set():
         for service in services:
-            service.keep_running(say)
+            service.look_after(say)
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/server_info", timeout=5):
             return
         stop.wait(0.3)

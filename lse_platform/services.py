@@ -22,7 +22,7 @@ _STARTS_SECONDS = 600.0
 
 
 class Service:
-    """A process that runs while the context is open; call `keep_running` every second or so."""
+    """A process that runs while the context is open; call `look_after` every second or so."""
 
     def __init__(
         self, name: str, command: list[str], environment: dict[str, str], registry: Registry, logs: Path
@@ -58,7 +58,7 @@ class Service:
             )
         self._record = self._registry.add(self.name, self._child.pid)
 
-    def keep_running(self, say: Callable[[str], object]) -> None:
+    def look_after(self, say: Callable[[str], object]) -> None:
         """Restarts the process if it has exited, and rotates the log if it is too large.
 
         Raises:

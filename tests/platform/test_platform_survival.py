@@ -42,14 +42,14 @@ def service(directory: Path, code: str) -> Service:
     return Service("helper", command, dict(os.environ), Registry(directory / "run"), directory / "logs")
 
 
-def test_an_exited_process_is_restarted(tmp_path: Path) -> None:
+def test_a_process_that_dies_is_started_again(tmp_path: Path) -> None:
     said: list[str] = []
     with service(tmp_path, "import signal; signal.pause()") as helper:
         first = Registry(tmp_path / "run").alive()["helper"]
         os.kill(first.pid, signal.SIGKILL)
 
         def again() -> bool:
-            helper.keep_running(said.append)
+            helper.look_after(said.append)
             return bool(said)
 
         wait_until(again, 30, "it was not noticed")
@@ -58,12 +58,12 @@ def test_an_exited_process_is_restarted(tmp_path: Path) -> None:
     assert Registry(tmp_path / "run").alive() == {}
 
 
-def test_a_process_that_exits_repeatedly_raises(tmp_path: Path) -> None:
+def test_a_process_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
     with service(tmp_path, "raise SystemExit('no such port')") as helper:
 
         def given_up() -> bool:
             try:
-                helper.keep_running(lambda _: None)
+                helper.look_after(lambda _: None)
             except ArchiveError as error:
                 return "no such port" in str(error)
             return False
@@ -87,12 +87,12 @@ def test_a_log_that_was_deleted_is_no_end(tmp_path: Path) -> None:
     said: list[str] = []
     with service(tmp_path, "import signal; signal.pause()") as helper:
         shutil.rmtree(helper.log.parent)
-        helper.keep_running(said.append)
+        helper.look_after(said.append)
         assert said == []
         os.kill(Registry(tmp_path / "run").alive()["helper"].pid, signal.SIGKILL)
 
         def again() -> bool:
-            helper.keep_running(said.append)
+            helper.look_after(said.append)
             return bool(said)
 
         wait_until(again, 30, "it was not started again")
@@ -155,7 +155,7 @@ def test_a_daemon_killed_in_a_backfill_loses_no_day(installation: Installation, 
 
 
 @pytest.mark.parametrize(("host", "warned"), [("192.0.2.1", True), ("no-such-host.invalid", True), ("::1", False)])
-def test_a_ui_on_a_public_address_is_warned_about(bare_installation: Installation, host: str, warned: bool) -> None:
+def test_a_ui_that_others_could_reach_is_warned_of(bare_installation: Installation, host: str, warned: bool) -> None:
     said: list[str] = []
     with socket.socket(socket.AF_INET6) as taken:
         taken.bind(("::1", 0))

@@ -156,7 +156,7 @@ def test_what_cannot_be_proven_is_a_warning(installation: Installation, monkeypa
 
 def test_a_failed_step_fails_the_run_with_its_one_sentence(installation: Installation) -> None:
     installation.store.project(PROJECT)
-    installation.langsmith.behaviour.api_keys = frozenset(("another",))
+    installation.langsmith.behavior.api_keys = frozenset(("another",))
     result = materialize("run_files")
     assert not result.success
     [failure] = result.filter_events(lambda event: event.is_step_failure)

@@ -109,7 +109,7 @@ def test_a_fault_that_stays_ends_the_step_after_the_last_repetition(
 
 def test_a_refused_key_is_not_repeated(installation: Installation) -> None:
     installation.fill(7)
-    installation.langsmith.behaviour.api_keys = frozenset(("another",))
+    installation.langsmith.behavior.api_keys = frozenset(("another",))
     watcher = Watcher(installation, mends=False)
 
     with dg.DagsterInstance.ephemeral() as instance:

@@ -206,7 +206,7 @@ def test_postgres_cannot_be_reached(installation: Installation, monkeypatch: pyt
 
 def test_a_day_with_missing_runs_is_published_with_exit_code_3(installation: Installation) -> None:
     installation.fill(5)
-    installation.langsmith.behaviour.stats_offset = 2
+    installation.langsmith.behavior.stats_offset = 2
 
     swept = installation.archive("full-sweep", "--json")
 

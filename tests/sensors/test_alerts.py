@@ -120,14 +120,14 @@ def test_a_target_that_is_down_gets_it_later_and_the_other_one_not_twice(
 def test_a_failed_run_is_told_of_and_a_later_sweep_resolves_it(
     watch: Watch, installation: Installation, hook: Webhook
 ) -> None:
-    keys, installation.langsmith.behaviour.api_keys = installation.langsmith.behaviour.api_keys, frozenset()
+    keys, installation.langsmith.behavior.api_keys = installation.langsmith.behavior.api_keys, frozenset()
     assert installation.archive("fetch", "--force").code == 1
     watch.tick()
     [text] = hook.texts
     assert text.startswith(f"{PROJECT} {DAY}: the run failed\n")
     assert "LANGSMITH_API_KEY" in text
     assert "lsv2" not in text
-    installation.langsmith.behaviour.api_keys = keys
+    installation.langsmith.behavior.api_keys = keys
     assert installation.archive("full-sweep", "--force").code == 0
     watch.tick()
     assert hook.texts[1].startswith("resolved:")

@@ -76,7 +76,7 @@ def test_killed_at_random_moments(cloud, process, existed):
         assert cloud.published() == whole
         assert not cloud.paths.staging.exists()
         assert not cloud.paths.retired.exists()
-        again = sum(entry.facts["runs"] for entry in cloud.queries()[asked:])
+        again = sum(entry.details["runs"] for entry in cloud.queries()[asked:])
         assert again <= max(missing, 0) + 5 * PAGE or again == len(cloud.served())
         deaths += 1
         if deaths == DEATHS:
@@ -91,10 +91,10 @@ def test_killed_between_the_moves_of_a_publication(cloud, process):
     killed = process.fetch(cloud.server.url, cloud.directory, die_before_move_to=str(cloud.paths.folder))
     assert killed["status"] == -9
     assert not cloud.paths.folder.exists()
-    cloud.server.behaviour.api_keys = frozenset()  # the repair needs no LangSmith
+    cloud.server.behavior.api_keys = frozenset()  # the repair needs no LangSmith
     failed = process.fetch(cloud.server.url, cloud.directory)
     assert failed["status"] == 1
-    cloud.server.behaviour.api_keys = frozenset({cloud.settings.api_key})
+    cloud.server.behavior.api_keys = frozenset({cloud.settings.api_key})
     assert process.fetch(cloud.server.url, cloud.directory)["outcome"] == "updated"
     assert cloud.published() == old | cloud.served()
     assert not cloud.paths.retired.exists()

@@ -87,7 +87,7 @@ def spoil_none(cloud: Cloud) -> None:
 
 
 def spoil_key(cloud: Cloud) -> None:
-    cloud.server.behaviour.api_keys = frozenset({"another"})
+    cloud.server.behavior.api_keys = frozenset({"another"})
 
 
 def spoil_name(cloud: Cloud) -> None:

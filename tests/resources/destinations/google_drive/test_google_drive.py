@@ -65,7 +65,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def calls(server: DriveServer, name: str) -> int:
-    return sum(entry.facts.get("call") == name for entry in server.requests)
+    return sum(entry.details.get("call") == name for entry in server.requests)
 
 
 # The folder's address

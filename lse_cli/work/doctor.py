@@ -191,7 +191,7 @@ def _try_bucket(store: ObjectStore, url: str) -> Finding:
     name = f"lse-doctor-{platform.node()}"  # one name: at most one object is left
     with tempfile.TemporaryDirectory(prefix="lse-doctor-") as scratch:
         probe = Path(scratch) / name
-        probe.write_bytes(b"lse doctor was here\n")
+        probe.write_bytes(b"a test object of lse doctor\n")
         try:
             store.check_folder()
             left = next(iter(store.find_file("", name)), None)

@@ -36,14 +36,14 @@ def one_line(ended: Ended, code: int, *parts: str) -> None:
         (["--date", "31/01/2026"], ["'31/01/2026' is not a day"]),
         (["--date", str(today())], ["cannot be archived yet", "in UTC"]),
         (["--date", str(today() + timedelta(days=400))], ["cannot be archived yet"]),
-        (["--date", "2026-01-01", "--start-date", "2026-01-01"], ["--date does not go with --start-date"]),
+        (["--date", "2026-01-01", "--start-date", "2026-01-01"], ["--date cannot be combined with --start-date"]),
         (["--end-date", "2026-01-01"], ["--end-date needs --start-date"]),
         (["--start-date", "2026-01-02", "--end-date", "2026-01-01"], ["the range ends before it starts"]),
         (["--project", " "], ["--project is empty"]),
         (["--date", ""], ["--date is empty"]),
         (["--start-date", " "], ["--start-date is empty"]),
         (["--start-date", "2026-01-01", "--end-date", ""], ["--end-date is empty"]),
-        ([], ["no project is named", "lse projects add NAME --start DAY"]),
+        ([], ["no project is selected", "lse projects add NAME --start DAY"]),
     ],
 )
 def test_wrong_options(bare_installation: Installation, options: list[str], parts: list[str]) -> None:

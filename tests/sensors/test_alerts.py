@@ -269,7 +269,7 @@ def test_a_malformed_mail_server_is_one_clear_error_that_quotes_nothing(server: 
 
 
 def test_a_host_that_is_no_name_is_an_error_like_any_other() -> None:
-    with pytest.raises(ArchiveError, match="did not go out"):
+    with pytest.raises(ArchiveError, match="was not delivered"):
         mail("smtp://a..b:25", ["a@example.com"], Alert("x"))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from lse_platform.process_registry import ProcessRecord, describe, is_alive
+from lse_platform.process_registry import ProcessRecord, describe, is_running
 
 _RUN, _HOST, _PID, _STARTED, _BOOT = "lse/run", "lse/host", "lse/process", "lse/started", "lse/boot"
 _UNDER_WAY = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
@@ -43,7 +43,7 @@ def fail_exited_runs(instance: dg.DagsterInstance, *, platform_starts: bool = Fa
     failed = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY)):
         if run.tags.get(_RUN) == run.run_id:
-            exited = run.tags[_HOST] == socket.gethostname() and not is_alive(_record(run.tags))
+            exited = run.tags[_HOST] == socket.gethostname() and not is_running(_record(run.tags))
         else:
             exited = platform_starts
         if exited:

@@ -39,16 +39,16 @@ def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBAC
         ArchiveError: It runs already, the port is taken, or one of its processes exits repeatedly.
     """
     registry = Registry(settings.home / "run")
-    alive = registry.alive()
-    if up := alive.pop("up", None):
+    running = registry.running()
+    if up := running.pop("up", None):
         raise ArchiveError(
             f"the platform of {settings.home} is already running",
             why=f"process {up.pid}",
             hint="Use it, or stop it: lse down",
         )
-    for name in [name for name in _NAMES if name in alive]:
+    for name in [name for name in _NAMES if name in running]:
         say(f"stopping the {name} of a killed `lse up` …")
-        terminate(alive[name], _STOP_SECONDS)
+        terminate(running[name], _STOP_SECONDS)
     if not _is_loopback(host):
         say(
             f"WARNING: everybody who can reach {host}:{port} can use the UI, which has no login. Put a proxy with"
@@ -95,7 +95,7 @@ def platform_url(settings: Settings) -> str:
     """
     with contextlib.suppress(FileNotFoundError):
         url = (settings.home / "run" / "url").read_text()
-        if "webserver" in Registry(settings.home / "run").alive():
+        if "webserver" in Registry(settings.home / "run").running():
             return url
     raise ArchiveError("the platform is not running", hint="Start it: lse up")
 

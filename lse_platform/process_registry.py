@@ -51,7 +51,7 @@ def describe(pid: int) -> ProcessRecord:
     return ProcessRecord(pid, started, socket.gethostname(), _boot())
 
 
-def is_alive(record: ProcessRecord) -> bool:
+def is_running(record: ProcessRecord) -> bool:
     """Whether the process of the record runs. False for a process of another host."""
     if (record.host, record.boot) != (socket.gethostname(), _boot()):
         return False
@@ -66,11 +66,11 @@ def terminate(record: ProcessRecord, timeout: float = 10.0) -> bool:
     Raises:
         PermissionError: The process belongs to another user.
     """
-    if not is_alive(record):
+    if not is_running(record):
         return False
     with contextlib.suppress(ProcessLookupError):  # it has just exited
         leads = os.getpgid(record.pid) == record.pid
-        send, runs = (os.killpg, _group_runs) if leads else (os.kill, lambda _: is_alive(record))
+        send, runs = (os.killpg, _group_runs) if leads else (os.kill, lambda _: is_running(record))
         send(record.pid, signal.SIGTERM)
         # The system does not reuse the id of a group that has members, even if its leader has exited.
         if not _wait(lambda: not runs(record.pid), timeout):
@@ -106,10 +106,10 @@ class Registry:
         except (FileNotFoundError, msgspec.DecodeError):
             return None
 
-    def alive(self) -> dict[str, ProcessRecord]:
+    def running(self) -> dict[str, ProcessRecord]:
         """Returns the recorded processes of this host that run, by name."""
         names = sorted(path.stem for path in self.directory.glob("*.json"))
-        return {name: record for name in names if (record := self.get(name)) and is_alive(record)}
+        return {name: record for name in names if (record := self.get(name)) and is_running(record)}
 
     def remove(self, name: str) -> None:
         """Deletes a record; the process is not stopped."""

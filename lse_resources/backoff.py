@@ -52,7 +52,7 @@ class Backoff:
         """Restarts the time alone: the next attempt is another request."""
         self._deadline = self._limit = math.inf
 
-    def alive(self) -> None:
+    def extend(self) -> None:
         """Extends the deadline, not beyond four times the patience: the service answered, the work did not advance."""
         if self.failures:
             self._deadline = min(self._clock() + self._patience, self._limit)

@@ -263,8 +263,8 @@ def _alerts(settings: Settings) -> Findings:
 
 
 def _platform(settings: Settings) -> Findings:
-    alive = Registry(settings.home / "run").alive()
-    if "daemon" in alive:
-        yield Finding("platform", "ok", f"running: {', '.join(alive)}")
+    running = Registry(settings.home / "run").running()
+    if "daemon" in running:
+        yield Finding("platform", "ok", f"running: {', '.join(running)}")
     else:
         yield Finding("platform", "note", "not running: no day is archived automatically", "Start it: lse up")

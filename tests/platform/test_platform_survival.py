@@ -45,7 +45,7 @@ def service(directory: Path, code: str) -> Service:
 def test_a_process_that_dies_is_started_again(tmp_path: Path) -> None:
     said: list[str] = []
     with service(tmp_path, "import signal; signal.pause()") as helper:
-        first = Registry(tmp_path / "run").alive()["helper"]
+        first = Registry(tmp_path / "run").running()["helper"]
         os.kill(first.pid, signal.SIGKILL)
 
         def again() -> bool:
@@ -53,9 +53,9 @@ def test_a_process_that_dies_is_started_again(tmp_path: Path) -> None:
             return bool(said)
 
         wait_until(again, 30, "it was not noticed")
-        assert Registry(tmp_path / "run").alive()["helper"].pid != first.pid
+        assert Registry(tmp_path / "run").running()["helper"].pid != first.pid
     assert said == ["the helper exited with -9; restarting it"]
-    assert Registry(tmp_path / "run").alive() == {}
+    assert Registry(tmp_path / "run").running() == {}
 
 
 def test_a_process_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_log_that_was_deleted_is_no_end(tmp_path: Path) -> None:
         shutil.rmtree(helper.log.parent)
         helper.look_after(said.append)
         assert said == []
-        os.kill(Registry(tmp_path / "run").alive()["helper"].pid, signal.SIGKILL)
+        os.kill(Registry(tmp_path / "run").running()["helper"].pid, signal.SIGKILL)
 
         def again() -> bool:
             helper.look_after(said.append)
@@ -129,7 +129,7 @@ def test_a_daemon_killed_in_a_backfill_loses_no_day(installation: Installation, 
     assert ended.code == 0, ended.err
     assert f"{len(DAYS)} days" in ended.out
     wait_until(lambda: bool(list(installation.paths(day=DAYS[0]).folder.parent.glob("2*"))), 120, "no day was begun")
-    os.kill(Registry(installation.directory / "home" / "run").alive()["daemon"].pid, signal.SIGKILL)
+    os.kill(Registry(installation.directory / "home" / "run").running()["daemon"].pid, signal.SIGKILL)
     wait_until(lambda: "the daemon exited with -9; restarting it" in up.text, 30, "nobody noticed")
 
     os.environ.update(open_home(Settings.load()).environment())  # the installation puts back what it was
@@ -151,7 +151,7 @@ def test_a_daemon_killed_in_a_backfill_loses_no_day(installation: Installation, 
         assert len(installation.rows(day=day)) == RUNS
         assert read_state(installation.paths(day=day)).verified_at
     assert up.stop() == 0
-    assert Registry(installation.directory / "home" / "run").alive() == {}
+    assert Registry(installation.directory / "home" / "run").running() == {}
 
 
 @pytest.mark.parametrize(("host", "warned"), [("192.0.2.1", True), ("no-such-host.invalid", True), ("::1", False)])

@@ -251,7 +251,7 @@ class Upload:
                 elif is_progress_known:
                     raise TimeoutError("Drive stored nothing of the last chunk")
                 else:
-                    attempts.alive()
+                    attempts.extend()
                 is_progress_known = True
             except CALL_ERRORS as error:
                 if is_progress_known:

@@ -46,7 +46,7 @@ class ObjectStore:
 
     Args:
         url: s3://…, gs://… or az://…
-        config: Credentials, region and endpoint, by obstore's names. Default: the environment.
+        config: Credentials, region and endpoint, by obstore's names; missing ones are read from the environment.
         sleep: Waits between attempts, in seconds.
 
     Raises:

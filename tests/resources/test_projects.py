@@ -57,7 +57,7 @@ def test_a_project_is_listed_once(tmp_path: Path) -> None:
         ("[[project]]\nname = 'a'\nstart = 'soon'\n", "start of 'a' is not a day"),
         ("[[project]]\nname = 'a'\nstart = 2026-01-01\nretention_days = 0\n", "retention_days of 'a'"),
         ("[[project]]\nname = 'a'\nstart = 2026-01-01\n" * 2, "'a' is listed twice"),
-        ("retention = 3\n", "'retention' before the first .* there are retention_days, schedule, owner"),
+        ("retention = 3\n", "'retention' before the first .* the settings are retention_days, schedule, owner"),
         ("[[project]]\nname = 'a'\nstart = 2026-01-01\nretention = 3\n", "'retention' of 'a' is not a setting"),
         ("project = 3\n", "projects.toml cannot be read"),
         ("project = [3]\n", "projects.toml cannot be read"),

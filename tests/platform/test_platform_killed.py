@@ -31,7 +31,7 @@ def test_what_a_killed_platform_left_behind_is_replaced(bare_installation: Insta
         second = Up(bare_installation, "--port", port)
         try:
             second.wait()
-            assert "stopping the webserver that a killed `lse up` left behind" in second.text
+            assert "stopping the webserver of a killed `lse up`" in second.text
             assert not [name for name, record in left.items() if is_running(record)]
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=30) as answer:
                 assert answer.status == 200

@@ -289,7 +289,7 @@ class PeakMemory:
 
 
 def keep(**figures: Any) -> None:
-    """Adds figures to the results file; figures of other calls stay."""
+    """Adds figures to the results file; keeps those of other calls."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
     for name, found in figures.items():

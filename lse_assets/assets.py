@@ -1,4 +1,4 @@
-"""One project's assets, checks and job: built per project, because each has its own first day, bar and plots."""
+"""The assets, checks and job of one project: each project has its own first day, partitions and plots."""
 
 import contextlib
 import functools
@@ -41,7 +41,7 @@ from lse_platform.asset_keys import asset_key, job_name, langsmith_key
 from lse_platform.exited_runs import tag_owner
 from lse_resources.projects import ProjectConfig
 
-# An outside system may accept in a minute what it refuses now: retries after 20, 60 and 140 seconds, with jitter.
+# Retries after 20, 60 and 140 seconds, with jitter: an outside system may be back by then.
 _RETRY = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 _RETRYABLE = (SourceError, DestinationError, DatabaseError, DayLockedError)
 _NOT_PLOTTED = ("project", "date", "errors", "put_aside", "load_id")
@@ -51,13 +51,13 @@ _RUNS_TABLE = {
         [
             dg.TableColumn("run_id", "uuid", "LangSmith's id of the run"),
             dg.TableColumn("trace_id", "uuid", "id of its trace"),
-            dg.TableColumn("project", "text", "the LangSmith name, as it is"),
+            dg.TableColumn("project", "text", "the LangSmith name, unchanged"),
             dg.TableColumn("run_date", "date", "UTC day in which it started"),
             dg.TableColumn("data", "jsonb", "the run as LangSmith sent it; where `mark` is set, a rendering of it"),
             dg.TableColumn("created_at", "timestamptz", "when the row was written"),
-            dg.TableColumn("file_sha256", "bytea", "of the run file that was loaded"),
-            dg.TableColumn("row_sha256", "bytea", "of `data` as text, when the row was written"),
-            dg.TableColumn("mark", "text[]", "why jsonb cannot hold the run as it is; NULL: it does"),
+            dg.TableColumn("file_sha256", "bytea", "hash of the run file that was loaded"),
+            dg.TableColumn("row_sha256", "bytea", "hash of `data` as text, when the row was written"),
+            dg.TableColumn("mark", "text[]", "why jsonb cannot store the run unchanged; NULL: it can"),
             dg.TableColumn("load_id", "bigint", "the load that wrote the row"),
         ]
     ),
@@ -65,8 +65,8 @@ _RUNS_TABLE = {
 
 
 @dataclass(frozen=True)
-class _Family:
-    """What the assets of a project share."""
+class _Shared:
+    """What the assets of a project have in common."""
 
     project: ProjectConfig
     retry_policy: dg.RetryPolicy | None
@@ -96,7 +96,7 @@ class _Family:
 
 @contextlib.contextmanager
 def _step(context: dg.AssetExecutionContext, reporter: StepReporter) -> Generator[None]:
-    """Reports a failure, and fails the step with the error's text. Only a refusal that may pass is retried."""
+    """Reports a failure, and fails the step with the error's text. Only retryable errors are retried."""
     tag_owner(context)
     try:
         yield
@@ -122,24 +122,24 @@ def project_assets(
             and an interrupt ends the step (Dagster would retry it).
         upload: The step body of `drive_file`.
     """
-    family = _Family(project, retry_policy)
-    run_files = _run_files(family)
-    day_zip = _day_zip(family, run_files)
-    drive_file = _drive_file(family, day_zip, upload)
-    runs_table = _runs_table(family, run_files)
-    # Any step may be left out of a run, so verification depends on each of them, not on the last ones alone.
-    verification = _verification(family, [run_files, day_zip, drive_file, runs_table])
+    shared = _Shared(project, retry_policy)
+    run_files = _run_files(shared)
+    day_zip = _day_zip(shared, run_files)
+    drive_file = _drive_file(shared, day_zip, upload)
+    runs_table = _runs_table(shared, run_files)
+    # A run may skip any step, so verification depends on each of them.
+    verification = _verification(shared, [run_files, day_zip, drive_file, runs_table])
     return [run_files, day_zip, drive_file, runs_table, verification]
 
 
-def _run_files(family: _Family) -> dg.AssetsDefinition:
-    name = family.project.name
+def _run_files(shared: _Shared) -> dg.AssetsDefinition:
+    name = shared.project.name
 
     @dg.asset(
-        **family.common,
+        **shared.common,
         kinds={"json"},
         pool="langsmith",
-        retry_policy=family.retry_policy,
+        retry_policy=shared.retry_policy,
         deps=[langsmith_key(name)],
     )
     def run_files(
@@ -151,8 +151,8 @@ def _run_files(family: _Family) -> dg.AssetsDefinition:
         ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
         """Every run that started on the day, root and child, as LangSmith sent it: one JSON file each."""
-        paths = family.paths(context, archive)
-        options = FetchOptions(config.ask_count, config.allow_shrink, family.project.retention_days)
+        paths = shared.paths(context, archive)
+        options = FetchOptions(config.ask_count, config.allow_shrink, shared.project.retention_days)
         with (
             _step(context, ui),
             langsmith.client() as client,
@@ -170,8 +170,8 @@ def _run_files(family: _Family) -> dg.AssetsDefinition:
     return run_files
 
 
-def _day_zip(family: _Family, run_files: dg.AssetsDefinition) -> dg.AssetsDefinition:
-    @dg.asset(**family.common, kinds={"zip"}, deps=[run_files])
+def _day_zip(shared: _Shared, run_files: dg.AssetsDefinition) -> dg.AssetsDefinition:
+    @dg.asset(**shared.common, kinds={"zip"}, deps=[run_files])
     def day_zip(
         context: dg.AssetExecutionContext,
         config: ZipConfig,
@@ -179,7 +179,7 @@ def _day_zip(family: _Family, run_files: dg.AssetsDefinition) -> dg.AssetsDefini
         ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
         """The day's zip. The same files give the same bytes, and it is read back before it is published."""
-        paths = family.paths(context, archive)
+        paths = shared.paths(context, archive)
         target = Path(config.output_dir) / paths.zip.name if config.output_dir else paths.zip
         with _step(context, ui):
             result = zip_step(paths, ui, target=target, allow_shrink=config.allow_shrink)
@@ -189,12 +189,12 @@ def _day_zip(family: _Family, run_files: dg.AssetsDefinition) -> dg.AssetsDefini
     return day_zip
 
 
-def _drive_file(family: _Family, day_zip: dg.AssetsDefinition, upload: UploadStep) -> dg.AssetsDefinition:
+def _drive_file(shared: _Shared, day_zip: dg.AssetsDefinition, upload: UploadStep) -> dg.AssetsDefinition:
     @dg.asset(
-        **family.common,
+        **shared.common,
         kinds={"googledrive"},
         pool="google_drive",
-        retry_policy=family.retry_policy,
+        retry_policy=shared.retry_policy,
         deps=[day_zip],
     )
     def drive_file(
@@ -206,7 +206,7 @@ def _drive_file(family: _Family, day_zip: dg.AssetsDefinition, upload: UploadSte
     ) -> dg.MaterializeResult:
         """The zip on Google Drive or in an object store, compared by checksum after the upload."""
         with _step(context, ui):
-            paths = family.paths(context, archive)
+            paths = shared.paths(context, archive)
             result = upload(paths, google_drive.client, ui, allow_shrink=config.allow_shrink)
         link = {"url": dg.MetadataValue.url(result.url)} if result.url else {}
         return dg.MaterializeResult(metadata=_metadata(result, **link))
@@ -214,12 +214,12 @@ def _drive_file(family: _Family, day_zip: dg.AssetsDefinition, upload: UploadSte
     return drive_file
 
 
-def _runs_table(family: _Family, run_files: dg.AssetsDefinition) -> dg.AssetsDefinition:
+def _runs_table(shared: _Shared, run_files: dg.AssetsDefinition) -> dg.AssetsDefinition:
     @dg.asset(
-        **family.common,
+        **shared.common,
         kinds={"postgres"},
         metadata=_RUNS_TABLE,
-        retry_policy=family.retry_policy,
+        retry_policy=shared.retry_policy,
         deps=[run_files],
     )
     def runs_table(
@@ -230,7 +230,7 @@ def _runs_table(family: _Family, run_files: dg.AssetsDefinition) -> dg.AssetsDef
         ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
         """The day's rows in the table `runs`, one per run, as in the files."""
-        paths = family.paths(context, archive)
+        paths = shared.paths(context, archive)
         with _step(context, ui):
             result = load_step(paths, postgres.database(), ui, batch_size=config.batch_size, overwrite=config.overwrite)
         rows = {"dagster/partition_row_count": result.rows}
@@ -239,13 +239,13 @@ def _runs_table(family: _Family, run_files: dg.AssetsDefinition) -> dg.AssetsDef
     return runs_table
 
 
-def _verification(family: _Family, deps: list[dg.AssetsDefinition]) -> dg.AssetsDefinition:
+def _verification(shared: _Shared, deps: list[dg.AssetsDefinition]) -> dg.AssetsDefinition:
     @dg.asset(
-        **family.common,
+        **shared.common,
         kinds={"postgres", "googledrive"},
-        retry_policy=family.retry_policy,
+        retry_policy=shared.retry_policy,
         deps=deps,
-        check_specs=_check_specs(family),
+        check_specs=_check_specs(shared),
     )
     def verification(
         context: dg.AssetExecutionContext,
@@ -255,8 +255,8 @@ def _verification(family: _Family, deps: list[dg.AssetsDefinition]) -> dg.Assets
         postgres: PostgresResource,
         ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
-        """All places of the day compared as they are now. Any day can be verified again; nothing is fetched."""
-        paths = family.paths(context, archive)
+        """Compares all copies of the day in their current state. Any day can be verified again; nothing is fetched."""
+        paths = shared.paths(context, archive)
         options = VerifyOptions(config.detailed, config.fix_missing, config.fix, config.skip)
         with _step(context, ui):
             checks = verify_step(paths, google_drive.client, postgres.database, ui, options)
@@ -268,23 +268,23 @@ def _verification(family: _Family, deps: list[dg.AssetsDefinition]) -> dg.Assets
     return verification
 
 
-def _check_specs(family: _Family) -> list[dg.AssetCheckSpec]:
+def _check_specs(shared: _Shared) -> list[dg.AssetCheckSpec]:
     with warnings.catch_warnings():
-        # Partitioned checks are in preview. Tests hold the behavior that is used here.
+        # Partitioned checks are in preview; tests cover what is used of them.
         warnings.simplefilter("ignore", dg.PreviewWarning)
         return [
             dg.AssetCheckSpec(
                 check,
-                asset=dg.AssetKey([family.slug, "verification"]),
+                asset=dg.AssetKey([shared.slug, "verification"]),
                 description=description,
-                partitions_def=family.partitions,
+                partitions_def=shared.partitions,
             )
             for check, description in CHECKS.items()
         ]
 
 
 def _check_result(check: StepCheck) -> dg.AssetCheckResult:
-    # ERROR only for what is wrong or cannot be checked: a warning raises no alert.
+    # ERROR if a difference was found or nothing could be compared: a warning raises no alert.
     severity = dg.AssetCheckSeverity.WARN if check.verdict == "unproven" else dg.AssetCheckSeverity.ERROR
     metadata: dict[str, Any] = {"differences": check.total}
     if check.hint:

@@ -1,4 +1,4 @@
-"""What can be set for one run of an asset, in the UI's launchpad or by the command line."""
+"""Run configuration of the assets, set in the UI's launchpad or by the command line."""
 
 import dagster as dg
 from pydantic import Field
@@ -14,7 +14,7 @@ class FetchConfig(dg.Config):
 
 
 class ZipConfig(dg.Config):
-    """How a day is archived; without `output_dir` into the archive directory of the settings."""
+    """How a day is zipped. Default of `output_dir`: the archive directory of the settings."""
 
     allow_shrink: bool = False
     output_dir: str | None = None
@@ -27,14 +27,14 @@ class UploadConfig(dg.Config):
 
 
 class LoadConfig(dg.Config):
-    """How a day is loaded. The run files have just been compared with LangSmith: they replace rows that differ."""
+    """How a day is loaded. Run files replace rows that differ: they were compared with LangSmith before."""
 
     overwrite: bool = True
     batch_size: int = BATCH_SIZE
 
 
 class VerifyConfig(dg.Config):
-    """What is verified, and what may be repaired from the files."""
+    """What is verified, and what is repaired from the files."""
 
     detailed: bool = False
     fix_missing: bool = False

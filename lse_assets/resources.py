@@ -1,4 +1,4 @@
-"""The outside systems as Dagster resources: each reads the settings when it is used, so that no secret is in a run."""
+"""The outside systems as Dagster resources. Each reads the settings when used, so that run records have no secret."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class ArchiveResource(dg.ConfigurableResource):
     """The data and archive directories."""
 
     def layout(self) -> Layout:
-        """Where everything of a day lies."""
+        """Returns the paths of all days."""
         return Settings.load().layout
 
 
 class LangSmithResource(dg.ConfigurableResource):
-    """LangSmith, as `LANGSMITH_API_KEY`, `LANGSMITH_ENDPOINT` and `LANGSMITH_WORKSPACE_ID` name it."""
+    """LangSmith, configured by `LANGSMITH_API_KEY`, `LANGSMITH_ENDPOINT` and `LANGSMITH_WORKSPACE_ID`."""
 
     @contextlib.contextmanager
     def client(self) -> Generator[LangSmith]:
@@ -40,7 +40,7 @@ class DestinationResource(dg.ConfigurableResource):
 
     @contextlib.contextmanager
     def client(self) -> Generator[Destination]:
-        """A client, closed at the end. Raises SettingsError where none is set up."""
+        """A client, closed at the end. Raises SettingsError if none is configured."""
         with open_destination(Settings.load()) as client:
             yield client
 
@@ -49,10 +49,10 @@ class PostgresResource(dg.ConfigurableResource):
     """The database of `LSE_DATABASE_URL`, or the embedded server's."""
 
     def database(self) -> Database:
-        """A database whose schema is the one this version needs.
+        """Returns the database after a check of its schema.
 
         Raises:
-            DatabaseError: It cannot be reached, or its schema is another.
+            DatabaseError: It cannot be reached, or its schema is of another version.
         """
         database = Database(application_url(Settings.load()))
         check_schema(database)

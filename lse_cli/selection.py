@@ -63,7 +63,7 @@ def select_projects(
         return [next((project for project in listed if project.name == name), ProjectConfig(name, today()))]
     if not listed:
         raise UsageError(
-            "no project is named",
+            "no project is selected",
             why=lists_none(settings.projects_file),
             hint=f"Name one with --project, {otherwise}",
         )
@@ -77,7 +77,7 @@ def read_range(date_text: str | None, start_text: str | None, end_text: str | No
         UsageError: The options contradict each other, or a day is malformed.
     """
     if date_text is not None and (start_text is not None or end_text is not None):
-        raise UsageError("--date does not go with --start-date or --end-date", hint="Use one or the other")
+        raise UsageError("--date cannot be combined with --start-date or --end-date", hint="Use one or the other")
     first_text, last_text = (start_text, end_text) if date_text is None else (date_text, date_text)
     first = None if first_text is None else parse_day(first_text)
     last = None if last_text is None else parse_day(last_text)

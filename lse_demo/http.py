@@ -50,7 +50,7 @@ class Refusal(Exception):
 @dataclass(slots=True)
 class Request:
     """A request with its body read. `path` is percent-encoded, `headers` ignore case, `query` has the last value of
-    each name, `query_list` has all of them. `facts` are logged; `faults` are the faults of this request."""
+    each name, `query_list` has all of them. `details` are logged; `faults` are the faults of this request."""
 
     method: str
     path: str
@@ -59,7 +59,7 @@ class Request:
     headers: Message
     body: bytes = b""
     faults: tuple[Fault, ...] = ()
-    facts: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
     def fault(self, kind: str) -> Fault | None:
         """Returns the fault of `kind` of this request; None if there is none."""
@@ -79,7 +79,7 @@ class Logged:
 
     method: str
     path: str
-    facts: Mapping[str, Any]
+    details: Mapping[str, Any]
     status: int | None
     at: float
     done: float
@@ -210,8 +210,8 @@ class _Handler(BaseHTTPRequestHandler):
             # Logged before it is sent, so that a client that has received an answer finds it in the log.
             status = None if answer is None or request.fault("cut_body") else answer.status
             kinds = tuple(fault.kind for fault in request.faults)
-            facts = MappingProxyType(request.facts)
-            owner.requests.append(Logged(request.method, request.path, facts, status, at, time.monotonic(), kinds))
+            details = MappingProxyType(request.details)
+            owner.requests.append(Logged(request.method, request.path, details, status, at, time.monotonic(), kinds))
         if answer is not None:
             self._send(request, answer)
 

@@ -30,7 +30,7 @@ def resources(ui: StepReporter) -> dict[str, object]:
 @dg.definitions
 def definitions() -> dg.Definitions:
     """Reads `projects.toml` and defines each project's assets and schedules, and the sensors."""
-    # A hundred projects are 260,000 objects that all stay: frequent garbage collections would be slow.
+    # A hundred projects are 260,000 permanent objects: frequent garbage collections would be slow.
     gc.set_threshold(100_000)
     projects = known_projects(Settings.load())
     return dg.Definitions.merge(

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from lse_platform.process_registry import ProcessRecord, describe, is_alive
+from lse_platform.process_registry import ProcessRecord, describe, is_running
 
 _RUN, _HOST, _PID, _STARTED, _BOOT = "lse/run", "lse/host", "lse/process", "lse/started", "lse/boot"
 _UNDER_WAY = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
 
 
 def tag_owner(context: dg.AssetExecutionContext) -> None:
-    """Tags the run with the process that works on it, whoever launched it.
+    """Tags the run with the current process, which executes it.
 
     The tags include the run id: a run that is executed again gets a copy of the tags of the exited process.
     """
@@ -34,7 +34,7 @@ def tag_owner(context: dg.AssetExecutionContext) -> None:
 def fail_exited_runs(instance: dg.DagsterInstance, *, platform_starts: bool = False) -> list[str]:
     """Fails the started runs whose process has exited; returns their ids.
 
-    The daemon retries them from the first step that is not finished (`run_retries` in dagster.yaml).
+    The daemon retries those that it launched, from the first unfinished step (`run_retries` in dagster.yaml).
 
     Args:
         platform_starts: No webserver or daemon of this home runs yet, so runs without an owner tag (launched, but
@@ -43,11 +43,11 @@ def fail_exited_runs(instance: dg.DagsterInstance, *, platform_starts: bool = Fa
     failed = []
     for run in instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY)):
         if run.tags.get(_RUN) == run.run_id:
-            exited = run.tags[_HOST] == socket.gethostname() and not is_alive(_record(run.tags))
+            exited = run.tags[_HOST] == socket.gethostname() and not is_running(_record(run.tags))
         else:
             exited = platform_starts
         if exited:
-            instance.report_run_failed(run, "The process that worked on this run is gone. Materialize the day again.")
+            instance.report_run_failed(run, "The process of this run has exited. Materialize the day again.")
             failed.append(run.run_id)
     return failed
 

@@ -67,7 +67,7 @@ def keep_projects(settings: Settings) -> None:
     """Saves a copy of `projects.toml` under the home, used while the file is malformed.
 
     Raises:
-        SettingsError: It is malformed now; the copy stays as it was.
+        SettingsError: The file is malformed; the copy is not changed.
     """
     path = settings.projects_file
     content = path.read_bytes() if path.is_file() else b""
@@ -80,7 +80,7 @@ def known_projects(settings: Settings) -> list[ProjectConfig]:
     """Reads the projects of `projects.toml`, or of its saved copy while the file is malformed.
 
     Raises:
-        SettingsError: It is malformed, and there is no copy.
+        SettingsError: The file is malformed, and there is no copy.
     """
     try:
         return read_projects(settings.projects_file)
@@ -88,7 +88,7 @@ def known_projects(settings: Settings) -> list[ProjectConfig]:
         kept = _kept_projects(settings)
         if not kept.exists():
             raise
-        _log.warning("%s. Until then the projects stay as they were", error)
+        _log.warning("%s. Until then the previous projects are used", error)
         return read_projects(kept)
 
 

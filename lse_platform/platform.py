@@ -1,4 +1,4 @@
-"""The platform: Dagster's webserver and daemon over the home of LSE_HOME, watched and started again if they die."""
+"""The platform: runs Dagster's webserver and daemon over LSE_HOME, and restarts them if they exit."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ Say = Callable[[str], object]
 
 
 def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBACK) -> None:
-    """Runs until Ctrl-C or SIGTERM, then stops all that it started.
+    """Runs until Ctrl-C or SIGTERM, then stops every process that it started.
 
     Args:
-        host: Address to bind. The UI has no login of its own: whoever reaches it may do everything.
+        host: Address to bind. The UI has no login: everybody who can reach it has full access.
 
     Raises:
-        ArchiveError: It runs already, the port is taken, or one of its processes dies again and again.
+        ArchiveError: It runs already, the port is taken, or one of its processes exits repeatedly.
     """
     registry = Registry(settings.home / "run")
-    alive = registry.alive()
-    if up := alive.pop("up", None):
+    running = registry.running()
+    if up := running.pop("up", None):
         raise ArchiveError(
-            f"the platform of {settings.home} is running already",
+            f"the platform of {settings.home} is already running",
             why=f"process {up.pid}",
-            hint="Use that one, or stop it: lse down",
+            hint="Use it, or stop it: lse down",
         )
-    for name in [name for name in _NAMES if name in alive]:
-        say(f"stopping the {name} that a killed `lse up` left behind …")
-        terminate(alive[name], _STOP_SECONDS)
+    for name in [name for name in _NAMES if name in running]:
+        say(f"stopping the {name} of a killed `lse up` …")
+        terminate(running[name], _STOP_SECONDS)
     if not _is_loopback(host):
         say(
-            f"WARNING: the UI is open to everybody who reaches {host}:{port}, and has no login. Put a proxy with"
+            f"WARNING: everybody who can reach {host}:{port} can use the UI, which has no login. Put a proxy with"
             " authentication in front of it (docs/operations.md)."
         )
     _check_port(host, port)
     keep_projects(settings)
     say("starting the database …")
     home = open_home(settings)
-    _fail_dead_runs(home.environment())
+    _fail_exited_runs(home.environment())
     url = f"http://{LOOPBACK if host in ('0.0.0.0', '::') else host}:{port}"
     environment = settings.as_environment() | home.environment()
     if "lse_ui_url" not in settings.model_fields_set:
@@ -79,7 +79,7 @@ def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBAC
         for service in services:
             exits.enter_context(service)
         say("starting the UI and the daemon …")
-        _until_ready(url, services, stop, say)
+        _wait_until_ready(url, services, stop, say)
         if not stop.is_set():
             (settings.home / "run" / "url").write_text(url)
             say(f"LSE is up: {url}  (logs in {logs}; Ctrl-C stops it)")
@@ -88,20 +88,20 @@ def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBAC
 
 
 def platform_url(settings: Settings) -> str:
-    """The address of the platform that runs over this home.
+    """Returns the URL of the running platform of this home.
 
     Raises:
-        ArchiveError: None runs.
+        ArchiveError: It is not running.
     """
     with contextlib.suppress(FileNotFoundError):
         url = (settings.home / "run" / "url").read_text()
-        if "webserver" in Registry(settings.home / "run").alive():
+        if "webserver" in Registry(settings.home / "run").running():
             return url
     raise ArchiveError("the platform is not running", hint="Start it: lse up")
 
 
 def stop_platform(settings: Settings) -> list[str]:
-    """Stops everything that runs under the home; returns what was stopped."""
+    """Stops all processes of the home; returns the names of those that were running."""
     registry = Registry(settings.home / "run")
     stopped = []
     for name in ("up", *_NAMES):
@@ -123,10 +123,10 @@ def _watch(settings: Settings, services: list[Service], stop: threading.Event, u
             try:
                 keep_projects(settings)
             except SettingsError as error:
-                say(f"WARNING: {error}. Until then the projects stay as they were")
+                say(f"WARNING: {error}. Until then the previous projects are used")
                 continue
             # The daemon reloads the code every minute; the UI reloads it on request.
-            say("projects.toml has changed: loading it")
+            say("projects.toml has changed: reloading it")
             with contextlib.suppress(ArchiveError):
                 reload_code(url)
 
@@ -139,7 +139,7 @@ def _stamp(settings: Settings) -> tuple[int, int] | None:
     return stat.st_mtime_ns, stat.st_size
 
 
-def _fail_dead_runs(environment: dict[str, str]) -> None:
+def _fail_exited_runs(environment: dict[str, str]) -> None:
     import dagster as dg
 
     from lse_platform.exited_runs import fail_exited_runs
@@ -180,7 +180,7 @@ def _stop_on_signals(stop: threading.Event) -> Generator[None]:
             signal.signal(number, handler)
 
 
-def _until_ready(url: str, services: list[Service], stop: threading.Event, say: Say) -> None:
+def _wait_until_ready(url: str, services: list[Service], stop: threading.Event, say: Say) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and not stop.is_set():
         for service in services:
@@ -190,4 +190,4 @@ def _until_ready(url: str, services: list[Service], stop: threading.Event, say: 
         stop.wait(0.3)
     if not stop.is_set():
         log = services[0].log
-        raise ArchiveError("the UI does not answer", why=tail(log), hint=f"See {log}")
+        raise ArchiveError("the UI does not respond", why=tail(log), hint=f"See {log}")

@@ -28,7 +28,7 @@ class ProcessRecord:
 
     Args:
         pid: Process id; also the id of its group if it leads one.
-        started: Opaque start time: clock ticks since boot on Linux, what `ps` says elsewhere.
+        started: Opaque start time: clock ticks since boot on Linux, the output of `ps` elsewhere.
         host: Name of the host.
         boot: Id of the host's current boot; empty where the system has none.
     """
@@ -51,7 +51,7 @@ def describe(pid: int) -> ProcessRecord:
     return ProcessRecord(pid, started, socket.gethostname(), _boot())
 
 
-def is_alive(record: ProcessRecord) -> bool:
+def is_running(record: ProcessRecord) -> bool:
     """Whether the process of the record runs. False for a process of another host."""
     if (record.host, record.boot) != (socket.gethostname(), _boot()):
         return False
@@ -66,16 +66,16 @@ def terminate(record: ProcessRecord, timeout: float = 10.0) -> bool:
     Raises:
         PermissionError: The process belongs to another user.
     """
-    if not is_alive(record):
+    if not is_running(record):
         return False
-    with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+    with contextlib.suppress(ProcessLookupError):  # it has just exited
         leads = os.getpgid(record.pid) == record.pid
-        send, lives = (os.killpg, _group_lives) if leads else (os.kill, lambda _: is_alive(record))
+        send, runs = (os.killpg, _group_runs) if leads else (os.kill, lambda _: is_running(record))
         send(record.pid, signal.SIGTERM)
         # The system does not reuse the id of a group that has members, even if its leader has exited.
-        if not _wait(lambda: not lives(record.pid), timeout):
+        if not _wait(lambda: not runs(record.pid), timeout):
             send(record.pid, signal.SIGKILL)
-            _wait(lambda: not lives(record.pid), timeout)
+            _wait(lambda: not runs(record.pid), timeout)
     return True
 
 
@@ -106,10 +106,10 @@ class Registry:
         except (FileNotFoundError, msgspec.DecodeError):
             return None
 
-    def alive(self) -> dict[str, ProcessRecord]:
+    def running(self) -> dict[str, ProcessRecord]:
         """Returns the recorded processes of this host that run, by name."""
         names = sorted(path.stem for path in self.directory.glob("*.json"))
-        return {name: record for name in names if (record := self.get(name)) and is_alive(record)}
+        return {name: record for name in names if (record := self.get(name)) and is_running(record)}
 
     def remove(self, name: str) -> None:
         """Deletes a record; the process is not stopped."""
@@ -134,7 +134,7 @@ def _boot() -> str:
 
 
 def _start_time(pid: int) -> str | None:
-    """When a process was started; None if it does not run (a zombie does not)."""
+    """Returns the start time of a process; None if it does not run or is a zombie."""
     if _BOOT_ID.exists():
         fields = _stat(pid)
         return fields[19] if fields else None
@@ -143,7 +143,7 @@ def _start_time(pid: int) -> str | None:
     return started.strip() if state and not state.startswith("Z") else None
 
 
-def _group_lives(group: int) -> bool:
+def _group_runs(group: int) -> bool:
     if _BOOT_ID.exists():
         members = (_stat(int(process.name)) for process in _PROC.iterdir() if process.name.isdigit())
         return any(fields and int(fields[2]) == group for fields in members)
@@ -155,7 +155,7 @@ def _group_lives(group: int) -> bool:
 def _stat(pid: int) -> list[str] | None:
     """The fields of /proc/<pid>/stat from the state on: state, parent, group, …; None if the process does not run.
 
-    proc(5): pid (command) state ppid pgrp … starttime, which is field 22; the command may hold anything.
+    proc(5): pid (command) state ppid pgrp … starttime, which is field 22; the command may contain spaces and `)`.
     """
     try:
         stat = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")

@@ -22,7 +22,7 @@ _STARTS_SECONDS = 600.0
 
 
 class Service:
-    """Use it as a context manager; call `look_after` from time to time."""
+    """A process that runs while the context is open; call `look_after` every second or so."""
 
     def __init__(
         self, name: str, command: list[str], environment: dict[str, str], registry: Registry, logs: Path
@@ -71,10 +71,8 @@ class Service:
             return
         code = self._child.returncode
         if len(self._starts) == _STARTS and time.monotonic() - self._starts[0] < _STARTS_SECONDS:
-            raise ArchiveError(
-                f"the {self.name} ends again and again ({code})", why=tail(self.log), hint=f"See {self.log}"
-            )
-        say(f"the {self.name} ended with {code}; starting it again")
+            raise ArchiveError(f"the {self.name} exits repeatedly ({code})", why=tail(self.log), hint=f"See {self.log}")
+        say(f"the {self.name} exited with {code}; restarting it")
         self._start()
 
 

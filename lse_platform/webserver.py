@@ -28,7 +28,7 @@ def reload_code(url: str) -> None:
     """Reloads the definitions in the webserver.
 
     Raises:
-        ArchiveError: It does not answer.
+        ArchiveError: It does not respond.
     """
     _post(url, _RELOAD, {})
 
@@ -37,7 +37,7 @@ def launch_backfill(url: str, asset_keys: list[tuple[str, ...]], days: list[date
     """Submits a backfill of assets to the daemon: one run per day. Returns its id.
 
     Raises:
-        ArchiveError: The webserver does not answer, or refuses.
+        ArchiveError: The webserver does not respond, or refuses.
     """
     parameters = {
         "assetSelection": [{"path": list(key)} for key in asset_keys],
@@ -61,7 +61,7 @@ def _post(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         with urllib.request.urlopen(request, timeout=60) as answer:
             document = json.load(answer)
     except (OSError, ValueError) as error:
-        raise ArchiveError("the platform does not answer", why=str(error), hint="Is it up? lse up") from error
+        raise ArchiveError("the platform does not respond", why=str(error), hint="Is it up? lse up") from error
     if document.get("errors"):
         raise ArchiveError("the platform refused", why=document["errors"][0].get("message", "no reason given"))
     return document["data"]

@@ -1,4 +1,4 @@
-"""Alerts: what is said, and the targets it goes to: a Slack-compatible webhook, e-mail, and the log."""
+"""Alerts and their targets: a Slack-compatible webhook, e-mail, and the log."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Alert(msgspec.Struct, frozen=True):
     """One message.
 
     Attributes:
-        title: One line: what happened, to how much.
-        lines: Project, day, what differs, what to do, where to look; as long as it need be.
+        title: What happened, in one line.
+        lines: Project, day, differences, what to do, and a link to the run.
     """
 
     title: str
@@ -46,22 +46,22 @@ Send = Callable[[Alert], None]
 
 
 def targets(settings: Settings) -> Mapping[str, Send]:
-    """The targets that are set up, by name; none of them is asked anything yet.
+    """The configured targets by name; sends nothing.
 
     Raises:
-        SettingsError: A target is set up by half, or its address is malformed.
+        SettingsError: A target is configured incompletely, or its address is malformed.
     """
     found: dict[str, Send] = {}
     if settings.lse_alert_webhook_url:
         url = settings.lse_alert_webhook_url.get_secret_value()
         parts = _split(url)
         if parts is None or parts.scheme not in ("http", "https"):
-            raise SettingsError("the alert webhook cannot be used", why="LSE_ALERT_WEBHOOK_URL is no http(s) URL")
+            raise SettingsError("the alert webhook cannot be used", why="LSE_ALERT_WEBHOOK_URL is not an http(s) URL")
         found["webhook"] = lambda alert: post(url, alert)
     if bool(settings.lse_alert_smtp_url) != bool(settings.lse_alert_email):
         raise SettingsError(
-            "alerts by e-mail are set up by half",
-            why="LSE_ALERT_SMTP_URL and LSE_ALERT_EMAIL need each other",
+            "alerts by e-mail are configured incompletely",
+            why="only one of LSE_ALERT_SMTP_URL and LSE_ALERT_EMAIL is set",
             hint="Set both, or neither",
         )
     if settings.lse_alert_smtp_url and settings.lse_alert_email:
@@ -72,10 +72,10 @@ def targets(settings: Settings) -> Mapping[str, Send]:
 
 
 def post(url: str, alert: Alert) -> None:
-    """Posts `{"text": …}`, which Slack, Mattermost, Rocket.Chat and others take. The URL is a secret.
+    """Posts `{"text": …}`, which Slack, Mattermost, Rocket.Chat and others accept. The URL is a secret.
 
     Raises:
-        ArchiveError: It was not taken.
+        ArchiveError: It was not accepted.
     """
     try:
         answer = httpx.post(url, json={"text": alert.text()}, timeout=_TIMEOUT_SECONDS)
@@ -89,7 +89,7 @@ def mail(server: str, addresses: list[str], alert: Alert) -> None:
     """Sends an e-mail: `smtp://[user:password@]host[:port]` (STARTTLS if there is a password), or `smtps://…`.
 
     Raises:
-        ArchiveError: The server did not take it, for one address at least.
+        ArchiveError: The server did not accept it for every address.
         SettingsError: The address of the server is malformed.
     """
     parts = mail_server(server)
@@ -117,21 +117,21 @@ def mail_server(url: str) -> SplitResult:
     """The parts of LSE_ALERT_SMTP_URL.
 
     Raises:
-        SettingsError: It is malformed; nothing of it is quoted.
+        SettingsError: It is malformed; the error does not quote it.
     """
     parts = _split(url)
-    # Anything behind the port was a part of the password, and the host a part of the user.
+    # Text after the port means an unescaped password: then the host is a part of the user.
     if parts is None or parts.scheme not in ("smtp", "smtps") or not parts.hostname or _rest(parts):
         raise SettingsError(
             "the mail server cannot be used",
             why="LSE_ALERT_SMTP_URL is not smtp://host:port or smtps://host:port",
-            hint="Special characters of the password are written %XX",
+            hint="Write special characters of the password as %XX",
         )
     return parts
 
 
 def _split(url: str) -> SplitResult | None:
-    """The parts of a URL, its port included; None if it has no such parts: the error would quote them."""
+    """The parts of a URL with its port; None if it is malformed, because the error would quote it."""
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -157,7 +157,7 @@ def _smtp_reason(error: Exception) -> str:
 
 
 def _failed(target: str, why: str, variable: str) -> ArchiveError:
-    return ArchiveError(f"the alert did not go out by {target}", why=why, hint=f"Check {variable}")
+    return ArchiveError(f"the alert was not delivered by {target}", why=why, hint=f"Check {variable}")
 
 
 def log(alert: Alert) -> None:

@@ -1,4 +1,4 @@
-"""The wait between the attempts of a failing operation, and the time after which it fails for good."""
+"""The delays between the attempts of a failing operation, and the time after which it fails finally."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ WARN_AFTER = 3
 """The failure in a row at which the user is informed."""
 
 _MAX_DELAY_SECONDS = 30.0
-# A server may answer every status query and yet never accept a byte. An outage of that kind may last longer than one
-# in which nothing answers, but not for ever: the operation ends at this multiple of its patience without progress.
+# A server that answers but accepts no data gets more time than one that does not answer: the operation ends at this
+# multiple of its patience without progress.
 _MAX_PATIENCES_WITHOUT_PROGRESS = 4
 
 
@@ -52,7 +52,7 @@ class Backoff:
         """Restarts the time alone: the next attempt is another request."""
         self._deadline = self._limit = math.inf
 
-    def alive(self) -> None:
+    def extend(self) -> None:
         """Extends the deadline, not beyond four times the patience: the service answered, the work did not advance."""
         if self.failures:
             self._deadline = min(self._clock() + self._patience, self._limit)
@@ -64,7 +64,7 @@ class Backoff:
             retry_after: Seconds that the server requests.
 
         Returns:
-            The seconds until the next attempt, at most those that are left; None if the time is over.
+            The seconds until the next attempt, at most those that are left; None if there are none.
         """
         now = self._clock()
         if self._deadline == math.inf:

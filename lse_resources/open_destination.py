@@ -1,4 +1,4 @@
-"""Which destination is set up: Google Drive, or the object store of `LSE_ARCHIVE_URL`; encrypted or not."""
+"""Opens the configured destination: Google Drive, or the object store of `LSE_ARCHIVE_URL`; encrypted or not."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lse_resources.settings import Settings
 
 @contextlib.contextmanager
 def open_destination(settings: Settings) -> Generator[Destination]:
-    """The place to which archives go, closed at the end.
+    """Opens the destination for the block.
 
     Raises:
-        SettingsError: None is set up, or one of its settings is malformed.
+        SettingsError: None is configured, or one of its settings is malformed.
         DestinationError: Its credentials cannot be used.
     """
     destination: Destination
     if settings.lse_archive_url:
-        # Only where it is used: it takes a moment to import.
+        # obstore is slow to import, and needed only here.
         from lse_resources.destinations.object_store import ObjectStore
 
         destination = ObjectStore(settings.lse_archive_url, settings.object_store, sleep=cancellable_sleep)
@@ -34,7 +34,7 @@ def open_destination(settings: Settings) -> Generator[Destination]:
 
 
 def encryption_keys(settings: Settings) -> Keys | None:
-    """For whom zips are encrypted, and who may open them; None: they leave as they are.
+    """Reads the keys that encrypt and decrypt zips; None: zips are uploaded unencrypted.
 
     Raises:
         SettingsError: A setting is malformed, or a key cannot be read.

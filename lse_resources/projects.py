@@ -1,4 +1,4 @@
-"""`projects.toml`: the LangSmith projects that are archived, and from which day on."""
+"""`projects.toml`: the archived LangSmith projects, and their first days."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ DEFAULT_SCHEDULE = "02:00"
 _SHARED = ("retention_days", "schedule", "owner")
 _AT_THE_TOP = (*_SHARED, "add_new_projects", "project")
 _OF_A_PROJECT = ("name", "start", *_SHARED)
-# What Dagster takes for an owner.
+# Owners that Dagster accepts.
 _OWNER = re.compile(r"[^@\s:]+@[^@\s]+\.[^@\s]+|team:[A-Za-z0-9_.-]+")
 _SCHEDULE = re.compile(r"([01]\d|2[0-3]):[0-5]\d|off")
 _HEADER = """\
 # The LangSmith projects that LSE archives; `lse projects add NAME --start DAY` adds one.
 # name: as LangSmith shows it. start: first day (UTC). retention_days: how long LangSmith keeps the project's runs.
 # Also, for a project or before the first one for all: schedule = "02:00" (UTC, or "off"), owner = "team@example.com".
-# And before the first one: add_new_projects = true, so that projects new in LangSmith are added by themselves.
+# And before the first one: add_new_projects = true, so that new LangSmith projects are added automatically.
 """
 
 
@@ -37,9 +37,9 @@ class ProjectConfig:
     Attributes:
         name: The LangSmith name.
         start: First UTC day of the archive.
-        retention_days: How long LangSmith keeps its runs; past that a day cannot be proven any more.
-        schedule: When yesterday is archived, HH:MM in UTC; `off`: only when asked for.
-        owner: Whom to ask, an e-mail address or `team:name`; shown in the UI.
+        retention_days: Days for which LangSmith keeps its runs; an older day cannot be proven.
+        schedule: When yesterday is archived, HH:MM in UTC; `off`: no schedule.
+        owner: An e-mail address or `team:name`, shown in the UI.
     """
 
     name: str
@@ -50,13 +50,13 @@ class ProjectConfig:
 
 
 def read_projects(path: Path) -> list[ProjectConfig]:
-    """The projects of the file; none if there is no file.
+    """Reads the projects of the file; an empty list if there is no file.
 
     Raises:
         SettingsError: The file is malformed.
     """
     document = _document(path)
-    _refuse_unknown(path, document, _AT_THE_TOP, "before the first [[project]]")
+    _reject_unknown(path, document, _AT_THE_TOP, "before the first [[project]]")
     defaults = {key: value for key in _SHARED if (value := document.get(key)) is not None}
     entries = document.get("project", [])
     if not isinstance(entries, list):
@@ -69,12 +69,12 @@ def read_projects(path: Path) -> list[ProjectConfig]:
 
 
 def lists_none(path: Path) -> str:
-    """Why `read_projects` found none: for an error's text."""
+    """Returns why `read_projects` found none, for an error."""
     return f"{path} lists none" if path.exists() else f"there is no file {path}"
 
 
 def adds_new_projects(path: Path) -> bool:
-    """Whether projects that are new in LangSmith are to be added by themselves (`add_new_projects`).
+    """Whether projects that are new in LangSmith are added automatically (`add_new_projects`).
 
     Raises:
         SettingsError: The file is malformed.
@@ -100,7 +100,7 @@ def _read(path: Path, entry: object) -> ProjectConfig:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or not entry["name"].strip():
         raise _malformed(path, "a project has no name")
     name, start = entry["name"], entry.get("start")
-    _refuse_unknown(path, entry, _OF_A_PROJECT, f"of '{name}'")
+    _reject_unknown(path, entry, _OF_A_PROJECT, f"of '{name}'")
     try:
         day = start if type(start) is date else parse_day(str(start))
     except UsageError:
@@ -117,7 +117,7 @@ def _read(path: Path, entry: object) -> ProjectConfig:
 
 
 def add_project(path: Path, project: ProjectConfig) -> None:
-    """Adds a project at the end of the file; what stands there stays as it is.
+    """Appends a project to the file; the rest of the file is not changed.
 
     Raises:
         UsageError: It is listed already, or has no name.
@@ -126,7 +126,7 @@ def add_project(path: Path, project: ProjectConfig) -> None:
     if not project.name.strip():
         raise UsageError("a project needs a name")
     if any(known.name == project.name for known in read_projects(path)):
-        raise UsageError(f"'{project.name}' is in {path} already", hint="Change it there")
+        raise UsageError(f"'{project.name}' is already in {path}", hint="Change it there")
     text = path.read_text(encoding="utf-8") if path.exists() else _HEADER
     # A JSON string is a TOML basic string, once DEL is escaped (TOML 1.0, Strings).
     name = json.dumps(project.name, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -138,14 +138,16 @@ def add_project(path: Path, project: ProjectConfig) -> None:
             file.write(text.encode())
     except OSError as error:
         raise SettingsError(
-            f"{path} cannot be written", why=error.strerror or str(error), hint="Change its rights, or edit it by hand"
+            f"{path} cannot be written",
+            why=error.strerror or str(error),
+            hint="Change its permissions, or edit it",
         ) from error
 
 
-def _refuse_unknown(path: Path, table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+def _reject_unknown(path: Path, table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     """Rejects unknown keys: a typo would otherwise be ignored."""
     if unknown := [key for key in table if key not in known]:
-        raise _malformed(path, f"'{unknown[0]}' {where} is no setting; there are {', '.join(known)}")
+        raise _malformed(path, f"'{unknown[0]}' {where} is not a setting; the settings are {', '.join(known)}")
 
 
 def _malformed(path: Path, why: str) -> SettingsError:

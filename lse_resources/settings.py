@@ -1,7 +1,4 @@
-"""All settings, typed in one place: from the environment, and from `.env` in the working directory.
-
-`LSE_ENV_FILE` names another file instead of `.env`.
-"""
+"""All settings: from the environment, and from `.env` in the working directory (or the file of `LSE_ENV_FILE`)."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from lse_resources.langsmith.settings import LangSmithSettings
 
 
 class Settings(BaseSettings):
-    """See `.env.example` for what each one means. Secrets are never part of `repr` or of an error."""
+    """The settings; `.env.example` describes each. `repr` and errors contain no secrets."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True)
 
@@ -64,9 +61,9 @@ class Settings(BaseSettings):
     @field_validator("langsmith_endpoint")
     @classmethod
     def _is_an_address(cls, value: str) -> str:
-        parts = urlsplit(value)  # what it cannot split is a ValueError, too
+        parts = urlsplit(value)  # raises ValueError too
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("it is no address that begins with https:// or http://")
+            raise ValueError("it is not a URL that begins with https:// or http://")
         return value
 
     @classmethod
@@ -74,7 +71,7 @@ class Settings(BaseSettings):
         """Reads the settings.
 
         Raises:
-            SettingsError: One of them is malformed; its value is not part of the text.
+            SettingsError: A setting is malformed; the text does not contain its value.
         """
         try:
             return cls(_env_file=os.environ.get("LSE_ENV_FILE", ".env"), **overrides)
@@ -84,7 +81,7 @@ class Settings(BaseSettings):
             if name == "LSE_PATIENCE":
                 name = "LSE_PATIENCE (or LSE_LANGSMITH_PATIENCE)"
             raise SettingsError(
-                f"{name} is not set right",
+                f"{name} is invalid",
                 why=first["msg"].removeprefix("Value error, "),
                 hint="Correct it in the environment or in .env",
             ) from None
@@ -96,7 +93,7 @@ class Settings(BaseSettings):
 
     @property
     def layout(self) -> Layout:
-        """Where run files and archives lie."""
+        """The directories of run files and archives."""
         return Layout(self.lse_data_dir.expanduser().absolute(), self.lse_archive_dir.expanduser().absolute())
 
     @property
@@ -116,16 +113,16 @@ class Settings(BaseSettings):
 
     @property
     def drive(self) -> DriveSettings:
-        """How Google Drive is reached.
+        """The settings of the Drive client.
 
         Raises:
-            SettingsError: It is not set up.
+            SettingsError: Google Drive is not configured.
         """
         if not self.google_drive_folder_url:
             raise SettingsError(
-                "Google Drive is not set up",
+                "Google Drive is not configured",
                 why="GOOGLE_DRIVE_FOLDER_URL is not set",
-                hint="Put the link of a Drive folder into .env, or leave the upload out (--skip-upload)",
+                hint="Put the link of a Drive folder into .env, or skip the upload (--skip-upload)",
             )
         return DriveSettings(
             folder_url=self.google_drive_folder_url,
@@ -139,7 +136,7 @@ class Settings(BaseSettings):
 
     @property
     def object_store(self) -> dict[str, str]:
-        """What of S3's configuration is set, by obstore's names."""
+        """The S3 settings that are set, by obstore's names."""
         found = {"region": self.aws_region, "endpoint": self.aws_endpoint_url}
         for name, secret in (
             ("access_key_id", self.aws_access_key_id),

@@ -1,4 +1,4 @@
-"""Reads what Dagster recorded: check evaluations and failed runs, each exactly once, oldest first."""
+"""Reads check evaluations and failed runs from Dagster's event log, each once, oldest first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 
 from lse_archive.names import project_slug
 from lse_resources.projects import ProjectConfig
-from lse_sensors.problems import RUN, Event, Ledger
+from lse_sensors.problems import RUN, AlertState, Event
 
 _LIMIT = 500
 _DETAILS = 3
@@ -37,14 +37,14 @@ _UNFINISHED = [
 ]
 
 
-def new_ledger(instance: dg.DagsterInstance) -> Ledger:
-    """A ledger that begins now: what happened before the first start is not news."""
+def new_state(instance: dg.DagsterInstance) -> AlertState:
+    """The state of a first start: earlier events are not reported."""
     newest = instance.event_log_storage.get_maximum_record_id() or 0
-    return Ledger(newest, newest)
+    return AlertState(newest, newest)
 
 
-def read_events(instance: dg.DagsterInstance, ledger: Ledger, projects: list[ProjectConfig]) -> list[Event]:
-    """What happened since the ledger's last entry; its cursors move on."""
+def read_events(instance: dg.DagsterInstance, state: AlertState, projects: list[ProjectConfig]) -> list[Event]:
+    """Returns the events since the last call, and advances the cursors of the state."""
     names = {project_slug(project.name): project.name for project in projects}
     runs: dict[str, dg.DagsterRun | None] = {}
 
@@ -53,12 +53,12 @@ def read_events(instance: dg.DagsterInstance, ledger: Ledger, projects: list[Pro
             runs[run_id] = instance.get_run_by_id(run_id)
         return runs[run_id]
 
-    events = _evaluations(instance, ledger, names, run_of)
-    return events + _failures(instance, ledger, names, run_of)
+    events = _evaluations(instance, state, names, run_of)
+    return events + _failures(instance, state, names, run_of)
 
 
 def is_running(instance: dg.DagsterInstance, batch: str) -> bool:
-    """Whether a backfill or a schedule's tick has runs that are not finished, or not even launched."""
+    """Whether a backfill or a schedule's tick has runs that are not finished or not launched yet."""
     tag, _, value = batch.partition("=")
     if instance.get_runs_count(RunsFilter(tags={tag: value}, statuses=_UNFINISHED)):
         return True
@@ -70,24 +70,24 @@ def is_running(instance: dg.DagsterInstance, batch: str) -> bool:
 
 def _evaluations(
     instance: dg.DagsterInstance,
-    ledger: Ledger,
+    state: AlertState,
     names: Mapping[str, str],
     run_of: Callable[[str], dg.DagsterRun | None],
 ) -> list[Event]:
-    # Ascending is what makes a cursor of it: the newest first would skip all but the last page.
+    # Ascending: with the newest first, the cursor would skip all other pages.
     records = instance.event_log_storage.get_event_records(
-        EventRecordsFilter(DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=ledger.checks),
+        EventRecordsFilter(DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=state.checks),
         limit=_LIMIT,
         ascending=True,
     )
     events = []
     for record in records:
-        ledger.checks = record.storage_id
+        state.checks = record.storage_id
         dagster_event, run = record.event_log_entry.dagster_event, run_of(record.run_id)
         if dagster_event is None:
             continue
         evaluation: Any = dagster_event.event_specific_data
-        # A warning says what cannot be proven, not what is wrong: it is shown in the UI and raises no alert.
+        # A warning means that something cannot be proven: the UI shows it, and it raises no alert.
         if not evaluation.passed and evaluation.severity != AssetCheckSeverity.ERROR:
             continue
         slug = evaluation.asset_key.path[0]
@@ -98,7 +98,7 @@ def _evaluations(
                 day=evaluation.partition or tags.get(_PARTITION, ""),
                 name=evaluation.check_name,
                 passed=evaluation.passed,
-                says="" if evaluation.passed else evaluation.description or "it failed",
+                reason="" if evaluation.passed else evaluation.description or "it failed",
                 details=[] if evaluation.passed else _details(evaluation.metadata),
                 hint="" if evaluation.passed else _text(evaluation.metadata.get("what to do")),
                 run_id=record.run_id,
@@ -131,30 +131,30 @@ def _batch(tags: Mapping[str, str]) -> str:
 
 def _failures(
     instance: dg.DagsterInstance,
-    ledger: Ledger,
+    state: AlertState,
     names: Mapping[str, str],
     run_of: Callable[[str], dg.DagsterRun | None],
 ) -> list[Event]:
     records = instance.fetch_run_status_changes(
-        RunStatusChangeRecordsFilter(DagsterEventType.RUN_FAILURE, after_storage_id=ledger.failures),
+        RunStatusChangeRecordsFilter(DagsterEventType.RUN_FAILURE, after_storage_id=state.failures),
         limit=_LIMIT,
         ascending=True,
     ).records
     events = []
     for record in records:
-        ledger.failures = record.storage_id
+        state.failures = record.storage_id
         run = run_of(record.run_id)
-        # One that is repeated by itself has not failed yet.
+        # Dagster retries this run.
         if run is None or run.tags.get(_WILL_RETRY) == "true":
             continue
-        step, says, hint = _cause(instance, run)
+        step, reason, hint = _cause(instance, run)
         events.append(
             Event(
                 project=_project(run, step, names),
                 day=run.tags.get(_PARTITION, ""),
                 name=RUN,
                 passed=False,
-                says=says,
+                reason=reason,
                 hint=hint,
                 run_id=run.run_id,
                 batch=_batch(run.tags),
@@ -164,7 +164,7 @@ def _failures(
 
 
 def _cause(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, str, str]:
-    """The first step that failed, why, and what to do. Only our own errors are quoted: they hold no secrets."""
+    """The first step that failed, why, and what to do. Only LSE's own errors are quoted: they contain no secrets."""
     for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_FAILURE):
         event = entry.dagster_event
         if event is None or event.step_key is None:
@@ -174,12 +174,12 @@ def _cause(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, str, 
         if failure is not None and failure.description:
             return event.step_key, failure.description, ""
         name = data.error.cls_name if getattr(data, "error", None) else "no reason recorded"
-        return event.step_key, f"{name} in {event.step_key}", "Look at the run; it can be started again at any time"
-    return "", "its process ended, or it was never started", "Materialize the day again"
+        return event.step_key, f"{name} in {event.step_key}", "Read the log of the run, then run it again"
+    return "", "its process has exited, or it could not be started", "Materialize the day again"
 
 
 def _project(run: dg.DagsterRun, step: str, names: Mapping[str, str]) -> str:
-    """The project of a run: of an asset it was for, or of the step that failed."""
+    """The project of a run: that of its first asset, or of the step that failed."""
     if run.asset_selection:
         slug = min(run.asset_selection).path[0]
         return names.get(slug, slug)

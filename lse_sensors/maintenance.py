@@ -7,9 +7,9 @@ from lse_resources.postgres.urls import dagster_url, libpq_url
 from lse_resources.settings import Settings
 
 EVENT_DAYS = 30
-"""For so many days all log lines of a run are kept."""
+"""Days for which all log lines of a run are kept."""
 
-# Green days, plots and checks are made of the asset events; of a run its beginning, its end and its failures stay.
+# Asset events (the UI shows days, plots and checks from them), and the start, end and failures of runs.
 _KEPT = [
     "ASSET_MATERIALIZATION",
     "ASSET_MATERIALIZATION_PLANNED",

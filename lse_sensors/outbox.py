@@ -14,7 +14,7 @@ from lse_archive.files import publish_file
 from lse_resources.alerts import Alert, Send, log
 
 _log = logging.getLogger(__name__)
-# Of a target that has been down for weeks, the newest are enough.
+# After weeks without delivery, only the newest are sent.
 _MAX_WAITING = 500
 
 
@@ -25,12 +25,12 @@ class _Message(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Outbox:
-    """Alerts that are not delivered yet. They are files, so that a restart or an unavailable target loses none."""
+    """Alerts that are not delivered yet, as files: a restart or an unavailable target loses none."""
 
     directory: Path
 
     def put(self, key: str, alert: Alert, targets: Mapping[str, Send]) -> None:
-        """Writes the alert to the log and puts it in for each target; the same key again replaces it."""
+        """Writes the alert to the log and stores it for each target; the same key again replaces it."""
         log(alert)
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for target in targets:
@@ -55,7 +55,7 @@ class Outbox:
                 else:
                     path.unlink(missing_ok=True)
         for failure in failures.values():
-            _log.error("%s. It is sent again", failure)
+            _log.error("%s. The alert is sent again later", failure)
         return list(failures.values())
 
     def waiting(self) -> Iterator[tuple[Path, _Message]]:

@@ -1,4 +1,4 @@
-"""What is wrong and what is good again: events of Dagster, grouped into few messages that say what to do."""
+"""Groups failed checks, failed runs and their resolution into few alerts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from lse_archive.days import day_ranges
 from lse_resources.alerts import Alert
 
 RUN = "run"
-"""Stands in the place of a check's name where the run itself failed."""
+"""The name of an event that is a failed run instead of a check."""
 
-# A backfill or a schedule's tick that does not end is not waited for longer.
+# The longest wait for the end of a backfill or a schedule's tick.
 _HOLD_SECONDS = 6 * 3600.0
 _IN_DETAIL = 6
 _HELD = 2_000
@@ -26,19 +26,19 @@ class Event(msgspec.Struct, frozen=True):
         project: LangSmith name, or the job's where no project is known.
         day: The partition; empty if there is none.
         name: The check, or `RUN`.
-        passed: Whether it is good.
-        says: One line.
-        details: What differs, a few lines.
-        hint: What to do about it.
-        run_id: Of Dagster.
-        batch: The backfill or the schedule's tick that the run belongs to; empty: neither.
+        passed: Whether the check passed.
+        reason: Why it failed, in one line.
+        details: The differences, a few lines.
+        hint: What to do.
+        run_id: Dagster's id of the run.
+        batch: The backfill or the schedule's tick of the run; empty: neither.
     """
 
     project: str
     day: str
     name: str
     passed: bool
-    says: str = ""
+    reason: str = msgspec.field(default="", name="says")
     details: list[str] = []
     hint: str = msgspec.field(default="", name="todo")
     run_id: str = ""
@@ -50,14 +50,20 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct):
-    """Events that wait for the end of their backfill or tick, to become one message."""
+    """Events held until their backfill or tick ends, so that one alert reports all."""
 
     since: float
     events: list[Event] = []
 
 
-class Ledger(msgspec.Struct):
-    """What the sensor remembers: how far it has read, what waits, and what is known to be wrong (by place)."""
+class AlertState(msgspec.Struct):
+    """The sensor's state between its runs.
+
+    Attributes:
+        checks, failures: Storage ids of the last check evaluation and the last run failure that were read.
+        held: Events that are not in an alert yet, by batch.
+        open: Names of the failed checks and runs that were reported, by place.
+    """
 
     checks: int
     failures: int
@@ -65,40 +71,40 @@ class Ledger(msgspec.Struct):
     open: dict[str, list[str]] = {}
 
 
-def enter(ledger: Ledger, events: Iterable[Event], now: float) -> None:
-    """Puts new events where they wait. Of what is good only that which was wrong is of interest."""
+def add_events(state: AlertState, events: Iterable[Event], now: float) -> None:
+    """Adds new events to their batches. A passed check is added only for a day that failed before."""
     for event in events:
         key = event.batch
         if event.passed:
-            waiting = next((key for key, batch in ledger.held.items() if _concerns(batch, event)), None)
-            if waiting is None and event.place not in ledger.open:
+            waiting = next((key for key, batch in state.held.items() if _has_problem(batch, event)), None)
+            if waiting is None and event.place not in state.open:
                 continue
             key = waiting if waiting is not None else key
-        batch = ledger.held.setdefault(key, Batch(now))
+        batch = state.held.setdefault(key, Batch(now))
         if len(batch.events) >= _HELD // 10:
             event = msgspec.structs.replace(event, details=[], hint="")
         if len(batch.events) < _HELD:
             batch.events.append(event)
 
 
-def _concerns(batch: Batch, event: Event) -> bool:
+def _has_problem(batch: Batch, event: Event) -> bool:
     return any(known.place == event.place and not known.passed for known in batch.events)
 
 
-def release(ledger: Ledger, is_running: Callable[[str], bool], now: float, ui_url: str) -> list[Alert]:
-    """Takes out what need not wait any longer, as messages: at most one of what is wrong and one of what is good."""
+def take_alerts(state: AlertState, is_running: Callable[[str], bool], now: float, ui_url: str) -> list[Alert]:
+    """Removes the batches that have ended; returns at most one alert of problems and one of resolved days."""
     problems: list[Event] = []
     resolved: dict[str, Event] = {}
-    for key, batch in list(ledger.held.items()):
+    for key, batch in list(state.held.items()):
         if key and now - batch.since < _HOLD_SECONDS and is_running(key):
             continue
-        del ledger.held[key]
+        del state.held[key]
         for event in batch.events:
             if event.passed:
-                if _settle(ledger, event):
+                if _resolve(state, event):
                     resolved[event.place] = event
             else:
-                names = ledger.open.setdefault(event.place, [])
+                names = state.open.setdefault(event.place, [])
                 if event.name not in names:
                     names.append(event.name)
                 resolved.pop(event.place, None)
@@ -111,21 +117,21 @@ def release(ledger: Ledger, is_running: Callable[[str], bool], now: float, ui_ur
     return alerts
 
 
-def _settle(ledger: Ledger, event: Event) -> bool:
-    """Notes that a check passed; true if with it the day is good again."""
-    names = ledger.open.get(event.place)
+def _resolve(state: AlertState, event: Event) -> bool:
+    """Records that a check passed; returns whether no reported problem of the day is left."""
+    names = state.open.get(event.place)
     if names is None:
         return False
-    # Verification compares every step: a check that passes later resolves a failed run, too.
+    # Verification compares every step: a check that passes later also resolves a failed run.
     names[:] = [name for name in names if name not in (event.name, RUN)]
     if names:
         return False
-    del ledger.open[event.place]
+    del state.open[event.place]
     return True
 
 
 def problem_alert(problems: Sequence[Event], ui_url: str) -> Alert:
-    """One message about everything that is wrong; few problems in detail, many by project."""
+    """One alert of all problems: a few in detail, many by project."""
     places = list(dict.fromkeys(event.place for event in problems))
     if len(problems) <= _IN_DETAIL:
         lines = [line for event in problems for line in _in_detail(event, ui_url)]
@@ -140,13 +146,13 @@ def problem_alert(problems: Sequence[Event], ui_url: str) -> Alert:
 
 
 def resolved_alert(events: Sequence[Event]) -> Alert:
-    """One message about all days that are good again."""
+    """One alert of all resolved days."""
     places = [event.place for event in events]
     if len(places) == 1:
-        return Alert(f"resolved: {places[0]} is good again")
+        return Alert(f"resolved: {places[0]}")
     by_project = groupby(sorted(events, key=lambda event: event.project), lambda event: event.project)
     lines = [f"{project}: {day_ranges(event.day for event in found)}" for project, found in by_project]
-    return Alert(f"resolved: {len(places)} days are good again", lines)
+    return Alert(f"resolved: {len(places)} days", lines)
 
 
 def _name(event: Event) -> str:
@@ -154,7 +160,7 @@ def _name(event: Event) -> str:
 
 
 def _in_detail(event: Event, ui_url: str) -> list[str]:
-    lines = [f"{event.place}: {_name(event)}: {event.says}", *(f"  {detail}" for detail in event.details)]
+    lines = [f"{event.place}: {_name(event)}: {event.reason}", *(f"  {detail}" for detail in event.details)]
     if event.hint:
         lines.append(f"  What to do: {event.hint}")
     if event.run_id:

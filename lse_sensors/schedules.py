@@ -31,7 +31,7 @@ def _daily(project: ProjectConfig) -> dg.ScheduleDefinition:
         cron_schedule=f"{int(minute)} {int(hour)} * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Archives yesterday of '{project.name}', looks again at the day three days back, and catches up.",
+        description=f"Archives yesterday of '{project.name}', fetches the day three days back again, and missed days.",
     )
     def daily(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         now = context.scheduled_execution_time.astimezone(UTC)
@@ -46,7 +46,7 @@ def _daily(project: ProjectConfig) -> dg.ScheduleDefinition:
 
 
 def _weekly(project: ProjectConfig) -> dg.ScheduleDefinition:
-    # Spread over the night of Sunday, each project always at its own time.
+    # Projects are spread over Sunday night; each has a fixed time.
     offset = int.from_bytes(hashlib.sha256(project.name.encode(errors="surrogatepass")).digest()[:2]) % 300
 
     @dg.schedule(

@@ -20,9 +20,9 @@ from lse_resources.alerts import Alert, Send, targets
 from lse_resources.langsmith.client import LangSmith
 from lse_resources.projects import adds_new_projects
 from lse_resources.settings import Settings
-from lse_sensors.events import is_running, new_ledger, read_events
+from lse_sensors.events import is_running, new_state, read_events
 from lse_sensors.outbox import Outbox
-from lse_sensors.problems import Ledger, enter, release
+from lse_sensors.problems import AlertState, add_events, take_alerts
 
 _RUNNING = dg.DefaultSensorStatus.RUNNING
 
@@ -34,28 +34,28 @@ def outbox_of(settings: Settings) -> Outbox:
 
 @dg.sensor(name="alerts", minimum_interval_seconds=15, default_status=_RUNNING)
 def alerts_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """Alerts once on every failed check and failed run, and when the day is consistent again.
+    """Alerts once on every failed check and failed run, and when its day is resolved.
 
-    What fails in one backfill, or in one tick of a schedule, is one message at its end.
+    All failures of one backfill, or of one tick of a schedule, are one alert at its end.
     """
     settings = Settings.load()
     where, now = targets(settings), time.time()
-    ledger = msgspec.json.decode(context.cursor, type=Ledger) if context.cursor else new_ledger(context.instance)
-    enter(ledger, read_events(context.instance, ledger, known_projects(settings)), now)
+    state = msgspec.json.decode(context.cursor, type=AlertState) if context.cursor else new_state(context.instance)
+    add_events(state, read_events(context.instance, state, known_projects(settings)), now)
     ui_url = settings.lse_ui_url.rstrip("/")
-    alerts = release(ledger, lambda batch: is_running(context.instance, batch), now, ui_url)
+    alerts = take_alerts(state, lambda batch: is_running(context.instance, batch), now, ui_url)
     outbox = outbox_of(settings)
     for number, alert in enumerate(alerts):
         # The same events give the same key: if the cursor was not saved, the alert is not duplicated.
-        outbox.put(f"{max(ledger.checks, ledger.failures):012}-{number}", alert, where)
-    context.update_cursor(msgspec.json.encode(ledger).decode())
+        outbox.put(f"{max(state.checks, state.failures):012}-{number}", alert, where)
+    context.update_cursor(msgspec.json.encode(state).decode())
     return _delivered(outbox, where, len(alerts))
 
 
 def _delivered(outbox: Outbox, where: Mapping[str, Send], new: int) -> dg.SkipReason:
     failures = outbox.deliver(where)
     if failures:
-        return dg.SkipReason(f"{new} new alerts; not all could be sent, they wait: {'; '.join(failures)}")
+        return dg.SkipReason(f"{new} new alerts; not delivered, sent again later: {'; '.join(failures)}")
     return dg.SkipReason(f"{new} new alerts" if new else "nothing new")
 
 
@@ -63,7 +63,7 @@ def _delivered(outbox: Outbox, where: Mapping[str, Send], new: int) -> dg.SkipRe
 def dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Fails runs whose process has exited, so that they free queue slots; the daemon retries those it launched."""
     failed = fail_exited_runs(context.instance)
-    return dg.SkipReason(f"failed {len(failed)} runs of exited processes" if failed else "every run has its process")
+    return dg.SkipReason(f"failed {len(failed)} runs of exited processes" if failed else "no run has lost its process")
 
 
 @dg.sensor(name="expiring_days", minimum_interval_seconds=3600, default_status=_RUNNING)
@@ -95,7 +95,7 @@ def new_projects_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         with contextlib.closing(LangSmith(settings.langsmith)) as client:
             missing = missing_projects(client, settings.projects_file)
     except ArchiveError as error:
-        return dg.SkipReason(f"LangSmith could not be asked: {error}")
+        return dg.SkipReason(f"LangSmith's projects could not be listed: {error}")
     if adds_new_projects(settings.projects_file):
         add_new(settings.projects_file, missing, now.date())
         title = f"{len(missing)} new LangSmith projects are archived from now on"

@@ -65,7 +65,7 @@ def fetch(
     end_date: EndOption = None,
     force: ForceOption = False,
     refresh: Annotated[
-        bool, typer.Option("--refresh", help="Fetch days that are here again, without asking. Default: off.")
+        bool, typer.Option("--refresh", help="Fetch existing days again, without a question. Default: off.")
     ] = False,
     no_count: Annotated[
         bool,
@@ -78,7 +78,7 @@ def fetch(
 ) -> None:
     """Fetch every run of the day from LangSmith.
 
-    If the day is here already, changed runs are replaced; runs that LangSmith no longer serves are kept.
+    If the day exists locally, changed runs are replaced; runs that LangSmith no longer serves are kept.
     """
     config = {"run_files": {"ask_count": not no_count, "allow_shrink": allow_shrink}}
     _run(["run_files"], project, date, start_date, end_date, force=force or refresh, json=json, config=config)
@@ -115,7 +115,7 @@ def upload(
     allow_shrink: ShrinkOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Upload the day's zip to the destination; content that is there already is not sent again."""
+    """Upload the day's zip to the destination; content that is already there is not sent again."""
     config = {"drive_file": {"allow_shrink": allow_shrink}}
     _run(["drive_file"], project, date, start_date, end_date, force=force, json=json, config=config)
 
@@ -162,7 +162,7 @@ def full_sweep(
     start_date: StartOption = None,
     end_date: EndOption = None,
     skip_fetch: Annotated[
-        bool, typer.Option("--skip-fetch", help="Do not fetch; use the run files that are here. Default: off.")
+        bool, typer.Option("--skip-fetch", help="Do not fetch; use the local run files. Default: off.")
     ] = False,
     skip_upload: Annotated[bool, typer.Option("--skip-upload", help="Do not upload. Default: off.")] = False,
     skip_db: Annotated[bool, typer.Option("--skip-db", help="Do not load into Postgres. Default: off.")] = False,
@@ -200,7 +200,7 @@ def verify(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Compare run files, zip, destination and database as they are now. Exits with 3 if they differ."""
+    """Compare the current run files, zip, destination and database. Exits with 3 if they differ."""
     config = {"verification": {"fix_missing": fix_missing, "fix": fix, "detailed": detailed}}
     _run(["verification"], project, date, start_date, end_date, force=False, json=json, config=config)
 

@@ -74,7 +74,7 @@ def prune(
     dry_run: DryRunOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Delete copies of old days at the destination, only where the run files and the zip are here and intact.
+    """Delete copies of old days at the destination, only if the local run files and zip are intact.
 
     It never deletes the last copy, and it never runs automatically. Exits with 3 if a copy was kept.
     """

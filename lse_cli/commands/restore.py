@@ -63,18 +63,18 @@ def restore(
     ] = False,
     allow_shrink: Annotated[
         bool,
-        typer.Option("--allow-shrink", help="Allow the loss of runs that are here and not in the copy. Default: off."),
+        typer.Option("--allow-shrink", help="Allow the loss of local runs that the copy does not have. Default: off."),
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Restore days from the destination: run files and zip, as they are there. Without dates: all days.
+    """Restore run files and zips from the destination, unchanged. Without dates: all days.
 
-    A day that is here with the same content is skipped; a day that differs is replaced only after a confirmation.
+    A local day with the same content is skipped; a local day that differs is replaced only after a confirmation.
     """
     if verify_only and (dry_run or to_db):
-        raise UsageError("--verify-only keeps nothing, so it goes with neither --dry-run nor --to-db")
+        raise UsageError("--verify-only cannot be combined with --dry-run or --to-db: it keeps nothing")
     if project is not None and all_projects:
-        raise UsageError("--project does not go with --all-projects", hint="Use one or the other")
+        raise UsageError("--project cannot be combined with --all-projects", hint="Use one or the other")
     from lse_cli.selection import read_range, select_projects
     from lse_cli.terminal.console import Terminal
     from lse_cli.terminal.output import end_command
@@ -84,7 +84,7 @@ def restore(
 
     settings = Settings.load()
     first, last = read_range(date, start_date, end_date)
-    otherwise = "or take all that the destination holds: --all-projects"
+    otherwise = "or select all projects at the destination: --all-projects"
     request = RestoreRequest(
         projects=None
         if all_projects

@@ -22,14 +22,14 @@ from lse_operations.reporter import Advance
 
 
 class _Console(Console):
-    """A console whose reader may close the pipe: then nothing more is printed, and the work goes on."""
+    """A console that stops printing, without an error, when the reader closes the pipe."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
         discard(self.file)  # ty: ignore[invalid-argument-type]
 
     def put(self, text: str) -> bool:
-        """Prints a line of plain text. Returns False if the stream refused it; then it is used no more."""
+        """Prints a line of plain text. Returns False if the stream refused it; then nothing more is printed."""
         try:
             self.print(text, markup=False)
         except OSError:
@@ -85,7 +85,7 @@ class Terminal:
         # Only the console that draws the bars can print a line above them.
         above_bars = self.live and self._out.is_terminal
         if not (self._err if above_bars else self._out).put(text):
-            self.warn("  ! standard output cannot be written, so nothing more is printed. The work goes on")
+            self.warn("  ! standard output cannot be written, so nothing more is printed. The command continues")
 
     def warn(self, text: str) -> None:
         """Prints a line on stderr, with and without `--json`."""

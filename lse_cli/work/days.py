@@ -112,6 +112,6 @@ def _ask_before_fetch(settings: Settings, terminal: Terminal, project: ProjectCo
     ):
         raise ArchiveConflictError(
             f"{folder} exists already",
-            why="the question was not answered with yes",
+            why="the fetch was not confirmed",
             hint="--force fetches again and merges",
         )

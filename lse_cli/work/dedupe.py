@@ -37,7 +37,7 @@ def dedupe_projects(
         One entry per day that has several files, and the exit code: 3 where some are left.
 
     Raises:
-        SettingsError, DestinationError: Drive is not set up, or refuses.
+        SettingsError, DestinationError: Drive is not configured, or refuses.
         ArchiveConflictError: The question was answered with no.
     """
     with GoogleDrive(settings.drive) as drive:

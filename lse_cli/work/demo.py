@@ -87,9 +87,9 @@ def run_demo_platform(directory: Path, *, port: int) -> None:
 
 def _clear(directory: Path) -> None:
     with _environment(directory, {}) as settings:
-        if alive := Registry(settings.home / "run").alive():
+        if running := Registry(settings.home / "run").running():
             raise ArchiveError(
-                f"the demo's platform is running (process {next(iter(alive.values())).pid})",
+                f"the demo's platform is running (process {next(iter(running.values())).pid})",
                 hint="Stop it with Ctrl-C, then run the demo again",
             )
         if directory.exists():

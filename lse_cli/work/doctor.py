@@ -192,7 +192,7 @@ def _try_bucket(store: ObjectStore, url: str) -> Finding:
     name = f"lse-doctor-{platform.node()}"  # one name: at most one object is left
     with tempfile.TemporaryDirectory(prefix="lse-doctor-") as scratch:
         probe = Path(scratch) / name
-        probe.write_bytes(b"lse doctor was here\n")
+        probe.write_bytes(b"a test object of lse doctor\n")
         try:
             store.check_folder()
             left = next(iter(store.find_file("", name)), None)
@@ -264,8 +264,8 @@ def _alerts(settings: Settings) -> Findings:
 
 
 def _platform(settings: Settings) -> Findings:
-    alive = Registry(settings.home / "run").alive()
-    if "daemon" in alive:
-        yield Finding("platform", "ok", f"running: {', '.join(alive)}")
+    running = Registry(settings.home / "run").running()
+    if "daemon" in running:
+        yield Finding("platform", "ok", f"running: {', '.join(running)}")
     else:
         yield Finding("platform", "note", "not running: no day is archived automatically", "Start it: lse up")

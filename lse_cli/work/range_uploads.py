@@ -25,7 +25,7 @@ ProjectDay = tuple[ProjectConfig, date]
 
 
 class RangeUploads:
-    """Takes the place of `upload_step` in the assets: returns the result of an upload that was started before.
+    """Replaces `upload_step` in the assets: returns the result of an upload that was started before.
 
     The threads run outside of Dagster, whose log handlers and SQLAlchemy's can deadlock in threads.
     """
@@ -63,7 +63,7 @@ class RangeUploads:
                 yield
 
     def cancel(self, paths: DayPaths) -> bool:
-        """Whether the day's upload is kept from starting."""
+        """Whether the day's upload must not start."""
         started = self._started.get(paths)
         return started is None or started.cancel()
 

@@ -26,10 +26,10 @@ from lse_resources.projects import read_projects
 from lse_resources.settings import Settings
 
 _ACTIONS = {
-    "unchanged": "is here with the same content",
-    "would restore": "is not here",
-    "would replace": "is here and differs",
-    "would compare": "is here; its zip is of an older tool and must be downloaded for a comparison",
+    "unchanged": "exists locally with the same content",
+    "would restore": "does not exist locally",
+    "would replace": "exists locally and differs",
+    "would compare": "exists locally; the zip of an older tool must be downloaded for a comparison",
 }
 
 

@@ -33,7 +33,7 @@ class Runner:
         upload: The step body of `drive_file`, see `project_assets`.
 
     Attributes:
-        refusal: The error if Postgres cannot be used. File steps run all the same, and Dagster keeps no record of them.
+        refusal: The error if Postgres cannot be used. File steps still run, and Dagster keeps no record of them.
     """
 
     def __init__(self, settings: Settings, terminal: Terminal, upload: UploadStep) -> None:
@@ -46,7 +46,7 @@ class Runner:
 
     def __enter__(self) -> Runner:
         warnings.filterwarnings("ignore")
-        # Before anything else: an import can swallow an interrupt, too.
+        # First of all: an import can discard an interrupt too.
         self._terminal.interrupted = self._exit.enter_context(_watched_interrupts())
         self._instance = self._exit.enter_context(self._open_instance())
         return self
@@ -59,7 +59,7 @@ class Runner:
 
         from lse_platform.home import open_home
 
-        # Dagster's own logger prints every event to stderr; the instance records them all the same.
+        # Dagster's own logger prints every event to stderr; the instance records them anyway.
         logging.getLogger("dagster").setLevel(logging.CRITICAL)
         try:
             home = open_home(self._settings)

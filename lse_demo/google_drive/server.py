@@ -103,7 +103,7 @@ class DriveServer(LocalServer):
 
     def handle(self, request: Request) -> Answer:
         """Answers one request as Drive, or as Google's token endpoint and consent page."""
-        request.facts["bytes"] = len(request.body)
+        request.details["bytes"] = len(request.body)
         if request.path == "/token" and request.method == "POST":
             return self._token(request)
         if request.path == "/o/oauth2/auth":
@@ -131,7 +131,7 @@ class DriveServer(LocalServer):
         if access is None and (header or not session):
             raise RefusedError(401, "authError", "Request had invalid authentication credentials.", "Authorization")
         if session:
-            request.facts["call"] = "upload"
+            request.details["call"] = "upload"
             if request.fault("corrupt_stored") and request.body:
                 at = len(request.body) // 2
                 request.body = request.body[:at] + bytes([request.body[at] ^ 1]) + request.body[at + 1 :]
@@ -139,7 +139,7 @@ class DriveServer(LocalServer):
         call = discovery.match(request.method, request.path, request.query)
         if call is None:
             raise RefusedError(404, "notFound", "Not Found")
-        request.facts["call"] = call.id
+        request.details["call"] = call.id
         if call.id not in self._routes or access is None:
             raise RefusedError(501, "notImplemented", f"{call.id} is not served here.")
         if request.method != "GET" and not any("readonly" not in scope for scope in access.scopes):
@@ -157,7 +157,7 @@ class DriveServer(LocalServer):
         scheme, _, secret = (request.headers.get("Authorization") or "").partition(" ")
         if scheme == "Basic":
             form["client_id"], _, form["client_secret"] = base64.b64decode(secret).decode().partition(":")
-        request.facts["call"] = f"token {form.get('grant_type', '')}"
+        request.details["call"] = f"token {form.get('grant_type', '')}"
         try:
             return Answer.json(self.accounts.grant(form))
         except GrantError as error:

@@ -9,7 +9,7 @@ from collections import Counter
 from datetime import UTC, date, datetime, timedelta
 
 from lse_demo.langsmith.gate import RateLimit
-from lse_demo.langsmith.server import DEMO_KEY, Behaviour, LangSmithServer
+from lse_demo.langsmith.server import DEMO_KEY, Behavior, LangSmithServer
 from lse_demo.langsmith.store import LangSmithStore
 
 
@@ -23,20 +23,20 @@ def main(arguments: list[str] | None = None) -> None:
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
-    behaviour = Behaviour(api_keys=frozenset((options.api_key,)), retry_after=options.retry_after)
+    behavior = Behavior(api_keys=frozenset((options.api_key,)), retry_after=options.retry_after)
     if options.limit:
         count, _, seconds = options.limit.partition("/")
-        behaviour.limit = RateLimit(int(count), float(seconds))
-        behaviour.stats_limit = RateLimit(1, 10.0)
+        behavior.limit = RateLimit(int(count), float(seconds))
+        behavior.stats_limit = RateLimit(1, 10.0)
     if options.no_v2:
-        behaviour.v2_status = 404
-        behaviour.flags = {"ch_query_enabled": True, "sdb_query_enabled": False}
+        behavior.v2_status = 404
+        behavior.flags = {"ch_query_enabled": True, "sdb_query_enabled": False}
     with LangSmithStore(options.store) as store:
         if options.seed_runs and not store.summary(store.project(options.seed_project).id)[0]:
             store.generate(
                 options.seed_project, options.seed_day, runs=options.seed_runs, mean_bytes=options.mean_bytes
             )
-        server = LangSmithServer(store, behaviour=behaviour, port=options.port, latency=options.latency_ms / 1000)
+        server = LangSmithServer(store, behavior=behavior, port=options.port, latency=options.latency_ms / 1000)
         with server:
             sys.stdout.write(f"{server.url}\n")
             sys.stdout.flush()

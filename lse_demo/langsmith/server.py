@@ -29,7 +29,7 @@ DEMO_KEY = "lsv2_pt_demo"
 
 
 @dataclass(slots=True)
-class Behaviour:
+class Behavior:
     """How the server behaves; may be changed while it runs."""
 
     api_keys: frozenset[str] = frozenset((DEMO_KEY,))
@@ -56,14 +56,14 @@ class LangSmithServer(LocalServer):
         self,
         store: LangSmithStore,
         *,
-        behaviour: Behaviour | None = None,
+        behavior: Behavior | None = None,
         port: int = 0,
         latency: float = 0.0,
         faults: Faults | None = None,
     ) -> None:
         super().__init__(port=port, latency=latency, faults=faults)
         self.store = store
-        self.behaviour = behaviour or Behaviour()
+        self.behavior = behavior or Behavior()
         self._cursors = Cursors(store.secret)
         self._routes: dict[tuple[str, str], Callable[[Request], Answer]] = {
             ("GET", "/sessions"): self._list_sessions,
@@ -84,7 +84,7 @@ class LangSmithServer(LocalServer):
             return self._info()
         if path.startswith("/storage/"):
             return self._download(request, path)
-        check_key(request, self.behaviour.api_keys, org_scoped=self.behaviour.org_scoped)
+        check_key(request, self.behavior.api_keys, org_scoped=self.behavior.org_scoped)
         if route := self._routes.get((request.method, path)):
             return route(request)
         kind, _, identity = path.removeprefix("/").partition("/")
@@ -99,30 +99,30 @@ class LangSmithServer(LocalServer):
     # Reading runs
 
     def _query_v2(self, request: Request) -> Answer:
-        if status := self.behaviour.v2_status:
+        if status := self.behavior.v2_status:
             raise refusal(status, "runs/query is not available on this deployment")
         body = _body(request)
-        query = read_v2(body, max_inclusive=self.behaviour.max_start_inclusive)
+        query = read_v2(body, max_inclusive=self.behavior.max_start_inclusive)
         window = {name: body.get(name) for name in ("min_start_time", "max_start_time", "filter")}
-        request.facts.update(api="v2", page_size=query.size, cursor=query.cursor, selects=query.selects, **window)
+        request.details.update(api="v2", page_size=query.size, cursor=query.cursor, selects=query.selects, **window)
         runs, cursor = self._page(request, query)
         items = v2_items(self.store, runs, query.selects, self._links(), self.url)
         return self._listed(b'{"items":[', items, b'],"next_cursor":%s}' % dump(cursor))
 
     def _query_v1(self, request: Request) -> Answer:
-        if status := self.behaviour.v1_status:
+        if status := self.behavior.v1_status:
             raise refusal(status, "Not Found")
         body = _body(request)
         query = read_v1(body)
         window = {name: body.get(name) for name in ("start_time", "end_time", "filter")}
-        request.facts.update(api="v1", page_size=query.size, cursor=query.cursor, selects=query.selects, **window)
+        request.details.update(api="v1", page_size=query.size, cursor=query.cursor, selects=query.selects, **window)
         runs, cursor = self._page(request, query)
-        items = v1_items(self.store, runs, query.selects, self._links(), self.behaviour.offload_bytes)
+        items = v1_items(self.store, runs, query.selects, self._links(), self.behavior.offload_bytes)
         return self._listed(b'{"runs":[', items, b'],"cursors":{"next":%s}}' % dump(cursor))
 
     def _page(self, request: Request, query: RunsQuery) -> tuple[list[StoredRun], str | None]:
-        if self.behaviour.limit:
-            self.behaviour.limit.check(request.headers["X-API-Key"], self.behaviour.retry_after)
+        if self.behavior.limit:
+            self.behavior.limit.check(request.headers["X-API-Key"], self.behavior.retry_after)
         self._project(query.project_id)
         cursor = self._cursors.read(query)
         if cursor and (fault := request.fault("lost_cursor")):
@@ -133,7 +133,7 @@ class LangSmithServer(LocalServer):
             query.project_id, query.conditions, after=after, limit=query.size + 1, newest_first=query.newest_first
         )
         page = found[: query.size]
-        request.facts["runs"] = len(page)
+        request.details["runs"] = len(page)
         if repeat:
             return page, query.cursor
         if len(found) <= query.size or request.fault("no_cursor"):
@@ -148,7 +148,7 @@ class LangSmithServer(LocalServer):
         items[0] = head + items[0]
         items[-1] += tail
         body = b",".join(items)
-        limit = self.behaviour.max_page_bytes
+        limit = self.behavior.max_page_bytes
         if limit is not None and len(body) > limit:
             raise refusal(413, "the answer would be too large")
         return Answer.json(body)
@@ -157,22 +157,22 @@ class LangSmithServer(LocalServer):
         run = self.store.run(run_id)
         if run is None:
             raise refusal(404, "Run not found")
-        return Answer.json(v1_items(self.store, [run], V1_FIELDS, self._links(), self.behaviour.offload_bytes)[0])
+        return Answer.json(v1_items(self.store, [run], V1_FIELDS, self._links(), self.behavior.offload_bytes)[0])
 
     def _stats(self, request: Request) -> Answer:
         body = _body(request)
         query = read_stats(body)
-        request.facts.update(api="stats", filter=body.get("filter"), is_root=body.get("is_root"))
-        if self.behaviour.stats_limit:
-            self.behaviour.stats_limit.check(request.headers["X-API-Key"], self.behaviour.retry_after)
+        request.details.update(api="stats", filter=body.get("filter"), is_root=body.get("is_root"))
+        if self.behavior.stats_limit:
+            self.behavior.stats_limit.check(request.headers["X-API-Key"], self.behavior.retry_after)
         self._project(query.project_id)
         answer = statistics_of(self.store.measures(query.project_id, query.conditions))
-        answer["run_count"] += self.behaviour.stats_offset
+        answer["run_count"] += self.behavior.stats_offset
         return Answer.json(answer)
 
     def _links(self) -> Links:
-        root = "" if self.behaviour.relative_links else self.url
-        return Links(self.store.secret, root, self.behaviour.link_seconds)
+        root = "" if self.behavior.relative_links else self.url
+        return Links(self.store.secret, root, self.behavior.link_seconds)
 
     def _download(self, request: Request, path: str) -> Answer:
         if request.headers.get("X-API-Key") or request.headers.get("Authorization"):
@@ -211,8 +211,8 @@ class LangSmithServer(LocalServer):
     def _info(self) -> Answer:
         return Answer.json(
             {
-                "version": self.behaviour.version,
-                "instance_flags": dict(self.behaviour.flags),
+                "version": self.behavior.version,
+                "instance_flags": dict(self.behavior.flags),
                 "batch_ingest_config": {
                     "use_multipart_endpoint": True,
                     "scale_up_qsize_trigger": 1000,

@@ -19,7 +19,7 @@ from lse_archive.layout import DayPaths
 from lse_archive.results import RestoreResult
 from lse_operations.restore.copies import RemoteArchive, copies
 from lse_operations.restore.unpack import UnpackedDay, clear, holds, publish, unpack_day
-from lse_resources.destinations.encryption import check_opens
+from lse_resources.destinations.encryption import check_decryptable
 from lse_resources.destinations.files import LocalFile, StoredFile
 from lse_resources.destinations.protocol import Destination
 
@@ -64,7 +64,7 @@ def plan(destination: Destination, paths: DayPaths, copy: RemoteArchive, *, veri
     else:
         action = "would replace" if content else "would compare"
     if not unchanged and not local:
-        check_opens(file)
+        check_decryptable(file)
     runs = file.app_properties.get("runs", "")
     return RestoreResult(
         project=paths.project,

@@ -1,6 +1,6 @@
-"""Zips that are encrypted before they leave, in the age format (age-encryption.org/v1), and decrypted when they return.
+"""Encrypts zips before the upload, in the age format (age-encryption.org/v1), and decrypts them after the download.
 
-`age` and `rage` open them too: `age -d -i key.txt x.zip.age > x.zip`.
+`age` and `rage` decrypt them too: `age -d -i key.txt x.zip.age > x.zip`.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from lse_archive.folder.publish import SCRATCH
 from lse_resources.destinations.files import LocalFile, StoredFile
 from lse_resources.destinations.protocol import Destination, RepeatsNames
 
-_age: Any = pyrage  # a module of Rust, without types
+_age: Any = pyrage  # a Rust module without types
 _SUFFIX = ".age"
 _PASSPHRASE_BYTES = 512 << 20
-# What is kept beside an encrypted zip, so that its content can be compared without opening it.
+# Properties of an encrypted zip, to compare its content without decrypting it.
 _PLAIN_SHA256, _PLAIN_SIZE = "plain_sha256", "plain_size"
-_SET_A_KEY = "Set LSE_AGE_IDENTITY_FILE or LSE_AGE_PASSPHRASE to the one with which it was encrypted"
+_SET_A_KEY = "Set LSE_AGE_IDENTITY_FILE or LSE_AGE_PASSPHRASE to the key or passphrase that encrypted it"
 _RUN_ELSEWHERE = (
     "Run this where the key is (LSE_AGE_IDENTITY_FILE); "
-    "an upload also goes with --allow-shrink, which drops what cannot be compared"
+    "or upload with --allow-shrink, which replaces the copy without comparing it"
 )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Keys:
-    """For whom zips are encrypted, and who may open them: a key pair, or a passphrase for both."""
+    """The keys that encrypt and decrypt zips, or one passphrase for both."""
 
     recipients: tuple[Any, ...] = ()
     identities: tuple[Any, ...] = ()
     passphrase: str | None = None
 
     @property
-    def can_open(self) -> bool:
-        """Whether there is anything to decrypt with."""
+    def can_decrypt(self) -> bool:
+        """Whether there is a key or passphrase to decrypt with."""
         return bool(self.identities) or self.passphrase is not None
 
     def encrypt(self, source: BinaryIO, target: BinaryIO) -> None:
-        """Writes `source` encrypted; with keys in constant memory, with a passphrase all at once."""
+        """Writes `source` encrypted: in constant memory with keys, all in memory with a passphrase."""
         if self.passphrase is not None:
             target.write(_age.passphrase.encrypt(_read_all(source), self.passphrase))
         else:
@@ -64,8 +64,8 @@ def _read_all(source: BinaryIO) -> bytes:
     content = source.read(_PASSPHRASE_BYTES + 1)
     if len(content) > _PASSPHRASE_BYTES:
         raise ArchiveError(
-            "the zip is too long for a passphrase",
-            why=f"more than {_PASSPHRASE_BYTES >> 20} MiB would have to be in memory at once",
+            "the zip is too large for a passphrase",
+            why=f"it needs more than {_PASSPHRASE_BYTES >> 20} MiB of memory",
             hint="Use a key: age-keygen -o key.txt, and LSE_AGE_IDENTITY_FILE",
         )
     return content
@@ -75,8 +75,8 @@ def read_keys(recipient: str | None, identity_file: Path | None, passphrase: str
     """The keys of the settings; None if nothing is to be encrypted.
 
     Args:
-        recipient: A public key, age1…; alone it lets this host write archives that it cannot read.
-        identity_file: A key file as `age-keygen` makes it.
+        recipient: A public key, age1…; alone, it lets this host encrypt and not decrypt.
+        identity_file: A key file of `age-keygen`.
         passphrase: Instead of both.
 
     Raises:
@@ -84,7 +84,7 @@ def read_keys(recipient: str | None, identity_file: Path | None, passphrase: str
     """
     if passphrase is not None:
         if recipient or identity_file:
-            raise SettingsError("LSE_AGE_PASSPHRASE does not go with a key", hint="Set one or the other")
+            raise SettingsError("LSE_AGE_PASSPHRASE and a key are both set", hint="Set one or the other")
         return Keys(passphrase=passphrase)
     if not recipient and not identity_file:
         return None
@@ -94,7 +94,7 @@ def read_keys(recipient: str | None, identity_file: Path | None, passphrase: str
     except (_age.IdentityError, _age.RecipientError):
         raise SettingsError(
             "the age key cannot be read",
-            why="LSE_AGE_RECIPIENT or LSE_AGE_IDENTITY_FILE holds something else",
+            why="LSE_AGE_RECIPIENT or LSE_AGE_IDENTITY_FILE is not an age key",
             hint="Make one with: age-keygen -o key.txt",
         ) from None
     return Keys(tuple(recipients or [identity.to_public() for identity in identities]), tuple(identities))
@@ -116,9 +116,9 @@ def _key_lines(path: Path | None) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _EncryptedCopy(StoredFile):
-    """An encrypted file as if it were the zip in it: name, size and checksum are the zip's.
+    """An encrypted file; name, size and checksum are those of the zip in it.
 
-    `locked` is why this host cannot open it, and what to do; None if it has something to try.
+    `locked` is why this host cannot decrypt it, and what to do; None if it has a key to try.
     """
 
     encrypted_file: StoredFile
@@ -126,23 +126,23 @@ class _EncryptedCopy(StoredFile):
 
 
 def is_encrypted(file: StoredFile) -> bool:
-    """Whether a file of an `EncryptedDestination` lies there encrypted."""
+    """Whether a file of an `EncryptedDestination` is encrypted."""
     return isinstance(file, _EncryptedCopy)
 
 
-def check_opens(file: StoredFile) -> None:
-    """Raises NoKeyError if the file is encrypted and nothing is set with which it could be opened."""
+def check_decryptable(file: StoredFile) -> None:
+    """Raises NoKeyError if the file is encrypted and this host has no key that can decrypt it."""
     if isinstance(file, _EncryptedCopy) and file.locked:
         why, hint = file.locked
         raise NoKeyError(f"{file.encrypted_file.name} is encrypted", why=why, hint=hint)
 
 
 class EncryptedDestination:
-    """A destination whose zips may be encrypted: with keys all new ones are. Those that are not are found all the same.
+    """A destination whose zips may be encrypted. With keys, new zips are; older unencrypted zips are found too.
 
     Args:
-        keys: None: zips leave as they are. The encrypted ones are found, compared, and neither opened nor replaced.
-        scratch: A directory for copies that are encrypted or decrypted.
+        keys: None: zips are uploaded unencrypted. Encrypted ones are found and compared, not decrypted or replaced.
+        scratch: A directory for temporary copies.
     """
 
     def __init__(self, inner: Destination, keys: Keys | None, scratch: Path) -> None:
@@ -152,13 +152,13 @@ class EncryptedDestination:
         self._locked: tuple[str, str] | None = None
         if keys is None:
             self._locked = "no key is set", _SET_A_KEY
-        elif not keys.can_open:
-            self._locked = "LSE_AGE_RECIPIENT alone does not open it", _RUN_ELSEWHERE
+        elif not keys.can_decrypt:
+            self._locked = "LSE_AGE_RECIPIENT alone cannot decrypt it", _RUN_ELSEWHERE
         self.place = inner.place
         self.keeps_revisions = inner.keeps_revisions
 
     def check_folder(self, need: int = 0) -> object:
-        """Raises unless the place takes `need` bytes more."""
+        """Raises unless the destination has room for `need` bytes more."""
         return self._inner.check_folder(need)
 
     def find_project_folder(self, name: str) -> str | None:
@@ -166,7 +166,7 @@ class EncryptedDestination:
         return self._inner.find_project_folder(name)
 
     def ensure_project_folder(self, name: str) -> str:
-        """The id of a project's folder, which is made if it is missing."""
+        """The id of a project's folder; creates the folder if it is missing."""
         return self._inner.ensure_project_folder(name)
 
     def project_folders(self) -> list[str]:
@@ -174,7 +174,7 @@ class EncryptedDestination:
         return self._inner.project_folders()
 
     def duplicate_folders(self) -> list[str]:
-        """The names that several projects' folders share, where the place allows that."""
+        """The names that several projects' folders share, where the destination allows that."""
         return self._inner.duplicate_folders() if isinstance(self._inner, RepeatsNames) else []
 
     def close(self) -> None:
@@ -182,16 +182,16 @@ class EncryptedDestination:
         self._inner.close()
 
     def find_file(self, folder_id: str, name: str) -> list[StoredFile]:
-        """The encrypted files of that zip; where there is none, unencrypted ones."""
+        """The encrypted files of that zip; if there are none, the unencrypted ones."""
         encrypted_file = self._inner.find_file(folder_id, name + _SUFFIX)
         return [self._as_zip(file) for file in encrypted_file] or self._inner.find_file(folder_id, name)
 
     def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
-        """The unencrypted files of a zip that is there encrypted."""
+        """The unencrypted files of a zip that is also encrypted."""
         return self._inner.find_file(folder_id, file.name) if isinstance(file, _EncryptedCopy) else []
 
     def list_files(self, folder_id: str) -> list[StoredFile]:
-        """All files of a folder; a zip that is there both ways is there twice."""
+        """All files of a folder; a zip that is there encrypted and unencrypted is listed twice."""
         return [self._as_zip(file) for file in self._inner.list_files(folder_id)]
 
     def upload(
@@ -205,19 +205,18 @@ class EncryptedDestination:
         progress: Callable[[int], None] = lambda _: None,
         session_file: Path | None = None,
     ) -> StoredFile:
-        """Encrypts, if there are keys, and uploads.
+        """Encrypts the zip if there are keys, and uploads it.
 
-        An unencrypted file that an encrypted one replaces is removed when that is there. One of the same bytes stays,
-        and only gets the properties.
-        The same zip never encrypts to the same bytes: an upload that was cut off starts over.
+        After the upload, an unencrypted file that it replaces is removed. An unencrypted file with the same bytes
+        stays; only its properties are updated. Each encryption gives other bytes, so an interrupted upload starts over.
 
         Raises:
             NoKeyError: An encrypted file would be replaced by an unencrypted one.
-            ArchiveError: As of the destination itself, or if there is no room for the encrypted copy.
+            ArchiveError: See the destination; or there is no room for the encrypted copy.
         """
         if self._keys is None:
             if existing is not None:
-                check_opens(existing)
+                check_decryptable(existing)
             return self._inner.upload(
                 path, name, folder_id, app_properties, existing=existing, progress=progress, session_file=session_file
             )
@@ -232,22 +231,22 @@ class EncryptedDestination:
                     self._keys.encrypt(source, target)
             except OSError as error:
                 raise ArchiveError(f"cannot encrypt {path}", why=error.strerror or str(error)) from error
-            facts = {**app_properties, _PLAIN_SHA256: content.sha256, _PLAIN_SIZE: str(content.size)}
-            facts["sha256"] = LocalFile.read(copy).sha256
-            file = self._inner.upload(copy, copy.name, folder_id, facts, existing=encrypted_file, progress=progress)
+            extended = {**app_properties, _PLAIN_SHA256: content.sha256, _PLAIN_SIZE: str(content.size)}
+            extended["sha256"] = LocalFile.read(copy).sha256
+            file = self._inner.upload(copy, copy.name, folder_id, extended, existing=encrypted_file, progress=progress)
         if existing is not None and encrypted_file is None:
             self._inner.trash(existing)
         return self._as_zip(file)
 
     def download(self, file: StoredFile, target: Path, *, progress: Callable[[int], None] = lambda _: None) -> None:
-        """Downloads and decrypts; `target` is the zip.
+        """Downloads the file and decrypts it to `target`.
 
         Raises:
-            NoKeyError: The key does not open it, or there is none.
-            CorruptArchiveError: What comes out is not the zip that went in.
-            ArchiveError: As of the destination itself, or if there is no room for the zip.
+            NoKeyError: The key does not decrypt it, or there is none.
+            CorruptArchiveError: The decrypted content is not the zip that was encrypted.
+            ArchiveError: See the destination; or there is no room for the zip.
         """
-        check_opens(file)
+        check_decryptable(file)
         if not isinstance(file, _EncryptedCopy) or self._keys is None:
             self._inner.download(file, target, progress=progress)
             return
@@ -257,15 +256,15 @@ class EncryptedDestination:
             self._inner.download(encrypted_file, copy, progress=progress)
             with copy.open("rb") as source, draft.open("wb") as plain:
                 self._keys.decrypt(source, plain)
-            # Without a checksum of the zip the other two hold: the destination's of the file, and age's own.
+            # Without it, two other checksums were compared: the destination's of the file, and age's own.
             if file.sha256 is not None and not LocalFile.read(draft).equals(file):
                 raise CorruptArchiveError(f"{encrypted_file.name} does not hold the zip that was encrypted")
             draft.replace(target)
         except _age.DecryptError as error:
-            why = "the key or passphrase does not open it"
+            why = "the key or passphrase does not decrypt it"
             raise NoKeyError(f"cannot decrypt {encrypted_file.name}", why=why, hint=_SET_A_KEY) from error
         except OSError as error:
-            if error.errno is not None:  # of the disk, not of the library
+            if error.errno is not None:  # an error of the disk, not of the library
                 raise ArchiveError(f"cannot write {target}", why=error.strerror or str(error)) from error
             raise CorruptArchiveError(f"{encrypted_file.name} is damaged", why=str(error)) from error
         finally:
@@ -273,18 +272,18 @@ class EncryptedDestination:
             draft.unlink(missing_ok=True)
 
     def prove(self, file: StoredFile) -> StoredFile:
-        """The file as it is there now; an encrypted one is downloaded and decrypted.
+        """Checks the file at the destination, and downloads and decrypts an encrypted one.
 
-        A checksum does not show whether the keys of this host decrypt it, and it may become the only copy.
+        It may become the only copy, and its checksum does not show whether this host can decrypt it.
 
         Raises:
-            NoKeyError: The key does not open it, or there is none.
-            CorruptArchiveError: What comes out is not the zip that went in.
-            ArchiveError: As of the destination itself, or if there is no room for the zip.
+            NoKeyError: The key does not decrypt it, or there is none.
+            CorruptArchiveError: The decrypted content is not the zip that was encrypted.
+            ArchiveError: See the destination; or there is no room for the zip.
         """
         now = self._as_zip(self._inner.prove(_as_stored(file)))
         if is_encrypted(now) and not now.trashed:
-            check_opens(now)
+            check_decryptable(now)
             try:
                 self._scratch.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self._scratch) as directory:
@@ -298,17 +297,17 @@ class EncryptedDestination:
         self._inner.trash(_as_stored(file))
 
     def _as_zip(self, file: StoredFile) -> StoredFile:
-        """The zip in an encrypted file, as is written beside it; without a checksum if that belongs to other bytes."""
+        """The zip in an encrypted file, from its properties; without a checksum if they belong to other bytes."""
         if not file.name.endswith(_SUFFIX):
             return file
         properties = dict(file.app_properties)
         own, size = properties.get(_PLAIN_SHA256), properties.get(_PLAIN_SIZE, "")
         intact = file.sha256 is not None and properties.get("sha256") == file.sha256 and size.isdecimal()
-        facts: dict[str, Any] = {field.name: getattr(file, field.name) for field in dataclasses.fields(StoredFile)}
-        facts |= {"name": file.name.removesuffix(_SUFFIX), "sha256": own if intact else None, "md5": None}
-        facts["size"] = int(size) if intact else file.size
-        facts["app_properties"] = {**properties, "sha256": own or ""} if intact else {}
-        return _EncryptedCopy(**facts, encrypted_file=file, locked=self._locked)
+        fields: dict[str, Any] = {field.name: getattr(file, field.name) for field in dataclasses.fields(StoredFile)}
+        fields |= {"name": file.name.removesuffix(_SUFFIX), "sha256": own if intact else None, "md5": None}
+        fields["size"] = int(size) if intact else file.size
+        fields["app_properties"] = {**properties, "sha256": own or ""} if intact else {}
+        return _EncryptedCopy(**fields, encrypted_file=file, locked=self._locked)
 
 
 def _as_stored(file: StoredFile) -> StoredFile:

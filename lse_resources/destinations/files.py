@@ -1,4 +1,4 @@
-"""Facts about files: one at the archive's destination, one here, and whether they have the same content."""
+"""Descriptions of a file at the destination and of a local file, and their comparison."""
 
 import hashlib
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from lse_archive.files import disk_errors, file_sha256
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file at a destination. Times are RFC 3339, hashes lower-case hex; "" or None where a place does not tell.
+    """A file at a destination. Times are RFC 3339, hashes lower-case hex; "" or None if unknown.
 
-    `sha256` is what the destination vouches for; `app_properties` are what the archive wrote beside the content.
+    `sha256` is confirmed by the destination; `app_properties` are properties that the archive set.
     """
 
     id: str
@@ -29,14 +29,14 @@ class StoredFile:
 
     @property
     def content(self) -> str | None:
-        """The identity of the day in it, as was written beside it; None if that does not belong to its bytes."""
-        vouched = self.sha256 is not None and self.app_properties.get("sha256") == self.sha256
-        return self.app_properties.get("content") if vouched else None
+        """The content hash of its day, from the properties; None if they belong to other bytes."""
+        is_current = self.sha256 is not None and self.app_properties.get("sha256") == self.sha256
+        return self.app_properties.get("content") if is_current else None
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file here, read once: its size in bytes and SHA-256."""
+    """A local file: its size in bytes and SHA-256."""
 
     path: Path
     size: int
@@ -49,7 +49,7 @@ class LocalFile:
             return cls(path, *file_sha256(path))
 
     def equals(self, file: StoredFile) -> bool:
-        """Whether the stored checksum and size are ours. A file without a checksum equals nothing."""
+        """Whether size and checksum are the same. False for a file without a checksum."""
         if file.size != self.size:
             return False
         if file.sha256 is not None:

@@ -1,4 +1,4 @@
-"""An object store (S3 and what speaks like it, Google Cloud Storage, Azure) as the archive's place, through obstore."""
+"""An object store (S3 and compatible stores, Google Cloud Storage, Azure) as the archive's destination, by obstore."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from lse_resources.destinations.files import LocalFile, StoredFile
 
 _SCHEMES = ("s3", "gs", "az")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_PIECE = 8 << 20  # bytes per range, and so in memory
-_PARTS = 9_000  # S3 takes 10,000 of one upload
-_AT_ONCE = 4  # parts under way, and so in memory
-_COPY_BYTES = 5 << 30  # S3 copies no more at once
+_PIECE = 8 << 20  # bytes per range, held in memory
+_PARTS = 9_000  # S3 accepts 10,000 parts per upload
+_AT_ONCE = 4  # parts sent in parallel, held in memory
+_COPY_BYTES = 5 << 30  # the largest object that S3 copies in one request
 _TRIES = 3
 _ATTEMPTS = 5
 _STALE = timedelta(days=1)
-# A 404 is FileNotFoundError; most else, refusals too, is obstore's own.
+# A 404 is FileNotFoundError; most other errors, refusals included, are obstore's own.
 _ERRORS = (BaseError, OSError)
 _REFUSALS = (PermissionError, PermissionDeniedError, UnauthenticatedError)
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
@@ -40,13 +40,13 @@ _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 class ObjectStore:
     """The bucket and prefix of a URL such as `s3://bucket/archives`; threads may share it.
 
-    What the archive writes beside the content travels as the object's metadata, with the SHA-256 of its bytes. A store
-    vouches for no such hash itself: every upload is read back before it takes its name, and `prove` reads the object.
-    What is too large for the store to copy takes its name at once; a note beside it says when it has been read back.
+    The archive's properties and the SHA-256 of the bytes are the object's metadata. A store does not compute that hash
+    itself: every upload is read back before it is copied to its name, and `prove` reads the object. An object above
+    5 GiB, which cannot be copied, is uploaded under its name; a second object records that it has been read back.
 
     Args:
         url: s3://…, gs://… or az://…
-        config: Credentials, region and endpoint, by obstore's names; what is missing comes from the environment.
+        config: Credentials, region and endpoint, by obstore's names; missing ones are read from the environment.
         sleep: Waits between attempts, in seconds.
 
     Raises:
@@ -56,16 +56,16 @@ class ObjectStore:
     def __init__(
         self, url: str, config: Mapping[str, str] | None = None, *, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        parts, facts = _split(url), dict(config or {})
-        endpoint = urlsplit(facts.get("endpoint", ""))
+        parts, options = _split(url), dict(config or {})
+        endpoint = urlsplit(options.get("endpoint", ""))
         if endpoint.scheme == "http" and endpoint.hostname not in _LOOPBACK:
             raise SettingsError(
-                "AWS_ENDPOINT_URL is not safe", why="archives would travel unencrypted", hint="Use https"
+                "AWS_ENDPOINT_URL is not safe", why="archives would be sent unencrypted", hint="Use https"
             )
         if parts.scheme == "s3":
-            facts |= {"checksum_algorithm": "sha256"}  # S3 compares each part as it comes in
+            options |= {"checksum_algorithm": "sha256"}  # S3 checks each part on arrival
         try:
-            self._store: Any = from_url(url, config=facts, client_options={"allow_http": endpoint.scheme == "http"})  # ty: ignore[no-matching-overload]
+            self._store: Any = from_url(url, config=options, client_options={"allow_http": endpoint.scheme == "http"})  # ty: ignore[no-matching-overload]
         except (BaseError, ValueError) as error:
             raise SettingsError("LSE_ARCHIVE_URL cannot be used", why=_brief(error)) from error
         self.place = f"{parts.scheme}://{parts.netloc}"
@@ -73,38 +73,38 @@ class ObjectStore:
         self._sleep = sleep
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Does nothing: no connection stays open."""
 
     def check_folder(self, need: int = 0) -> None:
         """Raises DestinationError unless the bucket can be listed. Object stores do not report free space."""
-        with self._explained("use the bucket"):
+        with self._converted_errors("use the bucket"):
             self._store.list_with_delimiter()
 
     def find_project_folder(self, name: str) -> str | None:
-        """The folder's name, if there is an object in it."""
+        """The folder's name; None if it has no object."""
         return name if name in self.project_folders() else None
 
     def ensure_project_folder(self, name: str) -> str:
-        """The folder's name; folders come with their objects."""
+        """The folder's name; the first object creates the folder."""
         return name
 
     def project_folders(self) -> list[str]:
         """The names of all projects' folders, sorted."""
-        with self._explained("list the bucket"):
+        with self._converted_errors("list the bucket"):
             return sorted(prefix.rstrip("/") for prefix in self._store.list_with_delimiter()["common_prefixes"])
 
     def find_file(self, folder_id: str, name: str) -> list[StoredFile]:
-        """The object of that name, or none."""
-        with self._explained(f"look at {name}"):
+        """The object of that name, in a list; an empty list if there is none."""
+        with self._converted_errors(f"read the metadata of {name}"):
             return self._heads([f"{folder_id}/{name}"])
 
     def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
-        """Nothing: an object is replaced in its place."""
+        """Nothing: an upload overwrites the object."""
         return []
 
     def list_files(self, folder_id: str) -> list[StoredFile]:
         """All objects of a folder, oldest first."""
-        with self._explained("list the bucket"):
+        with self._converted_errors("list the bucket"):
             found = self._store.list_with_delimiter(folder_id)["objects"]
             keys = [meta["path"] for meta in found if not meta["path"].rpartition("/")[2].startswith(".")]
             return sorted(self._heads(keys), key=lambda file: (file.created, file.name))
@@ -120,50 +120,50 @@ class ObjectStore:
         progress: Callable[[int], None] = lambda _: None,
         session_file: Path | None = None,
     ) -> StoredFile:
-        """Puts a file there under a hidden name, reads it back, and only then gives it its name.
+        """Uploads a file under a hidden name, reads it back, and copies it to its name.
 
-        An upload that was cut off starts over. What it left, which nobody sees, goes with an upload a day later; the
-        parts of an object that was never whole need a lifecycle rule of the bucket.
+        An interrupted upload starts over. The next upload of the file deletes hidden objects older than a day; a
+        lifecycle rule of the bucket must delete incomplete multipart uploads.
 
         Raises:
-            ArchiveConflictError: Without `existing`, there is an object of that name; with it, it has changed.
-            CorruptArchiveError: The store kept other bytes, three times; the name stays as it was.
+            ArchiveConflictError: Without `existing`: an object of that name exists. With it: that object has changed.
+            CorruptArchiveError: The store returned other bytes than were sent, three times; nothing was replaced.
             DestinationError: The store refused or cannot be reached.
         """
         content, key = LocalFile.read(path), f"{folder_id}/{name}"
         self._check_unchanged(folder_id, name, existing)
         attributes = {key: quote(value, safe=" :") for key, value in app_properties.items()}
         attributes |= {"bytes_sha256": content.sha256, "Content-Type": "application/zip"}
-        self._sweep(folder_id, name)
+        self._delete_stale(folder_id, name)
         is_copied = content.size <= _COPY_BYTES
         hidden = f"{folder_id}/.{name}.{content.sha256[:12]}" if is_copied else key
         for _ in range(_TRIES):
-            with self._explained(f"upload {name}"):
+            with self._converted_errors(f"upload {name}"):
                 self._put(hidden, content, attributes, progress)
                 if self._read_hash(hidden) == content.sha256:
                     if is_copied:
                         try:
-                            self._check_unchanged(folder_id, name, existing)  # another host may have been quicker
+                            self._check_unchanged(folder_id, name, existing)  # by another host
                             self._store.copy(hidden, key)
                         finally:
                             self._store.delete(hidden)
                     else:
-                        self._note_proof(key)
+                        self._record_verified(key)
                     progress(content.size)
                     return self._head(key)
                 self._store.delete(hidden)
         raise CorruptArchiveError(
             f"cannot upload {name}",
-            why=f"{self.place} kept other bytes than were sent, {_TRIES} times",
-            hint="Run the command again; if it stays so, look for a proxy that changes uploads",
+            why=f"{self.place} returned other bytes than were sent, {_TRIES} times",
+            hint="Run the command again; if it fails again, check for a proxy that changes uploads",
         )
 
     def download(self, file: StoredFile, target: Path, *, progress: Callable[[int], None] = lambda _: None) -> None:
-        """Puts the object's content at `target`, whole and proven or not at all; goes on with what a broken one left.
+        """Downloads the object, compares its checksum, and moves it to `target`; continues an interrupted download.
 
         Raises:
-            ArchiveConflictError: The object is not the one that `file` describes any more.
-            CorruptArchiveError: Other bytes came than its checksum promises, three times.
+            ArchiveConflictError: The object has changed since `file` was read.
+            CorruptArchiveError: The downloaded bytes do not match the checksum, three times.
             DestinationError: The store refused or cannot be reached.
             ArchiveError: The target cannot be written.
         """
@@ -171,7 +171,7 @@ class ObjectStore:
         try:
             for _ in range(_TRIES):
                 self._fetch(file, part, progress)
-                # Of an object that another tool put there in parts there is no checksum; the zip carries its own.
+                # A multipart upload of another tool has no checksum; the zip has its own.
                 has_checksum = file.sha256 is not None or file.md5 is not None
                 if not has_checksum or LocalFile.read(part).equals(file):
                     part.replace(target)
@@ -181,25 +181,25 @@ class ObjectStore:
             raise ArchiveError(f"cannot write {target}", why=error.strerror or str(error)) from error
         raise CorruptArchiveError(
             f"cannot download {file.name}",
-            why=f"other bytes came than its checksum promises, {_TRIES} times",
-            hint="Run the command again; if it stays so, the object is damaged",
+            why=f"the downloaded bytes do not match its checksum, {_TRIES} times",
+            hint="Run the command again; if it fails again, the object is damaged",
         )
 
     def prove(self, file: StoredFile) -> StoredFile:
-        """The object as it is now, with the checksum of its bytes, read a moment ago."""
-        with self._explained(f"read {file.name}"):
+        """Reads the object again; returns it with the checksum of its bytes."""
+        with self._converted_errors(f"read {file.name}"):
             now = self._head(file.id)
             return dataclasses.replace(now, sha256=self._read_hash(file.id))
 
     def trash(self, file: StoredFile) -> None:
-        """Deletes an object; a bucket with versions keeps the old one."""
-        with self._explained(f"delete {file.name}"):
+        """Deletes an object; a bucket with versioning keeps the old version."""
+        with self._converted_errors(f"delete {file.name}"):
             self._store.delete(file.id)
 
-    def _sweep(self, folder_id: str, name: str) -> None:
-        """Removes what killed uploads of the file left under hidden names; the young may be another host's at work."""
+    def _delete_stale(self, folder_id: str, name: str) -> None:
+        """Deletes hidden objects of killed uploads; one younger than a day may be an upload of another host."""
         hidden = re.compile(re.escape(f"{folder_id}/.{name}.") + "[0-9a-f]{12}")
-        with self._explained("list the bucket"):
+        with self._converted_errors("list the bucket"):
             for meta in self._store.list_with_delimiter(folder_id)["objects"]:
                 is_old = datetime.now(UTC) - meta["last_modified"] > _STALE
                 if is_old and hidden.fullmatch(meta["path"]):
@@ -208,14 +208,14 @@ class ObjectStore:
     def _check_unchanged(self, folder_id: str, name: str, existing: StoredFile | None) -> None:
         now = self.find_file(folder_id, name)
         if existing is None and now:
-            raise ArchiveConflictError(f"{name} is on {self.place} already", hint="Compare them, or use --force")
+            raise ArchiveConflictError(f"{name} is already on {self.place}", hint="Compare them, or use --force")
         if existing is not None and [file.revision for file in now] != [existing.revision]:
             raise ArchiveConflictError(
-                f"{name} changed on {self.place} since it was looked at", hint="Run the command again"
+                f"{name} changed on {self.place} since it was compared", hint="Run the command again"
             )
 
     def _heads(self, keys: list[str]) -> list[StoredFile]:
-        """The objects that are there."""
+        """The objects of these keys that exist, with their metadata."""
 
         def head(key: str) -> StoredFile | None:
             with contextlib.suppress(FileNotFoundError):
@@ -225,12 +225,12 @@ class ObjectStore:
         with ThreadPoolExecutor(min(8, max(1, len(keys)))) as pool:
             return [file for file in pool.map(head, keys) if file]
 
-    def _note_proof(self, key: str) -> None:
-        self._store.put(_note(key), (self._head(key).revision).encode(), use_multipart=False)
+    def _record_verified(self, key: str) -> None:
+        self._store.put(_record_key(key), (self._head(key).revision).encode(), use_multipart=False)
 
-    def _is_proven(self, key: str, revision: str) -> bool:
+    def _is_verified(self, key: str, revision: str) -> bool:
         with contextlib.suppress(FileNotFoundError):
-            return bytes(obstore.get(self._store, _note(key)).bytes()) == revision.encode()
+            return bytes(obstore.get(self._store, _record_key(key)).bytes()) == revision.encode()
         return False
 
     def _head(self, key: str) -> StoredFile:
@@ -239,14 +239,14 @@ class ObjectStore:
         md5 = _MD5.fullmatch(meta["e_tag"] or "")
         properties = {name: unquote(value) for name, value in attributes.items() if name.islower()}
         sha256 = properties.pop("bytes_sha256", None)
-        if sha256 and meta["size"] > _COPY_BYTES and not self._is_proven(key, meta["e_tag"] or ""):
+        if sha256 and meta["size"] > _COPY_BYTES and not self._is_verified(key, meta["e_tag"] or ""):
             sha256 = None
         return StoredFile(
             id=key,
             name=key.rpartition("/")[2],
             size=meta["size"],
             sha256=sha256,
-            # Of an object put in one piece and without a key of one's own the tag is its MD5 (S3, "Object integrity").
+            # The tag is the MD5 of an object uploaded in one part, without a customer's key (S3, "Object integrity").
             md5=md5[1] if md5 and not sha256 else None,
             app_properties=properties,
             created=meta["last_modified"].isoformat(),
@@ -286,7 +286,7 @@ class ObjectStore:
             progress(at)
             while at < file.size:
                 try:
-                    with self._explained(f"download {file.name}"):
+                    with self._converted_errors(f"download {file.name}"):
                         data = self._range(file, at)
                 except DestinationError:
                     failures += 1
@@ -311,13 +311,13 @@ class ObjectStore:
         return bytes(answer.bytes())
 
     @contextlib.contextmanager
-    def _explained(self, what: str) -> Generator[None]:
-        """Turns the store's errors into one sentence."""
+    def _converted_errors(self, what: str) -> Generator[None]:
+        """Converts the store's errors to ArchiveErrors `cannot <what>`."""
         try:
             yield
         except FileNotFoundError as error:
             raise ArchiveConflictError(
-                f"cannot {what}", why=f"it is gone from {self.place}", hint="Run the command again"
+                f"cannot {what}", why=f"it is no longer on {self.place}", hint="Run the command again"
             ) from error
         except _REFUSALS as error:
             raise DestinationError(
@@ -331,21 +331,21 @@ class ObjectStore:
             raise DestinationError(f"cannot {what}", why=_brief(error), hint="Run the command again later") from error
 
 
-def _note(key: str) -> str:
-    """Where it stands that a large object has been read back, and which."""
+def _record_key(key: str) -> str:
+    """The key of the object that records which revision of a large object has been read back."""
     folder, _, name = key.rpartition("/")
     return f"{folder}/.{name}.proven"
 
 
 def _split(url: str) -> SplitResult:
-    """The parts of LSE_ARCHIVE_URL; no message quotes it, for what is wrong may be a key. Raises SettingsError."""
+    """The parts of LSE_ARCHIVE_URL; errors do not quote it, because it may contain a key. Raises SettingsError."""
     rest = url.partition("://")[2] or url
-    # A key may hold slashes: then the bucket's place ends within it.
+    # A key may contain slashes: then urlsplit would end the bucket inside the key.
     if "@" in rest.partition("/")[0] or re.search(":.*@", rest):
         raise SettingsError(
-            "LSE_ARCHIVE_URL holds credentials",
-            why="they would stand in messages and records",
-            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead, and the address as in s3://bucket/folder",
+            "LSE_ARCHIVE_URL contains credentials",
+            why="they would appear in messages and records",
+            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead, and write the URL as in s3://bucket/folder",
         )
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
@@ -359,5 +359,5 @@ def _split(url: str) -> SplitResult:
 
 
 def _brief(error: Exception) -> str:
-    """The first sentence of the store's error: below it stand requests and their headers."""
+    """The first line of the store's error; the other lines are requests with their headers."""
     return " ".join(str(error).partition("\n")[0].split())[:300] or type(error).__name__

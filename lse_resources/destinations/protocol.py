@@ -1,4 +1,4 @@
-"""Where day archives are kept elsewhere: what Google Drive and object stores have in common."""
+"""The interface of destinations: Google Drive, object stores, and encryption over either."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from lse_resources.destinations.files import StoredFile
 
 
 class Destination(Protocol):
-    """A place with one folder per project and one zip per day. Threads may share it.
+    """Storage with one folder per project and one zip per day. Threads may share it.
 
-    Every method raises DestinationError, in one sentence without secrets, when the place refuses for good or cannot be
-    reached for long enough.
+    Every method raises DestinationError, in one sentence without secrets, when the service refuses finally or cannot
+    be reached for longer than the patience.
     """
 
     @property
     def place(self) -> str:
-        """What people call it, as in "the copy on Drive"."""
+        """Its name in messages, as in "the copy on Drive"."""
         ...
 
     @property
     def keeps_revisions(self) -> bool:
-        """Whether the old content of a replaced file, and a removed one, can be had back for a while."""
+        """Whether replaced content and removed files can be recovered for some time."""
         ...
 
     def check_folder(self, need: int = 0) -> Any:
-        """Raises unless the place is there and takes `need` bytes more, as far as it can tell beforehand."""
+        """Raises unless the destination exists and has room for `need` bytes more, as far as it reports that."""
         ...
 
     def find_project_folder(self, name: str) -> str | None:
@@ -35,7 +35,7 @@ class Destination(Protocol):
         ...
 
     def ensure_project_folder(self, name: str) -> str:
-        """The id of a project's folder, which is made if it is missing."""
+        """The id of a project's folder; creates the folder if it is missing."""
         ...
 
     def project_folders(self) -> list[str]:
@@ -47,7 +47,7 @@ class Destination(Protocol):
         ...
 
     def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
-        """What `file` replaced, and a killed upload did not remove: unencrypted zips beside an encrypted one."""
+        """The files that `file` replaced and a killed upload did not remove: unencrypted zips of an encrypted one."""
         ...
 
     def list_files(self, folder_id: str) -> list[StoredFile]:
@@ -65,19 +65,19 @@ class Destination(Protocol):
         progress: Callable[[int], None] = ...,
         session_file: Path | None = None,
     ) -> StoredFile:
-        """Puts a file there, or in the place of `existing`, and proves by checksum that it arrived."""
+        """Uploads a file, or replaces `existing`, and compares the checksum at the destination."""
         ...
 
     def download(self, file: StoredFile, target: Path, *, progress: Callable[[int], None] = ...) -> None:
-        """Puts the file's content at `target`, whole and proven or not at all; goes on with what a broken one left."""
+        """Downloads the file, checks it, and moves it to `target`; continues an interrupted download."""
         ...
 
     def prove(self, file: StoredFile) -> StoredFile:
-        """The file as it is there now, its checksum made or vouched for by the place at this moment."""
+        """Returns the current file, with a checksum that was computed or confirmed by the destination just now."""
         ...
 
     def trash(self, file: StoredFile) -> None:
-        """Removes a file; into a trash, where there is one."""
+        """Moves a file to the trash, or deletes it if there is no trash."""
         ...
 
     def close(self) -> None:
@@ -87,7 +87,7 @@ class Destination(Protocol):
 
 @runtime_checkable
 class RepeatsNames(Protocol):
-    """A place on which two folders may have one name, as on Drive."""
+    """A destination on which two folders may have one name, as on Drive."""
 
     def duplicate_folders(self) -> list[str]:
         """The names that several projects' folders share; only the oldest of them is used. Raises DestinationError."""

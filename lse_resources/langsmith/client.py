@@ -23,7 +23,7 @@ class LangSmith:
         if not settings.api_key.isascii() or not settings.api_key.isprintable() or " " in settings.api_key:
             raise SettingsError(
                 "LangSmith cannot be used",
-                why="LANGSMITH_API_KEY has characters that no key has",
+                why="LANGSMITH_API_KEY contains characters that are not allowed in a key",
                 hint="Copy the key again, without spaces or line ends",
             )
         if not settings.api_key:

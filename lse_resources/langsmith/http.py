@@ -1,4 +1,4 @@
-"""One request to LangSmith: sent within the rate limit, repeated after an error that may pass, explained otherwise."""
+"""Requests to LangSmith: within the rate limit, with retries after retryable errors, and with clear errors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lse_resources.langsmith.settings import LangSmithSettings
 
 _log = logging.getLogger(__name__)
 
-# Retryable; every other 4xx is final: 400, 401, 403, 404 and 422 never change by waiting.
+# Retryable; every other 4xx is final.
 _TRANSIENT = frozenset({408, 409, 413, 425, 429})
-# The answer was too large, or took too long to make: a smaller page may pass.
+# The answer was too large or took too long: a smaller page may succeed.
 _TOO_LARGE = frozenset({413, 502, 503, 504})
 _WARN_EVERY_SECONDS = 60.0
 
@@ -62,8 +62,8 @@ class Shared:
 
     Attributes:
         queries, counts, others: The limiters of run queries, of `/runs/stats` and of all other requests.
-        api_version: `v2` or `v1`, once a query was answered.
-        last_warned: The last warning of a failing LangSmith, by the monotonic clock.
+        api_version: `v2` or `v1`; None until a query was answered.
+        last_warned: Time of the last warning, by the monotonic clock.
     """
 
     queries: AdaptiveLimiter
@@ -75,7 +75,7 @@ class Shared:
 
 @cache
 def shared(settings: LangSmithSettings) -> Shared:
-    """The one `Shared` of these settings in this process."""
+    """Returns the one `Shared` of these settings in this process."""
     return Shared(
         AdaptiveLimiter(10, 10.0, ceiling=settings.max_requests),
         AdaptiveLimiter(1, settings.stats_seconds, ceiling=1),
@@ -93,7 +93,7 @@ class LangSmithHttp:
 
     Args:
         client: Default: a new one.
-        clock: Returns seconds; measures the patience.
+        clock: Returns seconds, for the patience.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class LangSmithHttp:
         self._deprecations: set[str] = set()
 
     def sibling(self) -> LangSmithHttp:
-        """Over the same connections, with counters of its own; only the first of them is closed."""
+        """Returns one with the same connections and its own counters; close only the original."""
         return LangSmithHttp(self.settings, self.client)
 
     def close(self) -> None:
@@ -132,12 +132,12 @@ class LangSmithHttp:
         """Sends a request until it is answered; returns the body.
 
         Args:
-            what: The clause of the error: "cannot list the runs of 'chat'".
+            what: Start of the error: "cannot list the runs of 'chat'".
             request: Sends once and returns the answer.
             limiter: Default: that of queries.
             check: Raises ValueError for a damaged body, which is then requested again.
             shrink: Called with the reason of a failure; makes the next request smaller, False if it cannot.
-            stop: Ends the waiting when it is set.
+            stop: When set, waiting ends with an error.
 
         Raises:
             AccessError: The key or the workspace is refused.
@@ -161,7 +161,7 @@ class LangSmithHttp:
             delay = backoff.fail(answer.retry_after or 0.0)
             if delay is None:
                 raise self._timed_out(answer, what)
-            # After 429 the limiter delays the next request; the half of a page that was too large needs no delay.
+            # After 429 the limiter delays the next request; a smaller page after 413 needs no delay.
             if answer.status != 429 and not (answer.status == 413 and shrunk):
                 _log.info("%s: %s; retrying", what, answer.why)
                 if backoff.failures == WARN_AFTER:
@@ -238,7 +238,7 @@ class LangSmithHttp:
         sunset = headers.get("Sunset") or headers.get("Deprecation")
         if sunset and sunset not in self._deprecations:
             self._deprecations.add(sunset)
-            _log.warning("LangSmith announces the end of a route that is in use: %s", sunset)
+            _log.warning("LangSmith announces the end of a route that LSE uses: %s", sunset)
 
 
 def _new_client(settings: LangSmithSettings) -> httpx.Client:

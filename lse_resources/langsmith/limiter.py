@@ -1,4 +1,4 @@
-"""How fast one API key may ask: learned from the answers, shared by everything that uses the key in this process."""
+"""The rate limit of one API key, learned from the answers and shared by all users of the key in this process."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ _POLL_SECONDS = 0.25
 class AdaptiveLimiter:
     """At most `limit` requests in any `period`; the limit follows what the server accepts.
 
-    Until the server has refused once, a request beyond the limit is sent now and then to see whether it is let
-    through: first one at a time, then two, four and so on, so that a server without a limit is used at full speed
-    after a few round trips, and one with a limit says so with a single 429. What it had accepted in the period
-    until then is its limit. After that, one request beyond the limit is tried now and then, and ever more rarely
-    where it is refused.
+    Until the first 429, requests beyond the limit probe the server: one at a time, then two, four and so on. So a
+    server without a limit is used at full speed after a few round trips, and one with a limit answers a single 429.
+    The requests that it had accepted in that period are its limit. After that, one request at a time probes beyond the
+    limit, less often after each refusal.
 
-    Every ticket is given back by `accepted`, `refused` or `failed`.
+    Every ticket ends with `accepted`, `refused` or `failed`.
 
     Args:
-        limit: Requests per period to begin with.
+        limit: Requests per period at the start.
         period: Seconds.
         ceiling: The highest limit ever used.
     """
@@ -41,10 +40,10 @@ class AdaptiveLimiter:
         self.period = period
         self.ceiling = ceiling
         self._clock = clock
-        # A request must not be counted a moment before its predecessor's period is over.
+        # Clocks and latency vary: a request waits a little longer than the period of an earlier one.
         self._margin = 0.01 * period
-        self._open: dict[int, float] = {}  # tickets under way, and when they were given
-        self._counted: list[float] = []  # when the server has counted the answered ones, about; sorted
+        self._open: dict[int, float] = {}  # unanswered tickets, and when they were issued
+        self._counted: list[float] = []  # approximate times at which the server counted the answered ones, sorted
         self._lock = threading.Lock()
         self._probes = 1
         self._probing: set[int] = set()
@@ -57,10 +56,10 @@ class AdaptiveLimiter:
         self._quiet = 0.0
 
     def reserve(self) -> tuple[int, float]:
-        """Asks for one request.
+        """Reserves one request.
 
         Returns:
-            A ticket and 0.0 where it may be sent now; otherwise 0 and the seconds after which to ask again.
+            A ticket and 0.0 if the request may be sent now; otherwise 0 and the seconds until the next try.
         """
         with self._lock:
             now = self._clock()
@@ -101,12 +100,12 @@ class AdaptiveLimiter:
         with self._lock:
             now = self._clock()
             self._forget_old(now)
-            sent = self._open.pop(ticket)  # what is refused does not count
+            sent = self._open.pop(ticket)  # refused requests do not count
             probe = ticket in self._probing
             self._probing.discard(ticket)
             self.limit = max(1, min(self.limit, self._used()))
-            if sent > self._refused_at:  # else it was under way when another one was refused: the same lesson
-                if self._refusals_in_a_row:  # refused within the limit: it was guessed too high, or others use the key
+            if sent > self._refused_at:  # else it was sent before another refusal, and adds nothing
+                if self._refusals_in_a_row:  # refused within the limit: it is too high, or others use the key
                     self.limit = max(1, self.limit - 1 if self._refusals_in_a_row == 1 else self.limit // 2)
                 self._refusals_in_a_row += 1
                 self._refused_at = now
@@ -121,10 +120,10 @@ class AdaptiveLimiter:
             self._probe_after = self._blocked_until + self._quiet
 
     def parallelism(self, latency: float) -> int:
-        """How many requests of this latency (seconds) at once use the limit up."""
+        """The number of parallel requests of this latency (seconds) that use the whole limit."""
         with self._lock:
             if not self._refused:
-                # Nothing is known yet: enough to use what may be sent, and more when that was let through.
+                # The limit is unknown: enough for the start, and more after probes were accepted.
                 return 4 if self._probes == 1 else max(4, min(self._probes, 16))
             return max(1, math.ceil(self.limit / self.period * latency))
 
@@ -140,7 +139,7 @@ class AdaptiveLimiter:
     def _may_probe(self, now: float) -> bool:
         if self.limit >= self.ceiling or len(self._probing) >= self._probes:
             return False
-        # It proves something only while the server has surely counted all the others in its period.
+        # A probe is conclusive only if the server still counts all other requests of the limit.
         recent = len(self._counted) - bisect.bisect_left(self._counted, now - 0.94 * self.period)
         if recent + len(self._open) < self.limit:
             return False

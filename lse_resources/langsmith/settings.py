@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class LangSmithSettings:
-    """The address of LangSmith, the credentials and the limits of its use.
+    """The URL of LangSmith, the credentials and the rate limits.
 
     Attributes:
         api_key: The key; never part of an error, a log or `repr`.
         endpoint: Root of the API, with or without `/api/v1`, as in `LANGSMITH_ENDPOINT`.
         workspace_id: Sent as `X-Tenant-Id`; needed with a key of a whole organization.
         timeout: Seconds for one answer.
-        patience: Seconds for which a request that fails is repeated.
-        max_requests: Most requests in 10 seconds, however fast the server is.
+        patience: Seconds for which a failing request is retried.
+        max_requests: Maximum of requests in 10 seconds.
         stats_seconds: Seconds between two counts (`/runs/stats` allows one per 10 s on the US cloud).
-        backoff: Seconds until a request that failed is repeated, doubled at each further failure.
+        backoff: Seconds until the first retry, doubled at each further failure.
     """
 
     api_key: str = field(repr=False)
@@ -30,11 +30,11 @@ class LangSmithSettings:
     backoff: float = 0.5
 
     def v1_url(self, path: str) -> str:
-        """The address of a v1 route: below the endpoint as it is."""
+        """The URL of a v1 route: the endpoint and the path."""
         return self.endpoint.rstrip("/") + path
 
     def v2_url(self, path: str) -> str:
-        """The address of a v2 route: below the endpoint without `/api/v1` or `/api`."""
+        """The URL of a v2 route: the endpoint without `/api/v1` or `/api`, and the path."""
         root = self.endpoint.rstrip("/")
         root = root.removesuffix("/api/v1") if root.endswith("/api/v1") else root.removesuffix("/api")
         return f"{root}/api/v2{path}"

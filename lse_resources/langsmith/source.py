@@ -153,7 +153,7 @@ class ProjectSource:
     ) -> tuple[list[bytes], str | None, int]:
         """Requests a page; returns its runs, the next cursor and the requested number of runs.
 
-        Of the ids only the first that fit into a page are requested.
+        Only the first ids that fit into a page are requested.
         """
         api_version = self._version
         size = 0
@@ -215,7 +215,7 @@ class ProjectSource:
         with self._lock:
             self._good_pages = 0
             if size > self._page_size:
-                return True  # halved meanwhile by another page
+                return True  # another page has halved it already
             if size <= self._proven_size:
                 self._proven_size = 0  # this size has worked: halve it at the second failure only
                 return True

@@ -156,7 +156,7 @@ def test_an_unproven_check_is_a_warning(installation: Installation, monkeypatch:
 
 def test_a_failed_step_fails_the_run_with_its_message(installation: Installation) -> None:
     installation.store.project(PROJECT)
-    installation.langsmith.behaviour.api_keys = frozenset(("another",))
+    installation.langsmith.behavior.api_keys = frozenset(("another",))
     result = materialize("run_files")
     assert not result.success
     [failure] = result.filter_events(lambda event: event.is_step_failure)

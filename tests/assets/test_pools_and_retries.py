@@ -107,7 +107,7 @@ def test_a_permanent_fault_fails_the_step_after_the_last_retry(
 
 def test_a_refused_key_is_not_retried(installation: Installation) -> None:
     installation.fill(7)
-    installation.langsmith.behaviour.api_keys = frozenset(("another",))
+    installation.langsmith.behavior.api_keys = frozenset(("another",))
     recorder = FailureRecorder(installation, repairs=False)
 
     with dg.DagsterInstance.ephemeral() as instance:

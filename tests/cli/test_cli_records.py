@@ -51,7 +51,7 @@ def test_the_instance_has_the_materializations_and_checks_of_the_command_line(in
 
 def test_a_failed_step_is_a_failed_run_with_its_cause(installation: Installation) -> None:
     installation.store.project(PROJECT)
-    installation.langsmith.behaviour.api_keys = frozenset(("another",))
+    installation.langsmith.behavior.api_keys = frozenset(("another",))
     assert installation.archive("fetch").code == 1
     with installation.instance() as instance:
         [run] = instance.get_runs()
@@ -66,7 +66,7 @@ def test_no_secret_is_in_any_output_file_or_event(installation: Installation, mo
     for name in ("LSE_DATABASE_URL", "LSE_DAGSTER_DATABASE_URL"):
         monkeypatch.setenv(name, f"{installation.environment[name]}&password={password}")
     monkeypatch.setenv("LANGSMITH_API_KEY", _KEY)
-    installation.langsmith.behaviour.api_keys = frozenset((_KEY,))
+    installation.langsmith.behavior.api_keys = frozenset((_KEY,))
     outputs = [installation.archive("full-sweep", "--json")]
     assert outputs[0].code == 0, outputs[0].err
     # A gateway that returns the request header in its error.

@@ -202,7 +202,7 @@ def test_one_bad_day_does_not_stop_the_others(installation: Installation, archiv
         (["--project", "x", "--date", "yesterday"], 2, "not a day"),
         (["--project", " "], 2, "empty"),
         (["--verify-only", "--dry-run"], 2, "--verify-only"),
-        ([], 2, "no project is named"),
+        ([], 2, "no project is selected"),
         (["--project", "nobody's"], 1, "nothing to restore on Drive"),
     ],
 )

@@ -151,7 +151,7 @@ def test_stop_closes_open_connections():
 
 @pytest.mark.parametrize("form", ["seconds", "date", None])
 def test_the_limit_answers_429(store, server, form):
-    server.behaviour.limit, server.behaviour.retry_after = RateLimit(2, 3600.0), form
+    server.behavior.limit, server.behavior.retry_after = RateLimit(2, 3600.0), form
     answers = [query(server, store.project("p").id) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     after = answers[2].headers.get("Retry-After")
@@ -173,7 +173,7 @@ def test_page_faults(store, server):
     overlapping = query(server, project, page_size=10).json()
     behind = query(server, project, page_size=10, cursor=overlapping["next_cursor"])
     assert ids_of(behind)[0] == overlapping["items"][-1]["id"]
-    server.behaviour.max_page_bytes = 20_000
+    server.behavior.max_page_bytes = 20_000
     assert query(server, project, selects=ALL, page_size=20).status_code == 413
     late = Fault(
         "call", times=1, action=lambda: store.put_raw("p", b'{"id":"late","start_time":"2026-01-02T00:00:00Z"}')

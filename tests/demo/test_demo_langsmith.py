@@ -152,7 +152,7 @@ def test_v1_needs_one_project_and_small_pages_and_its_end_time_filters_by_the_en
 @pytest.mark.parametrize("relative", [True, False])
 def test_v1_offloads_large_payloads_to_links_that_reject_a_key(server, client, store, relative):
     fill(client, "p", DAY, traces=4, seed=1)
-    server.behaviour.offload_bytes, server.behaviour.relative_links = 100_000, relative
+    server.behavior.offload_bytes, server.behavior.relative_links = 100_000, relative
     runs = query_v1(server, session=[store.project("p").id]).json()["runs"]
     [large] = [run for run in runs if run["outputs_s3_urls"]]
     assert large["outputs"] is None
@@ -165,7 +165,7 @@ def test_v1_offloads_large_payloads_to_links_that_reject_a_key(server, client, s
     assert httpx.get(link + "0").status_code == 403
     assert httpx.get(link, headers=KEY).status_code == 400
     assert server.violations.pop() == "an API key was sent to a presigned link"
-    server.behaviour.link_seconds = -1
+    server.behavior.link_seconds = -1
     runs = query_v1(server, session=[store.project("p").id], id=[large["id"]]).json()["runs"]
     expired = runs[0]["outputs_s3_urls"]["ROOT"]["presigned_url"]
     assert httpx.get(server.url + expired if relative else expired).status_code == 403
@@ -178,7 +178,7 @@ def test_info_and_sessions_validate(client, sdk, server, store):
     assert isinstance(info, InfoListResponse)
     assert info.instance_flags == {"ch_query_enabled": True, "sdb_query_enabled": True}
     assert set(info.model_fields_set) <= set(InfoListResponse.model_fields)
-    assert client.info.version == server.behaviour.version
+    assert client.info.version == server.behavior.version
     project = client.read_project(project_name="chat / été")
     assert isinstance(project, TracerSessionResult)
     assert project.run_count == 5
@@ -207,7 +207,7 @@ def test_stats_count_the_runs_that_the_query_finds(client, server, store):
     assert counts[0] == 300 == counts[1] + counts[2]
     assert len(ids_of(query(server, project, is_root=True, page_size=1000))) == counts[1]
     assert stats[0]["total_tokens"] == stats[0]["prompt_tokens"] + stats[0]["completion_tokens"]
-    server.behaviour.stats_offset = 2
+    server.behavior.stats_offset = 2
     assert client.get_run_stats(project_ids=[project], filter=text)["run_count"] == 302
 
 
@@ -311,7 +311,7 @@ def test_windows_and_filters(store, server):
         store.put_raw("p", raw_run(f"id{minute}", f"2026-01-02T10:0{minute}:00Z", tail))
     window = {"min_start_time": "2026-01-02T10:01:00Z", "max_start_time": "2026-01-02T10:03:00Z"}
     assert ids_of(query(server, project, **window)) == ["id2", "id1"]
-    server.behaviour.max_start_inclusive = True
+    server.behavior.max_start_inclusive = True
     assert ids_of(query(server, project, **window)) == ["id3", "id2", "id1"]
     for text, wanted in {
         'and(gte(start_time, "2026-01-02T10:01:00"), lt(start_time, "2026-01-02T12:03:00+02:00"))': ["id2", "id1"],
@@ -339,19 +339,19 @@ def test_the_cursor_paginates_many_runs_of_one_microsecond(store, server):
         if not cursor:
             break
     assert seen == [f"id{number}" for number in reversed(range(7))]
-    assert [request.facts["runs"] for request in server.requests] == [3, 3, 1]
+    assert [request.details["runs"] for request in server.requests] == [3, 3, 1]
 
 
 def test_keys_workspaces_and_missing_api_versions(store, server):
     url = f"{server.url}/sessions"
     assert httpx.get(url).status_code == 401
     assert httpx.get(url, headers={"X-API-Key": "wrong"}).status_code == 403
-    server.behaviour.org_scoped = True
+    server.behavior.org_scoped = True
     answer = httpx.get(url, headers=KEY)
     assert (answer.status_code, answer.json()["error"]) == (403, "org_scoped_key_requires_workspace")
     assert httpx.get(url, headers={**KEY, "X-Tenant-Id": store.tenant_id}).status_code == 200
-    server.behaviour.org_scoped = False
-    server.behaviour.v2_status, server.behaviour.v1_status = 405, 404
+    server.behavior.org_scoped = False
+    server.behavior.v2_status, server.behavior.v1_status = 405, 404
     assert query(server, store.project("p").id).status_code == 405
     assert query_v1(server, session=[store.project("p").id]).status_code == 404
     assert httpx.get(f"{server.url}/nothing", headers=KEY).status_code == 404

@@ -77,12 +77,12 @@ def test_runs_deleted_in_langsmith_stay_in_the_archive(installation: Installatio
     assert none.code == 0
     assert none.entry["fetch_result"]["no_longer_served"] == 20
 
-    installation.langsmith.behaviour.api_keys = frozenset(("another",))
+    installation.langsmith.behavior.api_keys = frozenset(("another",))
     refused = installation.archive("fetch", "--force")
     assert refused.code == 1
     assert "Check LANGSMITH_API_KEY" in refused.err
 
-    installation.langsmith.behaviour.api_keys = frozenset((installation.environment["LANGSMITH_API_KEY"],))
+    installation.langsmith.behavior.api_keys = frozenset((installation.environment["LANGSMITH_API_KEY"],))
     installation.store.delete_project(PROJECT)
     gone = installation.archive("fetch", "--force")
     assert gone.code == 1

@@ -36,14 +36,14 @@ def one_line(ended: CommandResult, code: int, *parts: str) -> None:
         (["--date", "31/01/2026"], ["'31/01/2026' is not a day"]),
         (["--date", str(today())], ["cannot be archived yet", "in UTC"]),
         (["--date", str(today() + timedelta(days=400))], ["cannot be archived yet"]),
-        (["--date", "2026-01-01", "--start-date", "2026-01-01"], ["--date does not go with --start-date"]),
+        (["--date", "2026-01-01", "--start-date", "2026-01-01"], ["--date cannot be combined with --start-date"]),
         (["--end-date", "2026-01-01"], ["--end-date needs --start-date"]),
         (["--start-date", "2026-01-02", "--end-date", "2026-01-01"], ["the range ends before it starts"]),
         (["--project", " "], ["--project is empty"]),
         (["--date", ""], ["--date is empty"]),
         (["--start-date", " "], ["--start-date is empty"]),
         (["--start-date", "2026-01-01", "--end-date", ""], ["--end-date is empty"]),
-        ([], ["no project is named", "lse projects add NAME --start DAY"]),
+        ([], ["no project is selected", "lse projects add NAME --start DAY"]),
     ],
 )
 def test_wrong_options(bare_installation: Installation, options: list[str], parts: list[str]) -> None:
@@ -69,9 +69,7 @@ def test_unknown_commands_and_options(bare_installation: Installation, words: li
 
 def test_an_invalid_setting(bare_installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "much")
-    one_line(
-        bare_installation.archive("fetch"), 1, "LSE_PATIENCE (or LSE_LANGSMITH_PATIENCE) is not set right", "Correct it"
-    )
+    one_line(bare_installation.archive("fetch"), 1, "LSE_PATIENCE (or LSE_LANGSMITH_PATIENCE) is invalid", "Correct it")
 
 
 def test_an_invalid_projects_file(bare_installation: Installation) -> None:
@@ -176,7 +174,7 @@ def test_drive_cannot_be_reached_or_is_not_set_up(installation: Installation, mo
     bare = "archive", "--project", PROJECT, "--date", str(DAY)
     monkeypatch.setenv("GOOGLE_DRIVE_FOLDER_URL", "")
     unset = installation.lse(*bare)
-    one_line(unset, 1, "Google Drive is not set up", "--skip-upload")
+    one_line(unset, 1, "Google Drive is not configured", "--skip-upload")
     assert "✓ zip" in unset.out
     assert installation.paths().zip.exists()
 
@@ -208,7 +206,7 @@ def test_postgres_cannot_be_reached(installation: Installation, monkeypatch: pyt
 
 def test_a_day_with_missing_runs_is_published_with_exit_code_3(installation: Installation) -> None:
     installation.fill(5)
-    installation.langsmith.behaviour.stats_offset = 2
+    installation.langsmith.behavior.stats_offset = 2
 
     swept = installation.archive("full-sweep", "--json")
 

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from home_fixtures import Installation
 
-from lse_platform.process_registry import Registry, is_alive
+from lse_platform.process_registry import Registry, is_running
 from lse_resources.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -52,19 +52,19 @@ def test_up_runs_once_per_home_and_ctrl_c_stops_everything(bare_installation: In
                 assert line, "it ended"
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=30) as answer:
                 assert answer.status == 200
-            records = Registry(Settings.load().home / "run").alive()
+            records = Registry(Settings.load().home / "run").running()
             assert set(records) == {"up", "webserver", "daemon"}
             url = bare_installation.script("db", "url")
             with psycopg.connect(url.stdout.strip()) as connection:
                 assert connection.execute("SELECT count(*) FROM runs").fetchone() == (0,)
             second = bare_installation.script("up", "--port", port)
             assert second.returncode == 1
-            assert "is running already" in second.stderr
+            assert "is already running" in second.stderr
             os.kill(process.pid, signal.SIGINT)
             assert process.wait(60) == 0
         finally:
             bare_installation.lse("down")
             process.kill()
-    assert not [name for name, record in records.items() if is_alive(record)]
+    assert not [name for name, record in records.items() if is_running(record)]
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(url.stdout.strip(), connect_timeout=2)

@@ -9,7 +9,7 @@ import pytest
 from home_fixtures import Installation
 from platform_fixtures import Up, free_port
 
-from lse_platform.process_registry import Registry, is_alive
+from lse_platform.process_registry import Registry, is_running
 from lse_resources.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -21,18 +21,18 @@ def test_up_replaces_a_killed_platform(bare_installation: Installation) -> None:
     first = Up(bare_installation, "--port", port)
     try:
         first.wait()
-        records = registry.alive()
+        records = registry.running()
         assert set(records) == {"up", "webserver", "daemon"}
         first.process.send_signal(signal.SIGKILL)
         first.process.wait()
-        assert is_alive(records["webserver"])
+        assert is_running(records["webserver"])
         log = bare_installation.directory / "up.log"
         log.write_text("")
         second = Up(bare_installation, "--port", port)
         try:
             second.wait()
-            assert "stopping the webserver that a killed `lse up` left behind" in second.text
-            assert not [name for name, record in records.items() if is_alive(record)]
+            assert "stopping the webserver of a killed `lse up`" in second.text
+            assert not [name for name, record in records.items() if is_running(record)]
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=30) as answer:
                 assert answer.status == 200
             assert second.stop() == 0
@@ -41,4 +41,4 @@ def test_up_replaces_a_killed_platform(bare_installation: Installation) -> None:
     finally:
         first.process.kill()
         bare_installation.lse("down")
-    assert registry.alive() == {}
+    assert registry.running() == {}

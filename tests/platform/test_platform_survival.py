@@ -45,7 +45,7 @@ def service(directory: Path, code: str) -> Service:
 def test_an_exited_process_is_restarted(tmp_path: Path) -> None:
     messages: list[str] = []
     with service(tmp_path, "import signal; signal.pause()") as helper:
-        first = Registry(tmp_path / "run").alive()["helper"]
+        first = Registry(tmp_path / "run").running()["helper"]
         os.kill(first.pid, signal.SIGKILL)
 
         def is_restarted() -> bool:
@@ -53,9 +53,9 @@ def test_an_exited_process_is_restarted(tmp_path: Path) -> None:
             return bool(messages)
 
         wait_until(is_restarted, 30, "it was not restarted")
-        assert Registry(tmp_path / "run").alive()["helper"].pid != first.pid
-    assert messages == ["the helper ended with -9; starting it again"]
-    assert Registry(tmp_path / "run").alive() == {}
+        assert Registry(tmp_path / "run").running()["helper"].pid != first.pid
+    assert messages == ["the helper exited with -9; restarting it"]
+    assert Registry(tmp_path / "run").running() == {}
 
 
 def test_a_process_that_keeps_exiting_is_not_restarted(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_process_is_restarted_after_its_log_was_deleted(tmp_path: Path) -> Non
         shutil.rmtree(helper.log.parent)
         helper.look_after(messages.append)
         assert messages == []
-        os.kill(Registry(tmp_path / "run").alive()["helper"].pid, signal.SIGKILL)
+        os.kill(Registry(tmp_path / "run").running()["helper"].pid, signal.SIGKILL)
 
         def is_restarted() -> bool:
             helper.look_after(messages.append)
@@ -121,7 +121,7 @@ def up(installation: Installation) -> Iterator[Up]:
 def test_a_backfill_completes_after_its_daemon_was_killed(installation: Installation, up: Up) -> None:
     second = installation.script("up", "--port", free_port())
     assert second.returncode == 1
-    assert "running already" in second.stderr
+    assert "already running" in second.stderr
 
     ended = installation.lse(
         "backfill", "--project", PROJECT, "--start-date", str(DAYS[0]), "--end-date", str(DAYS[-1])
@@ -129,8 +129,8 @@ def test_a_backfill_completes_after_its_daemon_was_killed(installation: Installa
     assert ended.code == 0, ended.err
     assert f"{len(DAYS)} days" in ended.out
     wait_until(lambda: bool(list(installation.paths(day=DAYS[0]).folder.parent.glob("2*"))), 120, "no day was begun")
-    os.kill(Registry(installation.directory / "home" / "run").alive()["daemon"].pid, signal.SIGKILL)
-    wait_until(lambda: "the daemon ended with -9; starting it again" in up.text, 30, "it was not restarted")
+    os.kill(Registry(installation.directory / "home" / "run").running()["daemon"].pid, signal.SIGKILL)
+    wait_until(lambda: "the daemon exited with -9; restarting it" in up.text, 30, "it was not restarted")
 
     os.environ.update(open_home(Settings.load()).environment())  # the installation restores the environment
     with installation.instance() as instance:
@@ -151,7 +151,7 @@ def test_a_backfill_completes_after_its_daemon_was_killed(installation: Installa
         assert len(installation.rows(day=day)) == RUNS
         assert read_state(installation.paths(day=day)).verified_at
     assert up.stop() == 0
-    assert Registry(installation.directory / "home" / "run").alive() == {}
+    assert Registry(installation.directory / "home" / "run").running() == {}
 
 
 @pytest.mark.parametrize(("host", "warned"), [("192.0.2.1", True), ("no-such-host.invalid", True), ("::1", False)])
@@ -163,4 +163,4 @@ def test_a_ui_that_other_hosts_can_reach_is_a_warning(bare_installation: Install
         port = occupied.getsockname()[1]
         with pytest.raises(ArchiveError, match="cannot be used"):
             run_platform(Settings.load(), port=port, host=host, say=messages.append)
-    assert any("WARNING: the UI is open to everybody" in text for text in messages) == warned
+    assert any("WARNING: everybody who can reach" in text for text in messages) == warned

@@ -17,7 +17,7 @@ from lse_resources.alerts import Alert, mail, post, targets
 from lse_resources.projects import ProjectConfig, add_project
 from lse_resources.settings import Settings
 from lse_sensors.outbox import Outbox
-from lse_sensors.problems import RUN, Event, Ledger, enter, problem_alert, release
+from lse_sensors.problems import RUN, AlertState, Event, add_events, problem_alert, take_alerts
 from lse_sensors.sensors import alerts_sensor
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,7 @@ def test_a_changed_row_sends_one_alert_and_one_resolution(
     assert installation.archive("verify", "--fix").code == 0
     watch.tick()
     watch.tick()
-    assert [text.splitlines()[0] for text in hook.texts[1:]] == [f"resolved: {PROJECT} {DAY} is good again"]
+    assert [text.splitlines()[0] for text in hook.texts[1:]] == [f"resolved: {PROJECT} {DAY}"]
     assert len(post_office.texts) == 2
 
 
@@ -120,14 +120,14 @@ def test_a_failed_delivery_is_retried_only_at_its_target(
 def test_a_failed_run_sends_an_alert_that_a_later_sweep_resolves(
     watch: Watch, installation: Installation, hook: Webhook
 ) -> None:
-    keys, installation.langsmith.behaviour.api_keys = installation.langsmith.behaviour.api_keys, frozenset()
+    keys, installation.langsmith.behavior.api_keys = installation.langsmith.behavior.api_keys, frozenset()
     assert installation.archive("fetch", "--force").code == 1
     watch.tick()
     [text] = hook.texts
     assert text.startswith(f"{PROJECT} {DAY}: the run failed\n")
     assert "LANGSMITH_API_KEY" in text
     assert "lsv2" not in text
-    installation.langsmith.behaviour.api_keys = keys
+    installation.langsmith.behavior.api_keys = keys
     assert installation.archive("full-sweep", "--force").code == 0
     watch.tick()
     assert hook.texts[1].startswith("resolved:")
@@ -164,58 +164,58 @@ def ended(_: str) -> bool:
 
 
 def test_a_backfill_with_many_failed_days_sends_one_message_at_its_end() -> None:
-    ledger = Ledger(0, 0)
+    state = AlertState(0, 0)
     for day in range(1, 29):
-        enter(ledger, [bad(day, "backfill=x")], now=day)
-        assert release(ledger, running, day, UI) == []
-    [alert] = release(ledger, ended, 30, UI)
+        add_events(state, [bad(day, "backfill=x")], now=day)
+        assert take_alerts(state, running, day, UI) == []
+    [alert] = take_alerts(state, ended, 30, UI)
     assert alert.title == "28 days of 'shop' need attention"
     assert "2026-01-01 to 2026-01-28 (28 days)" in alert.text()
     assert "runs/r28" in alert.text()
-    assert release(ledger, ended, 31, UI) == []
+    assert take_alerts(state, ended, 31, UI) == []
 
 
 def test_a_failure_outside_the_backfill_is_sent_at_once() -> None:
-    ledger = Ledger(0, 0)
-    enter(ledger, [bad(1, "backfill=x"), bad(2)], now=0)
-    [alert] = release(ledger, running, 0, UI)
+    state = AlertState(0, 0)
+    add_events(state, [bad(1, "backfill=x"), bad(2)], now=0)
+    [alert] = take_alerts(state, running, 0, UI)
     assert alert.title == "shop 2026-01-02: run_files_intact failed"
 
 
 def test_the_wait_for_a_backfill_is_bounded() -> None:
-    ledger = Ledger(0, 0)
-    enter(ledger, [bad(1, "backfill=x")], now=0)
-    assert release(ledger, running, 3600, UI) == []
-    assert len(release(ledger, running, 7 * 3600, UI)) == 1
+    state = AlertState(0, 0)
+    add_events(state, [bad(1, "backfill=x")], now=0)
+    assert take_alerts(state, running, 3600, UI) == []
+    assert len(take_alerts(state, running, 7 * 3600, UI)) == 1
 
 
 def test_a_day_is_resolved_when_all_its_failed_checks_pass() -> None:
-    ledger = Ledger(0, 0)
-    enter(ledger, [bad(1), bad(1, name="zip_matches_files"), bad(1, name=RUN)], now=0)
-    assert len(release(ledger, ended, 0, UI)) == 1
-    enter(ledger, [good(1)], now=1)
-    assert release(ledger, ended, 1, UI) == []
-    enter(ledger, [good(1, name="zip_matches_files")], now=2)
-    [alert] = release(ledger, ended, 2, UI)
-    assert alert.title == "resolved: shop 2026-01-01 is good again"
-    assert ledger.open == {}
+    state = AlertState(0, 0)
+    add_events(state, [bad(1), bad(1, name="zip_matches_files"), bad(1, name=RUN)], now=0)
+    assert len(take_alerts(state, ended, 0, UI)) == 1
+    add_events(state, [good(1)], now=1)
+    assert take_alerts(state, ended, 1, UI) == []
+    add_events(state, [good(1, name="zip_matches_files")], now=2)
+    [alert] = take_alerts(state, ended, 2, UI)
+    assert alert.title == "resolved: shop 2026-01-01"
+    assert state.open == {}
 
 
 def test_a_day_repaired_during_its_backfill_sends_an_alert_and_a_resolution() -> None:
-    ledger = Ledger(0, 0)
-    enter(ledger, [bad(1, "backfill=x"), bad(2, "backfill=x")], now=0)
-    enter(ledger, [good(1)], now=1)
-    problems, resolved = release(ledger, ended, 2, UI)
+    state = AlertState(0, 0)
+    add_events(state, [bad(1, "backfill=x"), bad(2, "backfill=x")], now=0)
+    add_events(state, [good(1)], now=1)
+    problems, resolved = take_alerts(state, ended, 2, UI)
     assert problems.title.startswith("2 days")
-    assert resolved.title == "resolved: shop 2026-01-01 is good again"
-    assert list(ledger.open) == ["shop 2026-01-02"]
+    assert resolved.title == "resolved: shop 2026-01-01"
+    assert list(state.open) == ["shop 2026-01-02"]
 
 
 def test_passed_checks_of_days_that_never_failed_send_nothing() -> None:
-    ledger = Ledger(0, 0)
-    enter(ledger, [good(day) for day in range(1, 20)], now=0)
-    assert release(ledger, ended, 0, UI) == []
-    assert ledger.held == {}
+    state = AlertState(0, 0)
+    add_events(state, [good(day) for day in range(1, 20)], now=0)
+    assert take_alerts(state, ended, 0, UI) == []
+    assert state.held == {}
 
 
 def test_failures_of_many_projects_are_one_message() -> None:
@@ -269,7 +269,7 @@ def test_the_error_for_a_malformed_mail_server_does_not_quote_it(server: str) ->
 
 
 def test_an_invalid_host_name_is_a_delivery_error() -> None:
-    with pytest.raises(ArchiveError, match="did not go out"):
+    with pytest.raises(ArchiveError, match="was not delivered"):
         mail("smtp://a..b:25", ["a@example.com"], Alert("x"))
 
 
@@ -349,7 +349,7 @@ def test_a_run_that_dagster_retries_sends_no_alert(watch: Watch, installation: I
         for retries in ("2", "0"):
             tags = {"dagster/max_retries": retries, "dagster/partition": f"2026-01-0{retries}"}
             run = instance.create_run_for_job(_empty_job, tags=tags, status=dg.DagsterRunStatus.STARTED)
-            instance.report_run_failed(run, "its process is gone")
+            instance.report_run_failed(run, "its process has exited")
     watch.tick()
     assert [text.splitlines()[0] for text in hook.texts] == ["_empty_job 2026-01-00: the run failed"]
 

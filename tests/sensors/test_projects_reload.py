@@ -72,7 +72,7 @@ def test_a_new_project_appears_and_a_malformed_file_removes_none(installation: I
     wait_until(lambda: "WARNING" in log.read_text(), 30, "the log has no warning")
     [warning] = [line for line in log.read_text().splitlines() if "WARNING" in line]
     assert f"{projects} cannot be read: " in warning
-    assert "Until then the projects stay as they were" in warning
+    assert "Until then the previous projects are used" in warning
     assert projects_in_ui(url) == both
     reload_code(url)  # as a user might
     assert projects_in_ui(url) == both

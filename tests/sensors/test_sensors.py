@@ -107,7 +107,7 @@ def test_new_projects_are_added_if_the_setting_is_on(installation: Installation,
 def test_an_unreachable_langsmith_keeps_the_cursor(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANGSMITH_ENDPOINT", "http://127.0.0.1:1")
     skipped, cursor = tick(new_projects_sensor, '["one"]')
-    assert "could not be asked" in skipped
+    assert "could not be listed" in skipped
     assert cursor == '["one"]'
 
 

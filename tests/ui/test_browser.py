@@ -68,7 +68,7 @@ def test_a_changed_row_fails_the_check_and_sends_one_alert(browser: Browser, pla
     platform.sql("DELETE FROM runs WHERE run_id = %s", run)
     browser.materialize(GROUP, "Materialize all", str(day), "Launch 1 run")
     wait_until(lambda: len(platform.alerts(str(day))) == 2, 120, "the alert of the repair was not sent")
-    assert platform.alerts(str(day))[1] == f"resolved: {PROJECT} {day} is good again"
+    assert platform.alerts(str(day))[1] == f"resolved: {PROJECT} {day}"
     wait_until(
         lambda: len([text for text in platform.mail.texts if str(day) in text.splitlines()[0]]) == 2,
         30,

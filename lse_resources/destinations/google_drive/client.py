@@ -1,4 +1,4 @@
-"""Google Drive as a place for archives: find, upload, download, trash, and say who and where we are."""
+"""Google Drive as the destination: finds, uploads, downloads and trashes files, and describes account and folder."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ __all__ = ["DriveAccount", "DriveFile", "DriveFolder", "DriveSettings", "GoogleD
 
 @dataclass(frozen=True, slots=True)
 class DriveAccount:
-    """Who is signed in, and the account's storage in bytes (limit None: unlimited or pooled)."""
+    """The signed-in account and its storage in bytes (limit None: unlimited or pooled)."""
 
     email: str
     name: str
@@ -30,7 +30,7 @@ class DriveAccount:
 
 @dataclass(frozen=True, slots=True)
 class DriveFolder:
-    """The archive's folder. `free` is what its files may still take in bytes, None if Drive does not say."""
+    """The archive's folder. `free` is the free storage in bytes; None: no limit is known."""
 
     id: str
     name: str
@@ -40,15 +40,15 @@ class DriveFolder:
 
 
 def _ignore(_: int) -> None:
-    """No progress is shown."""
+    """Ignores progress."""
 
 
 class GoogleDrive:
     """The Drive of `settings`; threads may share it. Close it, or use it as a context manager.
 
-    Every method raises DestinationError, in one sentence without secrets, when Drive refuses for good or cannot be
-    reached for as long as `retries` allows. Raises SettingsError or DestinationError at once if the credentials cannot
-    be used.
+    Every method raises DestinationError, in one sentence without secrets, when Drive refuses finally or cannot be
+    reached for as long as `retries` allows. The constructor raises SettingsError or DestinationError if the credentials
+    cannot be used.
     """
 
     def __init__(self, settings: DriveSettings, *, retries: Retries | None = None) -> None:
@@ -59,8 +59,8 @@ class GoogleDrive:
         elif settings.auth_type == "adc":
             retries = replace(retries, sign_in="Run: gcloud auth application-default login")
         self._service = DriveService(settings, retries)
-        self._making = threading.Lock()
-        self._made: dict[str, str] = {}  # ids of the project folders that were made here
+        self._folders_lock = threading.Lock()
+        self._created: dict[str, str] = {}  # ids of the project folders that this client created
 
     def close(self) -> None:
         """Closes all connections."""
@@ -73,9 +73,9 @@ class GoogleDrive:
         self.close()
 
     def about(self) -> DriveAccount:
-        """Who is signed in, and how full the account is."""
+        """Returns the signed-in account."""
         request = self._service.api.about().get(fields="user(displayName,emailAddress),storageQuota(limit,usage)")
-        answer = self._service.run("ask Drive who is signed in", request, retries=self._service.retries.impatient())
+        answer = self._service.run("read the account on Drive", request, retries=self._service.retries.impatient())
         quota, user = answer.get("storageQuota", {}), answer["user"]
         limit = int(quota["limit"]) if "limit" in quota else None
         return DriveAccount(
@@ -83,22 +83,22 @@ class GoogleDrive:
         )
 
     def check_folder(self, need: int = 0) -> DriveFolder:
-        """The archive's folder, proven to be there, a folder, writable, and with room for `need` bytes more.
+        """Checks that the archive's folder exists, is a folder, is writable and has room for `need` bytes more.
 
-        Raises DestinationError that says which of these is not so.
+        Raises DestinationError with the reason if it does not.
         """
         what = "use the Drive folder"
         fields = "id,name,mimeType,trashed,driveId,capabilities(canAddChildren)"
         request = self._service.api.files().get(fileId=self._settings.folder, fields=fields, **DRIVES)
-        facts = self._service.run(what, request, retries=self._service.retries.impatient())
-        account, name, shared = self.about(), facts["name"], "driveId" in facts
-        if facts["mimeType"] != FOLDER_TYPE:
+        found = self._service.run(what, request, retries=self._service.retries.impatient())
+        account, name, shared = self.about(), found["name"], "driveId" in found
+        if found["mimeType"] != FOLDER_TYPE:
             raise DestinationError(
                 f"cannot {what}", why=f"{name!r} is not a folder", hint="Set GOOGLE_DRIVE_FOLDER_URL to a folder's link"
             )
-        if facts.get("trashed"):
+        if found.get("trashed"):
             raise DestinationError(f"cannot {what}", why=f"{name!r} is in the trash", hint="Restore it in Drive")
-        if not facts.get("capabilities", {}).get("canAddChildren"):
+        if not found.get("capabilities", {}).get("canAddChildren"):
             raise DestinationError(
                 f"cannot {what}",
                 why=f"{account.email} may not write to {name!r}",
@@ -109,17 +109,17 @@ class GoogleDrive:
             if self._settings.auth_type == "service_account" and account.limit == 0:
                 raise DestinationError(
                     f"cannot {what}",
-                    why="a service account owns no storage",
-                    hint="Use a folder in a shared drive, let it act for a user, or sign in as one (oauth2)",
+                    why="a service account has no storage",
+                    hint="Use a folder in a shared drive, set GOOGLE_DRIVE_SUBJECT, or sign in as a user (oauth2)",
                 )
             why = (
                 f"the storage of {account.email} is full" if free == 0 else f"{need} bytes are needed, {free} are free"
             )
-            raise DestinationError(f"cannot {what}", why=why, hint="Free some space, or use a folder in a shared drive")
-        return DriveFolder(facts["id"], name, shared, account, free)
+            raise DestinationError(f"cannot {what}", why=why, hint="Free space, or use a folder in a shared drive")
+        return DriveFolder(found["id"], name, shared, account, free)
 
     def describe(self) -> dict[str, str]:
-        """Who we are and where, for a person to read: no secrets in it."""
+        """Describes account and folder for a user, without secrets."""
         folder = self.check_folder()
         account = folder.account
         limit = "no limit" if account.limit is None else f"of {account.limit} bytes"
@@ -133,12 +133,12 @@ class GoogleDrive:
 
     @property
     def place(self) -> str:
-        """What people call it."""
+        """Its name in messages."""
         return "Drive"
 
     @property
     def keeps_revisions(self) -> bool:
-        """Drive keeps old content, and its trash, for 30 days."""
+        """True: Drive keeps old revisions, and files in the trash, for 30 days."""
         return True
 
     def project_folders(self) -> list[str]:
@@ -156,36 +156,36 @@ class GoogleDrive:
         return found[0].id if found else None
 
     def ensure_project_folder(self, name: str) -> str:
-        """The id of the project's folder, which is made if it is missing: once, whichever threads ask.
+        """The id of the project's folder; creates the folder if it is missing, once for all threads.
 
-        Of several that other processes make at the same moment, all makers use the oldest.
+        If several processes create it at the same time, all use the oldest.
         """
-        with self._making:
+        with self._folders_lock:
             if (found := self.find_project_folder(name)) is not None:
                 return found
-            # Drive may list a folder only some time after it was made.
-            if (made := self._made.get(name)) is not None and self._is_there(made):
-                return made
-            self._made[name] = self._make_folder(name)
-            return self.find_project_folder(name) or self._made[name]
+            # Drive may list a new folder with a delay.
+            if (created := self._created.get(name)) is not None and self._exists(created):
+                return created
+            self._created[name] = self._create_folder(name)
+            return self.find_project_folder(name) or self._created[name]
 
-    def _is_there(self, folder_id: str) -> bool:
+    def _exists(self, folder_id: str) -> bool:
         try:
             request = self._service.api.files().get(fileId=folder_id, fields="trashed", **DRIVES)
-            return not self._service.run("look at the Drive folder", request).get("trashed")
+            return not self._service.run("read the Drive folder", request).get("trashed")
         except DriveRefusalError as refusal:
             if refusal.status != 404:
                 raise
             return False
 
-    def _make_folder(self, name: str) -> str:
-        what, files = f"make the Drive folder {name!r}", self._service.api.files()
+    def _create_folder(self, name: str) -> str:
+        what, files = f"create the Drive folder {name!r}", self._service.api.files()
         identity = self._service.run(what, files.generateIds(count=1, space="drive", fields="ids"))["ids"][0]
         body = {"id": identity, "name": name, "mimeType": FOLDER_TYPE, "parents": [self._settings.folder]}
         try:
             self._service.run(what, files.create(body=body, fields="id", **DRIVES))
         except DriveRefusalError as refusal:
-            if refusal.status != 409:  # the id is ours: an answer was lost, the folder is there
+            if refusal.status != 409:  # 409: the folder exists, because the answer to an earlier attempt was lost
                 raise
         return identity
 
@@ -194,7 +194,7 @@ class GoogleDrive:
         return self._list(folder_id, name)
 
     def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
-        """Nothing: a file is replaced in its place."""
+        """Nothing: an upload replaces the file."""
         return []
 
     def list_files(self, folder_id: str) -> list[StoredFile]:
@@ -204,7 +204,7 @@ class GoogleDrive:
     def prove(self, file: StoredFile) -> StoredFile:
         """The file as Drive has it now; Drive itself computes the checksum."""
         request = self._service.api.files().get(fileId=file.id, fields=FIELDS, **DRIVES)
-        return DriveFile.of(self._service.run(f"look at {file.name} on Drive", request))
+        return DriveFile.of(self._service.run(f"read the metadata of {file.name} on Drive", request))
 
     def upload(
         self,
@@ -217,22 +217,22 @@ class GoogleDrive:
         progress: Callable[[int], None] = _ignore,
         session_file: Path | None = None,
     ) -> StoredFile:
-        """Uploads a file and proves by Drive's checksum that it arrived.
+        """Uploads a file and compares Drive's checksum with its own.
 
         Args:
-            path: The file; it must not change meanwhile.
+            path: The file; it must not change during the upload.
             name: Its name on Drive.
             folder_id: The folder for a new file, or that of `existing`.
-            app_properties: Kept with the file and changed only after the content is proven; Drive allows 30, each of at
-                most 124 bytes of key and value together.
-            existing: The file to replace: it keeps its id, and its old content as a revision.
-            progress: Called with the bytes that Drive has; the number falls when Drive stored less than was sent.
-            session_file: Where an interrupted upload is remembered, and continued from by the next call.
+            app_properties: Set after the checksum was compared; Drive allows 30, each of at most 124 bytes (key and
+                value together).
+            existing: The file to replace; its id stays, and its old content becomes a revision.
+            progress: Called with the number of bytes stored; it decreases if Drive stored less than was sent.
+            session_file: The file from which the next call continues an interrupted upload.
 
         Raises:
-            ArchiveConflictError: Without `existing`, a file of that name is there; with it, it has changed, even while
-                this was on its way. Or what was uploaded is not in the folder any more.
-            CorruptArchiveError: Drive kept other bytes, three times; nothing of it is left under the name.
+            ArchiveConflictError: Without `existing`: a file of that name exists. With it: that file has changed, before
+                or during the upload. Or the uploaded file is no longer in the folder.
+            CorruptArchiveError: Drive stored other bytes, three times; none of them is left under the name.
             DestinationError: Drive refused or could not be reached.
         """
         content = LocalFile.read(path)
@@ -247,15 +247,15 @@ class GoogleDrive:
             session_file=session_file,
         )
         if existing is None and any(file.id != upload.file_id for file in self.find_file(folder_id, name)):
-            raise ArchiveConflictError(f"{name} is in the Drive folder already", hint="Compare them, or use --force")
+            raise ArchiveConflictError(f"{name} is already in the Drive folder", hint="Compare them, or use --force")
         return upload.run()
 
     def download(self, file: StoredFile, target: Path, *, progress: Callable[[int], None] = _ignore) -> None:
-        """Puts the file's content at `target`, whole and proven or not at all; see `drive_download`."""
+        """See `download.download`."""
         download(self._service, file, target, progress)
 
     def trash(self, file: StoredFile) -> None:
-        """Moves a file to Drive's trash, where it stays for 30 days."""
+        """Moves a file to Drive's trash, which keeps it for 30 days."""
         request = self._service.api.files().update(fileId=file.id, body={"trashed": True}, fields="id", **DRIVES)
         self._service.run(f"trash {file.name}", request)
 
@@ -265,7 +265,7 @@ class GoogleDrive:
         if name is not None:
             query += f" and name = '{_quoted(name)}'"
         files = (DriveFile.of(resource) for resource in self._pages(query))
-        # Drive compares names more loosely than we do.
+        # Drive ignores case in names.
         return sorted((file for file in files if name in (None, file.name)), key=lambda file: (file.created, file.id))
 
     def _pages(self, query: str) -> Iterator[Mapping[str, Any]]:
@@ -282,7 +282,7 @@ class GoogleDrive:
             answer = self._service.run("list the Drive folder", request)
             if answer.get("incompleteSearch"):
                 raise DestinationError(
-                    "cannot list the Drive folder", why="Drive searched only a part", hint="Try again later"
+                    "cannot list the Drive folder", why="Drive searched only a part of it", hint="Try again later"
                 )
             yield from answer.get("files", ())
             token = answer.get("nextPageToken")

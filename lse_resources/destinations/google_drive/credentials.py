@@ -1,8 +1,8 @@
-"""Signing in to Google: a person's token, a service account's key, or application-default credentials.
+"""Credentials for Google: a user's token, a service account's key, or application-default credentials.
 
-The scope is `drive`. The narrower `drive.file` shows an application only the files that it made itself: the folder that
-a person made in the browser and named in GOOGLE_DRIVE_FOLDER_URL would be "not found", and so would zips that were put
-there by hand or by another tool, which a restore must see. A stored token is used with the scopes it was granted.
+The scope is `drive`. The narrower `drive.file` gives access only to files that the application created: a
+folder created in the browser (GOOGLE_DRIVE_FOLDER_URL) and zips uploaded by a user or another tool would be "not
+found". A stored token is used with the scopes it was granted.
 """
 
 import json
@@ -29,16 +29,16 @@ _CONSOLE = "Download it again from Google's console"
 
 
 class StoredCredentials(oauth2.Credentials):
-    """A person's credentials that keep themselves in a file after every refresh; threads may share them."""
+    """A user's credentials, saved to a file after every refresh; threads may share them."""
 
-    def keep_at(self, path: Path) -> Self:
-        """Where refreshed tokens go."""
+    def save_to(self, path: Path) -> Self:
+        """Sets the file to which refreshed tokens are saved."""
         self._path = path
         self._refreshing = threading.Lock()
         return self
 
     def refresh(self, request: Request) -> None:
-        """Fetches an access token, unless another thread just did. Raises google.auth's errors and SettingsError."""
+        """Fetches an access token unless another thread just did. Raises google.auth's errors, SettingsError."""
         before = self.token
         with self._refreshing:
             if self.token != before and self.valid:
@@ -51,9 +51,9 @@ class StoredCredentials(oauth2.Credentials):
 
 
 def load_credentials(settings: DriveSettings) -> Credentials:
-    """The credentials that the settings name; nothing is sent yet.
+    """Reads the credentials of the settings; sends nothing.
 
-    Raises SettingsError for a file that is missing or of another kind, DestinationError if nobody has signed in.
+    Raises SettingsError for a file that is missing or of another kind, DestinationError without a stored token.
     """
     if settings.auth_type == "adc":
         return _adc()
@@ -67,17 +67,17 @@ def load_credentials(settings: DriveSettings) -> Credentials:
         raise SettingsError(f"{path} is a service account's key", hint="Set GOOGLE_DRIVE_AUTH_TYPE=service_account")
     stored = _read(settings.token_path) if settings.token_path.exists() else None
     if content.get("type") == "authorized_user":
-        # A file with a new refresh token replaces the token that is kept; else that one, which is fresher.
+        # The stored token is newer, unless the file has another refresh token.
         if stored is None or stored.get("refresh_token") != content.get("refresh_token"):
             stored = content
     elif "installed" not in content:
         raise SettingsError(
             f"{path} is not the credentials file of a desktop application",
-            hint="In Google's console, make an OAuth client of type 'Desktop app' and download its JSON",
+            hint="In Google's console, create an OAuth client of type 'Desktop app' and download its JSON",
         )
     if stored is None:
         raise DestinationError("nobody has signed in to Google Drive", hint="Run: lse drive login")
-    return _parsed(settings.token_path, _user, stored).keep_at(settings.token_path)
+    return _parsed(settings.token_path, _user, stored).save_to(settings.token_path)
 
 
 def _adc() -> Credentials:
@@ -95,7 +95,7 @@ def _service_account(content: dict[str, Any], subject: str | None) -> service_ac
 
 
 def _user(content: dict[str, Any]) -> StoredCredentials:
-    # Not from_authorized_user_info: it does not heed the file's token_uri.
+    # from_authorized_user_info would ignore the file's token_uri.
     expiry = content.get("expiry")
     return StoredCredentials(
         token=content.get("token"),
@@ -112,7 +112,7 @@ def _parsed(path: Path, parse: Callable[..., T], *content: Any) -> T:
     try:
         return parse(*content)
     except (ValueError, KeyError, GoogleAuthError) as error:
-        # The error's text may quote the key: only its kind is shown.
+        # The error's text may contain the key: only its type is shown.
         raise SettingsError(f"cannot use {path}", why=type(error).__name__, hint=_CONSOLE) from None
 
 

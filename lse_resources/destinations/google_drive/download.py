@@ -1,4 +1,4 @@
-"""Downloads that resume: ranges into a temporary file, proven by its checksum, then renamed."""
+"""Resumable downloads: ranges are written to a temporary file, which is checked and renamed."""
 
 import http.client
 import os
@@ -14,19 +14,19 @@ from lse_resources.destinations.files import LocalFile, StoredFile
 from lse_resources.destinations.google_drive.retry import CALL_ERRORS
 from lse_resources.destinations.google_drive.service import DRIVES, DriveService
 
-_PIECE = 8 << 20  # bytes per request, and so in memory
+_PIECE = 8 << 20  # bytes per request, held in memory
 _TRIES = 3
 
 
 def download(service: DriveService, file: StoredFile, target: Path, progress: Callable[[int], None]) -> None:
-    """Puts the content of `file` at `target`, whole and proven or not at all.
+    """Downloads `file`, compares its checksum, and moves it to `target`.
 
-    A broken download leaves `.<name>.<checksum>.part` beside the target and goes on there the next time.
+    An interrupted download leaves `.<name>.<checksum>.part` beside the target; the next call continues it.
 
     Raises:
         DestinationError: Drive refused, or could not be reached for too long.
-        ArchiveConflictError: The file on Drive is not the one that `file` describes any more.
-        CorruptArchiveError: Other bytes came than Drive's checksum promises, three times.
+        ArchiveConflictError: The file on Drive has changed since `file` was read.
+        CorruptArchiveError: The downloaded bytes do not match Drive's checksum, three times.
         ArchiveError: The target cannot be written.
     """
     mark = (file.sha256 or file.md5 or file.id)[:16]
@@ -42,8 +42,8 @@ def download(service: DriveService, file: StoredFile, target: Path, progress: Ca
         raise ArchiveError(f"cannot write {target}", why=error.strerror or str(error)) from error
     raise CorruptArchiveError(
         f"cannot download {file.name}",
-        why=f"other bytes came than Drive's checksum promises, {_TRIES} times",
-        hint="Run the command again; if it stays so, look for a proxy that changes downloads",
+        why=f"the downloaded bytes do not match Drive's checksum, {_TRIES} times",
+        hint="Run the command again; if it fails again, check for a proxy that changes downloads",
     )
 
 
@@ -75,7 +75,7 @@ def _piece(request: Any, at: int, file: StoredFile) -> bytes:
     response, content = request.http.request(request.uri, headers=headers)
     if response.status != 206:
         if response.status < 300:
-            raise http.client.HTTPException("Drive did not heed the range")
+            raise http.client.HTTPException("Drive ignored the range")
         if response.status in (404, 416):
             raise ArchiveConflictError(
                 f"{file.name} changed on Drive while it was downloaded", hint="Run the command again"

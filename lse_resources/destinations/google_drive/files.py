@@ -1,4 +1,4 @@
-"""Facts about a file on Drive, as its answers tell them."""
+"""A file on Drive, read from Drive's answers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ FIELDS = (
 class DriveFile(StoredFile):
     """A file on Drive. `app_properties` are only those that this OAuth client or service account set itself.
 
-    Drive computes both hashes for every binary file, but does not promise `sha256`.
+    Drive computes both hashes for every binary file, but `sha256` is not guaranteed.
     https://developers.google.com/workspace/drive/api/reference/rest/v3/files
     """
 
@@ -24,7 +24,7 @@ class DriveFile(StoredFile):
 
     @classmethod
     def of(cls, resource: Mapping[str, Any]) -> "DriveFile":
-        """From an answer that was asked for `FIELDS`."""
+        """Reads an answer with the fields `FIELDS`."""
         return cls(
             id=resource["id"],
             name=resource["name"],

@@ -1,4 +1,4 @@
-"""`lse drive login`: a person allows access in the browser, and the token is kept."""
+"""`lse drive login`: a user allows access in the browser, and the token is saved."""
 
 import webbrowser
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from lse_resources.destinations.google_drive.settings import DriveSettings
 
 
 def login(settings: DriveSettings, *, paste: Callable[[str], str] | None = None) -> None:
-    """Signs a person in and keeps the token at `settings.token_path`.
+    """Signs a user in and saves the token at `settings.token_path`.
 
     Args:
         settings: With the client-secrets JSON of a desktop application as `credentials_path`.
-        paste: For hosts without a browser: is given Google's address, returns the address at which the person's
-            browser ended. That page does not load, which is expected: the code is in its address. None: a browser
-            is opened here and comes back to a local port.
+        paste: For hosts without a browser: called with Google's link; returns the address of the page to which the
+            browser was redirected. The page fails to load, but its address has the code. None: opens a browser on this
+            host, which is redirected to a local port.
 
     Raises:
         SettingsError: The file is not a client-secrets JSON.
@@ -35,7 +35,7 @@ def login(settings: DriveSettings, *, paste: Callable[[str], str] | None = None)
         raise SettingsError(
             f"{settings.credentials_path} is not the credentials file of a desktop application",
             why=type(error).__name__,
-            hint="In Google's console, make an OAuth client of type 'Desktop app' and download its JSON",
+            hint="In Google's console, create an OAuth client of type 'Desktop app' and download its JSON",
         ) from None
     try:
         if paste is None:
@@ -43,7 +43,7 @@ def login(settings: DriveSettings, *, paste: Callable[[str], str] | None = None)
         else:
             credentials = _pasted(flow, paste)
     except webbrowser.Error:
-        raise DestinationError("no browser can be opened here", hint="Run: lse drive login --paste") from None
+        raise DestinationError("no browser can be opened on this host", hint="Run: lse drive login --paste") from None
     except (OAuth2Error, GoogleAuthError, OSError) as error:
         raise DestinationError(
             "Google did not sign you in", why=type(error).__name__, hint="Run: lse drive login"
@@ -52,11 +52,11 @@ def login(settings: DriveSettings, *, paste: Callable[[str], str] | None = None)
 
 
 def _pasted(flow: InstalledAppFlow, paste: Callable[[str], str]) -> Credentials | ExternalCredentials:
-    flow.redirect_uri = "http://localhost:1/"  # nothing listens there; the browser shows the address all the same
+    flow.redirect_uri = "http://localhost:1/"  # no server listens there; the browser still shows the address
     url, state = flow.authorization_url(access_type="offline", prompt="consent")
     answer = parse_qs(urlsplit(paste(url).strip()).query)
     if "code" not in answer or answer.get("state") != [state]:
-        reason = answer.get("error", ["the address holds no code for this request"])[0]
+        reason = answer.get("error", ["the address has no code for this request"])[0]
         raise DestinationError("Google did not sign you in", why=reason, hint="Run: lse drive login")
     flow.fetch_token(code=answer["code"][0])
     return flow.credentials

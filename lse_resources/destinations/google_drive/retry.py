@@ -22,7 +22,7 @@ from lse_archive.cancellation import cancellable_sleep
 from lse_archive.errors import DestinationError
 from lse_resources.backoff import WARN_AFTER, Backoff, retry_after_seconds
 
-# All that a call to Google may raise. Local files are read elsewhere, so that their OSError is not mistaken for one.
+# Everything that a call to Google may raise. Local files are read outside of such calls.
 CALL_ERRORS = (
     GoogleError,
     GoogleAuthError,
@@ -34,7 +34,7 @@ CALL_ERRORS = (
 )
 _RETRYABLE_403 = {"userRateLimitExceeded", "rateLimitExceeded", "backendError"}
 _HINTS = {
-    "storageQuotaExceeded": "Free some space, or use a folder in a shared drive",
+    "storageQuotaExceeded": "Free space, or use a folder in a shared drive",
     "teamDriveFileLimitExceeded": "Remove files from the shared drive, or use another one",
     "numChildrenInNonRootLimitExceeded": "Move old projects to another folder",
     "insufficientFilePermissions": "Ask the folder's owner to make this account an editor",
@@ -44,7 +44,7 @@ _HINTS = {
     "dailyLimitExceeded": "Run the command again tomorrow",
     "notFound": "Check GOOGLE_DRIVE_FOLDER_URL, and that the folder is shared with this account",
 }
-# Seconds for which a request is repeated that is sent before the work begins, while a user waits.
+# The patience of requests that are sent before the work begins, while a user waits.
 _IMPATIENT_SECONDS = 4.0
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class DriveRefusalError(DestinationError):
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """For how long a failing call is repeated, and how it waits.
+    """How long a failing call is retried, and how it waits.
 
     Attributes:
         patience: Seconds without progress; see `Backoff`.
@@ -142,7 +142,7 @@ def is_retryable(error: Exception) -> bool:
     """Whether the same request may succeed later."""
     status = status_of(error)
     if isinstance(error, HttpError) and status is not None:
-        if status < 400:  # the start of an upload without the address of its session
+        if status < 400:  # an answer to the start of an upload that has no session URL
             return True
         return status in (408, 429) or status >= 500 or (status == 403 and reason_of(error)[0] in _RETRYABLE_403)
     if isinstance(error, GoogleAuthError):

@@ -1,4 +1,4 @@
-"""Small files that hold secrets: readable by their owner only, never seen half-written."""
+"""Small files with secrets: readable by their owner only, and written atomically."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def write_secret(path: Path, text: str) -> None:
-    """Puts `text` at `path` with mode 0600, in one step. Raises OSError."""
+    """Writes `text` to `path` atomically, with mode 0600. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:

@@ -13,14 +13,14 @@ from lse_resources.destinations.google_drive.credentials import load_credentials
 from lse_resources.destinations.google_drive.retry import Retries, json_answer
 from lse_resources.destinations.google_drive.settings import DriveSettings
 
-DRIVES = {"supportsAllDrives": True}  # on every call about files, or those in shared drives are "not found"
+DRIVES = {"supportsAllDrives": True}  # without it, files in shared drives are "not found"
 
 
 class DriveService:
-    """Calls to Drive v3 in Google's own client, which threads may share.
+    """Calls of Drive v3 by Google's client. Threads may share it.
 
-    httplib2 is not thread-safe, so each thread gets a service of its own. Another root goes into the document, because
-    `client_options.api_endpoint` is not heeded by uploads.
+    httplib2 is not thread-safe, so each thread gets a service of its own. Another root is set in the document, because
+    uploads ignore `client_options.api_endpoint`.
     """
 
     def __init__(self, settings: DriveSettings, retries: Retries) -> None:
@@ -40,7 +40,7 @@ class DriveService:
         """This thread's service object: `api.files().list(…)` and so on."""
         service = getattr(self._local, "service", None)
         if service is None:
-            # build_http knows that 308 is no redirect here.
+            # build_http does not follow 308, which is no redirect here.
             service = build_from_document(
                 self._document, http=google_auth_httplib2.AuthorizedHttp(self._credentials, http=build_http())
             )

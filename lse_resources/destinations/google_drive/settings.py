@@ -1,4 +1,4 @@
-"""Where the Drive folder is and who signs in: the settings of the Drive client."""
+"""The settings of the Drive client: folder and sign-in."""
 
 import re
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 @dataclass(frozen=True, slots=True)
 class DriveSettings:
-    """What `GoogleDrive` needs to know. Raises SettingsError for what cannot be meant.
+    """The settings of `GoogleDrive`. Raises SettingsError for invalid values.
 
     Args:
         folder_url: The archive's folder, as `folder_id` reads it.
-        auth_type: "oauth2" (a person), "service_account", or "adc" (Google's application-default credentials).
+        auth_type: "oauth2" (a user), "service_account", or "adc" (Google's application-default credentials).
         credentials_path: The JSON file from Google's console; not used with "adc".
-        token_path: Where the person's token is kept, with mode 0600.
-        api_root: Instead of `https://www.googleapis.com/`; https, or http to this host itself.
+        token_path: The file of the user's token, of mode 0600.
+        api_root: Replaces `https://www.googleapis.com/`; https, or http on this host.
         subject: The user for whom a service account acts (domain-wide delegation).
-        patience: Seconds for which a request that fails is repeated.
+        patience: Seconds for which a failing request is retried.
     """
 
     folder_url: str
@@ -39,7 +39,7 @@ class DriveSettings:
         folder_id(self.folder_url)
         if self.auth_type not in ("oauth2", "service_account", "adc"):
             raise SettingsError(
-                "GOOGLE_DRIVE_AUTH_TYPE is not known",
+                "GOOGLE_DRIVE_AUTH_TYPE is invalid",
                 why=repr(self.auth_type),
                 hint="Set it to oauth2, service_account or adc",
             )
@@ -48,12 +48,14 @@ class DriveSettings:
                 "GOOGLE_DRIVE_CREDENTIALS_PATH is not set", hint="Point it to the JSON file from Google's console"
             )
         if self.subject and self.auth_type != "service_account":
-            raise SettingsError("a delegation subject needs a service account", why=f"the type is {self.auth_type}")
+            raise SettingsError(
+                "GOOGLE_DRIVE_SUBJECT needs a service account", why=f"GOOGLE_DRIVE_AUTH_TYPE is {self.auth_type}"
+            )
         if self.api_root is not None:
             parts = urlsplit(self.api_root)
             if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
                 raise SettingsError(
-                    "GOOGLE_DRIVE_API_ROOT is not safe", why="access tokens would travel unencrypted", hint="Use https"
+                    "GOOGLE_DRIVE_API_ROOT is not safe", why="access tokens would be sent unencrypted", hint="Use https"
                 )
 
     @property

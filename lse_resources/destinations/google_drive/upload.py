@@ -1,4 +1,4 @@
-"""Resumable uploads: cut connections, passing errors, lost sessions, expired tokens and a killed process are repaired.
+"""Resumable uploads: they continue after connection errors, lost sessions, expired tokens and a killed process.
 
 Google's `HttpRequest.next_chunk` implements the protocol; the retry loop is here, because Google's own sends an
 exhausted stream again after an error and hangs. For the same reason the chunks are bytes and not a stream. The
@@ -19,9 +19,9 @@ from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.google_drive.files import FIELDS, DriveFile, LocalFile
 from lse_resources.destinations.google_drive.retry import CALL_ERRORS, DriveRefusalError, json_answer, status_of
 from lse_resources.destinations.google_drive.service import DRIVES, DriveService
-from lse_resources.destinations.google_drive.session import SessionKeeper, UploadSession
+from lse_resources.destinations.google_drive.session import SessionFile, UploadSession
 
-UNIT = 256 * 1024  # Drive takes chunks in multiples of this
+UNIT = 256 * 1024  # Drive accepts chunks in multiples of this
 _LARGEST = 64 * UNIT
 _TRIES = 3
 _SESSIONS = 5
@@ -80,7 +80,7 @@ class _SessionLostError(Exception):
 
 
 class Upload:
-    """The upload of one file. `run` carries it out."""
+    """The upload of one file."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Upload:
         self._properties = dict(app_properties)
         self._existing = existing
         self._progress = progress
-        self._keeper = SessionKeeper(session_file)
+        self._session_file = SessionFile(session_file)
         self._session = self._resumable_session()
         self._what = f"upload {name}"
 
@@ -143,12 +143,12 @@ class Upload:
             resumed = False
         raise CorruptArchiveError(
             f"cannot {self._what}",
-            why=f"Drive kept other bytes than were sent, {_TRIES} times",
-            hint="Run the command again; if it fails again, look for a proxy that changes uploads",
+            why=f"Drive stored other bytes than were sent, {_TRIES} times",
+            hint="Run the command again; if it fails again, check for a proxy that changes uploads",
         )
 
     def _resumable_session(self) -> UploadSession | None:
-        session = self._keeper.load(self._content, self._service.root_url)
+        session = self._session_file.load(self._content, self._service.root_url)
         if session is None or (session.folder_id, session.update) != (self._folder_id, bool(self._existing)):
             return None
         return session if not self._existing or session.file_id == self._existing.id else None
@@ -158,15 +158,15 @@ class Upload:
         if file.app_properties != self._properties:
             body = {"appProperties": {**stale, **self._properties}}
             request = self._service.api.files().update(fileId=file.id, body=body, fields=FIELDS, **DRIVES)
-            file = DriveFile.of(self._service.run(f"label {self._name}", request))
-        self._keeper.forget()
+            file = DriveFile.of(self._service.run(f"set the properties of {self._name}", request))
+        self._session_file.delete()
         self._progress(file.size)
         return file
 
     def _is_in_place(self, file: StoredFile) -> bool:
         """Whether the file is in its folder: a finished file may have been moved or trashed before a resumed upload."""
         request = self._service.api.files().get(fileId=file.id, fields="parents,trashed", **DRIVES)
-        now = self._service.run(f"look at {self._name} on Drive", request)
+        now = self._service.run(f"read the metadata of {self._name} on Drive", request)
         return not now.get("trashed") and self._folder_id in now.get("parents", ())
 
     def _check_existing(self) -> None:
@@ -190,7 +190,7 @@ class Upload:
 
     def _get(self, file_id: str) -> DriveFile:
         request = self._service.api.files().get(fileId=file_id, fields=FIELDS, **DRIVES)
-        return DriveFile.of(self._service.run(f"look at {self._name} on Drive", request))
+        return DriveFile.of(self._service.run(f"read the metadata of {self._name} on Drive", request))
 
     def _send(self) -> DriveFile:
         for _ in range(_SESSIONS):
@@ -214,7 +214,7 @@ class Upload:
             identity = self._service.run(self._what, request)["ids"][0]
         content = self._content
         self._session = UploadSession("", identity, content.size, content.sha256, bool(self._existing), self._folder_id)
-        self._keeper.save(self._session)
+        self._session_file.save(self._session)
         return self._session
 
     def _request(self, session: UploadSession, media: FileChunks) -> Any:
@@ -238,7 +238,7 @@ class Upload:
                 if is_progress_known:
                     _, answer = request.next_chunk()
                     resource = answer if answer is None else json_answer(answer)
-                else:  # of a new request: Google's client repeats the query after an error of its own
+                else:  # a new request: after an error Google's client would query the progress itself
                     request = self._request(session, media)
                     request.resumable_uri = session.uri
                     resource = self._query_progress(request)
@@ -249,14 +249,14 @@ class Upload:
                     if is_progress_known:
                         media.grow(time.monotonic() - began)
                 elif is_progress_known:
-                    raise TimeoutError("Drive kept nothing of the last chunk")
+                    raise TimeoutError("Drive stored nothing of the last chunk")
                 else:
-                    attempts.alive()
+                    attempts.extend()
                 is_progress_known = True
             except CALL_ERRORS as error:
                 if is_progress_known:
                     media.shrink()
-                if (found := self._settle(session, request, error)) is not None:
+                if (found := self._handle_error(session, request, error)) is not None:
                     return found
                 attempts.wait_or_raise(error)
                 is_progress_known = not request.resumable_uri
@@ -265,7 +265,7 @@ class Upload:
                 self._progress(request.resumable_progress)
             if request.resumable_uri and request.resumable_uri != session.uri:
                 session = self._session = msgspec.structs.replace(session, uri=request.resumable_uri)
-                self._keeper.save(session)
+                self._session_file.save(session)
 
     def _query_progress(self, request: Any) -> dict[str, Any] | None:
         """Sets the request's progress to the bytes that Drive has; returns the resource of a finished file."""
@@ -277,7 +277,7 @@ class Upload:
         request.resumable_progress = int(response["range"].rpartition("-")[2]) + 1 if "range" in response else 0
         return None
 
-    def _settle(self, session: UploadSession, request: Any, error: Exception) -> DriveFile | None:
+    def _handle_error(self, session: UploadSession, request: Any, error: Exception) -> DriveFile | None:
         """Returns the file if the error shows that it exists already; raises if the session is lost; else None."""
         status = status_of(error)
         if request.resumable_uri and status in (400, 404, 410):
@@ -292,7 +292,7 @@ class Upload:
 
     def _forget(self) -> None:
         self._session = None
-        self._keeper.forget()
+        self._session_file.delete()
 
     def _undo(self, file: StoredFile) -> None:
         self._forget()

@@ -63,14 +63,14 @@ def test_v1_runs_are_kept_as_they_were_sent(cloud):
         for found, sent in cloud.served().items()
         if found != run_id
     )
-    assert all(entry.facts["end_time"] is None for entry in cloud.queries())
+    assert all(entry.details["end_time"] is None for entry in cloud.queries())
     assert len(cloud.queries()) == 3
 
 
 def test_secret_links_are_not_requested(cloud):
     cloud.put()
     cloud.fetch()
-    asked = {name for entry in cloud.queries() for name in entry.facts["selects"]}
+    asked = {name for entry in cloud.queries() for name in entry.details["selects"]}
     assert asked >= set(V2_FIELDS)
     assert not asked & {"share_url", "attachments"}
 
@@ -79,7 +79,7 @@ def test_secret_links_are_not_requested(cloud):
 @pytest.mark.parametrize("inclusive", [False, True])
 def test_a_day_ends_with_its_last_microsecond(cloud, api_version, inclusive):
     cloud.use_api(api_version)
-    cloud.server.behaviour.max_start_inclusive = inclusive
+    cloud.server.behavior.max_start_inclusive = inclusive
     ours = {cloud.put(START), cloud.put(START + 1), cloud.put(END - 1), cloud.put(START + 43_200_000_000)}
     theirs = {cloud.put(START - 1), cloud.put(END)}
     cloud.put(START, project="other")
@@ -182,15 +182,15 @@ def test_runs_that_belong_elsewhere_are_named_and_put_aside(cloud):
 
 @pytest.mark.parametrize("status", [404, 405, 501])
 def test_v1_is_used_if_announced_v2_is_missing(cloud, status):
-    cloud.server.behaviour.v2_status = status
+    cloud.server.behavior.v2_status = status
     cloud.generate(20)
     assert cloud.fetch().api == "v1"
     assert set(cloud.published()) == set(cloud.served())
 
 
 def test_v2_is_used_if_v1_was_removed(cloud):
-    cloud.server.behaviour.version, cloud.server.behaviour.flags = "0.15.0", {}
-    cloud.server.behaviour.v1_status = 404
+    cloud.server.behavior.version, cloud.server.behavior.flags = "0.15.0", {}
+    cloud.server.behavior.v1_status = 404
     cloud.generate(20)
     assert cloud.fetch().api == "v2"
     assert cloud.published() == cloud.served()
@@ -207,8 +207,8 @@ def test_the_endpoint_may_include_its_version(cloud):
 @pytest.mark.parametrize("suffix", ["", "/api/v1"])
 def test_offloaded_payloads_are_inserted_and_requested_without_the_key(cloud, relative, suffix):
     cloud.use_api("v1")
-    behaviour = cloud.server.behaviour
-    behaviour.offload_bytes, behaviour.relative_links = 1000, relative
+    behavior = cloud.server.behavior
+    behavior.offload_bytes, behavior.relative_links = 1000, relative
     cloud.settings = replace(cloud.settings, endpoint=cloud.server.url + suffix)
     large = cloud.put(START + 1, inputs={"q": "x" * 2000}, outputs={"odd": [1.50, "ü"] * 300})
     small = cloud.put(START + 2, inputs={"q": 1})
@@ -231,15 +231,15 @@ def test_offloaded_payloads_are_inserted_and_requested_without_the_key(cloud, re
 
 def test_an_expired_link_is_requested_again(cloud):
     cloud.use_api("v1")
-    behaviour = cloud.server.behaviour
-    behaviour.offload_bytes, behaviour.link_seconds = 1000, -10.0
+    behavior = cloud.server.behavior
+    behavior.offload_bytes, behavior.link_seconds = 1000, -10.0
     cloud.put(inputs={"q": "x" * 2000})
     cloud.settings = replace(cloud.settings, patience=0.0)
     with pytest.raises(SourceError, match="offloaded payload") as failure:
         cloud.fetch()
     assert "signature" not in str(failure.value)
     assert not cloud.paths.folder.exists()
-    behaviour.link_seconds = 300.0
+    behavior.link_seconds = 300.0
     assert cloud.fetch().runs == 1
 
 
@@ -269,7 +269,7 @@ def test_a_malformed_key_is_refused(cloud, key):
 
 
 def test_a_key_of_an_organization_requires_a_workspace(cloud):
-    cloud.server.behaviour.org_scoped = True
+    cloud.server.behavior.org_scoped = True
     cloud.put()
     with pytest.raises(AccessError, match="LANGSMITH_WORKSPACE_ID"):
         cloud.fetch()

@@ -105,15 +105,15 @@ def test_runs_that_arrive_during_the_fetch_are_published(cloud):
 
 
 def test_the_page_size_is_halved_for_large_answers(cloud):
-    cloud.server.behaviour.max_page_bytes = 20_000
+    cloud.server.behavior.max_page_bytes = 20_000
     assert cloud.fetch(page_size=PAGE).count_check == "equal"
     assert cloud.published() == cloud.served()
-    sizes = [entry.facts["page_size"] for entry in cloud.queries() if entry.status == 200]
+    sizes = [entry.details["page_size"] for entry in cloud.queries() if entry.status == 200]
     assert min(sizes) <= PAGE // 4
 
 
 def test_one_run_that_is_too_large_is_an_error(cloud):
-    cloud.server.behaviour.max_page_bytes = 2_000
+    cloud.server.behavior.max_page_bytes = 2_000
     cloud.settings = replace(cloud.settings, patience=0.02)
     with pytest.raises(SourceError, match="HTTP 413"):
         cloud.fetch(page_size=PAGE)
@@ -123,7 +123,7 @@ def test_one_run_that_is_too_large_is_an_error(cloud):
 def test_the_page_size_grows_again_after_errors(cloud):
     cloud.server.faults.add(Fault("status", _V2, status=502, times=3))
     cloud.fetch(page_size=PAGE)
-    sizes = [entry.facts["page_size"] for entry in cloud.queries() if entry.status == 200]
+    sizes = [entry.details["page_size"] for entry in cloud.queries() if entry.status == 200]
     assert PAGE in sizes[sizes.index(min(sizes)) :]
 
 
@@ -187,7 +187,7 @@ def test_a_failed_fetch_publishes_nothing_and_is_continued(cloud, name):
     result = cloud.fetch(page_size=PAGE)
     assert (result.outcome, result.count_check) == ("created", "equal")
     assert cloud.published() == cloud.served()
-    again = sum(entry.facts["runs"] for entry in cloud.queries()[asked:])
+    again = sum(entry.details["runs"] for entry in cloud.queries()[asked:])
     assert missing <= again <= missing + 4 * PAGE, "more was asked for again than what was missing"
     assert missing <= len(cloud.served()) - 3 * PAGE
     assert not cloud.paths.staging.exists()
@@ -228,7 +228,7 @@ def test_the_announced_end_of_a_route_is_reported_once(cloud, caplog):
 
 
 def test_a_count_waits_for_its_rate_limit(cloud):
-    cloud.server.behaviour.stats_limit = RateLimit(1, 0.2)
-    cloud.server.behaviour.retry_after = None
+    cloud.server.behavior.stats_limit = RateLimit(1, 0.2)
+    cloud.server.behavior.retry_after = None
     for _ in range(2):
         assert cloud.fetch(page_size=PAGE).count_check == "equal"

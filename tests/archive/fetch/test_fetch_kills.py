@@ -76,7 +76,7 @@ def test_a_fetch_killed_at_random_events_is_completed_by_the_next(cloud, process
         assert cloud.published() == complete
         assert not cloud.paths.staging.exists()
         assert not cloud.paths.retired.exists()
-        again = sum(entry.facts["runs"] for entry in cloud.queries()[asked:])
+        again = sum(entry.details["runs"] for entry in cloud.queries()[asked:])
         assert again <= max(missing, 0) + 5 * PAGE or again == len(cloud.served())
         kills += 1
         if kills == KILLS:
@@ -91,10 +91,10 @@ def test_a_kill_between_the_moves_of_a_publication_is_repaired(cloud, process):
     killed = process.fetch(cloud.server.url, cloud.directory, kill_before_move_to=str(cloud.paths.folder))
     assert killed["status"] == -9
     assert not cloud.paths.folder.exists()
-    cloud.server.behaviour.api_keys = frozenset()  # the repair needs no LangSmith
+    cloud.server.behavior.api_keys = frozenset()  # the repair needs no LangSmith
     failed = process.fetch(cloud.server.url, cloud.directory)
     assert failed["status"] == 1
-    cloud.server.behaviour.api_keys = frozenset({cloud.settings.api_key})
+    cloud.server.behavior.api_keys = frozenset({cloud.settings.api_key})
     assert process.fetch(cloud.server.url, cloud.directory)["outcome"] == "updated"
     assert cloud.published() == old | cloud.served()
     assert not cloud.paths.retired.exists()

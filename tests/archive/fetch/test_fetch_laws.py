@@ -87,7 +87,7 @@ def damage_none(cloud: Cloud) -> None:
 
 
 def damage_key(cloud: Cloud) -> None:
-    cloud.server.behaviour.api_keys = frozenset({"another"})
+    cloud.server.behavior.api_keys = frozenset({"another"})
 
 
 def damage_name(cloud: Cloud) -> None:

@@ -37,20 +37,20 @@ def test_the_repair_pass_finds_runs_that_arrive_late(cloud, api_version):
     assert set(cloud.published()) == set(cloud.served())
     assert late[0] in cloud.published()
     assert count_requests(cloud) == 1
-    fetched_again = [entry for entry in cloud.queries()[-2:] if "inputs" in entry.facts["selects"]]
-    assert [entry.facts["runs"] for entry in fetched_again] == [1]
+    fetched_again = [entry for entry in cloud.queries()[-2:] if "inputs" in entry.details["selects"]]
+    assert [entry.details["runs"] for entry in fetched_again] == [1]
 
 
 def test_an_incomplete_day_is_published_with_its_count(cloud):
     cloud.generate(50)
-    cloud.server.behaviour.stats_offset = 2
+    cloud.server.behavior.stats_offset = 2
     result = cloud.fetch()
     assert (result.count_check, result.runs, result.langsmith_count) == ("fewer", 50, 52)
     assert result.langsmith_root_count == result.root_runs + 2
     assert cloud.published() == cloud.served()
     state = read_state(cloud.paths)
     assert (state.count_check, state.served_runs, state.langsmith_count) == ("fewer", 50, 52)
-    cloud.server.behaviour.stats_offset = 0
+    cloud.server.behavior.stats_offset = 0
     before = file_states(cloud.paths.folder)
     assert cloud.fetch().count_check == "equal"
     assert file_states(cloud.paths.folder) == before
@@ -58,7 +58,7 @@ def test_an_incomplete_day_is_published_with_its_count(cloud):
 
 def test_a_count_below_the_served_runs_is_reported(cloud):
     cloud.generate(50)
-    cloud.server.behaviour.stats_offset = -3
+    cloud.server.behavior.stats_offset = -3
     assert (cloud.fetch().count_check, read_state(cloud.paths).count_check) == ("more", "more")
 
 

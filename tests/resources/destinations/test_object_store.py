@@ -88,7 +88,7 @@ def test_a_large_zip_counts_only_when_it_has_been_read_back(
     assert find_copy_difference(store, paths) is None
     assert upload_day(store, paths).action == "unchanged"
     refill(archive, 7, blob=blob)
-    monkeypatch.setattr(store, "_note_proof", killed)
+    monkeypatch.setattr(store, "_record_verified", killed)
     with pytest.raises(KeyboardInterrupt):
         upload_day(store, paths)
     assert find_copy_difference(store, paths) is not None  # the label belongs to the previous object
@@ -135,7 +135,7 @@ def test_an_object_deleted_during_a_call_is_skipped_or_a_conflict(
     monkeypatch.undo()
     [file] = find_copies(store, archive.paths(DAY + timedelta(days=1)))
     store.trash(file)
-    with pytest.raises(ArchiveConflictError, match="it is gone from"):
+    with pytest.raises(ArchiveConflictError, match="it is no longer on"):
         store.prove(file)
 
 

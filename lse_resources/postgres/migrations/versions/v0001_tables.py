@@ -5,10 +5,10 @@ from alembic import op
 revision = "0001"
 down_revision = None
 
-# What the typed columns are made with. None of them may fail on what a run file can hold: a run with a strange field is
-# a run too. Costs count here, twelve columns a row: PL/pgSQL is quicker than SQL where a function is not inlined, and
-# `translate` than a regular expression. Timestamps without a zone are UTC (langsmith SDK, schemas.py), so that reading
-# them is immutable; that they are dates at all, the reader of run files has checked.
+# The functions of the typed columns. None may fail for any run file: a run with an invalid field is a run too. They run
+# for twelve columns a row: PL/pgSQL is faster than SQL that is not inlined, `translate` than a regular expression.
+# Timestamps without a zone are UTC (langsmith SDK, schemas.py), so that reading them is immutable; the reader of run
+# files has checked that they are dates.
 _READERS = r"""
 CREATE FUNCTION lse_time(value text) RETURNS timestamptz LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 BEGIN
@@ -57,9 +57,9 @@ END
 $$;
 """
 
-# jsonb as text is what PostgreSQL itself makes of the content: equal content gives equal text.
-# The generated columns spare queries the unpacking of `data`, and cannot disagree with it. Both shapes of the API are
-# read: v1 `success`, `parent_run_id`, costs as strings; v2 `SUCCESS`, `parent_run_ids` with the root first.
+# PostgreSQL's text of jsonb is canonical: equal content gives equal text.
+# Generated columns always agree with `data`, and queries need not decompress it. Both formats of the API are read:
+# v1 `success`, `parent_run_id`, costs as strings; v2 `SUCCESS`, `parent_run_ids` with the root first.
 _TABLES = """
 CREATE TABLE loads (
     load_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -165,8 +165,8 @@ CREATE TABLE days (
 COMMENT ON TABLE days IS 'What is known of each archived day; can be made again from disk and Drive.';
 """
 
-# A detached table is filled by no one, so attaching it locks the parent for an instant only, and not against readers.
-# SECURITY DEFINER: a role that loads runs need not own the tables; the search path keeps its temporary tables out.
+# Nobody writes to a detached table: attaching it locks the parent only briefly, and not against readers.
+# SECURITY DEFINER: a role that loads runs need not own the tables; the search path excludes its temporary tables.
 _PARTITIONS = """
 CREATE FUNCTION lse_ensure_month(day date) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
@@ -197,7 +197,7 @@ $$;
 REVOKE ALL ON FUNCTION lse_ensure_month(date) FROM PUBLIC;
 """
 
-# lz4 packs and unpacks several times faster than pglz, at about the same size; not every build has it.
+# lz4 is several times faster than pglz, at about the same size; not every build has it.
 _COMPRESSION = """
 DO $$
 BEGIN
@@ -211,7 +211,7 @@ $$;
 
 
 def upgrade() -> None:
-    # Straight to psycopg, which leaves % alone where there are no parameters.
+    # Sent by psycopg, which does not interpret % in a statement without parameters.
     connection = op.get_bind().connection.driver_connection
     assert connection is not None
     (schema,) = connection.execute("SELECT quote_ident(current_schema())").fetchone()

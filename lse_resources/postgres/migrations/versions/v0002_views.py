@@ -24,10 +24,10 @@ FROM runs;
 COMMENT ON VIEW run_facts IS 'One row per run, the shapes of both APIs made one. Times in UTC, costs in USD.';
 """
 
-# A trace is found by its first run, so that a filter on project and run_date uses the index: run_date is the day it
-# began on. The runs of the 30 days after it belong to it: without a bound, every trace costs a look into all months.
-# LIMIT keeps the search for an earlier run such a look; as NOT EXISTS it is planned as a join of whole months.
-# What a chain reports is the sum of its model calls: only these are added up, so that nothing counts twice.
+# A trace is found by its first run, so that a filter on project and run_date (its first day) uses the index. It has the
+# runs of the 30 days after that: without a bound, every trace would search all months. LIMIT makes the search for an
+# earlier run an index lookup; NOT EXISTS would be planned as a join of whole months.
+# A chain reports the sum of its model calls: only model calls are added up, so that nothing counts twice.
 _TRACE_FACTS = """
 CREATE VIEW trace_facts AS
 SELECT first.project, first.run_date, first.trace_id, whole.root_run_id, whole.root_name, whole.runs, whole.errors,

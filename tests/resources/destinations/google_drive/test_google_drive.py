@@ -65,7 +65,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def calls(server: DriveServer, name: str) -> int:
-    return sum(entry.facts.get("call") == name for entry in server.requests)
+    return sum(entry.details.get("call") == name for entry in server.requests)
 
 
 # The folder's address
@@ -183,7 +183,7 @@ def test_a_service_account_needs_a_shared_drive_or_a_subject(
     shown = server.store.add_folder("Shown", USER, roles={BOT: "writer"})
     with (
         GoogleDrive(settings(**facts, folder_url=shown), retries=NEVER) as drive,
-        pytest.raises(DestinationError, match="a service account owns no storage"),
+        pytest.raises(DestinationError, match="a service account has no storage"),
     ):
         drive.check_folder()
     team = server.store.add_drive("Team", {BOT: "writer"})
@@ -342,7 +342,7 @@ def test_a_download_equals_the_upload(drive: GoogleDrive, tmp_path: Path, size: 
 def test_an_existing_name_is_a_conflict(drive: GoogleDrive, path: Path) -> None:
     project = drive.ensure_project_folder("P")
     drive.upload(path, "a.zip", project, {})
-    with pytest.raises(ArchiveConflictError, match=r"a\.zip is in the Drive folder already"):
+    with pytest.raises(ArchiveConflictError, match=r"a\.zip is already in the Drive folder"):
         drive.upload(path, "a.zip", project, {})
 
 

@@ -200,7 +200,7 @@ def test_a_full_drive_and_a_read_only_folder_are_clear_errors(
     server: DriveServer, drive: GoogleDrive, send: Callable[..., DriveFile], path: Path
 ) -> None:
     server.accounts.set_limit(USER, 1000)
-    with pytest.raises(DestinationError, match=r"storageQuotaExceeded.*Free some space"):
+    with pytest.raises(DestinationError, match=r"storageQuotaExceeded.*Free space"):
         send()
     server.accounts.add_user("bob@example.com")
     shown = server.store.add_folder("Shown", "bob@example.com", roles={USER: "reader"})

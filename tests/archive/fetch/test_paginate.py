@@ -120,14 +120,14 @@ def spread(runs: int, over: int = 50) -> list[Run]:
     return [(number * over // runs, number) for number in range(runs)]
 
 
-def times(count: int, change: Callable[[Page, str | None], Page]) -> Callable[[Page, str | None], Page]:
+def times(count: int, fault: Callable[[Page, str | None], Page]) -> Callable[[Page, str | None], Page]:
     left = [count]
 
     def change(page: Page, cursor: str | None) -> Page:
         if cursor is None or not left[0]:
             return page
         left[0] -= 1
-        return change(page, cursor)
+        return fault(page, cursor)
 
     return change
 

@@ -17,7 +17,7 @@ from psycopg.adapt import Loader
 
 from lse_archive.days import day_of
 from lse_archive.errors import CorruptArchiveError, DatabaseError, UsageError
-from lse_archive.folder.reader import may_hold_run, run_file_paths
+from lse_archive.folder.reader import may_hold_run, open_run_files, run_file_names
 from lse_archive.runs.header import unwrap
 from lse_archive.runs.scanner import NotARunError
 from lse_resources.postgres.analysis.columns import COLUMNS, RunColumns, run_columns
@@ -183,8 +183,9 @@ def load_runs_from_files(project: str, sources: Iterable[Path]) -> pd.DataFrame:
 
 def _contents(source: Path) -> Iterator[bytes]:
     if source.is_dir():
-        for path in run_file_paths(source):
-            yield path.read_bytes()
+        with open_run_files(source) as folder:
+            for name in run_file_names(folder):
+                yield folder.read(name)
         return
     try:
         with zipfile.ZipFile(source) as archive:

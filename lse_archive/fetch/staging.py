@@ -21,6 +21,7 @@ from pathlib import Path
 from lse_archive.days import Window, day_window
 from lse_archive.errors import ArchiveConflictError, SourceError
 from lse_archive.fetch.paginate import PageReport
+from lse_archive.folder.publish import discard
 from lse_archive.folder.reader import RunFile, run_file_name
 from lse_archive.layout import DayPaths
 from lse_archive.runs.header import RunHeader, read_header
@@ -60,6 +61,7 @@ class Staging:
     """The staging folder of one project's day. Safe to use from several threads; the caller holds the day's lock."""
 
     def __init__(self, paths: DayPaths, progress: Callable[[int], None] | None = None) -> None:
+        self._paths = paths
         self._progress = progress
         self.root = paths.staging
         self.runs_folder = paths.staging / "runs"
@@ -102,10 +104,10 @@ class Staging:
         self._db.close()
 
     def discard(self) -> None:
-        """Removes the staging folder."""
+        """Removes the staging folder. Called after the publication, which an error here does not undo."""
         self._db.execute("PRAGMA synchronous = OFF")  # the journal is deleted: do not wait for the disk
         self.close()
-        shutil.rmtree(self.root)
+        discard(self._paths, self.root)
 
     @contextlib.contextmanager
     def transaction(self) -> Generator[sqlite3.Connection]:

@@ -107,9 +107,9 @@ def prune_copy(
 def _prove(destination: Destination, database: Database, paths: DayPaths, what: What) -> StoredFile:
     if not (paths.folder.is_dir() if what == "files" else paths.zip.is_file()):
         raise _NotProvenError(f"its {what} are not here")
-    if what == "files" and paths.folder.is_symlink():
-        target = paths.folder.readlink()
-        raise _NotProvenError(f"its folder is a link: move {target} to {paths.folder}, and prune again")
+    path = paths.folder if what == "files" else paths.zip
+    if path.is_symlink():
+        raise _NotProvenError(f"it is a link, which frees nothing: move {path.readlink()} to {path}, and prune again")
     _prove_here(paths)
     copy = destination.prove(_the_copy(destination, paths))
     _compare_copy(destination, copy, paths)
@@ -163,4 +163,4 @@ def _prune(destination: Destination, paths: DayPaths, what: What, copy: StoredFi
 
 
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    return sum(file.lstat().st_size for file in (path.iterdir() if path.is_dir() else [path]))

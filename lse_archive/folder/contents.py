@@ -34,12 +34,15 @@ def require_folder(paths: DayPaths) -> None:
         ArchiveError: There is no folder.
     """
     require_restored(paths)
-    if not paths.folder.is_dir():
+    try:
+        with open_folder(paths.folder):
+            return
+    except (FileNotFoundError, NotADirectoryError):
         raise ArchiveError(
             f"{paths.project} {paths.day} has no run files",
             why=f"there is no folder {paths.folder}",
             hint="Fetch the day first: lse archive fetch",
-        )
+        ) from None
 
 
 def ensure_manifest(paths: DayPaths) -> Summary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import time
 from collections.abc import Callable
@@ -208,9 +209,10 @@ def _is_copy(path: Path, file: StoredFile) -> bool:
 
 
 def _remove_downloads(paths: DayPaths) -> None:
-    paths.incoming.unlink(missing_ok=True)
-    for part in paths.archive_dir.glob(f".{glob.escape(paths.incoming.name)}.*.part"):
-        part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the day is restored: the next restore removes them
+        paths.incoming.unlink(missing_ok=True)
+        for part in paths.archive_dir.glob(f".{glob.escape(paths.incoming.name)}.*.part"):
+            part.unlink(missing_ok=True)
 
 
 def _disk_errors(paths: DayPaths) -> AbstractContextManager[None]:

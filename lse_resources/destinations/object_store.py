@@ -158,7 +158,8 @@ class ObjectStore:
                                 self._check_unchanged(folder_id, name, existing)  # by another host
                                 self._store.copy(hidden, key)
                         finally:
-                            self._store.delete(hidden)
+                            with contextlib.suppress(*_ERRORS):  # a later upload deletes it
+                                self._store.delete(hidden)
                     else:
                         self._record_verified(key)
                     progress(content.size)

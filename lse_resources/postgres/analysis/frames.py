@@ -17,7 +17,8 @@ from psycopg.adapt import Loader
 
 from lse_archive.days import day_of
 from lse_archive.errors import CorruptArchiveError, DatabaseError, UsageError
-from lse_archive.folder.reader import may_hold_run, open_run_files, run_file_names
+from lse_archive.folder.opened import open_folder
+from lse_archive.folder.reader import may_hold_run, run_file_names
 from lse_archive.runs.header import unwrap
 from lse_archive.runs.scanner import NotARunError
 from lse_resources.postgres.analysis.columns import COLUMNS, RunColumns, run_columns
@@ -182,18 +183,20 @@ def load_runs_from_files(project: str, sources: Iterable[Path]) -> pd.DataFrame:
 
 
 def _contents(source: Path) -> Iterator[bytes]:
-    if source.is_dir():
-        with open_run_files(source) as folder:
+    try:
+        with open_folder(source) as folder:
             for name in run_file_names(folder):
                 yield folder.read(name)
-        return
+            return
+    except NotADirectoryError:
+        pass
+    except FileNotFoundError:
+        raise UsageError(f"{source} does not exist", hint="Name the folder of a day, or its zip") from None
     try:
         with zipfile.ZipFile(source) as archive:
             for name in sorted(archive.namelist()):
                 if may_hold_run(name.rpartition("/")[2]):
                     yield archive.read(name)
-    except FileNotFoundError:
-        raise UsageError(f"{source} does not exist", hint="Name the folder of a day, or its zip") from None
     except (zipfile.BadZipFile, EOFError) as error:
         raise CorruptArchiveError(f"{source} cannot be read", why=str(error), hint="Restore it from Drive") from error
 

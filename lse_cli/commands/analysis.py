@@ -11,6 +11,7 @@ import typer
 from lse_archive.days import today
 from lse_archive.names import project_folder
 from lse_cli.commands.options import EndOption, ForceOption, JsonOption, StartOption, reject_empty
+from lse_cli.terminal.output import echo
 
 
 def sql(
@@ -79,6 +80,6 @@ def export(
     written = export_range(Settings.load(), project, first, last, path, format, contents=contents, force=force)
     runs = counted(written.rows, "run")
     if written.bytes is None:
-        typer.echo(runs, err=True)
+        echo(runs, err=True)
     else:
-        typer.echo(f"{runs} in {written.path}, {size(written.bytes)}")
+        echo(f"{runs} in {written.path}, {size(written.bytes)}")

@@ -19,6 +19,7 @@ from lse_cli.commands.options import (
     ProjectOption,
     StartOption,
 )
+from lse_cli.terminal.output import echo
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -253,4 +254,4 @@ def rollback(
         print_json([msgspec.to_builtins(done)])
     else:
         restored = counted(done.restored, "row")
-        typer.echo(f"{done.project} {done.date}: {counted(done.deleted, 'row')} deleted, {restored} restored")
+        echo(f"{done.project} {done.date}: {counted(done.deleted, 'row')} deleted, {restored} restored")

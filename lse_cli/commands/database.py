@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from lse_cli.terminal.output import echo
+
 app = typer.Typer(
     help="The database: its URL, its schema, and the rights of roles.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -17,7 +19,7 @@ def url() -> None:
     from lse_resources.postgres.urls import application_url
     from lse_resources.settings import Settings
 
-    typer.echo(application_url(Settings.load()))
+    echo(application_url(Settings.load()))
 
 
 @app.command()
@@ -29,7 +31,7 @@ def migrate() -> None:
     from lse_resources.settings import Settings
 
     migrate_schema(Database(application_url(Settings.load())))
-    typer.echo("the schema is up to date")
+    echo("the schema is up to date")
 
 
 @app.command()
@@ -49,4 +51,4 @@ def grant(
     secret = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True) if password else None
     database = Database(application_url(Settings.load()))
     created = grant_rights(database, role, "reader" if read_only else "application", password=secret)
-    typer.echo(f"{'created' if created else 'found'} {role}: it may {'read' if read_only else 'load, verify and read'}")
+    echo(f"{'created' if created else 'found'} {role}: it may {'read' if read_only else 'load, verify and read'}")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lse_cli.terminal.output import echo
+
 app = typer.Typer(help="The archived projects (projects.toml).", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -38,7 +40,7 @@ def add(
         raise UsageError(f"the start {first} is in the future", hint="Set the first day to archive")
     path = Settings.load().projects_file
     add_project(path, ProjectConfig(name, first, retention_days))
-    typer.echo(f"added '{name}' from {start} to {path}")
+    echo(f"added '{name}' from {start} to {path}")
 
 
 @app.command()
@@ -59,9 +61,9 @@ def sync(
     if not dry_run:
         add_new(settings.projects_file, missing, today())
     for name in missing:
-        typer.echo(f"{'not archived' if dry_run else 'added'}: {name}")
+        echo(f"{'not archived' if dry_run else 'added'}: {name}")
     if not missing:
-        typer.echo("every project is in the list")
+        echo("every project is in the list")
 
 
 @app.command(name="list")
@@ -85,7 +87,7 @@ def list_(
         print_object({"projects": entries})
         return
     if not projects:
-        typer.echo(f"lse: {lists_none(path)}; add one: lse projects add NAME --start DAY", err=True)
+        echo(f"lse: {lists_none(path)}; add one: lse projects add NAME --start DAY", err=True)
     for project in projects:
         kept = counted(project.retention_days, "day")
-        typer.echo(f"{project.name}\tfrom {project.start}\tkept by LangSmith for {kept}")
+        echo(project.name, f"from {project.start}", f"kept by LangSmith for {kept}")

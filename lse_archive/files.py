@@ -12,7 +12,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
-from lse_archive.errors import ArchiveError
+from lse_archive.errors import ArchiveError, UsageError
 
 _CLOCK_TICK_NS = 100_000_000
 """More than the granularity of time stamps in Linux' local file systems (10 ms at most)."""
@@ -75,6 +75,21 @@ def disk_error(what: str, error: OSError | sqlite3.DatabaseError, hint: str = ""
     if error.filename is not None and str(error.filename) not in what:
         why = f"{why}: {error.filename}"
     return ArchiveError(what, why=why, hint=hint or _HINTS.get(error.errno or 0, _CHECK))
+
+
+def absolute_path(path: Path) -> Path:
+    """Returns the path with `~` expanded and from the root on.
+
+    Raises:
+        UsageError: There is no home directory for its `~`, or the working directory is gone.
+    """
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        why = f"no home directory is known for {path.parts[0]}"
+    except FileNotFoundError:
+        why = "the working directory was deleted"
+    raise UsageError(f"cannot use {path}", why=why, hint="Write the whole path, from / on")
 
 
 def file_sha256(path: Path) -> tuple[int, str]:

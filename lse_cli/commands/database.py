@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lse_cli.commands.options import require_text
 from lse_cli.terminal.output import echo
 
 app = typer.Typer(
@@ -36,7 +37,9 @@ def migrate() -> None:
 
 @app.command()
 def grant(
-    role: Annotated[str, typer.Argument(help="Name of the role; it is created if it does not exist.")],
+    role: Annotated[
+        str, typer.Argument(callback=require_text, help="Name of the role; it is created if it does not exist.")
+    ],
     read_only: Annotated[bool, typer.Option("--read-only", help="For analysts: only SELECT. Default: off.")] = False,
     password: Annotated[
         bool, typer.Option("--password", help="Ask for a new password of the role. Default: keep the password.")

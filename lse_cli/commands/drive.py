@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lse_cli.commands.options import DryRunOption, ForceOption, JsonOption, ProjectOption, reject_empty
+from lse_cli.commands.options import DryRunOption, ForceOption, JsonOption, ProjectOption, require_text
 from lse_cli.terminal.output import echo
 
 app = typer.Typer(
@@ -45,7 +45,7 @@ def dedupe(
         typer.Option(
             "--project",
             metavar="NAME",
-            callback=reject_empty,
+            callback=require_text,
             help="Name of the LangSmith project. Default: all projects on Drive.",
         ),
     ] = None,

@@ -7,14 +7,21 @@ from typing import Annotated
 
 import typer
 
+from lse_cli.commands.options import require_text
 from lse_cli.terminal.output import echo
+from lse_resources.projects import MAX_RETENTION_DAYS
 
 app = typer.Typer(help="The archived projects (projects.toml).", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The project's name, exactly as LangSmith shows it.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", callback=require_text, help="The project's name, exactly as LangSmith shows it."
+        ),
+    ],
     start: Annotated[str, typer.Option("--start", metavar="DAY", help="First UTC day of the archive, YYYY-MM-DD.")],
     retention_days: Annotated[
         int,
@@ -22,6 +29,7 @@ def add(
             "--retention-days",
             metavar="N",
             min=1,
+            max=MAX_RETENTION_DAYS,
             show_default=False,
             help="Days for which LangSmith keeps the project's runs. Default: 14.",
         ),

@@ -38,7 +38,7 @@ def status(
     yesterday = today() - timedelta(days=1)
     first, last = read_range(None, start_date, end_date or str(yesterday))
     last = last or yesterday
-    first = first or last - timedelta(days=_DAYS - 1)
+    first = first or date.fromordinal(max(1, last.toordinal() - _DAYS + 1))
     rows, why = read_rows(settings, first, last)
     chosen, ends = _choose(settings, project, rows)
     views = overview(settings.layout, chosen, first, min(last, yesterday), rows, datetime.now(UTC))

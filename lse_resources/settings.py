@@ -80,6 +80,12 @@ class Settings(BaseSettings):
             raise ValueError("it contains characters that are not allowed in an id")
         return value
 
+    @field_validator("google_drive_api_root", "aws_endpoint_url")
+    @classmethod
+    def _can_be_split(cls, value: str | None) -> str | None:
+        _ = urlsplit(value or "").port  # raises ValueError
+        return value
+
     @field_validator("langsmith_endpoint")
     @classmethod
     def _is_an_address(cls, value: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -151,3 +154,65 @@ def test_a_day_that_dagster_refuses_is_one_error_and_the_next_day_goes_on(instal
     first, second = ended.json
     assert first["error"]["what"] == "Dagster refuses the day 0999-12-31"
     assert "has no run files" in second["error"]["what"]
+
+
+# Runs commands one after the other in a mount namespace in which a directory is read-only.
+_READ_ONLY = """
+import contextlib, io, json, subprocess, sys
+from lse_cli.main import main
+directory, calls = json.loads(sys.argv[1])
+subprocess.run(["mount", "--bind", directory, directory], check=True)
+subprocess.run(["mount", "-o", "remount,bind,ro", directory], check=True)
+results = []
+for call in calls:
+    sys.argv, code, out, err = ["lse", *call], 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    results.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(results))
+"""
+_CAN_UNSHARE = subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not _CAN_UNSHARE, reason="mount namespaces need root")
+@pytest.mark.parametrize("place", ["data", "archives", "home", "."])
+def test_read_only_media_are_clear_errors(installation: Installation, place: str) -> None:
+    installation.fill(3)
+    assert installation.archive("full-sweep").code == 0
+    installation.fill(5)
+    older = installation.directory / "older"
+    older.mkdir()
+    of_day = ["--project", PROJECT, "--date", str(DAY), "--force"]
+    calls = [
+        ["archive", "fetch", *of_day],
+        ["archive", "zip", *of_day],
+        ["archive", "upload", *of_day],
+        ["archive", "to-db", *of_day],
+        ["archive", "full-sweep", *of_day],
+        ["archive", "verify", *of_day[:4]],
+        ["archive", "restore", *of_day],
+        ["archive", "prune", "--project", PROJECT, "--older-than", "1d", "--force"],
+        ["archive", "import", str(installation.paths().folder), "--project", "other", "--force"],
+        ["status", "--project", PROJECT],
+        ["projects", "add", "other", "--start", str(DAY)],
+        ["export", "--project", PROJECT, "--start-date", str(DAY), "--end-date", str(DAY), "--force"],
+        ["sql", "SELECT 1"],
+        ["doctor"],
+        ["drive", "dedupe", "--project", PROJECT, "--force"],
+        ["drive", "login", "--paste"],
+        ["alerts", "test"],
+        ["db", "migrate"],
+        ["up", "--host", "256.0.0.1"],
+        ["down"],
+        ["demo", "--directory", str(installation.directory / place / "demo")],
+    ]
+    command = ["unshare", "--mount", sys.executable, "-c", _READ_ONLY]
+    arguments = json.dumps([str(installation.directory / place), calls])
+    ended = subprocess.run(
+        [*command, arguments], cwd=installation.directory, capture_output=True, text=True, check=True, timeout=300
+    )
+    for call, result in zip(calls, json.loads(ended.stdout), strict=True):
+        assert_clear(CommandResult(*result), call)

@@ -15,6 +15,7 @@ from lse_archive.days import parse_day
 from lse_archive.errors import (
     AccessError,
     ArchiveError,
+    DatabaseAccessError,
     DatabaseError,
     DayLockedError,
     DestinationError,
@@ -102,7 +103,7 @@ def _step(context: dg.AssetExecutionContext, reporter: StepReporter) -> Generato
         yield
     except ArchiveError as error:
         reporter.failed(context.asset_key.path[-1], error)
-        retryable = isinstance(error, _RETRYABLE) and not isinstance(error, AccessError)
+        retryable = isinstance(error, _RETRYABLE) and not isinstance(error, (AccessError, DatabaseAccessError))
         raise dg.Failure(description=str(error), allow_retries=retryable) from error
 
 

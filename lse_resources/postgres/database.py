@@ -15,7 +15,14 @@ from lse_archive.errors import DatabaseAccessError, DatabaseError, SettingsError
 _DEFAULTS = {"connect_timeout": "10", "application_name": "lse"}
 # The server, the database or the role may have other defaults. They change what is read: the text of times and numbers,
 # the day on which a time falls, and whether psycopg can read times and intervals at all.
-_SESSION = {"TimeZone": "UTC", "DateStyle": "ISO", "IntervalStyle": "postgres", "extra_float_digits": "1"}
+# By default, a wait for a lock has no end.
+_SESSION = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "lock_timeout": "10min",
+}
 _SET_SESSION = sql.SQL("SELECT {}").format(
     sql.SQL(", ").join(
         sql.SQL("set_config({}, {}, false)").format(sql.Literal(name), sql.Literal(value))
@@ -24,7 +31,7 @@ _SET_SESSION = sql.SQL("SELECT {}").format(
 )
 _URL_HINT = "Write LSE_DATABASE_URL as postgresql://user:password@host:5432/database, special characters as %XX"
 # Errors after which the same transaction may succeed (PostgreSQL manual, appendix A, "Error Codes").
-_TRANSIENT = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable, errors.UniqueViolation)
+_TRANSIENT = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation)
 _LOST = (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleInTransactionSessionTimeout)
 _HINTS: dict[type[psycopg.Error], str] = {
     errors.InvalidPassword: "Check the user and password in LSE_DATABASE_URL, or in the password file",
@@ -37,6 +44,7 @@ _HINTS: dict[type[psycopg.Error], str] = {
     errors.UndefinedColumn: "Prepare the database: lse db migrate",
     errors.UndefinedFunction: "Prepare the database: lse db migrate",
     errors.ReadOnlySqlTransaction: "Point LSE_DATABASE_URL to the primary server",
+    errors.LockNotAvailable: "Another session holds a lock: end it (pg_stat_activity lists the sessions), or wait for it",
     errors.QueryCanceled: "Raise the server's statement_timeout for this role",
 }
 _FINAL = (
@@ -94,7 +102,7 @@ class Database:
     def connect(self, *, autocommit: bool = True) -> psycopg.Connection:
         """Opens a connection, by default in autocommit mode: a transaction is an explicit block.
 
-        The session uses UTF-8 and UTC, whatever the server's defaults are.
+        The session uses UTF-8 and UTC, and waits ten minutes at most for a lock, whatever the server's defaults are.
 
         Raises:
             DatabaseAccessError: The server refuses the login, or its certificate is not accepted.
@@ -150,7 +158,7 @@ def explain(error: psycopg.Error, doing: str, *, password: object = None) -> Dat
     return (DatabaseAccessError if final else DatabaseError)(doing, why=why.rstrip("."), hint=hint)
 
 
-def unfit_encoding(connection: psycopg.Connection) -> str | None:
+def other_encoding(connection: psycopg.Connection) -> str | None:
     """Returns the database's encoding if it is not UTF-8: it cannot hold every run. None: it can."""
     encoding = connection.info.parameter_status("server_encoding")
     return None if encoding == "UTF8" else encoding
@@ -162,7 +170,7 @@ def require_utf8(connection: psycopg.Connection, doing: str) -> None:
     Raises:
         DatabaseAccessError: It has another encoding.
     """
-    if encoding := unfit_encoding(connection):
+    if encoding := other_encoding(connection):
         name = connection.info.dbname
         raise DatabaseAccessError(
             doing,

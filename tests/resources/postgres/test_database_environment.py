@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, LiteralString
 
 import psycopg
 import pytest
-from database_fixtures import DAY, PROJECT, RunFolder, run_id
+from database_fixtures import DAY, PROJECT, CreateDatabase, RunFolder, run_id
 from pandas.testing import assert_frame_equal
 from psycopg import sql
 from pyarrow import parquet
@@ -27,44 +26,16 @@ from lse_resources.postgres.verify.day import verify_day
 
 pytestmark = pytest.mark.slow
 
-CreateDatabase = Callable[[LiteralString], Database]
-_C = " LC_COLLATE 'C' LC_CTYPE 'C'"
-
-
-@pytest.fixture
-def create_database(postgres_server: Callable[[str], str]) -> Iterator[CreateDatabase]:
-    """Creates an empty database with these options of CREATE DATABASE."""
-    names: list[sql.Identifier] = []
-
-    def create(options: LiteralString) -> Database:
-        name = f"test_{uuid.uuid4().hex[:12]}"
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 " + options)
-        with psycopg.connect(postgres_server("postgres"), autocommit=True) as connection:
-            connection.execute(statement.format(sql.Identifier(name)))
-        names.append(sql.Identifier(name))
-        return Database(postgres_server(name))
-
-    yield create
-    with psycopg.connect(postgres_server("postgres"), autocommit=True) as connection:
-        for name in names:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
-
-
-def in_encoding(create: CreateDatabase, encoding: str) -> Database:
-    options: dict[str, LiteralString] = {
-        "LATIN1": "ENCODING 'LATIN1' LOCALE_PROVIDER libc" + _C,
-        "SQL_ASCII": "ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc" + _C,
-        "EUC_JP": "ENCODING 'EUC_JP' LOCALE_PROVIDER libc" + _C,
-    }
-    return create(options[encoding])
-
-
-ENCODINGS = ("LATIN1", "SQL_ASCII", "EUC_JP")
+ENCODINGS: dict[str, LiteralString] = {
+    "LATIN1": "ENCODING 'LATIN1' LOCALE_PROVIDER libc",
+    "SQL_ASCII": "ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc",
+    "EUC_JP": "ENCODING 'EUC_JP' LOCALE_PROVIDER libc",
+}
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_new_database_of_another_encoding_is_refused(create_database: CreateDatabase, encoding: str) -> None:
-    database = in_encoding(create_database, encoding)
+    database = Database(create_database(ENCODINGS[encoding]))
 
     with pytest.raises(DatabaseAccessError, match=f"has the encoding {encoding}.*--encoding=UTF8"):
         migrate(database)
@@ -83,7 +54,7 @@ def allow_any_encoding(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_an_old_database_of_another_encoding_is_read_and_not_written(
     create_database: CreateDatabase, encoding: str, run_folder: RunFolder, allow_any_encoding: Callable[[], None]
 ) -> None:
-    database = in_encoding(create_database, encoding)
+    database = Database(create_database(ENCODINGS[encoding]))
     allow_any_encoding()
     migrate(database)
     run_folder.write(0, name="\u6771\U0001f600")
@@ -105,7 +76,7 @@ def test_a_server_that_refuses_usual_runs_fails_the_load_and_marks_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Not the encoding that the server reports counts, but what it does."""
-    database = in_encoding(create_database, encoding)
+    database = Database(create_database(ENCODINGS[encoding]))
     allow_any_encoding()
     migrate(database)
     monkeypatch.setattr("lse_resources.postgres.load.day.require_utf8", lambda *_: None)
@@ -300,11 +271,11 @@ def test_typed_columns_do_not_depend_on_the_locale_of_icu(
     create_database: CreateDatabase, run_folder: RunFolder, locale: str
 ) -> None:
     options: dict[str, LiteralString] = {
-        "en-US": "ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en-US'" + _C,
-        "tr-TR": "ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR'" + _C,
-        "ar-EG": "ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'ar-EG'" + _C,
+        "en-US": "ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'en-US'",
+        "tr-TR": "ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR'",
+        "ar-EG": "ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'ar-EG'",
     }
-    database = create_database(options[locale])
+    database = Database(create_database(options[locale]))
     migrate(database)
     run_folder.write(0, **ODD_FIELDS)
 

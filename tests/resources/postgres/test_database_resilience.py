@@ -240,6 +240,19 @@ def test_the_wait_for_a_day_can_be_interrupted_in_a_thread(database: Database) -
         assert isinstance(pool.submit(wait).exception(60), KeyboardInterrupt)
 
 
+def test_every_wait_for_a_lock_is_bounded(database: Database) -> None:
+    with (
+        database.connect() as holder,
+        holder.transaction(),
+        pytest.raises(DatabaseError, match=r"lock timeout.*pg_stat_activity lists the sessions"),
+        database.session("cannot read the runs") as connection,
+    ):
+        holder.execute("LOCK TABLE runs")
+        assert connection.execute("SHOW lock_timeout").fetchone() == ("10min",)
+        connection.execute("SET lock_timeout = '10ms'")
+        connection.execute("SELECT count(*) FROM runs")
+
+
 def test_a_day_that_is_locked_is_unknown_and_the_other_checks_go_on(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,7 @@ _HINTS: dict[type[psycopg.Error], str] = {
     errors.UndefinedColumn: "Prepare the database: lse db migrate",
     errors.UndefinedFunction: "Prepare the database: lse db migrate",
     errors.ReadOnlySqlTransaction: "Point LSE_DATABASE_URL to the primary server",
-    errors.LockNotAvailable: "Another session holds a lock: end it (pg_stat_activity lists the sessions), or wait for it",
+    errors.LockNotAvailable: "Another session holds a lock: wait for it, or end it (pg_stat_activity lists sessions)",
     errors.QueryCanceled: "Raise the server's statement_timeout for this role",
 }
 _FINAL = (

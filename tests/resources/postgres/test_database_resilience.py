@@ -31,7 +31,7 @@ from lse_platform.home import open_home
 from lse_resources.embedded_postgres.place import find_location
 from lse_resources.embedded_postgres.server import EmbeddedServer
 from lse_resources.postgres.advisory_locks import day_advisory_lock
-from lse_resources.postgres.database import Database
+from lse_resources.postgres.database import Database, explained
 from lse_resources.postgres.load.day import load_day
 from lse_resources.postgres.schema import migrate
 from lse_resources.postgres.verify.day import verify_day
@@ -241,16 +241,15 @@ def test_the_wait_for_a_day_can_be_interrupted_in_a_thread(database: Database) -
 
 
 def test_every_wait_for_a_lock_is_bounded(database: Database) -> None:
-    with (
-        database.connect() as holder,
-        holder.transaction(),
-        pytest.raises(DatabaseError, match=r"lock timeout.*pg_stat_activity lists the sessions"),
-        database.session("cannot read the runs") as connection,
-    ):
+    with database.connect() as holder, holder.transaction(), database.connect() as connection:
         holder.execute("LOCK TABLE runs")
         assert connection.execute("SHOW lock_timeout").fetchone() == ("10min",)
         connection.execute("SET lock_timeout = '10ms'")
-        connection.execute("SELECT count(*) FROM runs")
+        with (
+            pytest.raises(DatabaseError, match=r"lock timeout.*pg_stat_activity lists sessions"),
+            explained("cannot read the runs"),
+        ):
+            connection.execute("SELECT count(*) FROM runs")
 
 
 def test_a_day_that_is_locked_is_unknown_and_the_other_checks_go_on(

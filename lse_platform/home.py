@@ -52,8 +52,11 @@ class Home:
             ) from None
 
     def environment(self) -> dict[str, str]:
-        """Environment variables of Dagster's processes, in addition to the settings."""
-        return {"DAGSTER_HOME": str(self.dagster_home), DAGSTER_URL_VARIABLE: self.dagster_url}
+        """Environment variables of Dagster's processes, in addition to the settings.
+
+        PGTZ is the time zone of libpq's sessions: Dagster reads times that its database writes as UTC.
+        """
+        return {"DAGSTER_HOME": str(self.dagster_home), DAGSTER_URL_VARIABLE: self.dagster_url, "PGTZ": "UTC"}
 
 
 def open_home(settings: Settings) -> Home:

@@ -251,7 +251,7 @@ def rollback(
     from lse_resources.settings import Settings
 
     def waiting(holder: str) -> None:
-        typer.echo(f"  waiting: {holder} has the day", err=True)
+        echo(f"  waiting: {holder} has the day", err=True)
 
     done = rollback_load(open_home(Settings.load()).database, load, on_wait=waiting)
     if json:

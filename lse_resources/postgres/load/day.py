@@ -66,9 +66,9 @@ def load_day(
     kind: Kind = "overwrite" if overwrite else "load"
     doing = f"cannot load {project} {day} into Postgres"
     with (
-        open_run_files(folder) as opened,
         database.session(doing) as connection,
         day_advisory_lock(connection, project, day, on_wait=on_wait),
+        open_run_files(folder) as opened,  # after the wait: rows of an older state must not replace newer ones
     ):
         require_utf8(connection, doing)
         reader = DayReader(opened, day, read_sums(opened))

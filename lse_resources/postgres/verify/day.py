@@ -60,7 +60,7 @@ def verify_day(
     """
     started = time.monotonic()
     fixed: list[str] = []
-    with open_run_files(folder) as opened, _locked(database, project, day, on_wait) as connection:
+    with _locked(database, project, day, on_wait) as connection, open_run_files(folder) as opened:
         files = _DayFiles(opened, DayReader(opened, day, read_sums(opened)))
         result = _verify(connection, database, project, day, files, detailed=detailed, progress=progress)
         if (fix_missing or fix) and (run_ids := _to_fix(result, differing=fix)):

@@ -26,12 +26,16 @@ def discard(stream: TextIO) -> None:
 
 
 def print_object(document: dict[str, Any]) -> None:
-    """Prints the one object of `--json`; where standard output is not UTF-8, with JSON escapes for non-ASCII."""
-    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    """Prints the one object of `--json`."""
+    write_json(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+
+
+def write_json(text: str) -> None:
+    """Writes JSON; where standard output is not UTF-8, with JSON escapes for non-ASCII."""
     encoding = (sys.stdout.encoding or "utf-8").lower().replace("-", "")
     if encoding != "utf8":
         text = _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(text)
 
 
 def print_json(results: list[dict[str, Any]]) -> None:

@@ -44,7 +44,7 @@ def print_objects(columns: list[str], rows: Rows) -> None:
         for index, (name, value) in enumerate(zip(columns, row, strict=True)):
             write_json(f"{',' if index else ''}\n      {msgspec.json.encode(name).decode()}: ")
             _write_parts(
-                value if isinstance(value, JsonText) else msgspec.json.encode(_plain(value)).decode(), write_json
+                value.text if isinstance(value, JsonText) else msgspec.json.encode(_plain(value)).decode(), write_json
             )
         write_json("\n    }")
         before = ","
@@ -107,7 +107,7 @@ def print_table(columns: list[str], rows: Rows) -> None:
 def _plain(value: Any) -> Any:
     """The value in types that JSON has, without loss."""
     if isinstance(value, JsonText):
-        return msgspec.Raw(value.encode())
+        return msgspec.Raw(value.text.encode())
     if isinstance(value, bytes | bytearray | memoryview):
         return f"\\x{bytes(value).hex()}"
     if isinstance(value, list | tuple):
@@ -119,7 +119,7 @@ def _plain(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     if isinstance(value, JsonText):
-        return value
+        return value.text
     plain = _plain(value)
     return msgspec.json.encode(plain).decode() if isinstance(plain, list | bool) else str(plain)
 

@@ -50,15 +50,16 @@ _HINTS: dict[type[psycopg.Error], str] = {
 }
 
 
-class JsonText(str):
+@dataclass(frozen=True, slots=True)
+class JsonText:
     """The text of a json or jsonb value as the server sent it: parsing it would round numbers."""
 
-    __slots__ = ()
+    text: str
 
 
 class _JsonTextLoader(Loader):
     def load(self, data: bytes | bytearray | memoryview) -> JsonText:
-        return JsonText(data, "utf-8")
+        return JsonText(str(data, "utf-8"))
 
 
 @dataclass(slots=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import math
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -43,9 +44,9 @@ def print_objects(columns: list[str], rows: Rows) -> None:
         write_json(f"{before}\n    {{")
         for index, (name, value) in enumerate(zip(columns, row, strict=True)):
             write_json(f"{',' if index else ''}\n      {msgspec.json.encode(name).decode()}: ")
-            _write_parts(
-                value.text if isinstance(value, JsonText) else msgspec.json.encode(_plain(value)).decode(), write_json
-            )
+            text = value if isinstance(value, JsonText) else msgspec.json.encode(_plain(value)).decode()
+            for part in _parts(text):
+                write_json(part)
         write_json("\n    }")
         before = ","
     write_json("\n  ]\n}\n" if before == "," else f"{before}]\n}}\n")
@@ -59,14 +60,18 @@ def print_lines(columns: list[str], rows: Rows) -> None:
             if value is None:
                 sys.stdout.write("\\N")
             else:
-                _write_parts(_text(value), lambda part: sys.stdout.write(_escaped(part)))
+                for part in _parts(_text(value)):
+                    sys.stdout.write(_escaped(part))
         sys.stdout.write("\n")
 
 
-def _write_parts(text: str, write: Callable[[str], object]) -> None:
-    """Writes a text in parts: a copy of a long one takes as much memory again."""
-    for begin in range(0, len(text), _PART):
-        write(text[begin : begin + _PART])
+def _parts(text: str | JsonText) -> Iterator[str]:
+    """Yields a text in parts: a copy of a long one takes as much memory again."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    content = text.text if isinstance(text, JsonText) else text
+    for begin in range(0, len(content), _PART):
+        part = content[begin : begin + _PART]
+        yield part if isinstance(part, str) else decoder.decode(part)
 
 
 def print_table(columns: list[str], rows: Rows) -> None:
@@ -80,7 +85,7 @@ def print_table(columns: list[str], rows: Rows) -> None:
     from rich.table import Table
 
     def cut(value: object, width: int) -> str:
-        text = "" if value is None else _shown(_text(value)[: 2 * width])
+        text = "" if value is None else _shown(next(_parts(_text(value)), "")[: 2 * width])
         return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1)}…"
 
     console = Console(highlight=False, markup=False, emoji=False)
@@ -107,7 +112,7 @@ def print_table(columns: list[str], rows: Rows) -> None:
 def _plain(value: Any) -> Any:
     """The value in types that JSON has, without loss."""
     if isinstance(value, JsonText):
-        return msgspec.Raw(value.text.encode())
+        return msgspec.Raw(value.text)
     if isinstance(value, bytes | bytearray | memoryview):
         return f"\\x{bytes(value).hex()}"
     if isinstance(value, list | tuple):
@@ -117,9 +122,9 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else str(value)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any) -> str | JsonText:
     if isinstance(value, JsonText):
-        return value.text
+        return value
     plain = _plain(value)
     return msgspec.json.encode(plain).decode() if isinstance(plain, list | bool) else str(plain)
 

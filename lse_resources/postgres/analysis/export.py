@@ -221,7 +221,7 @@ class _ParquetExport:
         return sql.Identifier(name), sql.Literal(_LARGE_BYTES)
 
     def _with_contents(self, snapshot: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
-        selected = [sql.SQL("(data -> {})::text").format(sql.Literal(name)) for name in self._names]
+        selected = [sql.SQL("convert_to((data -> {})::text, 'UTF8')").format(sql.Literal(name)) for name in self._names]
         statement = sql.SQL("SELECT {} FROM runs WHERE run_id = %s AND run_date = %s")
         key = [row[COLUMNS.index(name)] for name in ("run_id", "run_date")]
         contents = []
@@ -229,7 +229,7 @@ class _ParquetExport:
             with self._database.connect() as connection, connection.transaction():
                 connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
-                contents += connection.execute(statement.format(column), key).fetchall()[0]
+                contents += connection.cursor(binary=True).execute(statement.format(column), key).fetchall()[0]
         return (*row[: len(COLUMNS)], *contents)
 
     def _write_group(self, rows: list[tuple[Any, ...]]) -> None:

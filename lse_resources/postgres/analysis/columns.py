@@ -142,20 +142,19 @@ def _status(run: _Object) -> str | None:
 
 
 def _time(value: Any) -> datetime | None:
-    """Reads a timestamp as PostgreSQL does: with 24:00:00 and leap seconds, rounded to microseconds."""
+    """Reads a timestamp as `lse_time` does in the database: with 24:00:00 and leap seconds, cut to microseconds."""
     if not isinstance(value, str) or not (found := _TIME.fullmatch(value)):
         return None
-    day, hour, minute, second, fraction, sign, offset_hours, offset_minutes = found.groups()
-    micros = round(float(f"0.{fraction or 0}") * 1_000_000)
-    clock = timedelta(hours=int(hour), minutes=int(minute), seconds=int(second), microseconds=micros)
+    day, hour, minute, second, fraction, sign, offset_hours, offset_minutes = found.groups("0")
+    clock = timedelta(
+        hours=int(hour), minutes=int(minute), seconds=int(second), microseconds=int(f"{fraction:0<6}"[:6])
+    )
     if int(minute) > 59 or int(second) > 60 or clock > timedelta(days=1):
         return None
-    offset = timedelta(hours=int(offset_hours or 0), minutes=int(offset_minutes or 0))
-    if int(offset_minutes or 0) > 59 or offset >= timedelta(hours=16):
-        return None
+    offset = timedelta(hours=int(offset_hours), minutes=int(offset_minutes))
     try:
         midnight = datetime.fromisoformat(day).replace(tzinfo=UTC)
-        return midnight + clock + (offset if sign == "-" else -offset)
+        return midnight + (clock + offset if sign == "-" else clock - offset)
     except (ValueError, OverflowError):
         return None
 

@@ -16,7 +16,7 @@ from lse_archive.folder.reader import RunFile, read_folder
 from lse_archive.folder.state import now_text, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import PruneResult
-from lse_operations.checks import check_archive, check_files, check_rows, compare_rows
+from lse_operations.checks import check_archive, check_count, check_files, check_rows, compare_rows
 from lse_operations.upload import copy_difference, find_copies
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.protocol import Destination
@@ -40,7 +40,7 @@ def prune_day(
 ) -> PruneResult:
     """Prunes the day's run files or its zip, if all places agree; else keeps it and returns the reason.
 
-    The local files and zip must agree with their checksums, the destination's own checksum with this content, and the
+    The day must not be incomplete. The local files and zip must agree with their checksums, the destination's own checksum with this content, and the
     rows in Postgres with the files. Summary and checksums stay (`lse_archive.folder.pruned`).
 
     Args:
@@ -120,6 +120,8 @@ def _prove(destination: Destination, database: Database, paths: DayPaths, what: 
 
 
 def _prove_here(paths: DayPaths) -> None:
+    if (count := check_count(paths)).verdict == "differs":
+        raise _NotProvenError(f"{count.says}; {count.hint}")
     for check in (check_files(paths), check_archive(paths)):
         if check.verdict != "agrees":
             raise _NotProvenError(f"{check.says}; {check.hint}" if check.hint else check.says)

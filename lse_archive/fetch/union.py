@@ -86,7 +86,7 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> Union:
         staging.keep_other(path, digest)
 
     missing = expected.keys()
-    lost = sorted(name for name in damaged | missing if not staging.has_run(name))
+    lost = sorted(name for name in damaged | missing if not staging.has_file(name))
     if lost and not allow_shrink:
         raise CorruptArchiveError(
             f"{len(lost)} files of {paths.folder} are damaged or missing, and LangSmith no longer serves them",

@@ -38,6 +38,10 @@ class StatusError(SourceError):
         super().__init__(what, why=why, hint=hint)
 
 
+class UnansweredError(SourceError):
+    """A request failed until its patience or its attempts ended, and not because of the rate limit."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Failure:
     """Why a request failed; `status` is 0 without an answer."""
@@ -127,6 +131,7 @@ class LangSmithHttp:
         limiter: AdaptiveLimiter | None = None,
         check: Callable[[bytes], object] | None = None,
         shrink: Callable[[str], bool] | None = None,
+        attempts: int | None = None,
         stop: threading.Event | None = None,
     ) -> bytes:
         """Sends a request until it is answered; returns the body.
@@ -137,17 +142,20 @@ class LangSmithHttp:
             limiter: Default: that of queries.
             check: Raises ValueError for a damaged body, which is then requested again.
             shrink: Called with the reason of a failure; makes the next request smaller, False if it cannot.
+            attempts: Failures other than 429 after which it ends earlier than the patience.
             stop: When set, waiting ends with an error.
 
         Raises:
             AccessError: The key or the workspace is refused.
             NotServedError: The deployment does not have this route.
             StatusError: Another final answer.
-            SourceError: It failed for longer than the patience of the settings, or was stopped.
+            UnansweredError: It failed for longer than the patience of the settings, or `attempts` times.
+            SourceError: The rate limit refused it for longer than the patience, or it was stopped.
         """
         limiter = limiter or self.shared.queries
         stop = stop or threading.Event()
         backoff = Backoff(self.settings.patience, first_delay=self.settings.backoff, clock=self._clock)
+        failures = 0
         while True:
             ticket = self._wait_for_turn(limiter, what, backoff, stop)
             answer = self._try(request, limiter, ticket, check)
@@ -158,8 +166,10 @@ class LangSmithHttp:
                 raise _final(answer, what)
             if shrunk:
                 backoff.renew()
+                failures = 0
+            failures += answer.status != 429
             delay = backoff.fail(answer.retry_after or 0.0)
-            if delay is None:
+            if delay is None or failures == attempts:
                 raise self._timed_out(answer, what)
             # After 429 the limiter delays the next request; a smaller page after 413 needs no delay.
             if answer.status != 429 and not (answer.status == 413 and shrunk):
@@ -230,9 +240,9 @@ class LangSmithHttp:
         patience = self.settings.patience
         if failure.status == 429:
             hint = f"LangSmith refused for {patience:.0f} s: another client may use the same key; try later. {_KEPT}"
-        else:
-            hint = f"It failed for {patience:.0f} s (LSE_PATIENCE): check whether LangSmith can be reached. {_KEPT}"
-        return SourceError(what, why=failure.why, hint=hint)
+            return SourceError(what, why=failure.why, hint=hint)
+        hint = f"It failed for {patience:.0f} s (LSE_PATIENCE): check whether LangSmith can be reached. {_KEPT}"
+        return UnansweredError(what, why=failure.why, hint=hint)
 
     def _warn_of_deprecation(self, headers: Mapping[str, str]) -> None:
         sunset = headers.get("Sunset") or headers.get("Deprecation")

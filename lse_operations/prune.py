@@ -40,8 +40,9 @@ def prune_day(
 ) -> PruneResult:
     """Prunes the day's run files or its zip, if all places agree; else keeps it and returns the reason.
 
-    The day must not be incomplete. The local files and zip must agree with their checksums, the destination's own checksum with this content, and the
-    rows in Postgres with the files. Summary and checksums stay (`lse_archive.folder.pruned`).
+    The day must not be incomplete. The local files and zip must agree with their checksums, the destination's own
+    checksum with this content, and the rows in Postgres with the files. Summary and checksums stay
+    (`lse_archive.folder.pruned`).
 
     Args:
         dry_run: Check, and delete nothing.

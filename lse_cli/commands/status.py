@@ -111,7 +111,7 @@ def _summary(days: list[DayView]) -> Iterator[str]:
 
     kinds = (
         ("differs", [day for day in days if day.differs]),
-        ("incomplete, fetched again daily", [day for day in days if day.incomplete]),
+        ("incomplete", [day for day in days if day.incomplete]),
         ("about to expire", [day for day in days if day.expires]),
         ("gap", [day for day in days if day.is_gap and not day.expires]),
         ("only run files, no copy elsewhere", [day for day in days if day.is_fetched_only]),

@@ -248,14 +248,14 @@ class ProjectSource:
         """
         api_version = self._version
         fixed = len(ids) if ids else size and min(size, api_version.max_page)
-        size = 0
+        asked = 0
         answer: tuple[list[bytes], str | None] = ([], None)
 
         def request() -> httpx.Response:
-            nonlocal size
-            size = fixed or min(self._page_size, api_version.max_page)
-            size = size + size_offset if size + size_offset <= api_version.max_page else max(1, size - size_offset)
-            body = api_version.query(window, cursor=cursor, size=size, ids=ids, ids_only=ids_only)
+            nonlocal asked
+            asked = fixed or min(self._page_size, api_version.max_page)
+            asked = asked + size_offset if asked + size_offset <= api_version.max_page else max(1, asked - size_offset)
+            body = api_version.query(window, cursor=cursor, size=asked, ids=ids, ids_only=ids_only)
             return self._http.client.post(api_version.url, json=body)
 
         def check(body: bytes) -> None:
@@ -273,7 +273,7 @@ class ProjectSource:
             if size_offset:
                 size_offset = 0
                 return True
-            return self._shrink(size, why)
+            return self._shrink(asked, why)
 
         what = f"cannot list the runs of '{self.project.name}' ({api_version.name})"
         try:
@@ -290,7 +290,7 @@ class ProjectSource:
             raise
         self._is_proven = True
         self._http.shared.api_version = api_version.name
-        return *answer, size
+        return *answer, asked
 
     def _complete(self, api_version: V1 | V2, runs: list[bytes]) -> list[bytes]:
         if not any(map(api_version.is_partial, runs)):

@@ -155,12 +155,13 @@ class LangSmithHttp:
         limiter = limiter or self.shared.queries
         stop = stop or threading.Event()
         backoff = Backoff(self.settings.patience, first_delay=self.settings.backoff, clock=self._clock)
-        failures = 0
+        failures, failure = 0, None
         while True:
-            ticket = self._wait_for_turn(limiter, what, backoff, stop)
+            ticket = self._wait_for_turn(limiter, what, backoff, failure, stop)
             answer = self._try(request, limiter, ticket, check)
             if isinstance(answer, bytes):
                 return answer
+            failure = answer
             shrunk = answer.may_be_too_large and shrink is not None and shrink(answer.why)
             if answer.final and not shrunk:
                 raise _final(answer, what)
@@ -223,13 +224,22 @@ class LangSmithHttp:
             self.shared.last_warned = time.monotonic()
         _log.warning("  waiting for LangSmith: %s; retrying for %.0f s", why, self.settings.patience)
 
-    def _wait_for_turn(self, limiter: AdaptiveLimiter, what: str, backoff: Backoff, stop: threading.Event) -> int:
+    def _wait_for_turn(
+        self,
+        limiter: AdaptiveLimiter,
+        what: str,
+        backoff: Backoff,
+        failure: _Failure | None,
+        stop: threading.Event,
+    ) -> int:
         while True:
             ticket, seconds = limiter.reserve()
             if ticket:
                 return ticket
             if not backoff.allows(seconds):
-                raise self._timed_out(_Failure(f"HTTP 429, retry after {seconds:.0f} s", 429), what)
+                if failure is None or failure.status == 429:
+                    failure = _Failure(f"HTTP 429, retry after {seconds:.0f} s", 429)
+                raise self._timed_out(failure, what)
             self._sleep(seconds, what, stop)
 
     def _sleep(self, seconds: float, what: str, stop: threading.Event) -> None:

@@ -150,7 +150,7 @@ class ProjectSource:
                 served, rest = self._last_attempt(part[0], starts[part[0]], window, error, stop)
                 if not served:
                     unserved.append(UnservedRun(part[0], starts[part[0]], rest))
-                    _log.warning("LangSmith lists the run %s and does not serve it: %s", part[0], error.why)
+                    _log.info("LangSmith lists the run %s and does not serve it: %s", part[0], error.why)
             else:
                 absent = set(part).difference(header.run_id for run in served if (header := _header(run)))
                 unserved += [UnservedRun(run_id, starts[run_id]) for run_id in part if run_id in absent]

@@ -178,8 +178,10 @@ def check_count(paths: DayPaths) -> StepCheck:
         return StepCheck(name, "agrees", f"LangSmith counted {count} runs, and served them all")
     if state.count_check == "fewer":
         row = Difference("the day", "runs", "all" if count is None else str(count), str(served))
-        counted = "not all runs of the day" if count is None else f"{served} runs, and counts {count}"
-        return _differing(name, f"LangSmith served {counted}", f"{hint}; its index may lag", [row])
+        says = f"LangSmith counts {count} runs and served {served}"
+        if count is None:
+            says = "LangSmith did not serve every run again"
+        return _differing(name, says, f"{hint}; its index may lag", [row])
     says = {
         "more": f"LangSmith counts {count} runs and served {served}: it is deleting some",
         "unproven": "the day was past LangSmith's retention when it was fetched: it cannot be proven complete",

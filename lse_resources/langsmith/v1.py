@@ -36,7 +36,7 @@ class MissingPayloadError(NotARunError):
     """A payload of a run could not be had.
 
     Attributes:
-        rest: The run without the payload and without links, and the payload if it is not JSON.
+        rest: The run without the payload and without links, and the payload if that is not JSON.
     """
 
     def __init__(self, why: str, rest: list[bytes]) -> None:
@@ -103,12 +103,12 @@ class V1:
             return run
         why, payloads = "", []
         for key, links in offloaded.items():
-            link = _root_link(fields.pop(links))  # the links are secrets that expire
-            if not link or fields.get(key, b"null") != b"null":
+            found = fields.pop(links)  # the links are secrets that expire
+            if fields.get(key, b"null") != b"null":
                 continue
             payload = None
             try:
-                payload = self._download(self._absolute(link))
+                payload = self._download(self._absolute(_root_link(found)))
                 fields[key] = check_json(payload)
             except NotARunError as error:
                 why = str(error)
@@ -129,7 +129,9 @@ class V1:
         return f"{root}/{path}"
 
 
-def _root_link(links: bytes) -> str | None:
+def _root_link(links: bytes) -> str:
     root = (load_as(links, dict) or {}).get("ROOT")
     link = root.get("presigned_url") if isinstance(root, dict) else None
-    return link if isinstance(link, str) else None
+    if not isinstance(link, str):
+        raise NotARunError("it has no link to an offloaded payload")
+    return link

@@ -232,7 +232,7 @@ def test_an_incomplete_day_is_kept_everywhere_named_and_healed(installation: Ins
     unserved = installation.put(1, midnight() + 1)
     unreadable = b'{"id":"not a uuid"}'
     installation.store.put_raw(PROJECT, unreadable, run_id=run_uuid(2), start_time=datetime.combine(DAY, time(1), UTC))
-    installation.langsmith.behavior.broken_runs = {unserved: 502}
+    installation.langsmith.behavior.broken_runs = {unserved: 500}
     name = f"_unreadable_{hashlib.sha256(unreadable).hexdigest()}.bin"
 
     swept = installation.archive("full-sweep", "--json")

@@ -16,6 +16,8 @@ from lse_archive.zips.day import zip_day
 from lse_demo.faults import Fault, on
 from lse_operations.checks import check_count
 
+pytestmark = pytest.mark.slow
+
 APIS = ("v2", "v1")
 RUNS = 30
 PAGE = 8

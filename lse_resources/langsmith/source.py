@@ -152,8 +152,9 @@ class ProjectSource:
                     unserved.append(UnservedRun(part[0], starts[part[0]], rest))
                     _log.info("LangSmith lists the run %s and does not serve it: %s", part[0], error.why)
             else:
-                absent = set(part).difference(header.run_id for run in served if (header := _header(run)))
-                unserved += [UnservedRun(run_id, starts[run_id]) for run_id in part if run_id in absent]
+                if len(served) < len(part):
+                    here = {header.run_id for run in served if (header := _header(run))}
+                    unserved += [UnservedRun(run_id, starts[run_id]) for run_id in part if run_id not in here]
             self._remember(served)
             runs += served
         return Page(runs, unserved=unserved)

@@ -109,6 +109,27 @@ def test_unusual_documents_are_kept_with_their_page(odd):
     assert check_json(run) == run
 
 
+def test_a_page_with_a_run_that_is_not_json_is_split_on_request():
+    odd = RUN + rb',"name":"\x"}'
+    page = b'{"items":[%s,%s],"next_cursor":"c"}' % (odd, RUN + b"}")
+    with pytest.raises(NotARunError):
+        cut_page(page)
+    assert cut_page(page, strict=False) == ([odd, RUN + b"}"], "c")
+    for end in range(len(page)):
+        with pytest.raises(NotARunError):
+            cut_page(page[:end], strict=False)
+
+
+@pytest.mark.parametrize(
+    "end", [b'"Invalid date"', b'"10000-01-01T00:00:00Z"', b"17", b"{}", b'"2026-01-02T24:00:00Z"']
+)
+def test_a_run_whose_end_cannot_be_read_has_ended(end):
+    header = read_header(RUN + b',"end_time":' + end + b"}")
+    assert header.end == header.start
+    assert read_header(RUN + b',"end_time":null}').end is None
+    assert read_header(RUN + b',"end_time":""}').end is None
+
+
 def test_the_header_of_a_v2_run():
     header = read_header(
         RUN

@@ -269,7 +269,7 @@ class Staging:
             run_key: The run that they are a part of; None if they are a run themselves.
         """
         digest = hashlib.sha256(content).digest()
-        name = f"_unreadable_{digest.hex()}.bin"
+        name = _unreadable_name(digest)
         found = self._db.execute("SELECT served FROM unreadable WHERE name = ?", (os.fsencode(name),)).fetchone()
         if found is None:
             _write_file(os.fspath(self.runs_folder / name), content)
@@ -318,16 +318,24 @@ class Staging:
         # Never written in place: the staged file may be a hard link to a published one.
         if staged := self.find(file.header.run_id):
             (self.runs_folder / staged.name).unlink(missing_ok=True)
-        _link(folder / file.name, self.runs_folder / file.name)
-        row = _row(file.header, file.name, file.sha256, file.size, "served" if served else "kept")
+        # A file of an older tool may have the name of a run that was just fetched.
+        name = _link(folder / file.name, self.runs_folder, file.name, run_file_name(file.header))
+        if name is None:
+            raise ArchiveConflictError(
+                f"{folder / file.name} cannot be kept",
+                why="other runs that were just fetched have its name, and that of its run",
+                hint="Move the file out of the folder, and fetch again",
+            )
+        row = _row(file.header, name, file.sha256, file.size, "served" if served else "kept")
         self._db.execute(_INSERT_RUN, row)
 
     def keep_other(self, path: Path, digest: bytes) -> None:
-        """Links a published file that is no run of the day into staging, unless the same was fetched."""
-        if self._db.execute("SELECT 1 FROM unreadable WHERE name = ?", (os.fsencode(path.name),)).fetchone():
-            return
-        _link(path, self.runs_folder / path.name)
-        self._db.execute("INSERT OR REPLACE INTO extra VALUES (?, ?)", (os.fsencode(path.name), digest))
+        """Links a published file that is no run of the day into staging, unless the same bytes were fetched.
+
+        If a run that was fetched has its name, it gets the name of unreadable bytes.
+        """
+        if name := _link(path, self.runs_folder, path.name, _unreadable_name(digest)):
+            self._db.execute("INSERT OR REPLACE INTO extra VALUES (?, ?)", (os.fsencode(name), digest))
 
     # ---- what will be published --------------------------------------------------------------------------------------
 
@@ -429,14 +437,21 @@ def _write_file(path: str, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise ArchiveConflictError(
-            f"{source} cannot be kept",
-            why="a run that was just fetched has the same file name",
-            hint="Move the file out of the folder, and fetch again",
-        ) from None
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, target)
+def _unreadable_name(digest: bytes) -> str:
+    return f"_unreadable_{digest.hex()}.bin"
+
+
+def _link(source: Path, folder: Path, *names: str) -> str | None:
+    """Links a file under the first of the names that is free; returns that name, None if all are taken."""
+    for name in names:
+        target = folder / name
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            continue
+        except OSError:  # a file system without hard links
+            if target.exists():
+                continue
+            shutil.copy2(source, target)
+        return name
+    return None

@@ -51,6 +51,7 @@ class Runner:
         # Before threads start: an interrupt of an import that waits for another thread's import leaves CPython's import
         # lock held (3.11, `_get_module_lock`), and every thread then waits for it.
         import lse_location.definitions  # noqa: F401
+
         self._instance = self._exit.enter_context(self._open_instance())
         return self
 

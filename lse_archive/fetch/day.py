@@ -59,7 +59,7 @@ def fetch_day(
     Raises:
         SourceError: LangSmith could not be read to the end.
         CorruptArchiveError: A published file is damaged or missing, and LangSmith no longer serves its run.
-        ArchiveConflictError: A kept file and a fetched one have the same name.
+        ArchiveConflictError: A published file has no free name, or the folder holds another folder.
         PrunedDayError: The day's files were pruned, and must be restored first.
         DayLockedError: Another process writes the day.
         ArchiveError: The disk cannot be written.

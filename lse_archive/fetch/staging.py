@@ -136,7 +136,7 @@ class Staging:
             now: Seconds since the epoch.
         """
         now = time.time() if now is None else now
-        self._project_id = project_id
+        self._project_id = project_id.lower()
         wanted = {"api_version": api_version, "project_id": project_id}
         with self.transaction() as db:
             db.execute("DELETE FROM run WHERE origin = 'kept'")

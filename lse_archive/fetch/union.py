@@ -43,7 +43,7 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> Union:
 
     Raises:
         CorruptArchiveError: A published file is damaged or missing, and LangSmith no longer serves its run.
-        ArchiveConflictError: A kept file and a fetched one have the same name, or the folder holds another folder.
+        ArchiveConflictError: A published file has no free name, or the folder holds another folder.
     """
     sums = read_sums(paths.folder) or {}
     expected = dict(content_sums(sums))  # without the files that were read

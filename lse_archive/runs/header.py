@@ -33,7 +33,7 @@ class RunHeader:
         failed: Whether the run ended in an error.
         tokens: Total tokens, 0 if unknown.
         cost: Total cost in USD, 0.0 if unknown.
-        project_id: UUID of the project, None if LangSmith sent none.
+        project_id: UUID of the project, None if LangSmith sent none that can be read.
     """
 
     run_id: str
@@ -136,7 +136,7 @@ def _header(head: _RawHeader) -> RunHeader:
         failed=status == "error" or (not status and bytes(head.error) not in (NULL, b'""')),
         tokens=int(_number(head.total_tokens)),
         cost=_number(head.total_cost),
-        project_id=head.project_id or head.session_id,
+        project_id=_project_id(head.project_id or head.session_id),
     )
 
 
@@ -147,6 +147,13 @@ def _uuid(text: str) -> str:
         return str(UUID(text))
     except ValueError:
         raise NotARunError("its id or trace_id is not a UUID") from None
+
+
+def _project_id(text: str | None) -> str | None:
+    try:
+        return _uuid(text) if text else None
+    except NotARunError:
+        return None
 
 
 def _end(text: str, start: int) -> int:

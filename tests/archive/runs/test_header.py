@@ -135,24 +135,31 @@ def test_the_header_of_a_v2_run():
         RUN
         + f',"trace_id":"{TRACE.upper()}","end_time":"2026-01-03T00:00:00Z","status":"ERROR","is_root":false,'.encode()
         + f'"dotted_order":"20260101T235959999999Z{TRACE}.20260102T100000000001Z{ID}","total_tokens":12,'.encode()
-        + b'"total_cost":0.5,"project_id":"p"}'
+        + f'"total_cost":0.5,"project_id":"{TRACE.upper()}"}}'.encode()
     )
     assert (header.run_id, header.trace_id) == (ID, TRACE)
     assert header.end is not None
     assert header.trace_start is not None
     assert header.end - header.start == 14 * 3600 * 1_000_000 - 1
     assert header.start - header.trace_start == 10 * 3600 * 1_000_000 + 2
-    assert (header.is_root, header.failed, header.tokens, header.cost, header.project_id) == (False, True, 12, 0.5, "p")
+    assert (header.is_root, header.failed, header.tokens, header.cost, header.project_id) == (
+        False,
+        True,
+        12,
+        0.5,
+        TRACE,
+    )
 
 
 def test_the_header_of_a_v1_run():
     header = read_header(
         f'{{"id":"{ID}","start_time":"2026-01-02T10:00:00","parent_run_id":"{TRACE}","status":"success",'.encode()
-        + b'"total_cost":"0.25","error":null,"session_id":"p"}'
+        + f'"total_cost":"0.25","error":null,"session_id":"{TRACE}"}}'.encode()
     )
     assert (header.trace_id, header.end, header.is_root, header.failed) == (ID, None, False, False)
-    assert (header.cost, header.project_id) == (0.25, "p")
+    assert (header.cost, header.project_id) == (0.25, TRACE)
     assert read_header(RUN + b',"error":"boom"}').failed
+    assert read_header(RUN + b',"session_id":"the project"}').project_id is None
 
 
 @pytest.mark.parametrize("number", [b'"much"', b"NaN", b"1e999", b"{}", b"true"])

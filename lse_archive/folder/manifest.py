@@ -200,7 +200,7 @@ def parse_summary(content: bytes, origin: Path) -> Summary:
     """
     try:
         return msgspec.json.decode(content, type=Summary)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CorruptArchiveError(f"{origin} has a damaged {SUMMARY}", why=str(error), hint=_RESTORE) from error
 
 

@@ -97,7 +97,7 @@ def read_header(document: bytes) -> RunHeader:
 def _read_head(document: bytes) -> _RawHeader:
     try:
         return _head_decoder.decode(document)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _read_head_tolerantly(document)
 
 

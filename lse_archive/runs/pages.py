@@ -29,7 +29,7 @@ def cut_page(body: bytes, *, strict: bool = True) -> tuple[list[bytes], str | No
     """
     try:
         page = _page_decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         page = _cut_page_tolerantly(body, strict=strict)
     if page.items is not None:
         return [bytes(item) for item in page.items], page.next_cursor or None

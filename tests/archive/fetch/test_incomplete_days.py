@@ -66,10 +66,11 @@ def test_an_end_time_that_cannot_be_read_does_not_stop_the_day(cloud, api, end):
         raw(1, ',"trace_id":"none"')[1],
         raw(1, r',"name":"\x"')[1],
         b'{"id":7}',
+        b'{"id":"\xff"}',
         b'"a text"',
         b"null",
     ],
-    ids=["start", "trace", "escape", "id", "text", "null"],
+    ids=["start", "trace", "escape", "id", "bytes", "text", "null"],
 )
 def test_a_run_that_cannot_be_read_is_kept_as_it_came(cloud, api, document):
     cloud.use_api(api)

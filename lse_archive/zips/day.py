@@ -28,6 +28,7 @@ from lse_archive.layout import DayPaths
 from lse_archive.results import ZipResult
 from lse_archive.zips.inventory import folder_inventory, shrink_error, zip_inventory
 from lse_archive.zips.reader import BROKEN, digests, opened
+from lse_archive.zips.unzip import inspect
 from lse_archive.zips.writer import write_zip
 
 
@@ -102,18 +103,20 @@ def _write(
 
 
 def check_zip(file: Path | IO[bytes], name: Path, sums: dict[str, bytes]) -> None:
-    """Reads a whole archive and compares every file with its checksum.
+    """Reads a whole archive as a restore does, and compares every file with its checksum.
 
     Raises:
+        RefusedArchiveError: A restore would refuse it.
         CorruptArchiveError: It does not hold exactly these files; the error names it as `name`.
     """
     try:
         with opened(file) as archive:
-            names = [info.filename for info in archive.infolist()]
-            if len(set(names)) != len(names) or set(names) != {*sums, SUMS}:
-                differing = sorted(set(names) ^ {*sums, SUMS}) or ["a name occurs twice"]
-                raise CorruptArchiveError(f"{name} is damaged", why=f"other files than expected: {differing[0]}")
-            if parse_sums(archive.read(SUMS), name) != sums:
+            names = {info.filename for info in archive.infolist()}
+            if names != {*sums, SUMS}:
+                raise CorruptArchiveError(
+                    f"{name} is damaged", why=f"other files than expected: {min(names ^ {*sums, SUMS})}"
+                )
+            if inspect(archive, name)[1].sums != sums:
                 raise CorruptArchiveError(f"{name} is damaged", why=f"its {SUMS} differs from the expected one")
             for entry, digest in digests(archive):
                 if entry in sums and sums[entry] != digest:

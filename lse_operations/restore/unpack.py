@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from lse_archive.errors import CorruptArchiveError, RefusedArchiveError, ShrinkError
 from lse_archive.folder.contents import content_files, ensure_manifest, is_as_recorded
-from lse_archive.folder.manifest import SUMMARY, Summary, content_hash, content_sums, read_summary, read_sums
+from lse_archive.folder.manifest import Summary, read_summary
 from lse_archive.folder.pruned import day_content, delete_pruned_record, is_pruned, pruned_runs
 from lse_archive.folder.state import clear_verified, publish_day
 from lse_archive.layout import DayPaths
@@ -71,13 +70,9 @@ def unpack_day(
             why=f"it holds {contents.summary.project} {contents.summary.date}, not {paths.project} {paths.day}",
         )
     summary = ensure_manifest(unpacked)
-    sums = read_sums(unpacked.folder) or {}
-    content = content_hash(content_sums(sums))
-    if contents.sums is not None:
-        intact = sums[SUMMARY] == hashlib.sha256((unpacked.folder / SUMMARY).read_bytes()).digest()
-        if not intact or summary.content_sha256 != content or not is_as_recorded(unpacked):
-            raise CorruptArchiveError(f"{source.name} is damaged", why="its files differ from its checksums")
-    return UnpackedDay(unpacked, summary, content, contents.sums is None, contents.hidden)
+    if contents.sums is not None and not is_as_recorded(unpacked):
+        raise CorruptArchiveError(f"{source.name} is damaged", why="its files differ from its checksums")
+    return UnpackedDay(unpacked, summary, summary.content_sha256, contents.sums is None, contents.hidden)
 
 
 def publish(paths: DayPaths, unpacked: UnpackedDay, source: Path, *, allow_shrink: bool = False) -> None:

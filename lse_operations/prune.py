@@ -119,6 +119,8 @@ def _prove(destination: Destination, database: Database, paths: DayPaths, what: 
     if what == "zips" and copy_difference(copy, paths, without_zip=True):
         why = f"{destination.place} has no content hash of the copy, so that it cannot be checked without the zip"
         raise _NotProvenError(f"{why}; upload it again: lse archive upload")
+    if what == "files" and paths.folder.is_dir() and (hidden := _hidden_files(paths.folder)):
+        raise _NotProvenError(f"hidden files are in no copy of the day: {', '.join(hidden[:3])}; move them away")
     rows = check_rows(compare_rows(database, paths))
     if rows.verdict != "agrees":
         raise _NotProvenError(f"{rows.says} in Postgres; {rows.hint}")
@@ -129,6 +131,12 @@ def _prove_here(paths: DayPaths) -> None:
     for check in (check_files(paths), check_archive(paths)):
         if check.verdict != "agrees":
             raise _NotProvenError(f"{check.says}; {check.hint}" if check.hint else check.says)
+
+
+def _hidden_files(folder: Path) -> list[str]:
+    """Hidden files, which no zip holds; without those of desktops."""
+    names = (path.name for path in folder.iterdir())
+    return sorted(name for name in names if name.startswith(".") and not name.startswith(("._", ".DS_Store")))
 
 
 def _the_copy(destination: Destination, paths: DayPaths) -> StoredFile:

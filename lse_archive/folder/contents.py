@@ -117,6 +117,12 @@ def content_files(folder: Path) -> list[Path]:
     return [*run_file_paths(folder), *other_files(folder)]
 
 
+def unrecorded(folder: Path, sums: Mapping[str, bytes]) -> list[str]:
+    """The names in a day's folder that its checksums do not list, sorted; without hidden ones."""
+    names = {path.name for path in folder.iterdir()} - sums.keys() - {SUMMARY, SUMS}
+    return sorted(name for name in names if not name.startswith("."))
+
+
 def is_as_recorded(paths: DayPaths) -> bool:
     """Whether the published folder has exactly the files, by name and content, that its checksums list."""
     sums = read_sums(paths.folder) or {}

@@ -10,7 +10,7 @@ from typing import IO, BinaryIO
 
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.files import disk_errors, file_sha256, publish_file
-from lse_archive.folder.contents import ensure_manifest
+from lse_archive.folder.contents import ensure_manifest, unrecorded
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import (
     SUMMARY,
@@ -76,6 +76,7 @@ def zip_day(
             bytes=target.stat().st_size,
             sha256=file_sha256(target)[1],
             content_sha256=content_hash(content_sums(sums)),
+            left_out=unrecorded(paths.folder, sums),
             duration_seconds=round(time.monotonic() - began, 3),
         )
 

@@ -356,3 +356,12 @@ def test_a_copy_is_downloaded_for_its_proof_only_where_no_local_zip_has_its_byte
     assert prune("files").action == "pruned"
     assert leftovers(archive) == []
     assert archive.restore().action == "restored"
+
+
+def test_a_day_with_hidden_files_is_not_pruned(archive: Archive, prune: Callable[..., PruneResult]) -> None:
+    (archive.paths().folder / ".notes.json").write_bytes(b"{}")
+    (archive.paths().folder / ".DS_Store").touch()
+    kept = prune()
+    assert (kept.action, ".notes.json" in kept.why, ".DS_Store" in kept.why) == ("kept", True, False)
+    (archive.paths().folder / ".notes.json").unlink()
+    assert prune().action == "pruned"

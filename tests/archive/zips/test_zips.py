@@ -269,3 +269,12 @@ def test_a_zip_that_restore_refuses_is_not_written(paths: DayPaths, change: dict
     with pytest.raises(CorruptArchiveError, match=why):
         zip_day(paths)
     assert list(paths.archive_dir.iterdir()) == []
+
+
+def test_files_that_are_not_in_the_checksums_are_named(paths: DayPaths) -> None:
+    assert zip_day(paths).left_out == []
+    (paths.folder / "late.json").write_bytes(run(77))
+    (paths.folder / "notes.txt").write_bytes(b"x")
+    (paths.folder / "folder").mkdir()
+    (paths.folder / ".hidden").touch()
+    assert zip_day(paths).left_out == ["folder", "late.json", "notes.txt"]

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import msgspec
 
-from lse_archive.days import day_of, today
+from lse_archive.days import FIRST_DAY, day_of, require_past
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, UsageError
 from lse_archive.files import disk_errors
 from lse_archive.folder.contents import ensure_manifest, is_as_recorded
@@ -156,8 +156,10 @@ def import_day(
     began = time.monotonic()
     paths = layout.day(project, day)
     result = ImportResult(project=project, date=str(day), action="refused")
-    if day >= today():
-        result.why = "the day is not over, in UTC"
+    try:
+        require_past(day)
+    except UsageError as error:
+        result.why = error.why if day < FIRST_DAY else "the day is not over, in UTC"
         return result
     if dry_run:
         _compare(paths, runs, result)

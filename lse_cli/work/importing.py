@@ -9,6 +9,7 @@ import msgspec
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, UsageError
 from lse_archive.layout import Layout
+from lse_archive.names import require_name
 from lse_cli.terminal.console import Terminal
 from lse_cli.terminal.output import error_object
 from lse_cli.terminal.texts import counted, describe
@@ -27,9 +28,10 @@ def import_directory(
         One entry per day, and the exit code: 3 where a file holds no run, a link was left out, or a day was refused.
 
     Raises:
-        UsageError: There is no such directory, or no run file in it.
+        UsageError: There is no such directory, or no run file in it; or the project's name is too long.
         ArchiveConflictError: The question was answered with no.
     """
+    require_name(project)
     with terminal.bars() as bars, bars.day("older files") as bar:
         advance = bar("read", "files")
         found = survey(directory, progress=lambda files: advance(files, None))

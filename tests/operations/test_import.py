@@ -180,6 +180,26 @@ def test_today_and_a_missing_directory_are_refused(layout: Layout, tmp_path: Pat
         survey(tmp_path / "nowhere")
 
 
+def test_what_a_later_command_could_not_name_is_not_imported(bare_installation: Installation, old: Path) -> None:
+    (old / "2026-01-03" / "broken.json").write_bytes(run(8, START).replace(b"2026-01-02T", b"0003-12-31T"))
+    command = ("archive", "import", str(old), "--force")
+    ended = bare_installation.lse(*command, "--project", "chat", "--json")
+    assert ended.code == 3
+    assert [(entry["date"], entry["action"], entry["why"]) for entry in ended.json] == [
+        ("0003-12-31", "refused", "the first day of an archive is 1000-01-01"),
+        (str(DAY), "created", ""),
+        (str(NEXT), "created", ""),
+    ]
+    assert not bare_installation.paths("chat", date(3, 12, 31)).folder.exists()
+    for name in ("long " * 700, "東" * 1_000):
+        ended = bare_installation.lse(*command, "--project", name)
+        assert (ended.code, "bytes, and Postgres can index 2,600" in ended.err) == (2, True)
+    for day in ("0003-12-31", "0999-12-31"):
+        ended = bare_installation.lse("archive", "zip", "--project", "chat", "--date", day)
+        assert (ended.code, "the first day of an archive is 1000-01-01" in ended.err) == (2, True)
+    assert bare_installation.lse("archive", "zip", "--project", "x" * 3_500).code == 2
+
+
 @pytest.fixture
 def write_day(layout: Layout) -> Callable[..., None]:
     from day_fixtures import fill

@@ -19,7 +19,15 @@ from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiv
 from lse_archive.files import disk_errors
 from lse_archive.folder.contents import ensure_manifest, is_as_recorded
 from lse_archive.folder.locks import day_lock
-from lse_archive.folder.manifest import SUMMARY, SUMS, content_sums, read_summary, read_sums, write_manifest
+from lse_archive.folder.manifest import (
+    SUMMARY,
+    SUMS,
+    content_sums,
+    read_summary,
+    read_sums,
+    require_own,
+    write_manifest,
+)
 from lse_archive.folder.pruned import is_pruned, require_restored
 from lse_archive.folder.reader import InvalidFile, RunFile, read_folder, run_file_name
 from lse_archive.folder.state import now_text, publish_day
@@ -150,7 +158,7 @@ def import_day(
     Raises:
         CorruptArchiveError: The day's folder differs from its checksums.
         PrunedDayError: The day must be restored first.
-        ArchiveConflictError: A file of the folder has the name of another run.
+        ArchiveConflictError: A file of the folder has the name of another run, or the folder is another project's.
         ArchiveError: It cannot be written.
     """
     began = time.monotonic()
@@ -180,6 +188,8 @@ def import_day(
 
 def _compare(paths: DayPaths, runs: dict[str, Candidate], result: ImportResult) -> dict[str, Candidate]:
     """Sets the counts of the result; returns the runs that the day does not have."""
+    for folder in (paths.folder, paths.pruned):
+        require_own(folder, paths.project)
     if is_pruned(paths):
         result.why = "the day was pruned: restore it first"
         return {}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 
 from lse_archive.cancellation import cancellable_sleep
 from lse_archive.errors import DayLockedError
+from lse_archive.folder.manifest import require_own
 from lse_archive.folder.publish import recover
 from lse_archive.layout import DayPaths
 
@@ -32,6 +33,7 @@ def day_lock(
 
     Raises:
         DayLockedError: Another writer held the lock for all that time.
+        ArchiveConflictError: The day's folder is another project's, see `require_own`.
     """
     paths.lock.parent.mkdir(parents=True, exist_ok=True)
     with paths.lock.open("a+") as file:
@@ -54,6 +56,8 @@ def day_lock(
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         recover(paths)
+        for folder in (paths.folder, paths.pruned):
+            require_own(folder, paths.project)
         try:
             yield
         finally:

@@ -14,7 +14,7 @@ from lse_archive.folder.manifest import Summary, read_summary
 from lse_archive.folder.pruned import day_content, delete_pruned_record, is_pruned, pruned_runs
 from lse_archive.folder.state import clear_verified, publish_day
 from lse_archive.layout import DayPaths
-from lse_archive.zips.day import set_aside
+from lse_archive.zips.day import require_own_zip, set_aside
 from lse_archive.zips.inventory import Inventory, folder_inventory, shrink_error, zip_inventory
 from lse_archive.zips.unzip import extract
 
@@ -82,10 +82,12 @@ def publish(paths: DayPaths, unpacked: UnpackedDay, source: Path, *, allow_shrin
     again. A damaged local zip is set aside.
 
     Raises:
+        ArchiveConflictError: The local zip belongs to another project.
         ShrinkError: The local folder or zip, or the pruned day, has something that the copy does not (law 1), or the
             record of the pruned day cannot be read. Not with `allow_shrink`.
     """
     archived = None
+    require_own_zip(paths.zip, paths.project)
     if paths.zip.is_file() and not paths.zip.samefile(source):
         archived = zip_inventory(paths.zip)
     if not allow_shrink:

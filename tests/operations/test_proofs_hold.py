@@ -256,7 +256,12 @@ def test_a_damaged_run_file_replaces_no_row(installation: Installation) -> None:
 def test_a_load_without_rows_is_a_failure(installation: Installation) -> None:
     installation.fill(3)
     assert installation.archive("full-sweep").code == 0
-    shutil.copytree(installation.paths().folder, installation.paths("misspelled").folder)
+    copied = installation.paths("misspelled").folder
+    shutil.copytree(installation.paths().folder, copied)
+    refused = installation.archive("to-db", project="misspelled")
+    assert (refused.code, f"belongs to the project '{PROJECT}', not to 'misspelled'" in refused.err) == (1, True)
+    for manifest in copied.glob("_*"):  # without it, as an older tool's
+        manifest.unlink()
     ended = installation.archive("to-db", project="misspelled")
     assert ended.code == 1
     assert f"none of the 3 runs of misspelled {DAY} could be loaded" in ended.err

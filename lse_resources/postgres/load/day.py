@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from lse_archive.errors import CorruptArchiveError
-from lse_archive.folder.manifest import SUMS, read_sums
+from lse_archive.folder.manifest import SUMS, read_sums, require_own
 from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile
 from lse_archive.results import LoadResult
 from lse_resources.postgres.advisory_locks import day_advisory_lock
@@ -55,10 +55,12 @@ def load_day(
 
     Raises:
         UsageError: The folder does not exist.
+        ArchiveConflictError: The folder belongs to another project.
         CorruptArchiveError: Files differ from the day's checksums. They are not loaded; all others are.
         DatabaseError: Postgres cannot be reached or fails. Committed batches stay loaded.
     """
     started = time.monotonic()
+    require_own(folder, project)
     reader = DayReader(folder, day, read_sums(folder))
     damaged: list[str] = []
     result = LoadResult(project=project, date=str(day), dry_run=dry_run, total_files=len(reader.names))

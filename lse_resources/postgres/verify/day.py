@@ -13,7 +13,7 @@ import msgspec
 import psycopg
 
 from lse_archive.errors import CorruptArchiveError
-from lse_archive.folder.manifest import read_summary, read_sums
+from lse_archive.folder.manifest import read_summary, read_sums, require_own
 from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile
 from lse_archive.results import Inconsistency, VerificationResult
 from lse_resources.postgres.advisory_locks import day_advisory_lock
@@ -51,10 +51,12 @@ def verify_day(
 
     Raises:
         UsageError: The folder does not exist.
+        ArchiveConflictError: The folder belongs to another project.
         CorruptArchiveError: Its checksums cannot be read.
         DatabaseError: Postgres cannot be reached or fails.
     """
     started = time.monotonic()
+    require_own(folder, project)
     files = _DayFiles(folder, DayReader(folder, day, read_sums(folder)))
     fixed: list[str] = []
     with _locked(database, project, day) as connection:

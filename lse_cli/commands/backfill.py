@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lse_cli.commands.options import DateOption, EndOption, ProjectOption, StartOption
+from lse_cli.terminal.output import echo
 
 
 def backfill(
@@ -39,9 +40,7 @@ def backfill(
         if (owner := owners.get(project_slug(one.name), one.name)) == one.name:
             served.append(one)
         else:
-            typer.echo(
-                f"lse: the platform does not archive '{one.name}': its key is that of '{owner}'. {KEY_HINT}", err=True
-            )
+            echo(f"lse: the platform does not archive '{one.name}': its key is that of '{owner}'. {KEY_HINT}", err=True)
     if not served:
         raise typer.Exit(1)
     url = platform_url(settings)
@@ -57,6 +56,6 @@ def backfill(
             )
         title = f"{verb} {one.name}, {days[0]} to {days[-1]}"
         found = launch_backfill(url, [(project_slug(one.name), step) for step in steps], days, title)
-        typer.echo(f"{one.name}: {counted(len(days), 'day')}, {url}/runs/b/{found}")
+        echo(f"{one.name}: {counted(len(days), 'day')}, {url}/runs/b/{found}")
     if len(served) < len(selection.projects):
         raise typer.Exit(1)

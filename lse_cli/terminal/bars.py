@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lse_archive.cancellation import set_cancel_event
+from lse_archive.printable import printable
 from lse_cli.terminal.texts import size
 
 Bar = Callable[[str, str], Callable[[int, int | None], None]]
@@ -57,8 +58,9 @@ class DayBars:
         their next progress report or in their next backoff delay.
         """
         with ThreadPoolExecutor(_PARALLEL_DAYS, initializer=set_cancel_event, initargs=(self._cancelled,)) as pool:
-            futures = [pool.submit(work, item) for item in items]
-            try:
+            futures: list[Future[_R]] = []
+            try:  # an interrupt may arrive before all items are submitted
+                futures.extend(pool.submit(work, item) for item in items)
                 yield futures
             except BaseException:
                 self._cancelled.set()
@@ -70,6 +72,7 @@ class DayBars:
     @contextlib.contextmanager
     def day(self, title: str) -> Generator[Bar]:
         """Shows the bar of one day until the context is closed."""
+        title = printable(title)
         task = self.live.add_task(title, total=None, count="")
 
         def bar(phase: str, unit: str) -> Callable[[int, int | None], None]:

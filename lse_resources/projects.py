@@ -13,7 +13,7 @@ from typing import Any
 
 from lse_archive.days import parse_day
 from lse_archive.errors import SettingsError, UsageError
-from lse_archive.files import publish_file
+from lse_archive.files import file_lock, publish_file
 from lse_archive.names import project_slug, require_name
 
 DEFAULT_RETENTION_DAYS = 14
@@ -134,31 +134,32 @@ def _read(path: Path, entry: object) -> ProjectConfig:
 
 
 def add_project(path: Path, project: ProjectConfig) -> None:
-    """Appends a project to the file; the rest of the file is not changed.
+    """Appends a project to the file; the rest of the file is not changed. Safe from several processes at once.
 
     Raises:
         UsageError: It is listed already, has no name or too long a one, or its key is that of another project.
         SettingsError: The file is malformed, or cannot be written.
     """
     require_name(project.name)
-    listed = read_projects(path)
-    if any(known.name == project.name for known in listed):
-        raise UsageError(f"'{project.name}' is already in {path}", hint="Change it there")
-    if other := key_owners(listed).get(key := project_slug(project.name)):
-        raise UsageError(
-            f"'{project.name}' cannot be added",
-            why=f"its key on the platform, {key}, is that of '{other}'",
-            hint=KEY_HINT,
-        )
-    text = path.read_text(encoding="utf-8") if path.exists() else _HEADER
     # A JSON string is a TOML basic string, once DEL is escaped (TOML 1.0, Strings).
     name = json.dumps(project.name, ensure_ascii=False).replace("\x7f", "\\u007f")
-    text += f"\n[[project]]\nname = {name}\nstart = {project.start}\n"
+    entry = f"\n[[project]]\nname = {name}\nstart = {project.start}\n"
     if project.retention_days != DEFAULT_RETENTION_DAYS:
-        text += f"retention_days = {project.retention_days}\n"
+        entry += f"retention_days = {project.retention_days}\n"
     try:
-        with publish_file(path) as file:
-            file.write(text.encode())
+        with file_lock(path):
+            listed = read_projects(path)
+            if any(known.name == project.name for known in listed):
+                raise UsageError(f"'{project.name}' is already in {path}", hint="Change it there")
+            if other := key_owners(listed).get(key := project_slug(project.name)):
+                raise UsageError(
+                    f"'{project.name}' cannot be added",
+                    why=f"its key on the platform, {key}, is that of '{other}'",
+                    hint=KEY_HINT,
+                )
+            text = path.read_text(encoding="utf-8") if path.exists() else _HEADER
+            with publish_file(path) as file:
+                file.write((text + entry).encode())
     except OSError as error:
         raise SettingsError(
             f"{path} cannot be written",

@@ -15,6 +15,7 @@ import msgspec
 
 from lse_archive.days import Window, day_window
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError
+from lse_archive.folder.opened import Folder, open_folder
 from lse_archive.runs.header import RunHeader
 
 SUMMARY = "_summary.json"
@@ -179,13 +180,13 @@ def sums_lines(encoded_summary: bytes, sums: Iterable[tuple[str, bytes]]) -> Ite
         yield _line(name, digest)
 
 
-def read_summary(folder: Path) -> Summary | None:
-    """The summary of a folder, None if an older tool wrote none.
+def read_summary(folder: Path | Folder) -> Summary | None:
+    """The summary of a folder, None if an older tool wrote none or there is no folder.
 
     Raises:
         CorruptArchiveError: It cannot be read.
     """
-    return parse_summary(content, folder) if (content := _read(folder / SUMMARY)) is not None else None
+    return parse_summary(content, _path(folder)) if (content := _read(folder, SUMMARY)) is not None else None
 
 
 def parse_summary(content: bytes, origin: Path) -> Summary:
@@ -200,7 +201,7 @@ def parse_summary(content: bytes, origin: Path) -> Summary:
         raise CorruptArchiveError(f"{origin} has a damaged {SUMMARY}", why=str(error), hint=_RESTORE) from error
 
 
-def require_own(folder: Path, project: str) -> None:
+def require_own(folder: Path | Folder, project: str) -> None:
     """Returns if a day's folder, or the record of a pruned day, may be used as the project's.
 
     A folder belongs to the project that its summary names. Where the file system ignores case or Unicode's
@@ -211,7 +212,7 @@ def require_own(folder: Path, project: str) -> None:
     """
     with contextlib.suppress(CorruptArchiveError):  # reported, or repaired, by the step itself
         if summary := read_summary(folder):
-            reject_foreign(summary, project, folder)
+            reject_foreign(summary, project, folder if isinstance(folder, Path) else folder.path)
 
 
 def reject_foreign(summary: Summary, project: str, place: Path) -> None:
@@ -225,13 +226,13 @@ def reject_foreign(summary: Summary, project: str, place: Path) -> None:
         )
 
 
-def read_sums(folder: Path) -> dict[str, bytes] | None:
-    """The checksums of a folder by file name, None if an older tool wrote none.
+def read_sums(folder: Path | Folder) -> dict[str, bytes] | None:
+    """The checksums of a folder by file name, None if an older tool wrote none or there is no folder.
 
     Raises:
         CorruptArchiveError: They cannot be read.
     """
-    return parse_sums(content, folder) if (content := _read(folder / SUMS)) is not None else None
+    return parse_sums(content, _path(folder)) if (content := _read(folder, SUMS)) is not None else None
 
 
 def parse_sums(content: bytes, origin: Path) -> dict[str, bytes]:
@@ -258,11 +259,16 @@ def parse_sums(content: bytes, origin: Path) -> dict[str, bytes]:
     return sums
 
 
-def _read(path: Path) -> bytes | None:
+def _read(folder: Path | Folder, name: str) -> bytes | None:
     try:
-        return path.read_bytes()
+        with open_folder(folder) as opened:
+            return opened.read(name)
     except FileNotFoundError:
         return None
+
+
+def _path(folder: Path | Folder) -> Path:
+    return folder.path if isinstance(folder, Folder) else folder
 
 
 def _line(name: str, digest: bytes) -> bytes:

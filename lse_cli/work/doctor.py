@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import platform
 import shutil
 import sys
@@ -21,6 +22,7 @@ import msgspec
 import pyrage
 
 from lse_archive.errors import ArchiveError, DestinationError
+from lse_archive.files import flush_directory, lock
 from lse_archive.folder.manifest import TOOL
 from lse_archive.names import project_slug
 from lse_cli.terminal.texts import counted
@@ -30,7 +32,7 @@ from lse_resources.destinations.google_drive.client import GoogleDrive
 from lse_resources.destinations.object_store import ObjectStore
 from lse_resources.langsmith.client import LangSmith
 from lse_resources.open_destination import encryption_keys
-from lse_resources.postgres.database import Database
+from lse_resources.postgres.database import Database, other_encoding, require_utf8
 from lse_resources.postgres.schema import UnpreparedError, check_schema
 from lse_resources.postgres.urls import application_url, dagster_url, libpq_url
 from lse_resources.projects import KEY_HINT, key_owners, lists_none, read_projects
@@ -122,12 +124,20 @@ def _disk(settings: Settings) -> Findings:
         directory = next(parent for parent in (path, *path.parents) if parent.exists())
         probe = directory / ".lse-doctor"
         try:
-            probe.touch()
-            probe.unlink()
+            with probe.open("wb") as file:
+                lock(file.fileno(), path)
         except OSError as error:
-            raise ArchiveError(
-                f"{path} cannot be written", why=error.strerror or "", hint="Change its permissions"
-            ) from None
+            is_read_only = error.errno == errno.EROFS
+            hint = "Mount its file system for writing" if is_read_only else "Change its permissions"
+            raise ArchiveError(f"{path} cannot be written", why=error.strerror or "", hint=hint) from None
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink()
+        try:
+            flush_directory(directory)
+        except OSError as error:
+            says = f"{path}: its file system does not flush directories ({error.strerror})"
+            yield Finding("disk", "note", says, "A power failure may undo the last changes: use a local disk")
         free = shutil.disk_usage(directory).free
         enough = free >= _MIN_FREE_BYTES
         hint = "" if enough else "Free space, or delete files that are proven at the destination: lse archive prune"
@@ -243,15 +253,22 @@ def _postgres(settings: Settings) -> Findings:
     database = Database(application_url(settings))
     with database.session("cannot read the version of Postgres") as connection:
         release = connection.info.parameter_status("server_version")
-    where = "LSE_DATABASE_URL" if settings.lse_database_url else "embedded"
-    yield Finding("Postgres", "ok", f"{release} ({where}) responds")
+        encoding = connection.info.parameter_status("server_encoding")
+        where = "LSE_DATABASE_URL" if settings.lse_database_url else "embedded"
+        yield Finding("Postgres", "ok", f"{release} ({where}) responds, encoding {encoding}, sessions in UTC")
+        require_utf8(connection, "the runs cannot be loaded")
     try:
         check_schema(database)
     except UnpreparedError as error:
         hint = "lse archive and lse up prepare it automatically; lse db migrate does it now"
         yield Finding("Postgres", "note", f"{error.what}: {error.why}", hint)
         return
-    with Database(libpq_url(dagster_url(settings))).connect():
+    with Database(libpq_url(dagster_url(settings))).connect() as connection:
+        if encoding := other_encoding(connection):
+            says = f"Dagster's database has the encoding {encoding}: it cannot record every name and message"
+            hint = "Create one with ENCODING 'UTF8', and name it in LSE_DAGSTER_DATABASE_URL"
+            yield Finding("Postgres", "wrong", says, hint)
+            return
         yield Finding("Postgres", "ok", "the schema is up to date, and Dagster's database responds")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,9 @@ from pathlib import Path
 from lse_archive.errors import CorruptArchiveError, RefusedArchiveError, ShrinkError
 from lse_archive.folder.contents import content_files, ensure_manifest, is_as_recorded
 from lse_archive.folder.manifest import Summary, read_summary
+from lse_archive.folder.opened import open_folder
 from lse_archive.folder.pruned import day_content, delete_pruned_record, is_pruned, pruned_runs
+from lse_archive.folder.publish import discard
 from lse_archive.folder.state import clear_verified, publish_day
 from lse_archive.layout import DayPaths
 from lse_archive.zips.day import require_own_zip, set_aside
@@ -43,9 +44,10 @@ class UnpackedDay:
 def holds(paths: DayPaths, content: str) -> bool:
     """Whether the day's folder exists, is intact and has exactly this content. Reads every file."""
     try:
-        summary = read_summary(paths.folder)
-        return summary is not None and summary.content_sha256 == content and is_as_recorded(paths)
-    except CorruptArchiveError:
+        with open_folder(paths.folder) as folder:
+            summary = read_summary(folder)
+            return summary is not None and summary.content_sha256 == content and is_as_recorded(folder)
+    except (CorruptArchiveError, FileNotFoundError):
         return False
 
 
@@ -70,7 +72,7 @@ def unpack_day(
             why=f"it holds {contents.summary.project} {contents.summary.date}, not {paths.project} {paths.day}",
         )
     summary = ensure_manifest(unpacked)
-    if contents.sums is not None and not is_as_recorded(unpacked):
+    if contents.sums is not None and not is_as_recorded(unpacked.folder):
         raise CorruptArchiveError(f"{source.name} is damaged", why="its files differ from its checksums")
     return UnpackedDay(unpacked, summary, summary.content_sha256, contents.sums is None, contents.hidden)
 
@@ -102,9 +104,8 @@ def publish(paths: DayPaths, unpacked: UnpackedDay, source: Path, *, allow_shrin
 
 
 def clear(paths: DayPaths) -> None:
-    """Removes what a killed restore or prune left behind. The caller holds the day's lock."""
-    shutil.rmtree(paths.restoring, ignore_errors=True)
-    shutil.rmtree(paths.discarded, ignore_errors=True)
+    """Removes what a killed restore or import left behind. The caller holds the day's lock."""
+    discard(paths, paths.restoring)
 
 
 def _check_superset(paths: DayPaths, unpacked: UnpackedDay, archived: Inventory | None) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import socket
 import sys
 from datetime import date
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, LiteralString, cast
 
 import pyrage
 import pytest
 from alert_targets import webhook
+from database_fixtures import CreateDatabase
 from home_fixtures import PROJECT, Installation
 from s3_fixtures import FaultProxy
 
+from lse_cli.work.doctor import examine
 from lse_demo.faults import Fault, on
 from lse_platform.home import open_home
 from lse_resources.alerts import Alert
@@ -96,6 +100,25 @@ def test_a_database_without_tables(healthy: Installation) -> None:
     assert "lse archive and lse up prepare it automatically" in shown
 
 
+LATIN1: LiteralString = "ENCODING 'LATIN1' LOCALE_PROVIDER libc"
+
+
+def test_a_database_of_another_encoding(
+    healthy: Installation, create_database: CreateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "encoding UTF8, sessions in UTC" in healthy.lse("doctor").out
+    monkeypatch.setenv("LSE_DATABASE_URL", create_database(LATIN1))
+    assert "has the encoding LATIN1" in (found := wrong(healthy)["Postgres"])
+    assert "--encoding=UTF8" in found
+
+
+def test_a_database_of_dagster_of_another_encoding(
+    healthy: Installation, create_database: CreateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LSE_DAGSTER_DATABASE_URL", create_database(LATIN1))
+    assert "Dagster's database has the encoding LATIN1" in wrong(healthy)["Postgres"]
+
+
 def test_a_langsmith_that_never_answers_delays_the_command_only_shortly(
     healthy: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +149,26 @@ def test_a_wrong_clock(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -
 def test_a_full_disk(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lse_cli.work.doctor._MIN_FREE_BYTES", 10**18)
     assert "Free space" in wrong(healthy)["disk"]
+
+
+def test_a_disk_without_file_locks(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lse_archive.files.fcntl.flock", refuse)
+        [found] = [found for found in examine(Settings.load()) if found.name == "disk"]
+    assert (found.verdict, "does not lock files (No locks available)" in found.says) == ("wrong", True)
+
+
+def test_a_disk_that_does_not_flush_directories(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("lse_cli.work.doctor.flush_directory", refuse)
+    found = [found for found in examine(Settings.load()) if found.name == "disk"]
+    assert [found.verdict for found in found] == ["note", "ok"] * (len(found) // 2)
+    assert "does not flush directories (Invalid argument)" in found[0].says
 
 
 def test_a_malformed_mail_server_url(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,9 @@ from datetime import UTC, date, datetime, timedelta
 
 from lse_archive.errors import UsageError
 
+FIRST_DAY = date(1000, 1, 1)
+"""The first day that can be archived: Dagster writes the partitions of earlier years with fewer than four digits."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_PATTERN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _LEAP_SECOND = re.compile(r"(?<=[Tt ][0-9]{2}:[0-9]{2}:)60(?:[.,][0-9]+)?")
@@ -45,11 +48,13 @@ def today() -> date:
 
 
 def require_past(day: date) -> date:
-    """Returns the day if it is over.
+    """Returns the day if it can be archived. Every command that writes days checks its days by this function.
 
     Raises:
-        UsageError: The day is today or later (UTC): it could only be archived in part.
+        UsageError: The day is today or later (UTC): it could only be archived in part; or it is before `FIRST_DAY`.
     """
+    if day < FIRST_DAY:
+        raise UsageError(f"{day} cannot be archived", why=f"the first day of an archive is {FIRST_DAY}")
     if day >= today():
         raise UsageError(
             f"{day} cannot be archived yet",

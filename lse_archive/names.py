@@ -9,6 +9,11 @@ import unicodedata
 from datetime import date
 from urllib.parse import quote, unquote
 
+from lse_archive.errors import UsageError
+
+MAX_NAME_BYTES = 2600
+"""The longest name of a project: Postgres' indexes hold 2,704 bytes, with the day (nbtree, BTMaxItemSize)."""
+
 # Room for `_YYYY-MM-DD.zip` and a temporary suffix within the 255 bytes that file systems allow.
 _MAX_FOLDER_BYTES = 200
 _HASH_LENGTH = 10
@@ -26,6 +31,23 @@ def project_folder(name: str) -> str:
         return folder
     head = folder.encode()[: _MAX_FOLDER_BYTES - _HASH_LENGTH - 2].decode(errors="ignore")
     return f"{head}%%{_digest(name)}"
+
+
+def require_name(name: str) -> str:
+    """Returns the project's name if it can be archived under it.
+
+    Raises:
+        UsageError: It is empty, or longer than `MAX_NAME_BYTES`.
+    """
+    if not name.strip():
+        raise UsageError("a project needs a name")
+    if (size := len(name.encode(errors="surrogatepass"))) > MAX_NAME_BYTES:
+        raise UsageError(
+            f"the project '{name[:40]}…' cannot be archived",
+            why=f"its name has {size:,} bytes, and Postgres can index {MAX_NAME_BYTES:,}",
+            hint="Rename it in LangSmith",
+        )
+    return name
 
 
 def project_name(folder: str) -> str | None:
@@ -46,7 +68,10 @@ def _digest(name: str) -> str:
 
 
 def project_slug(name: str) -> str:
-    """A key for Dagster, `[a-z0-9-]+`: a pure function of the name, with a short hash if characters were dropped."""
+    """A key for Dagster, `[a-z0-9-]+`: a pure function of the name, with a short hash if characters were dropped.
+
+    Two names may have one key, see `lse_resources.projects.key_owners`.
+    """
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60].strip("-")
     return slug if slug == name else f"{slug}-{_digest(name)[:6]}".lstrip("-")
 

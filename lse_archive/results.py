@@ -49,7 +49,11 @@ class FetchResult(msgspec.Struct, kw_only=True):
 
 
 class ZipResult(msgspec.Struct, kw_only=True):
-    """A day archive; `written` is False if a zip of this content was there already."""
+    """A day archive; `written` is False if a zip of this content was there already.
+
+    Attributes:
+        left_out: Files and folders in the day's folder that are not in its checksums, and so not in the zip.
+    """
 
     project: str
     date: str
@@ -60,6 +64,7 @@ class ZipResult(msgspec.Struct, kw_only=True):
     bytes: int
     sha256: str
     content_sha256: str
+    left_out: list[str] = []
     duration_seconds: float = 0.0
 
 

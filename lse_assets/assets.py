@@ -47,7 +47,7 @@ from lse_resources.projects import ProjectConfig
 # Retries after 20, 60 and 140 seconds, with jitter: an outside system may be back by then.
 _RETRY = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 _RETRYABLE = (SourceError, DestinationError, DatabaseError, DayLockedError, OSError)
-_NOT_PLOTTED = ("project", "date", "errors", "put_aside", "incomplete", "load_id")
+_NOT_PLOTTED = ("project", "date", "errors", "put_aside", "incomplete", "load_id", "left_out")
 _RUNS_TABLE = {
     "dagster/table_name": "runs",
     "dagster/column_schema": dg.TableSchema(
@@ -188,9 +188,11 @@ def _day_zip(shared: _Shared, run_files: dg.AssetsDefinition) -> dg.AssetsDefini
         target = Path(config.output_dir) / paths.zip.name if config.output_dir else paths.zip
         with _step(context, ui):
             result = zip_step(paths, ui, target=target, allow_shrink=config.allow_shrink)
-        ratio = round(result.bytes_in / result.bytes, 2)
+        more: dict[str, Any] = {"ratio": round(result.bytes_in / result.bytes, 2)}
+        if result.left_out:
+            more["left out"] = printable(", ".join(result.left_out))
         return dg.MaterializeResult(
-            metadata=_metadata(result, ratio=ratio, path=dg.MetadataValue.path(printable(str(target))))
+            metadata=_metadata(result, **more, path=dg.MetadataValue.path(printable(str(target))))
         )
 
     return day_zip

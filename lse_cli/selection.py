@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lse_archive.days import days_between, parse_day, require_past, today
 from lse_archive.errors import UsageError
+from lse_archive.names import require_name
 from lse_resources.projects import ProjectConfig, lists_none, read_projects
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ def select(
     """Reads the options of a command that works on past days.
 
     Raises:
-        UsageError: The options contradict each other, a day is malformed or not over, or there is no project.
+        UsageError: The options contradict each other, a day is malformed or cannot be archived, the project's name is
+            too long, or there is no project.
     """
-    projects = select_projects(settings, project)
+    projects = select_projects(settings, None if project is None else require_name(project))
     first, last = read_range(date_text, start_text, end_text)
     if last is not None and first is None:
         raise UsageError("--end-date needs --start-date")

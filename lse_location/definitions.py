@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import gc
+import logging
 
 import dagster as dg
 
+from lse_archive.names import project_slug
 from lse_assets.assets import project_definitions
 from lse_assets.resources import ArchiveResource, DestinationResource, LangSmithResource, PostgresResource
 from lse_operations.reporter import LogReporter, StepReporter
 from lse_platform.home import known_projects
+from lse_resources.projects import KEY_HINT, key_owners
 from lse_resources.settings import Settings
 from lse_sensors.maintenance import maintenance, maintenance_schedule
 from lse_sensors.schedules import project_schedules
 from lse_sensors.sensors import SENSORS
+
+_log = logging.getLogger(__name__)
 
 
 def resources(ui: StepReporter) -> dict[str, object]:
@@ -32,7 +37,13 @@ def definitions() -> dg.Definitions:
     """Reads `projects.toml` and defines each project's assets and schedules, and the sensors."""
     # A hundred projects are 260,000 permanent objects: frequent garbage collections would be slow.
     gc.set_threshold(100_000)
-    projects = known_projects(Settings.load())
+    listed = known_projects(Settings.load())
+    owners = key_owners(listed)
+    projects = [project for project in listed if owners[project_slug(project.name)] == project.name]
+    for project in listed:
+        if project not in projects:
+            owner = owners[project_slug(project.name)]
+            _log.error("'%s' is not archived: its key is that of '%s'. %s", project.name, owner, KEY_HINT)
     return dg.Definitions.merge(
         dg.Definitions(
             resources=resources(LogReporter()),

@@ -14,12 +14,20 @@ from typing import NoReturn
 
 import msgspec
 
-from lse_archive.days import day_of, today
+from lse_archive.days import FIRST_DAY, day_of, require_past
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, UsageError
 from lse_archive.files import disk_errors
 from lse_archive.folder.contents import ensure_manifest, is_as_recorded
 from lse_archive.folder.locks import day_lock
-from lse_archive.folder.manifest import SUMMARY, SUMS, content_sums, read_summary, read_sums, write_manifest
+from lse_archive.folder.manifest import (
+    SUMMARY,
+    SUMS,
+    content_sums,
+    read_summary,
+    read_sums,
+    require_own,
+    write_manifest,
+)
 from lse_archive.folder.pruned import is_pruned, require_restored
 from lse_archive.folder.reader import InvalidFile, RunFile, read_folder, run_file_name
 from lse_archive.folder.state import now_text, publish_day
@@ -51,16 +59,20 @@ class Survey:
         files: Number of files that were read.
         repeated: Number of files whose run another file holds in the same or a newer state.
         invalid: `path: reason` of files that hold no run.
+        unread: `path: reason` of links and special files: they may hold runs.
+        others: `path: reason` of other files and folders that were not read, without the manifests of older archives.
     """
 
     days: dict[date, dict[str, Candidate]] = field(default_factory=dict)
     files: int = 0
     repeated: int = 0
     invalid: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
 
 def survey(directory: Path, *, progress: Callable[[int], None] = lambda _: None) -> Survey:
-    """Reads every `*.json` below a directory, except in hidden folders; links are not followed.
+    """Reads every `*.json` below a directory, upper or lower case, except in hidden folders; links are not followed.
 
     Raises:
         UsageError: There is no such directory.
@@ -70,7 +82,7 @@ def survey(directory: Path, *, progress: Callable[[int], None] = lambda _: None)
         raise UsageError(f"there is no directory {directory}")
     found = Survey()
     best: dict[str, Candidate] = {}  # by run: files of one run may have different days
-    for path in _json_files(directory):
+    for path in _json_files(directory, found):
         found.files += 1
         progress(found.files)
         try:
@@ -93,13 +105,32 @@ def survey(directory: Path, *, progress: Callable[[int], None] = lambda _: None)
     return found
 
 
-def _json_files(directory: Path) -> Iterator[Path]:
+def _json_files(directory: Path, found: Survey) -> Iterator[Path]:
+    """The files to read. All others are listed in `found`: a person may delete the originals."""
     for parent, folders, names in os.walk(directory, onerror=_cannot_be_read):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
+        subfolders = set(folders)
+        folders.clear()
+        for name in sorted([*subfolders, *names]):
             path = Path(parent, name)
-            if name.endswith(".json") and name[0] not in "_." and not path.is_symlink():
+            if path.is_symlink() or not (name in subfolders or path.is_file()):
+                found.unread.append(f"{path.relative_to(directory)}: a link or special file is not followed")
+            elif reason := _not_a_run_file(name, is_folder=name in subfolders):
+                found.others.append(f"{path.relative_to(directory)}: {reason}")
+            elif name in subfolders:
+                folders.append(name)
+            elif name not in (SUMMARY, SUMS):
                 yield path
+
+
+def _not_a_run_file(name: str, *, is_folder: bool) -> str:
+    """Why a file or folder of this name is not read; empty if it is, or if it is a manifest."""
+    if name.startswith("."):
+        return "it is hidden"
+    if is_folder or name in (SUMMARY, SUMS):
+        return ""
+    if name.startswith("_"):
+        return "its name starts with _"
+    return "" if name.lower().endswith(".json") else "its name does not end in .json"
 
 
 def _cannot_be_read(error: OSError) -> NoReturn:
@@ -127,14 +158,16 @@ def import_day(
     Raises:
         CorruptArchiveError: The day's folder differs from its checksums.
         PrunedDayError: The day must be restored first.
-        ArchiveConflictError: A file of the folder has the name of another run.
+        ArchiveConflictError: A file of the folder has the name of another run, or the folder is another project's.
         ArchiveError: It cannot be written.
     """
     began = time.monotonic()
     paths = layout.day(project, day)
     result = ImportResult(project=project, date=str(day), action="refused")
-    if day >= today():
-        result.why = "the day is not over, in UTC"
+    try:
+        require_past(day)
+    except UsageError as error:
+        result.why = error.why if day < FIRST_DAY else "the day is not over, in UTC"
         return result
     if dry_run:
         _compare(paths, runs, result)
@@ -155,6 +188,8 @@ def import_day(
 
 def _compare(paths: DayPaths, runs: dict[str, Candidate], result: ImportResult) -> dict[str, Candidate]:
     """Sets the counts of the result; returns the runs that the day does not have."""
+    for folder in (paths.folder, paths.pruned):
+        require_own(folder, paths.project)
     if is_pruned(paths):
         result.why = "the day was pruned: restore it first"
         return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import date, timedelta
 from pathlib import Path
 
+from lse_archive.errors import UsageError
 from lse_resources.langsmith.client import LangSmith
 from lse_resources.projects import DEFAULT_RETENTION_DAYS, ProjectConfig, add_project, read_projects
 
@@ -20,13 +21,17 @@ def missing_projects(client: LangSmith, projects_file: Path) -> list[str]:
     return sorted({project.name for project in client.projects()} - known)
 
 
-def add_new(projects_file: Path, names: list[str], today: date) -> date:
-    """Lists the projects in the file, from the oldest day that LangSmith still serves; returns that day.
+def add_new(projects_file: Path, names: list[str], today: date) -> dict[str, UsageError]:
+    """Lists the projects in the file, from the oldest day that LangSmith still serves; returns those it refused.
 
     Raises:
         SettingsError: The file is malformed.
     """
+    refused: dict[str, UsageError] = {}
     start = today - timedelta(days=DEFAULT_RETENTION_DAYS - 1)
     for name in names:
-        add_project(projects_file, ProjectConfig(name, start))
-    return start
+        try:
+            add_project(projects_file, ProjectConfig(name, start))
+        except UsageError as error:  # of this project alone
+            refused[name] = error
+    return refused

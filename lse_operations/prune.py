@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from lse_archive.errors import CorruptArchiveError
 from lse_archive.files import disk_errors
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import content_hash, content_sums, read_sums
 from lse_archive.folder.opened import delete_unread
-from lse_archive.folder.pruned import PrunedDay, write_pruned
-from lse_archive.folder.publish import displace
+from lse_archive.folder.pruned import PrunedDay, is_pruned, pruned_sums, write_pruned
+from lse_archive.folder.publish import SCRATCH, displace
 from lse_archive.folder.reader import RunFile, read_folder
 from lse_archive.folder.state import now_text, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import PruneResult
+from lse_archive.zips.day import check_zip
 from lse_operations.checks import check_archive, check_count, check_files, check_rows, compare_rows
 from lse_operations.upload import copy_difference, find_copies
-from lse_resources.destinations.files import StoredFile
+from lse_resources.destinations.files import LocalFile, StoredFile
 from lse_resources.destinations.protocol import Destination
 from lse_resources.postgres.database import Database
 
@@ -42,8 +45,8 @@ def prune_day(
     """Prunes the day's run files or its zip, if all places agree; else keeps it and returns the reason.
 
     The day must not be incomplete. The local files and zip must agree with their checksums, the destination's own
-    checksum with this content, and the rows in Postgres with the files. Summary and checksums stay
-    (`lse_archive.folder.pruned`).
+    checksum with this content, and the rows in Postgres with the files. The copy must pass the test of a restore: on the
+    local zip if that has its bytes, else on a download. Summary and checksums stay (`lse_archive.folder.pruned`).
 
     Args:
         dry_run: Check, and delete nothing.
@@ -120,9 +123,12 @@ def _prove(
     _prove_here(paths)
     copy = destination.prove(_the_copy(destination, paths))
     _compare_copy(destination, copy, paths)
+    _prove_restorable(destination, copy, paths)
     if what == "zips" and copy_difference(copy, paths, without_zip=True):
         why = f"{destination.place} has no content hash of the copy, so that it cannot be checked without the zip"
         raise _NotProvenError(f"{why}; upload it again: lse archive upload")
+    if what == "files" and paths.folder.is_dir() and (hidden := _hidden_files(paths.folder)):
+        raise _NotProvenError(f"hidden files are in no copy of the day: {', '.join(hidden[:3])}; move them away")
     rows = check_rows(compare_rows(database, paths, on_wait=on_wait))
     if rows.verdict != "agrees":
         raise _NotProvenError(f"{rows.says} in Postgres; {rows.hint}")
@@ -137,6 +143,12 @@ def _prove_here(paths: DayPaths) -> None:
             raise _NotProvenError(f"{check.says}; {check.hint}" if check.hint else check.says)
 
 
+def _hidden_files(folder: Path) -> list[str]:
+    """Hidden files, which no zip holds; without those of desktops."""
+    names = (path.name for path in folder.iterdir())
+    return sorted(name for name in names if name.startswith(".") and not name.startswith(("._", ".DS_Store")))
+
+
 def _the_copy(destination: Destination, paths: DayPaths) -> StoredFile:
     found = find_copies(destination, paths)
     if len(found) != 1:
@@ -149,6 +161,21 @@ def _compare_copy(destination: Destination, copy: StoredFile, paths: DayPaths) -
     if difference:
         expected, there = difference
         raise _NotProvenError(f"{destination.place} holds something else: expected {expected}, found {there}")
+
+
+def _prove_restorable(destination: Destination, copy: StoredFile, paths: DayPaths) -> None:
+    """Tests the bytes of the copy as a restore does. A local zip with the same bytes was tested by `_prove_here`."""
+    if paths.zip.is_file() and LocalFile.read(paths.zip).equals(copy):
+        return
+    sums = pruned_sums(paths) if is_pruned(paths) else read_sums(paths.folder) or {}
+    paths.archive_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=paths.archive_dir) as scratch:
+        downloaded = Path(scratch) / copy.name
+        destination.download(copy, downloaded)
+        try:
+            check_zip(downloaded, downloaded, sums)
+        except CorruptArchiveError as error:
+            raise _NotProvenError(f"its copy cannot be restored: {error.why}") from error
 
 
 def _prune(destination: Destination, paths: DayPaths, what: What, copy: StoredFile) -> bool:

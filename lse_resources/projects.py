@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 from lse_archive.days import parse_day
 from lse_archive.errors import SettingsError, UsageError
 from lse_archive.files import file_lock, publish_file
+from lse_archive.names import project_slug, require_name
 
 DEFAULT_RETENTION_DAYS = 14
 MAX_RETENTION_DAYS = 1_000_000
 """Days that can be added to every day that can be archived."""
 DEFAULT_SCHEDULE = "02:00"
+KEY_HINT = "Rename one of them in LangSmith, or archive it by another installation (LSE_HOME, LSE_PROJECTS_FILE)"
 _SHARED = ("retention_days", "schedule", "owner")
 _AT_THE_TOP = (*_SHARED, "add_new_projects", "project")
 _OF_A_PROJECT = ("name", "start", *_SHARED)
@@ -68,6 +71,18 @@ def read_projects(path: Path) -> list[ProjectConfig]:
     if twice := {name for name in names if names.count(name) > 1}:
         raise _malformed(path, f"'{min(twice)}' is listed twice")
     return projects
+
+
+def key_owners(projects: Iterable[ProjectConfig]) -> dict[str, str]:
+    """The name of the project that has each key, see `project_slug`: of several, the one that is listed first.
+
+    The key is a part of the names of a project's assets in Dagster, which must be unique. So the platform archives only
+    the owner of a key, and `add_project` refuses a second one.
+    """
+    owners: dict[str, str] = {}
+    for project in projects:
+        owners.setdefault(project_slug(project.name), project.name)
+    return owners
 
 
 def lists_none(path: Path) -> str:
@@ -122,11 +137,10 @@ def add_project(path: Path, project: ProjectConfig) -> None:
     """Appends a project to the file; the rest of the file is not changed. Safe from several processes at once.
 
     Raises:
-        UsageError: It is listed already, or has no name.
+        UsageError: It is listed already, has no name or too long a one, or its key is that of another project.
         SettingsError: The file is malformed, or cannot be written.
     """
-    if not project.name.strip():
-        raise UsageError("a project needs a name")
+    require_name(project.name)
     # A JSON string is a TOML basic string, once DEL is escaped (TOML 1.0, Strings).
     name = json.dumps(project.name, ensure_ascii=False).replace("\x7f", "\\u007f")
     entry = f"\n[[project]]\nname = {name}\nstart = {project.start}\n"
@@ -134,8 +148,15 @@ def add_project(path: Path, project: ProjectConfig) -> None:
         entry += f"retention_days = {project.retention_days}\n"
     try:
         with file_lock(path):
-            if any(known.name == project.name for known in read_projects(path)):
+            listed = read_projects(path)
+            if any(known.name == project.name for known in listed):
                 raise UsageError(f"'{project.name}' is already in {path}", hint="Change it there")
+            if other := key_owners(listed).get(key := project_slug(project.name)):
+                raise UsageError(
+                    f"'{project.name}' cannot be added",
+                    why=f"its key on the platform, {key}, is that of '{other}'",
+                    hint=KEY_HINT,
+                )
             text = path.read_text(encoding="utf-8") if path.exists() else _HEADER
             with publish_file(path) as file:
                 file.write((text + entry).encode())

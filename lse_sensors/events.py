@@ -16,8 +16,7 @@ from dagster import (
 )
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 
-from lse_archive.names import project_slug
-from lse_resources.projects import ProjectConfig
+from lse_resources.projects import ProjectConfig, key_owners
 from lse_sensors.problems import RUN, AlertState, Event
 
 _LIMIT = 500
@@ -45,7 +44,7 @@ def new_state(instance: dg.DagsterInstance) -> AlertState:
 
 def read_events(instance: dg.DagsterInstance, state: AlertState, projects: list[ProjectConfig]) -> list[Event]:
     """Returns the events since the last call, and advances the cursors of the state."""
-    names = {project_slug(project.name): project.name for project in projects}
+    names = key_owners(projects)
     runs: dict[str, dg.DagsterRun | None] = {}
 
     def run_of(run_id: str) -> dg.DagsterRun | None:

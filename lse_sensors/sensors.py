@@ -97,9 +97,13 @@ def new_projects_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     except ArchiveError as error:
         return dg.SkipReason(f"LangSmith's projects could not be listed: {error}")
     if adds_new_projects(settings.projects_file):
-        add_new(settings.projects_file, missing, now.date())
-        title = f"{len(missing)} new LangSmith projects are archived from now on"
-        new, reported = missing, []
+        refused = add_new(settings.projects_file, missing, now.date())
+        added = [name for name in missing if name not in refused]
+        title = f"{len(added)} new LangSmith projects are archived from now on"
+        if refused:
+            title += f", {len(refused)} cannot be"
+        new = [*added, *(str(error) for name, error in refused.items() if name not in reported)]
+        reported = list(refused)
     else:
         title = f"{len(missing)} LangSmith projects are not archived"
         new, reported = [name for name in missing if name not in reported], missing

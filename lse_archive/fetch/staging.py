@@ -26,6 +26,7 @@ from lse_archive.fetch.source import UnservedRun
 from lse_archive.folder.publish import discard
 from lse_archive.folder.reader import RunFile, run_file_name
 from lse_archive.layout import DayPaths
+from lse_archive.names import project_folder
 from lse_archive.runs.header import RunHeader, read_header
 from lse_archive.runs.scanner import NotARunError
 
@@ -74,6 +75,7 @@ class Staging:
         self.runs_folder = paths.staging / "runs"
         self._window: Window = day_window(paths.day)
         self._lock = threading.RLock()
+        self._project = project_folder(paths.project)  # any name as text
         self._project_id: str | None = None
         self.misplaced: set[str] = set()
         self.runs_folder.mkdir(parents=True, exist_ok=True)
@@ -141,6 +143,9 @@ class Staging:
 
         Args:
             now: Seconds since the epoch.
+
+        Raises:
+            ArchiveConflictError: It is the fetch of a project of another name, see `require_own`.
         """
         now = time.time() if now is None else now
         self._project_id = project_id.lower()
@@ -163,6 +168,13 @@ class Staging:
             incomplete = db.executemany("DELETE FROM run WHERE name = ?", names).rowcount > 0
             incomplete |= db.executemany("DELETE FROM unreadable WHERE name = ?", names).rowcount > 0
             former = dict(db.execute("SELECT key, value FROM mark"))
+            if (owner := former.pop("project", self._project)) != self._project:
+                raise ArchiveConflictError(
+                    f"{self.root} is an unfinished fetch of the project '{owner}', not of '{self._project}'",
+                    why="on this disk the two names lead to one folder",
+                    hint="Archive one of the projects on a disk that distinguishes the names (LSE_DATA_DIR)",
+                )
+            db.execute("INSERT OR REPLACE INTO mark VALUES ('project', ?)", (self._project,))
             age = now - float(former.pop("began", "-inf"))
             if former != wanted or not 0 <= age <= _FRESH_SECONDS:
                 db.execute("UPDATE run SET origin = 'stale'")

@@ -121,6 +121,12 @@ def content_files(folder: Path | Folder) -> list[Path]:
         return [*(opened.path / name for name in run_file_names(opened)), *other_files(opened)]
 
 
+def unrecorded(folder: Path, sums: Mapping[str, bytes]) -> list[str]:
+    """The names in a day's folder that its checksums do not list, sorted; without hidden ones."""
+    names = {path.name for path in folder.iterdir()} - sums.keys() - {SUMMARY, SUMS}
+    return sorted(name for name in names if not name.startswith("."))
+
+
 def is_as_recorded(folder: Path | Folder) -> bool:
     """Whether the folder has exactly the files, by name and content, that its checksums list."""
     with open_folder(folder) as opened:

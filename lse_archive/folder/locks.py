@@ -13,6 +13,7 @@ from pathlib import Path
 from lse_archive.cancellation import cancellable_sleep
 from lse_archive.errors import DayLockedError
 from lse_archive.files import lock
+from lse_archive.folder.manifest import require_own
 from lse_archive.folder.publish import recover
 from lse_archive.folder.state import repair_state
 from lse_archive.layout import DayPaths
@@ -35,6 +36,7 @@ def day_lock(
 
     Raises:
         DayLockedError: Another writer held the lock for all that time.
+        ArchiveConflictError: The day's folder is another project's, see `require_own`.
         ArchiveError: The file system has no locks, or the day's folder is a link to nothing.
         OSError: The lock cannot be created.
     """
@@ -46,6 +48,8 @@ def day_lock(
         _wait_for(descriptor, paths, wait_seconds, on_wait)
         _write_holder(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
         recover(paths)
+        for folder in (paths.folder, paths.pruned):
+            require_own(folder, paths.project)
         repair_state(paths)
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from lse_archive.days import Window, day_window
-from lse_archive.errors import ArchiveError, CorruptArchiveError
+from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError
 from lse_archive.folder.opened import Folder, open_folder
 from lse_archive.runs.header import RunHeader
 
@@ -203,6 +204,31 @@ def parse_summary(content: bytes, origin: Path) -> Summary:
         return msgspec.json.decode(content, type=Summary)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CorruptArchiveError(f"{origin} has a damaged {SUMMARY}", why=str(error), hint=_RESTORE) from error
+
+
+def require_own(folder: Path | Folder, project: str) -> None:
+    """Returns if a day's folder, or the record of a pruned day, may be used as the project's.
+
+    A folder belongs to the project that its summary names. Where the file system ignores case or Unicode's
+    normalization, the names of two projects lead to one folder. A folder without a readable summary belongs to nobody.
+
+    Raises:
+        ArchiveConflictError: It belongs to another project.
+    """
+    with contextlib.suppress(CorruptArchiveError):  # reported, or repaired, by the step itself
+        if summary := read_summary(folder):
+            reject_foreign(summary, project, folder if isinstance(folder, Path) else folder.path)
+
+
+def reject_foreign(summary: Summary, project: str, place: Path) -> None:
+    """Raises ArchiveConflictError if the summary names another project; `place` is the folder or zip of the summary."""
+    if summary.project != project:
+        raise ArchiveConflictError(
+            f"{place} belongs to the project '{summary.project}', not to '{project}'",
+            why="its summary says so; on this disk the two names may lead to one folder",
+            hint="If that is wrong, move it away; else archive one of the two on a disk that distinguishes the names "
+            "(LSE_DATA_DIR, LSE_ARCHIVE_DIR)",
+        )
 
 
 def read_sums(folder: Path | Folder) -> dict[str, bytes] | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from lse_archive.errors import CorruptArchiveError
+from lse_archive.errors import ArchiveConflictError, CorruptArchiveError
 from lse_archive.files import disk_errors, file_sha256, publish_file
-from lse_archive.folder.contents import ensure_manifest
+from lse_archive.folder.contents import ensure_manifest, unrecorded
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import (
     SUMMARY,
@@ -21,6 +22,7 @@ from lse_archive.folder.manifest import (
     parse_summary,
     parse_sums,
     read_sums,
+    reject_foreign,
     sort_key,
 )
 from lse_archive.folder.state import read_state, update_state
@@ -28,6 +30,7 @@ from lse_archive.layout import DayPaths
 from lse_archive.results import ZipResult
 from lse_archive.zips.inventory import folder_inventory, shrink_error, zip_inventory
 from lse_archive.zips.reader import BROKEN, digests, opened
+from lse_archive.zips.unzip import inspect
 from lse_archive.zips.writer import write_zip
 
 
@@ -47,6 +50,7 @@ def zip_day(
 
     Raises:
         CorruptArchiveError: The folder differs from its checksums; nothing was written.
+        ArchiveConflictError: The folder or the existing archive is another project's, or the folder another day's.
         ShrinkError: The existing archive holds runs that the folder lacks, or that are still pending in the folder.
         ArchiveError: There is no folder, or it cannot be written.
     """
@@ -54,9 +58,16 @@ def zip_day(
     target = target or paths.zip
     with day_lock(paths, on_wait=on_wait):
         summary = ensure_manifest(paths)
+        if summary.date != str(paths.day):
+            raise ArchiveConflictError(
+                f"{paths.folder} cannot be archived",
+                why=f"its summary is that of {summary.date}",
+                hint=f"Fetch the day again, or rename the folder to {summary.date}",
+            )
         sums = read_sums(paths.folder) or {}
         written = not _holds(target, sums)
         if written:
+            require_own_zip(target, paths.project)
             if not allow_shrink:
                 _check_superset(paths, target, sums)
             with disk_errors(f"cannot write {target}", "Free space or fix the permissions"):
@@ -75,6 +86,7 @@ def zip_day(
             bytes=target.stat().st_size,
             sha256=file_sha256(target)[1],
             content_sha256=content_hash(content_sums(sums)),
+            left_out=unrecorded(paths.folder, sums),
             duration_seconds=round(time.monotonic() - began, 3),
         )
 
@@ -102,18 +114,20 @@ def _write(
 
 
 def check_zip(file: Path | IO[bytes], name: Path, sums: dict[str, bytes]) -> None:
-    """Reads a whole archive and compares every file with its checksum.
+    """Reads a whole archive as a restore does, and compares every file with its checksum.
 
     Raises:
+        RefusedArchiveError: A restore would refuse it.
         CorruptArchiveError: It does not hold exactly these files; the error names it as `name`.
     """
     try:
         with opened(file) as archive:
-            names = [info.filename for info in archive.infolist()]
-            if len(set(names)) != len(names) or set(names) != {*sums, SUMS}:
-                differing = sorted(set(names) ^ {*sums, SUMS}) or ["a name occurs twice"]
-                raise CorruptArchiveError(f"{name} is damaged", why=f"other files than expected: {differing[0]}")
-            if parse_sums(archive.read(SUMS), name) != sums:
+            names = {info.filename for info in archive.infolist()}
+            if names != {*sums, SUMS}:
+                raise CorruptArchiveError(
+                    f"{name} is damaged", why=f"other files than expected: {min(names ^ {*sums, SUMS})}"
+                )
+            if inspect(archive, name)[1].sums != sums:
                 raise CorruptArchiveError(f"{name} is damaged", why=f"its {SUMS} differs from the expected one")
             for entry, digest in digests(archive):
                 if entry in sums and sums[entry] != digest:
@@ -138,6 +152,17 @@ def zip_summary(path: Path) -> Summary:
         CorruptArchiveError: It is no zip, or holds none.
     """
     return parse_summary(_member(path, SUMMARY), path)
+
+
+def require_own_zip(path: Path, project: str) -> None:
+    """Returns if there is no zip, or if it may be replaced by one of the project, see `require_own`.
+
+    Raises:
+        ArchiveConflictError: It belongs to another project.
+    """
+    with contextlib.suppress(CorruptArchiveError):  # an older tool's, or damaged
+        if path.exists():
+            reject_foreign(zip_summary(path), project, path)
 
 
 def _member(path: Path, name: str) -> bytes:

@@ -14,12 +14,15 @@ from typing import IO
 
 import deflate
 
+from lse_archive.folder.manifest import SUMS
+
 # Signature, lengths of the name and of the extra field: PKWARE's APPNOTE.TXT, 4.3.7.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _SIGNATURE = b"PK\x03\x04"
 _LONG_BYTES = 16 << 20
+_UTF8 = 0x800
 # The level of deflate, sizes after the content, a name in UTF-8; `zipfile` handles all other flags.
-_PLAIN_FLAGS = 0x2 | 0x4 | 0x8 | 0x800
+_PLAIN_FLAGS = 0x2 | 0x4 | 0x8 | _UTF8
 _CHUNK = 1 << 20
 
 BROKEN = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, OverflowError, zlib.error)
@@ -30,6 +33,9 @@ BROKEN = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, OverflowError,
 def opened(file: Path | IO[bytes]) -> Generator[zipfile.ZipFile]:
     """Opens a zip, and checks that no file starts before its beginning.
 
+    In a zip with checksums (`SUMS`) a name that is not marked as UTF-8 is the name on disk, byte for byte: so
+    `write_zip` stores names that are not UTF-8. `zipfile` reads such names as cp437, which older tools used.
+
     Raises:
         BROKEN: It is no zip, or damaged.
     """
@@ -38,7 +44,16 @@ def opened(file: Path | IO[bytes]) -> Generator[zipfile.ZipFile]:
     with zipfile.ZipFile(file) as archive:
         if any(info.header_offset < 0 for info in archive.infolist()):
             raise zipfile.BadZipFile("its beginning is missing")
+        if has_checksums(archive):
+            for info in archive.infolist():
+                if not (info.flag_bits & _UTF8 or info.filename.isascii()):
+                    info.filename = os.fsdecode(info.filename.encode("cp437"))
         yield archive
+
+
+def has_checksums(archive: zipfile.ZipFile) -> bool:
+    """Whether the zip holds a `SUMS`; zips of older tools do not."""
+    return any(info.filename.rpartition("/")[2] == SUMS for info in archive.infolist())
 
 
 def digests(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
@@ -81,7 +96,7 @@ def _short(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytearray:
     start = info.header_offset + _LOCAL_HEADER.size
     # One read for the name, the extra field and the content.
     rest = os.pread(descriptor, name_length + extra_length + info.compress_size, start)
-    name = info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437")
+    name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437")
     if signature != _SIGNATURE or rest[:name_length] != name:
         raise zipfile.BadZipFile(f"its directory and the header of {info.filename!r} differ")
     try:

@@ -13,8 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError, RefusedArchiveError
-from lse_archive.folder.manifest import SUMMARY, SUMS, Summary, parse_summary, parse_sums
-from lse_archive.zips.reader import BROKEN, contents
+from lse_archive.folder.manifest import (
+    SUMMARY,
+    SUMS,
+    Summary,
+    content_hash,
+    content_sums,
+    parse_summary,
+    parse_sums,
+)
+from lse_archive.zips.reader import BROKEN, contents, has_checksums, opened
 
 _LOCAL_HEADER_BYTES = 30
 _NAME_BYTES = 255
@@ -27,7 +35,7 @@ _PLAIN_RATIO = 200
 _PLAIN_BYTES = 64 << 20
 _ENCRYPTED = 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_DRIVE = re.compile(r"[A-Za-z]:")
+_ABSOLUTE = re.compile(r"[A-Za-z]:|\\")
 _DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"com{n}" for n in range(10)), *(f"lpt{n}" for n in range(10))])
 
 
@@ -65,7 +73,7 @@ def extract(source: Path, target: Path, *, progress: Callable[[int, int], None] 
         ArchiveError: It does not fit on the disk.
     """
     with _opened(source) as archive:
-        entries, found = _inspect(archive, source)
+        entries, found = inspect(archive, source)
         if found.bytes > shutil.disk_usage(_existing_parent(target)).free:
             raise ArchiveError(f"{source.name} does not fit on the disk", why=f"it holds {found.bytes:,} bytes")
         target.mkdir(parents=True)
@@ -84,7 +92,7 @@ def extract(source: Path, target: Path, *, progress: Callable[[int, int], None] 
 @contextlib.contextmanager
 def _opened(source: Path) -> Generator[zipfile.ZipFile]:
     try:
-        with zipfile.ZipFile(source) as archive:
+        with opened(source) as archive:
             yield archive
     except BROKEN as error:
         raise CorruptArchiveError(
@@ -92,15 +100,29 @@ def _opened(source: Path) -> Generator[zipfile.ZipFile]:
         ) from error
 
 
-def _inspect(archive: zipfile.ZipFile, source: Path) -> tuple[list[tuple[zipfile.ZipInfo, str]], Contents]:
-    size = source.stat().st_size
-    if len(archive.infolist()) != (announced := _announced(source)):
+def inspect(archive: zipfile.ZipFile, source: Path) -> tuple[list[tuple[zipfile.ZipInfo, str]], Contents]:
+    """The files of an archive with their names on disk, and what its manifest says: what a restore accepts.
+
+    `extract` starts with it, and so does `check_zip`: what cannot be restored is not written, uploaded or pruned.
+    The contents of the files are not read.
+
+    Args:
+        archive: From `opened`.
+        source: Named in errors.
+
+    Raises:
+        RefusedArchiveError: It is hostile, or its files are not those of its manifest.
+        CorruptArchiveError: Its directory or manifest cannot be read.
+    """
+    assert archive.fp is not None
+    size = os.fstat(archive.fp.fileno()).st_size
+    if len(archive.infolist()) != (announced := _announced(archive.fp.fileno(), size)):
         raise CorruptArchiveError(
             f"{source.name} is damaged", why=f"its directory has {len(archive.infolist())} of {announced} entries"
         )
-    entries, hidden = [], []
+    entries, hidden, foreign = [], [], not has_checksums(archive)
     for info in archive.infolist():
-        _check_entry(info, source)
+        _check_entry(info, source, foreign=foreign)
         if info.is_dir():
             continue
         if info.filename.startswith("__MACOSX/") or info.filename.rpartition("/")[2].startswith("."):
@@ -110,6 +132,7 @@ def _inspect(archive: zipfile.ZipFile, source: Path) -> tuple[list[tuple[zipfile
     check_overlaps(entries, size, source)
     named = _flat(entries, source)
     by_name = {name: info for info, name in named}
+    total = sum(info.file_size for info in entries)
     sums = summary = None
     if SUMS in by_name:
         sums = parse_sums(_manifest(archive, by_name[SUMS], source), source)
@@ -119,16 +142,15 @@ def _inspect(archive: zipfile.ZipFile, source: Path) -> tuple[list[tuple[zipfile
                 f"{source.name} is refused", why=f"its files are not those of its {SUMS}: {_shown(differing[0])}"
             )
         summary = parse_summary(_manifest(archive, by_name[SUMMARY], source), source)
-    total = sum(info.file_size for info in entries)
-    _check_total(total, by_name, summary, size, source)
+        _check_summary(summary, sums, by_name, source)
+    elif total > max(_PLAIN_BYTES, _PLAIN_RATIO * size):
+        raise RefusedArchiveError(f"{source.name} is refused", why=f"its {size:,} bytes would extract to {total:,}")
     return named, Contents(sums, summary, len(named), total, tuple(hidden))
 
 
-def _announced(source: Path) -> int:
+def _announced(descriptor: int, size: int) -> int:
     """The number of entries in the zip's end record (PKWARE's APPNOTE.TXT, 4.3.14 and 4.3.16); `zipfile` ignores it."""
-    with source.open("rb") as file:
-        file.seek(max(0, source.stat().st_size - _TAIL_BYTES))
-        tail = file.read()
+    tail = os.pread(descriptor, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
     end = tail.rfind(b"PK\x05\x06")
     count = int.from_bytes(tail[end + 10 : end + 12], "little")
     if count < 0xFFFF:
@@ -137,15 +159,17 @@ def _announced(source: Path) -> int:
     return count if wide < 0 else int.from_bytes(tail[wide + 32 : wide + 40], "little")
 
 
-def _check_entry(info: zipfile.ZipInfo, source: Path) -> None:
-    parts = re.split(r"[/\\]", info.filename.removesuffix("/"))
+def _check_entry(info: zipfile.ZipInfo, source: Path, *, foreign: bool) -> None:
+    # "\", drives and devices mean something on Windows alone, where LSE does not run. In a zip with checksums they are
+    # names of a folder on a system like this one; an older tool's zip may be from Windows.
+    parts = re.split(r"[/\\]" if foreign else "/", info.filename.removesuffix("/"))
     kind = stat.S_IFMT(info.external_attr >> 16)
     allowed_kinds = (0, stat.S_IFDIR if info.is_dir() else stat.S_IFREG)
     refusals = [
-        (info.filename != info.orig_filename or not info.filename, "a truncated name"),
-        (info.filename.startswith(("/", "\\")) or _DRIVE.match(info.filename), "an absolute name"),
+        ("\0" in info.orig_filename or not info.filename, "a truncated name"),
+        (info.filename.startswith("/") or (foreign and _ABSOLUTE.match(info.filename)), "an absolute name"),
         (".." in parts or "." in parts, "a name that leads out of its folder"),
-        (any(part.partition(".")[0].rstrip(" ").lower() in _DEVICES for part in parts), "the name of a device"),
+        (foreign and any(_is_device(part) for part in parts), "the name of a device"),
         (any(len(os.fsencode(part)) > _NAME_BYTES for part in parts), "a name that is too long"),
         (stat.S_ISLNK(kind), "a link"),
         (kind not in allowed_kinds, "an entry that is no file"),
@@ -185,19 +209,16 @@ def _flat(entries: Sequence[zipfile.ZipInfo], source: Path) -> list[tuple[zipfil
     return named
 
 
-def _check_total(
-    total: int, by_name: dict[str, zipfile.ZipInfo], summary: Summary | None, size: int, source: Path
-) -> None:
-    if summary is None:
-        if total > max(_PLAIN_BYTES, _PLAIN_RATIO * size):
-            raise RefusedArchiveError(f"{source.name} is refused", why=f"its {size:,} bytes would extract to {total:,}")
-        return
+def _check_summary(summary: Summary, sums: dict[str, bytes], by_name: dict[str, zipfile.ZipInfo], source: Path) -> None:
     others = {SUMMARY, SUMS, *summary.unfit_files}
     runs = sum(info.file_size for name, info in by_name.items() if name not in others)
-    rest = sum(by_name[name].file_size for name in summary.unfit_files if name in by_name)
-    if runs != summary.bytes or rest > max(_PLAIN_BYTES, _PLAIN_RATIO * size):
+    if runs != summary.bytes:
         raise RefusedArchiveError(
-            f"{source.name} is refused", why=f"its files have {runs + rest:,} bytes, by its summary {summary.bytes:,}"
+            f"{source.name} is refused", why=f"its runs have {runs:,} bytes, by its summary {summary.bytes:,}"
+        )
+    if summary.content_sha256 != content_hash(content_sums(sums)):
+        raise RefusedArchiveError(
+            f"{source.name} is refused", why=f"the content hash of its {SUMMARY} is not that of its {SUMS}"
         )
 
 
@@ -227,6 +248,10 @@ def _write(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, directory
         raise CorruptArchiveError(
             f"{source.name} is damaged", why=f"{_shown(info.filename)} does not have the size in its directory"
         )
+
+
+def _is_device(name: str) -> bool:
+    return name.partition(".")[0].rstrip(" ").lower() in _DEVICES
 
 
 def _existing_parent(path: Path) -> Path:

@@ -27,6 +27,18 @@ _REGULAR_FILE = 0o100644 << 16
 _UNIX = 3
 
 
+class _Entry(zipfile.ZipInfo):
+    """A `ZipInfo` whose name may be any name of a file system: a name that is not UTF-8 is stored byte for byte."""
+
+    __slots__ = ()
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        try:
+            return super()._encodeFilenameFlags()  # ty: ignore[missing-attribute]
+        except UnicodeEncodeError:
+            return os.fsencode(self.filename), self.flag_bits
+
+
 class _Archive(zipfile.ZipFile):
     """A `ZipFile` that also accepts compressed content; `zipfile` has no public method for that."""
 
@@ -93,7 +105,7 @@ def _add_long(archive: zipfile.ZipFile, path: Path) -> bytes:
 
 
 def _info(name: str, size: int) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name, _EPOCH)
+    info = _Entry(name, _EPOCH)
     info.compress_type, info.create_system, info.external_attr = zipfile.ZIP_DEFLATED, _UNIX, _REGULAR_FILE
     info.file_size = size
     return info

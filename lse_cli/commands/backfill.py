@@ -29,14 +29,24 @@ def backfill(
     from lse_cli.terminal.texts import STEP_NAMES, counted
     from lse_platform.platform import platform_url
     from lse_platform.webserver import launch_backfill
+    from lse_resources.projects import KEY_HINT, key_owners, read_projects
     from lse_resources.settings import Settings
 
     settings = Settings.load()
     selection = select(settings, project, date, start_date, end_date)
+    owners = key_owners(read_projects(settings.projects_file))
+    served = []
+    for one in selection.projects:
+        if (owner := owners.get(project_slug(one.name), one.name)) == one.name:
+            served.append(one)
+        else:
+            echo(f"lse: the platform does not archive '{one.name}': its key is that of '{owner}'. {KEY_HINT}", err=True)
+    if not served:
+        raise typer.Exit(1)
     url = platform_url(settings)
     steps = ["verification"] if verify_only else list(STEP_NAMES)
     verb = "Verify" if verify_only else "Archive"
-    for one in selection.projects:
+    for one in served:
         days = [day for day in selection.days if day >= one.start]
         if not days:
             raise UsageError(
@@ -47,3 +57,5 @@ def backfill(
         title = f"{verb} {one.name}, {days[0]} to {days[-1]}"
         found = launch_backfill(url, [(project_slug(one.name), step) for step in steps], days, title)
         echo(f"{one.name}: {counted(len(days), 'day')}, {url}/runs/b/{found}")
+    if len(served) < len(selection.projects):
+        raise typer.Exit(1)

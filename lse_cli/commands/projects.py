@@ -36,7 +36,7 @@ def add(
     ] = 14,
 ) -> None:
     """Add a project. A running platform picks it up within a minute."""
-    from lse_archive.days import parse_day, today
+    from lse_archive.days import FIRST_DAY, parse_day, today
     from lse_archive.errors import UsageError
     from lse_resources.projects import ProjectConfig, add_project
     from lse_resources.settings import Settings
@@ -46,6 +46,8 @@ def add(
     first = parse_day(start)
     if first > today():
         raise UsageError(f"the start {first} is in the future", hint="Set the first day to archive")
+    if first < FIRST_DAY:
+        raise UsageError(f"the start {first} is before the first day of an archive, {FIRST_DAY}")
     path = Settings.load().projects_file
     add_project(path, ProjectConfig(name, first, retention_days))
     echo(f"added '{name}' from {start} to {path}")
@@ -66,10 +68,14 @@ def sync(
     settings = Settings.load()
     with contextlib.closing(LangSmith(settings.langsmith)) as client:
         missing = missing_projects(client, settings.projects_file)
-    if not dry_run:
-        add_new(settings.projects_file, missing, today())
+    refused = {} if dry_run else add_new(settings.projects_file, missing, today())
     for name in missing:
-        echo(f"{'not archived' if dry_run else 'added'}: {name}")
+        if name not in refused:
+            echo(f"{'not archived' if dry_run else 'added'}: {name}")
+    for error in refused.values():
+        echo(f"lse: not added: {error}", err=True)
+    if refused:
+        raise typer.Exit(1)
     if not missing:
         echo("every project is in the list")
 

@@ -46,7 +46,9 @@ def describe(result: msgspec.Struct) -> str:
         return _fetch(result)
     if isinstance(result, ZipResult):
         what = "written" if result.written else "unchanged"
-        return f"{what}: {counted(result.files, 'file')}, {size(result.bytes_in)} in {size(result.bytes)}"
+        text = f"{what}: {counted(result.files, 'file')}, {size(result.bytes_in)} in {size(result.bytes)}"
+        hint = "not in the day's checksums: lse archive fetch --force adds them"
+        return f"{text}; {_left_out(result.left_out)} ({hint})" if result.left_out else text
     if isinstance(result, UploadResult):
         action = "unchanged (the destination has this content)" if result.action == "unchanged" else result.action
         return f"{action}: {result.name}, {size(result.bytes)}"
@@ -78,9 +80,15 @@ def _restore(result: RestoreResult) -> str:
     text = f"{result.action}: {counted(result.files or 0, 'file')}, {size(result.bytes)} from {result.source}"
     if result.unfit_files:
         text += f"; without a run of the day: {len(result.unfit_files):,}"
+    if result.left_out:
+        text += f"; {_left_out(result.left_out)} (files of desktops)"
     if result.older:
         text += "; the zip is of an older tool: summary and checksums were created"
     return text
+
+
+def _left_out(names: list[str]) -> str:
+    return f"{len(names):,} left out: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
 
 
 def _fetch(result: FetchResult) -> str:

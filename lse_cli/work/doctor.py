@@ -24,6 +24,7 @@ import pyrage
 from lse_archive.errors import ArchiveError, DestinationError
 from lse_archive.files import flush_directory, lock
 from lse_archive.folder.manifest import TOOL
+from lse_archive.names import project_slug
 from lse_cli.terminal.texts import counted
 from lse_platform.process_registry import Registry
 from lse_resources.alerts import mail_server, targets
@@ -34,7 +35,7 @@ from lse_resources.open_destination import encryption_keys
 from lse_resources.postgres.database import Database, other_encoding, require_utf8
 from lse_resources.postgres.schema import UnpreparedError, check_schema
 from lse_resources.postgres.urls import application_url, dagster_url, libpq_url
-from lse_resources.projects import lists_none, read_projects
+from lse_resources.projects import KEY_HINT, key_owners, lists_none, read_projects
 from lse_resources.settings import Settings
 from lse_sensors.outbox import Outbox
 
@@ -111,6 +112,11 @@ def _projects_file(settings: Settings) -> Findings:
     else:
         hint = "lse projects add NAME --start DAY, or lse projects sync"
         yield Finding("projects", "note", lists_none(settings.projects_file), hint)
+    owners = key_owners(projects)
+    for project in projects:
+        if (owner := owners[project_slug(project.name)]) != project.name:
+            says = f"the platform does not archive '{project.name}': its key is that of '{owner}'"
+            yield Finding("projects", "wrong", says, KEY_HINT)
 
 
 def _disk(settings: Settings) -> Findings:

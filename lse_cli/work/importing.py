@@ -9,6 +9,7 @@ import msgspec
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, UsageError
 from lse_archive.layout import Layout
+from lse_archive.names import require_name
 from lse_cli.terminal.console import Terminal
 from lse_cli.terminal.output import error_object
 from lse_cli.terminal.texts import counted, describe
@@ -24,19 +25,21 @@ def import_directory(
     """Imports the run files below a directory, after a question that names their number.
 
     Returns:
-        One entry per day, and the exit code: 3 where a file holds no run or a day was refused.
+        One entry per day, and the exit code: 3 where a file holds no run, a link was left out, or a day was refused.
 
     Raises:
-        UsageError: There is no such directory, or no run file in it.
+        UsageError: There is no such directory, or no run file in it; or the project's name is too long.
         ArchiveConflictError: The question was answered with no.
     """
+    require_name(project)
     with terminal.bars() as bars, bars.day("older files") as bar:
         advance = bar("read", "files")
         found = survey(directory, progress=lambda files: advance(files, None))
     if not found.files:
+        _show(terminal, found)
         raise UsageError(f"there are no run files in {directory}", why="run files are *.json")
     _show(terminal, found)
-    code = 3 if found.invalid else 0
+    code = 3 if found.invalid or found.unread else 0
     entries, worst_day = _import_days(layout, terminal, project, found, dry_run=True)
     added = sum(entry.get("added", 0) for entry in entries)
     if added and not dry_run:
@@ -77,7 +80,15 @@ def _show(terminal: Terminal, found: Survey) -> None:
         f"{counted(found.files, 'run file')}: runs of {counted(len(found.days), 'UTC day')}, "
         f"{found.repeated:,} repeated, {len(found.invalid):,} without a run"
     )
-    for line in found.invalid[:_SHOWN]:
+    _list(terminal, found.invalid)
+    left_out = [*found.unread, *found.others]
+    if left_out:
+        terminal.warn(f"  left out, files and folders: {len(left_out):,}")
+        _list(terminal, left_out)
+
+
+def _list(terminal: Terminal, lines: list[str]) -> None:
+    for line in lines[:_SHOWN]:
         terminal.warn(f"    {line}")
-    if len(found.invalid) > _SHOWN:
-        terminal.warn(f"    … and {len(found.invalid) - _SHOWN:,} more")
+    if len(lines) > _SHOWN:
+        terminal.warn(f"    … and {len(lines) - _SHOWN:,} more")

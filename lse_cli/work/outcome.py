@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from lse_archive.results import FetchResult, FullSweepResult
+from lse_archive.results import FetchResult, FullSweepResult, ZipResult
 from lse_cli.terminal.console import DayOutcome
 from lse_cli.terminal.output import error_object
 from lse_cli.terminal.texts import STEP_NAMES
@@ -58,9 +58,12 @@ def worst(*codes: int) -> int:
 
 
 def exit_code(outcome: DayOutcome) -> int:
-    """0 done; 1 a step failed; 3 places differ, or the day's count does not agree with LangSmith's."""
+    """0 done; 1 a step failed; 3 places differ, a zip lacks files, or LangSmith counts more runs than the day has."""
     if outcome.errors or any(check.verdict == "unknown" for check in outcome.checks):
         return 1
+    zipped = outcome.results.get("day_zip")
+    if isinstance(zipped, ZipResult) and zipped.left_out:
+        return 3
     fetched = outcome.results.get("run_files")
     if isinstance(fetched, FetchResult) and fetched.count_check == "fewer":
         return 3

@@ -20,6 +20,7 @@ from lse_cli.terminal.texts import describe, size
 from lse_operations.restore.copies import RemoteArchive, archived_projects, copies, repeated_folders
 from lse_operations.restore.restore import RestoreOptions, plan, restore_day
 from lse_platform.home import open_home
+from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.protocol import Destination
 from lse_resources.postgres.load.day import load_day
 from lse_resources.projects import read_projects
@@ -115,7 +116,11 @@ def _find(
     for project in projects:
         if error := repeated.get(project_folder(project)):
             warn(project, error)
-        found = copies(destination, project, request.first, request.last)
+        others: list[StoredFile] = []
+        found = copies(destination, project, request.first, request.last, on_other=others.append)
+        if others:
+            names = ", ".join(file.name for file in others[:3]) + (", …" if len(others) > 3 else "")
+            terminal.warn(f"  ! {project}: {len(others):,} other files on {destination.place} are left out: {names}")
         days += [_Day(settings.layout.day(project, copy.day), copy) for copy in found]
     return days, incomplete
 

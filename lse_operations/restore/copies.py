@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from lse_resources.destinations.encryption import is_encrypted
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.protocol import Destination, RepeatsNames
 
-_DATED = re.compile(r"(\d{4}-\d{2}-\d{2})\.zip")
+_DATED = re.compile(r"(\d{4}-\d{2}-\d{2})\.zip\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +91,21 @@ def repeated_folders(destination: Destination) -> dict[str, ArchiveConflictError
 
 
 def copies(
-    destination: Destination, project: str, first: date | None = None, last: date | None = None
+    destination: Destination,
+    project: str,
+    first: date | None = None,
+    last: date | None = None,
+    *,
+    on_other: Callable[[StoredFile], None] = lambda _: None,
 ) -> list[RemoteArchive]:
     """The days of a project at the destination, oldest first.
 
     Older tools used other names: without a zip of the usual name, any name that ends in the day counts. An unencrypted
     zip beside an encrypted one of the same content does not count: a killed upload left it.
+
+    Args:
+        on_other: Called with each file of the project's folder that is the zip of no day, and with zips of other names
+            beside a day's usual one.
 
     Raises:
         DestinationError: The destination refused or cannot be reached.
@@ -103,18 +113,27 @@ def copies(
     folder = destination.find_project_folder(project_folder(project))
     by_day: dict[date, list[StoredFile]] = {}
     for file in destination.list_files(folder) if folder else ():
-        if (found := _DATED.search(file.name)) and found.end() == len(file.name):
-            try:
-                day = parse_day(found[1])
-            except UsageError:
-                continue
-            if (first is None or day >= first) and (last is None or day <= last):
-                by_day.setdefault(day, []).append(file)
+        day = _day(file.name)
+        if day is None:
+            on_other(file)
+        elif (first is None or day >= first) and (last is None or day <= last):
+            by_day.setdefault(day, []).append(file)
     result = []
     for day, files in sorted(by_day.items()):
         named = [file for file in files if file.name == zip_name(project, day)]
+        for file in files if named else ():
+            if file not in named:
+                on_other(file)
         result.append(RemoteArchive(project, day, tuple(_without_leftovers(named or files))))
     return result
+
+
+def _day(name: str) -> date | None:
+    """The day in which a zip's name ends."""
+    found = _DATED.search(name)
+    with contextlib.suppress(UsageError):
+        return parse_day(found[1]) if found else None
+    return None
 
 
 def _without_leftovers(files: list[StoredFile]) -> Iterator[StoredFile]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lse_archive.errors import CorruptArchiveError, RefusedArchiveError, ShrinkError
 from lse_archive.folder.contents import content_files, ensure_manifest, is_as_recorded
-from lse_archive.folder.manifest import SUMMARY, Summary, content_hash, content_sums, read_summary, read_sums
+from lse_archive.folder.manifest import Summary, read_summary
 from lse_archive.folder.opened import open_folder
 from lse_archive.folder.pruned import day_content, delete_pruned_record, is_pruned, pruned_runs
 from lse_archive.folder.publish import discard
 from lse_archive.folder.state import clear_verified, publish_day
 from lse_archive.layout import DayPaths
-from lse_archive.zips.day import set_aside
+from lse_archive.zips.day import require_own_zip, set_aside
 from lse_archive.zips.inventory import Inventory, folder_inventory, shrink_error, zip_inventory
 from lse_archive.zips.unzip import extract
 
@@ -73,13 +72,9 @@ def unpack_day(
             why=f"it holds {contents.summary.project} {contents.summary.date}, not {paths.project} {paths.day}",
         )
     summary = ensure_manifest(unpacked)
-    sums = read_sums(unpacked.folder) or {}
-    content = content_hash(content_sums(sums))
-    if contents.sums is not None:
-        intact = sums[SUMMARY] == hashlib.sha256((unpacked.folder / SUMMARY).read_bytes()).digest()
-        if not intact or summary.content_sha256 != content or not is_as_recorded(unpacked.folder):
-            raise CorruptArchiveError(f"{source.name} is damaged", why="its files differ from its checksums")
-    return UnpackedDay(unpacked, summary, content, contents.sums is None, contents.hidden)
+    if contents.sums is not None and not is_as_recorded(unpacked.folder):
+        raise CorruptArchiveError(f"{source.name} is damaged", why="its files differ from its checksums")
+    return UnpackedDay(unpacked, summary, summary.content_sha256, contents.sums is None, contents.hidden)
 
 
 def publish(paths: DayPaths, unpacked: UnpackedDay, source: Path, *, allow_shrink: bool = False) -> None:
@@ -89,10 +84,12 @@ def publish(paths: DayPaths, unpacked: UnpackedDay, source: Path, *, allow_shrin
     again. A damaged local zip is set aside.
 
     Raises:
+        ArchiveConflictError: The local zip belongs to another project.
         ShrinkError: The local folder or zip, or the pruned day, has something that the copy does not (law 1), or the
             record of the pruned day cannot be read. Not with `allow_shrink`.
     """
     archived = None
+    require_own_zip(paths.zip, paths.project)
     if paths.zip.is_file() and not paths.zip.samefile(source):
         archived = zip_inventory(paths.zip)
     if not allow_shrink:

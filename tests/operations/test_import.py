@@ -78,6 +78,30 @@ def test_runs_are_imported_into_the_day_of_their_start(layout: Layout, old: Path
     assert zip_day(layout.day("chat", DAY)).written
 
 
+def test_upper_case_names_are_read_and_what_is_left_out_is_named(old: Path) -> None:
+    (old / "2026-01-03" / "B.JSON").write_bytes(run(5, START + 5))
+    (old / "2026-01-03" / "_x.json").write_bytes(run(6, START + 6))
+    (old / "2026-01-04" / ".y.json").write_bytes(run(7, START + 7))
+    (old / "linked day").symlink_to(old / "2026-01-03", target_is_directory=True)
+    (old / "link.json").symlink_to(old / "2026-01-03" / "a.json")
+    (old / "dangling.json").symlink_to("nowhere")
+    os.mkfifo(old / "pipe.json")  # reading it would wait forever
+    found = survey(old)
+    assert run_id(5) in found.days[DAY]
+    assert [line.partition(": ")[0] for line in found.unread] == [
+        "dangling.json",
+        "link.json",
+        "linked day",
+        "pipe.json",
+    ]
+    assert sorted(found.others) == [
+        ".hidden: it is hidden",
+        "2026-01-03/_x.json: its name starts with _",
+        "2026-01-04/.y.json: it is hidden",
+        "2026-01-04/notes.txt: its name does not end in .json",
+    ]
+
+
 def test_a_run_with_differing_files_has_one_day(layout: Layout, old: Path) -> None:
     (old / "2026-01-03" / "e.json").write_bytes(run(1, END + 9))
     os.utime(old / "2026-01-03" / "e.json", (2_000_000, 2_000_000))
@@ -168,6 +192,26 @@ def test_today_and_a_missing_directory_are_refused(layout: Layout, tmp_path: Pat
         survey(tmp_path / "nowhere")
 
 
+def test_what_a_later_command_could_not_name_is_not_imported(bare_installation: Installation, old: Path) -> None:
+    (old / "2026-01-03" / "broken.json").write_bytes(run(8, START).replace(b"2026-01-02T", b"0003-12-31T"))
+    command = ("archive", "import", str(old), "--force")
+    ended = bare_installation.lse(*command, "--project", "chat", "--json")
+    assert ended.code == 3
+    assert [(entry["date"], entry["action"], entry["why"]) for entry in ended.json] == [
+        ("0003-12-31", "refused", "the first day of an archive is 1000-01-01"),
+        (str(DAY), "created", ""),
+        (str(NEXT), "created", ""),
+    ]
+    assert not bare_installation.paths("chat", date(3, 12, 31)).folder.exists()
+    for name in ("long " * 700, "東" * 1_000):
+        ended = bare_installation.lse(*command, "--project", name)
+        assert (ended.code, "bytes, and Postgres can index 2,600" in ended.err) == (2, True)
+    for day in ("0003-12-31", "0999-12-31"):
+        ended = bare_installation.lse("archive", "zip", "--project", "chat", "--date", day)
+        assert (ended.code, "the first day of an archive is 1000-01-01" in ended.err) == (2, True)
+    assert bare_installation.lse("archive", "zip", "--project", "x" * 3_500).code == 2
+
+
 @pytest.fixture
 def write_day(layout: Layout) -> Callable[..., None]:
     from day_fixtures import fill
@@ -197,6 +241,9 @@ def test_lse_archive_import(bare_installation: Installation, old: Path) -> None:
     (old / "2026-01-03" / "broken.json").unlink()
     code, out, _ = lse("--project", "chat")
     assert (code, out.count("unchanged: 0 runs added, 2 already in the archive")) == (0, 2)
+    (old / "linked day").symlink_to(old / "2026-01-03", target_is_directory=True)
+    code, _, err = lse("--project", "chat")
+    assert (code, "left out, files and folders: 3\n    linked day: a link" in err) == (3, True)
     assert lse("--project", " ")[0] == 2
     assert lse()[0] == 2
     assert bare_installation.lse("archive", "import", str(old / "none"), "--project", "chat").code == 2
@@ -206,6 +253,8 @@ def test_bars_are_shown_only_on_a_terminal(
     bare_installation: Installation, old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (old / "2026-01-03" / "broken.json").unlink()
+    (old / "2026-01-04" / "notes.txt").unlink()
+    shutil.rmtree(old / ".hidden")
     command = ("archive", "import", str(old), "--project", "chat", "--force", "--dry-run")
     assert bare_installation.lse(*command).err == ""
     monkeypatch.setenv("FORCE_COLOR", "1")  # Rich treats any stream as a terminal

@@ -197,6 +197,18 @@ def test_a_zip_in_another_directory_does_not_replace_the_pruned_one(installation
     assert verdicts(installation)["zip_matches_files"] == "agrees"
 
 
+def test_a_file_added_after_the_fetch_is_named_by_zip_and_added_by_the_next_fetch(installation: Installation) -> None:
+    installation.fill(2)
+    assert installation.archive("full-sweep").code == 0
+    (installation.paths().folder / "late.json").write_bytes(b"{}")
+    ended = installation.archive("zip", "--json")
+    assert (ended.code, ended.entry["left_out"]) == (3, ["late.json"])
+    assert "1 left out: late.json (not in the day's checksums: lse archive fetch" in installation.archive("zip").out
+    assert installation.archive("fetch", "--force").code == 0
+    ended = installation.archive("zip", "--json")
+    assert (ended.code, ended.entry["left_out"], ended.entry["written"]) == (0, [], True)
+
+
 def test_the_zip_shrinks_only_with_allow_shrink(installation: Installation) -> None:
     installation.fill(5)
     assert installation.archive("full-sweep").code == 0
@@ -255,7 +267,12 @@ def test_a_damaged_run_file_replaces_no_row(installation: Installation) -> None:
 def test_a_load_without_rows_is_a_failure(installation: Installation) -> None:
     installation.fill(3)
     assert installation.archive("full-sweep").code == 0
-    shutil.copytree(installation.paths().folder, installation.paths("misspelled").folder)
+    copied = installation.paths("misspelled").folder
+    shutil.copytree(installation.paths().folder, copied)
+    refused = installation.archive("to-db", project="misspelled")
+    assert (refused.code, f"belongs to the project '{PROJECT}', not to 'misspelled'" in refused.err) == (1, True)
+    for manifest in copied.glob("_*"):  # without it, as an older tool's
+        manifest.unlink()
     ended = installation.archive("to-db", project="misspelled")
     assert ended.code == 1
     assert f"none of the 3 runs of misspelled {DAY} could be loaded" in ended.err

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import re
+import zipfile
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from archive_fixtures import PROJECT, Archive, leftovers, snapshot
 from day_fixtures import DAY, run_id
+from drive_rig import media
 from home_fixtures import DAY as HOME_DAY
 from home_fixtures import PROJECT as HOME_PROJECT
 from home_fixtures import Installation
 
-from lse_archive.errors import DestinationError, PrunedDayError, ShrinkError
-from lse_archive.folder.contents import is_as_recorded
+from lse_archive.errors import DestinationError, PrunedDayError, RefusedArchiveError, ShrinkError
+from lse_archive.files import file_sha256
+from lse_archive.folder.contents import ensure_manifest, is_as_recorded
 from lse_archive.folder.locks import day_lock
-from lse_archive.folder.manifest import read_summary
+from lse_archive.folder.manifest import content_hash, content_sums, read_summary, read_sums, write_manifest
 from lse_archive.folder.opened import open_folder
 from lse_archive.folder.pruned import is_pruned
-from lse_archive.folder.state import read_state
+from lse_archive.folder.state import read_state, update_state
+from lse_archive.names import project_folder
 from lse_archive.results import PruneResult
 from lse_archive.zips.day import zip_day
 from lse_demo.faults import Fault
@@ -28,7 +34,7 @@ from lse_demo.google_drive.server import DriveServer
 from lse_operations.checks import check_archive, check_copy, check_files
 from lse_operations.prune import prune_copy, prune_day
 from lse_operations.restore.restore import restore_pruned
-from lse_operations.upload import find_copy_difference, upload_day
+from lse_operations.upload import find_copies, find_copy_difference, upload_day
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
 
@@ -331,3 +337,59 @@ def test_the_next_upload_writes_a_missing_label(
     assert not [request for request in drive_server.requests[seen:] if request.path.startswith("/upload/")]
     assert prune("zips").action == "pruned"
     assert check_copy(paths, archive.destination).verdict == "agrees"
+
+
+@pytest.mark.parametrize(
+    ("what", "zip_is_local", "why"),
+    [
+        ("files", True, "the archive differs"),
+        ("zips", True, "the archive differs"),
+        ("files", False, "its copy cannot be restored: its runs have .* bytes, by its summary 7"),
+    ],
+)
+def test_a_day_whose_copy_restore_refuses_is_not_pruned(
+    archive: Archive, prune: Callable[..., PruneResult], what: str, *, zip_is_local: bool, why: str
+) -> None:
+    """The copy, its properties and the local files agree with each other, as an older version uploaded them."""
+    paths = archive.paths()
+    summary = msgspec.structs.replace(ensure_manifest(paths), bytes=7)
+    sums = content_sums(read_sums(paths.folder) or {})
+    write_manifest(paths.folder, summary, sums)
+    with zipfile.ZipFile(paths.zip, "w") as refused:
+        for path in sorted(paths.folder.iterdir()):
+            refused.write(path, path.name)
+    [existing] = find_copies(archive.destination, paths)
+    properties = {"content": content_hash(sums), "sha256": file_sha256(paths.zip)[1]}
+    folder = archive.destination.ensure_project_folder(project_folder(PROJECT))
+    archive.destination.upload(paths.zip, paths.zip.name, folder, properties, existing=existing)
+    if not zip_is_local:
+        paths.zip.unlink()
+        update_state(paths, zip_pruned_at="2026-02-01T00:00:00Z")
+    with pytest.raises(RefusedArchiveError, match="by its summary 7"):
+        archive.restore(verify_only=True)
+    kept = prune(what)
+    assert kept.action == "kept"
+    assert re.search(why, kept.why)
+    assert paths.folder.is_dir()
+
+
+def test_a_copy_is_downloaded_for_its_proof_only_where_no_local_zip_has_its_bytes(
+    archive: Archive, prune: Callable[..., PruneResult], drive_server: DriveServer
+) -> None:
+    drive_server.faults.add(Fault("status", media, status=403))
+    assert prune("zips").action == "pruned"
+    with pytest.raises(DestinationError):
+        prune("files")
+    drive_server.faults.clear()
+    assert prune("files").action == "pruned"
+    assert leftovers(archive) == []
+    assert archive.restore().action == "restored"
+
+
+def test_a_day_with_hidden_files_is_not_pruned(archive: Archive, prune: Callable[..., PruneResult]) -> None:
+    (archive.paths().folder / ".notes.json").write_bytes(b"{}")
+    (archive.paths().folder / ".DS_Store").touch()
+    kept = prune()
+    assert (kept.action, ".notes.json" in kept.why, ".DS_Store" in kept.why) == ("kept", True, False)
+    (archive.paths().folder / ".notes.json").unlink()
+    assert prune().action == "pruned"

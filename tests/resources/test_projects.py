@@ -15,9 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lse_archive.errors import SettingsError, UsageError
-from lse_resources.projects import ProjectConfig, add_project, read_projects
+from lse_archive.names import project_slug
+from lse_location.definitions import definitions
+from lse_operations.new_projects import add_new
+from lse_platform.asset_keys import job_name
+from lse_resources.projects import ProjectConfig, add_project, key_owners, read_projects
 
 _START = date(2026, 1, 1)
+CLASHING = ["Chat", "chat-460b3a", "other"]
 
 
 def test_without_a_file_there_is_no_project(tmp_path: Path) -> None:
@@ -33,7 +38,7 @@ def test_projects_are_added_at_the_end_and_comments_stay(tmp_path: Path) -> None
     assert "# mine\n" in path.read_text()
 
 
-@given(st.text(min_size=1).filter(str.strip))
+@given(st.text(min_size=1, max_size=600).filter(str.strip))
 def test_any_name_can_be_listed(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     path = tmp_path_factory.mktemp("projects") / "projects.toml"
     add_project(path, ProjectConfig(name, _START))
@@ -137,3 +142,52 @@ def test_the_commands(bare_installation: Installation) -> None:
     malformed = bare_installation.lse("projects", "add", "x", "--start", "1.2.2026")
     assert (malformed.code, "is not a day" in malformed.err) == (2, True)
     assert bare_installation.lse("projects", "add", "x").code == 2
+
+
+def test_a_project_whose_key_is_taken_is_not_added(bare_installation: Installation) -> None:
+    path = bare_installation.directory / "projects.toml"
+    assert project_slug("Chat") == "chat-460b3a"
+    assert bare_installation.lse("projects", "add", "Chat", "--start", "2026-01-01").code == 0
+    before = path.read_bytes()
+    refused = bare_installation.lse("projects", "add", "chat-460b3a", "--start", "2026-01-01")
+    assert refused.code == 2
+    assert "its key on the platform, chat-460b3a, is that of 'Chat'" in refused.err
+    assert path.read_bytes() == before
+    # One refused name stops none of the others, where LangSmith's new projects are added.
+    refusals = add_new(path, ["chat-460b3a", "other", "x" * 3_500], date(2026, 1, 20))
+    assert list(refusals) == ["chat-460b3a", "x" * 3_500]
+    assert [project.name for project in read_projects(path)] == ["Chat", "other"]
+
+
+@pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")  # Dagster's resources
+def test_a_key_that_two_projects_have_costs_only_the_second_one(
+    installation: Installation, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = installation.directory / "projects.toml"
+    path.write_text("".join(f'[[project]]\nname = "{name}"\nstart = 2026-01-01\n' for name in CLASHING))
+    repository = definitions().get_repository_def()
+    assert {key.path[0] for key in repository.asset_graph.get_all_asset_keys()} == {"chat-460b3a", "other"}
+    assert repository.has_job(job_name("other"))
+    assert "'chat-460b3a' is not archived: its key is that of 'Chat'" in caplog.text
+    for name in CLASHING[:2]:
+        archived = installation.lse("backfill", "--project", name, "--date", "2026-01-02")
+        assert ("the platform does not archive" in archived.err) == (name == CLASHING[1])
+    doctor = installation.lse("doctor")
+    assert doctor.code == 1
+    assert "the platform does not archive 'chat-460b3a': its key is that of 'Chat'" in doctor.out
+    assert key_owners(read_projects(path)) == {"chat-460b3a": "Chat", "other": "other"}
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "why"),
+    [
+        ("x" * 3_500, "2026-01-01", "its name has 3,500 bytes, and Postgres can index 2,600"),
+        ("x", "0003-12-31", "before the first day of an archive, 1000-01-01"),
+    ],
+)
+def test_what_a_later_command_could_not_name_is_not_added(
+    bare_installation: Installation, name: str, start: str, why: str
+) -> None:
+    refused = bare_installation.lse("projects", "add", name, "--start", start)
+    assert (refused.code, why in refused.err) == (2, True)
+    assert not (bare_installation.directory / "projects.toml").exists()

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from lse_archive.errors import CorruptArchiveError
-from lse_archive.folder.manifest import SUMS, read_sums
+from lse_archive.folder.manifest import SUMS, read_sums, require_own
 from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile, open_run_files
 from lse_archive.results import LoadResult
 from lse_resources.postgres.advisory_locks import OnWait, day_advisory_lock
@@ -57,6 +57,7 @@ def load_day(
 
     Raises:
         UsageError: The folder does not exist.
+        ArchiveConflictError: The folder belongs to another project.
         DayLockedError: Another session loads or verifies the day for more than ten minutes.
         CorruptArchiveError: Files differ from the day's checksums. They are not loaded; all others are.
         DatabaseError: Postgres cannot be reached or fails. Committed batches stay loaded.
@@ -71,6 +72,7 @@ def load_day(
         open_run_files(folder) as opened,  # after the wait: rows of an older state must not replace newer ones
     ):
         require_utf8(connection, doing)
+        require_own(opened, project)
         reader = DayReader(opened, day, read_sums(opened))
         result = LoadResult(project=project, date=str(day), dry_run=dry_run, total_files=len(reader.names))
         # Bytes instead of UUIDs: 200,000 runs take 40 MB instead of 80 MB.

@@ -13,7 +13,7 @@ import msgspec
 import psycopg
 
 from lse_archive.errors import CorruptArchiveError
-from lse_archive.folder.manifest import read_summary, read_sums
+from lse_archive.folder.manifest import read_summary, read_sums, require_own
 from lse_archive.folder.opened import Folder
 from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile, open_run_files
 from lse_archive.results import Inconsistency, VerificationResult
@@ -54,6 +54,7 @@ def verify_day(
 
     Raises:
         UsageError: The folder does not exist.
+        ArchiveConflictError: The folder belongs to another project.
         DayLockedError: Another session loads or verifies the day for more than ten minutes.
         CorruptArchiveError: Its checksums cannot be read.
         DatabaseError: Postgres cannot be reached or fails.
@@ -61,6 +62,7 @@ def verify_day(
     started = time.monotonic()
     fixed: list[str] = []
     with _locked(database, project, day, on_wait) as connection, open_run_files(folder) as opened:
+        require_own(opened, project)
         files = _DayFiles(opened, DayReader(opened, day, read_sums(opened)))
         result = _verify(connection, database, project, day, files, detailed=detailed, progress=progress)
         if (fix_missing or fix) and (run_ids := _to_fix(result, differing=fix)):

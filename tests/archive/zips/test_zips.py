@@ -11,15 +11,18 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import msgspec
 import pytest
 from day_fixtures import day_paths, fill, run, run_id
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError, ShrinkError
 from lse_archive.files import file_sha256
-from lse_archive.folder.manifest import SUMS, content_hash, content_sums, read_sums
+from lse_archive.folder.contents import ensure_manifest
+from lse_archive.folder.manifest import SUMS, content_hash, content_sums, read_sums, write_manifest
 from lse_archive.layout import DayPaths
 from lse_archive.zips.day import check_zip, zip_day, zip_summary, zip_sums
 from lse_archive.zips.reader import digests
+from lse_operations.restore.unpack import unpack_day
 
 
 @pytest.fixture
@@ -206,3 +209,72 @@ def test_a_zip_is_hashed_once_until_it_changes(tmp_path: Path, monkeypatch: pyte
     assert len(read) == 3
     os.utime(path, (1, 1))  # the modification time of the first content
     assert file_sha256(path)[1] == hashlib.sha256(b"two").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"aux.json",
+        b"prn.txt",
+        b"a\\..\\b.json",
+        b"\\\\host\\share.json",
+        b"c:evil.json",
+        b"12:00.json",
+        b"nul",
+        b"_notes.json",
+        "ünï 🦉.JSON".encode(),
+        b"a" * 250 + b".json",
+    ],
+)
+def test_what_is_zipped_can_be_restored(paths: DayPaths, name: bytes) -> None:
+    (paths.folder / os.fsdecode(name)).write_bytes(b"{}")
+    zip_day(paths)
+    restored = unpack_day(paths, paths.zip).paths.folder
+    assert {path.name: path.read_bytes() for path in restored.iterdir()} == {
+        path.name: path.read_bytes() for path in paths.folder.iterdir()
+    }
+
+
+def test_a_run_file_whose_name_is_not_utf8_is_zipped_and_restored(paths: DayPaths) -> None:
+    name = os.fsdecode(b"run \xff\xfe.json")
+    (paths.folder / name).write_bytes(run(99))
+    assert zip_day(paths).written
+    assert not zip_day(paths).written
+    restored = unpack_day(paths, paths.zip).paths.folder
+    assert (restored / name).read_bytes() == run(99)
+    assert {path.name for path in restored.iterdir()} == {path.name for path in paths.folder.iterdir()}
+    with zipfile.ZipFile(paths.zip) as archive:  # other programs see the same bytes
+        assert "run \xff\xfe.json".encode("latin1") in [name.orig_filename.encode("cp437") for name in archive.filelist]
+
+
+def test_a_file_that_compresses_like_a_bomb_is_zipped_and_restored(paths: DayPaths) -> None:
+    with (paths.folder / "trace.log").open("wb") as file:
+        for _ in range(75):
+            file.write(bytes(1_000_000))
+    zip_day(paths)
+    assert paths.zip.stat().st_size < 75_000_000 // 300
+    assert (unpack_day(paths, paths.zip).paths.folder / "trace.log").stat().st_size == 75_000_000
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"bytes": 7}, "by its summary 7"),
+        ({"content_sha256": "0" * 64}, "the content hash of its _summary.json is not that"),
+    ],
+)
+def test_a_zip_that_restore_refuses_is_not_written(paths: DayPaths, change: dict[str, object], why: str) -> None:
+    summary = msgspec.structs.replace(ensure_manifest(paths), **change)
+    write_manifest(paths.folder, summary, content_sums(read_sums(paths.folder) or {}))
+    with pytest.raises(CorruptArchiveError, match=why):
+        zip_day(paths)
+    assert list(paths.archive_dir.iterdir()) == []
+
+
+def test_files_that_are_not_in_the_checksums_are_named(paths: DayPaths) -> None:
+    assert zip_day(paths).left_out == []
+    (paths.folder / "late.json").write_bytes(run(77))
+    (paths.folder / "notes.txt").write_bytes(b"x")
+    (paths.folder / "folder").mkdir()
+    (paths.folder / ".hidden").touch()
+    assert zip_day(paths).left_out == ["folder", "late.json", "notes.txt"]

@@ -209,6 +209,7 @@ def _check_day(rig: Rig, write: Write, documents: list[Document]) -> None:
     assert {document.run_id for document in documents if document.is_run} <= readable.keys()
     summary, sums = read_summary(paths.folder), read_sums(paths.folder)
     assert summary is not None
+    assert sums is not None
     assert summary.runs == len(readable)
     assert sums == {name: hashlib.sha256(content).digest() for name, content in files.items() if name in sums}
     assert set(sums) == files.keys() - {"_sha256sums.txt"}

@@ -15,7 +15,7 @@ import random
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -194,7 +194,7 @@ def place(postgres_server: Callable[[str], str]) -> Iterator[Place]:
 
 
 @contextlib.contextmanager
-def _langsmith(changed: bool) -> Iterator[LangSmithServer]:
+def _langsmith(changed: bool) -> Generator[LangSmithServer]:
     """A LangSmith with a day of a few runs; in the changed day one run has ended, and one is new."""
     with LangSmithStore() as store, LangSmithServer(store) as server:
         project = store.add_project(PROJECT, project_id=run_uuid(999))
@@ -221,20 +221,23 @@ def clean(place: Place) -> Clean:
 
 
 def _cases(outcomes: dict[str, Outcome]) -> list[Case]:
-    """All cases in a fixed order: any number of them from the beginning has the kinds and classes evenly."""
-    groups: dict[tuple[str, str], list[Case]] = {}
+    """All cases in a fixed order: the first have one kind of call each, and every kind and class come evenly."""
+    groups: dict[str, dict[str, list[Case]]] = {}
     for command, outcome in outcomes.items():
         for (kind, file), count in sorted(outcome.counts.items()):
             for at, error in itertools.product(sorted({1, (count + 1) // 2, count}), ERRORS[kind].split()):
                 fault = Fault(kind, file, at, error.rstrip("*"), error.endswith("*"))
-                groups.setdefault((kind, file), []).append(Case(command, fault))
-    order = random.Random(0)
-    for cases in groups.values():
-        order.shuffle(cases)
-    names = sorted(groups)
-    order.shuffle(names)
-    rounds = itertools.zip_longest(*(groups[name] for name in names))
-    return [case for group in rounds for case in group if case]
+                groups.setdefault(kind, {}).setdefault(file, []).append(Case(command, fault))
+    by_kind = [_in_turn([_mixed(cases) for cases in files.values()]) for files in groups.values()]
+    return _in_turn(by_kind)
+
+
+def _mixed(cases: list[Case]) -> list[Case]:
+    return random.Random(cases[0].fault.kind + cases[0].fault.file).sample(cases, len(cases))
+
+
+def _in_turn(lists: list[list[Case]]) -> list[Case]:
+    return [case for group in itertools.zip_longest(*lists) for case in group if case]
 
 
 @pytest.mark.parametrize("number", range(CASES))
@@ -300,12 +303,8 @@ def _check_done(place: Place, clean: Clean, command: str) -> None:
 
 
 def _leftovers(place: Place) -> list[str]:
-    """The hidden files that should not remain: all except locks, states and recent temporary files."""
-    hidden = [
-        *place.paths.lock.parent.iterdir(),
-        *place.directory.glob("archives/.*"),
-        *place.directory.glob("export/.*"),
-    ]
-    return sorted(
-        path.name for path in hidden if path.suffix not in (".lock", ".tmp") and ".state.json" not in path.name
+    """The hidden files that should not remain: all except locks, states, records and recent temporary files."""
+    hidden = itertools.chain(
+        place.paths.lock.parent.iterdir(), *(place.directory.glob(f"{name}/.*") for name in ("archives", "export"))
     )
+    return sorted(path.name for path in hidden if not path.name.endswith((".lock", ".state.json", ".pruned", ".tmp")))

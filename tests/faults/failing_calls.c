@@ -24,8 +24,8 @@
 #include <unistd.h>
 
 enum kind {
-    OPEN, CREATE, READ, WRITE, PWRITE, FSYNC, SYNCFS, RENAME, EXCHANGE, UNLINK, RMDIR, MKDIR, LINK, FLOCK, FTRUNCATE, LIST,
-    SEND, RECV, CONNECT, KINDS
+    OPEN, CREATE, READ, WRITE, PWRITE, FSYNC, SYNCFS, RENAME, EXCHANGE, UNLINK, RMDIR, MKDIR, LINK, FLOCK, FCNTL,
+    FTRUNCATE, LIST, CLOSE, SEND, RECV, CONNECT, KINDS
 };
 
 enum class {
@@ -178,8 +178,11 @@ OPEN_(open64)
 int close(int fd)
 {
     REAL(int, "close");
-    if (fd >= 0 && fd < MAX_FD) class_of[fd] = NONE;
-    return call(fd);
+    int class = class_fd(fd), error = class == HTTP || class == DATABASE ? 0 : strikes(CLOSE, class);
+    opened(fd, NONE);
+    int result = call(fd); /* it is closed in any case, as Linux does */
+    FAIL_IF(error, -1);
+    return result;
 }
 
 #define DUP(name) \
@@ -266,6 +269,21 @@ int syncfs(int fd) { REAL(int, "syncfs"); FAIL_IF(strikes_fd(SYNCFS, fd), -1); r
 int flock(int fd, int how) { REAL(int, "flock"); FAIL_IF(strikes_fd(FLOCK, fd), -1); return call(fd, how); }
 int ftruncate(int fd, off_t size) { REAL(int, "ftruncate"); FAIL_IF(strikes_fd(FTRUNCATE, fd), -1); return call(fd, size); }
 int ftruncate64(int fd, off64_t size) { REAL(int, "ftruncate64"); FAIL_IF(strikes_fd(FTRUNCATE, fd), -1); return call(fd, size); }
+
+#define FCNTL_(name) \
+    int name(int fd, int command, ...) \
+    { \
+        REAL(int, #name); \
+        va_list list; \
+        va_start(list, command); \
+        void *argument = va_arg(list, void *); \
+        va_end(list); \
+        if (command == F_SETLK || command == F_SETLKW) FAIL_IF(strikes_fd(FCNTL, fd), -1); \
+        if (command == F_DUPFD || command == F_DUPFD_CLOEXEC) return opened(call(fd, command, argument), class_fd(fd)); \
+        return call(fd, command, argument); \
+    }
+FCNTL_(fcntl)
+FCNTL_(fcntl64)
 
 int connect(int fd, const struct sockaddr *address, socklen_t length)
 {

@@ -66,6 +66,8 @@ ERRORS = {
     "mkdir": "ENOSPC* EIO EROFS*",
     "link": "EPERM* ENOSPC EIO",
     "flock": "ENOLCK* EIO",
+    "fcntl": "ENOLCK* EIO",
+    "close": "EIO ENOSPC*",
     "ftruncate": "EIO ENOSPC*",
     "list": "EIO",
     "send": f"ECONNRESET EIO {SHORT}",

@@ -199,17 +199,17 @@ def _fetch(rig: Rig, documents: list[Document]) -> list[bytes]:
             cloud.rewrite(document.run_id, document.content or b" ")  # the local server joins pages of no empty items
         cloud.paths = rig.paths
         incomplete = cloud.fetch().incomplete
-    kept = {path.name: path.read_bytes() for path in rig.paths.folder.iterdir() if path.suffix == ".bin"}
-    assert kept.keys() <= set(incomplete)
+    files = {path.name: path.read_bytes() for path in content_files(rig.paths.folder)}
+    contents = list(files.values())
+    assert {name for name in files if name.endswith(".bin")} <= set(incomplete)
     wanted = []
     for document in documents:
         content = document.content.strip(_JSON_SPACE)  # it is no part of an element of an array
         if document.is_run and not content.startswith(_BOM):
             assert document.run_id not in incomplete
             wanted.append(content)
-        elif document.run_id not in incomplete and content not in kept.values():
-            assert content.removeprefix(_BOM) in [path.read_bytes() for path in rig.paths.folder.iterdir()]
-    contents = [path.read_bytes() for path in content_files(rig.paths.folder)]
+        elif document.run_id not in incomplete:
+            assert content in contents or any(name.startswith(document.run_id) for name in files)
     assert not Counter(wanted) - Counter(contents)
     return sorted(contents)
 

@@ -17,7 +17,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -198,6 +198,7 @@ def _fetch(rig: Rig, documents: list[Document]) -> list[bytes]:
             cloud.put(START + number, run_id=document.run_id)
             cloud.rewrite(document.run_id, document.content or b" ")  # the local server joins pages of no empty items
         cloud.paths = rig.paths
+        cloud.settings = replace(cloud.settings, patience=1.0)  # runs that are not JSON are tried for so long
         incomplete = cloud.fetch().incomplete
     files = {path.name: path.read_bytes() for path in content_files(rig.paths.folder)}
     contents = list(files.values())

@@ -57,8 +57,9 @@ class DayBars:
         their next progress report or in their next backoff delay.
         """
         with ThreadPoolExecutor(_PARALLEL_DAYS, initializer=set_cancel_event, initargs=(self._cancelled,)) as pool:
-            futures = [pool.submit(work, item) for item in items]
-            try:
+            futures: list[Future[_R]] = []
+            try:  # an interrupt may arrive before all items are submitted
+                futures.extend(pool.submit(work, item) for item in items)
                 yield futures
             except BaseException:
                 self._cancelled.set()

@@ -48,6 +48,9 @@ class Runner:
         warnings.filterwarnings("ignore")
         # First of all: an import can discard an interrupt too.
         self._terminal.interrupted = self._exit.enter_context(_watched_interrupts())
+        # Before threads start: an interrupt of an import that waits for another thread's import leaves CPython's import
+        # lock held (3.11, `_get_module_lock`), and every thread then waits for it.
+        import lse_location.definitions  # noqa: F401
         self._instance = self._exit.enter_context(self._open_instance())
         return self
 

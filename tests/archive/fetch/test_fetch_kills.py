@@ -107,7 +107,7 @@ def test_a_partly_written_file_is_not_published(cloud, process):
     assert failed["status"] == 1
     assert "Free space" in failed["error"]
     assert not cloud.paths.folder.exists()
-    assert len(list((cloud.paths.staging / "runs").iterdir())) >= RUNS - PAGE
+    assert len(list((cloud.paths.staging / "runs").iterdir())) >= RUNS - 2 * PAGE
     assert process.fetch(cloud.server.url, cloud.directory)["outcome"] == "created"
     assert cloud.published()[big] == cloud.served()[big]
     assert cloud.published() == cloud.served()

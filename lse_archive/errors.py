@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+CLOCK_HINT = "Set this machine's clock, best from a time server (NTP); lse doctor compares it"
+"""What to do when a server refuses a request, or a certificate seems invalid, because of the time."""
+
 
 class ArchiveError(Exception):
     """A step failed, and the user can act on it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import sqlite3
@@ -11,11 +12,21 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
-from lse_archive.errors import ArchiveError
+from lse_archive.errors import ArchiveError, UsageError
 
 _CLOCK_TICK_NS = 100_000_000
 """More than the granularity of time stamps in Linux' local file systems (10 ms at most)."""
 _MAX_CACHED = 64
+_WRITABLE = "Make it writable, or set another directory in .env (LSE_HOME, LSE_DATA_DIR, LSE_ARCHIVE_DIR)"
+_CHECK = "Check that it exists and can be read and written"
+_HINTS = {
+    errno.ENOSPC: "Free space, then run the command again",
+    errno.EDQUOT: "Free space, then run the command again",
+    errno.EROFS: _WRITABLE,
+    errno.EACCES: _WRITABLE,
+    errno.EPERM: _WRITABLE,
+    errno.ENAMETOOLONG: "Use a shorter name",
+}
 _hashes: dict[tuple[int, ...], str] = {}
 
 
@@ -45,7 +56,7 @@ def disk_errors(what: str, hint: str = "") -> Generator[None]:
 
     Args:
         what: The failed action, as a clause.
-        hint: What the user can do about it.
+        hint: What the user can do about it. Default: by the kind of error.
 
     Raises:
         ArchiveError: The block raised an OSError or an error of SQLite.
@@ -53,10 +64,32 @@ def disk_errors(what: str, hint: str = "") -> Generator[None]:
     try:
         yield
     except (OSError, sqlite3.DatabaseError) as error:
-        why = str(error)
-        if isinstance(error, OSError) and error.strerror:
-            why = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-        raise ArchiveError(what, why=why, hint=hint) from error
+        raise disk_error(what, error, hint) from error
+
+
+def disk_error(what: str, error: OSError | sqlite3.DatabaseError, hint: str = "") -> ArchiveError:
+    """Returns the error for the user; arguments as in `disk_errors`."""
+    if not isinstance(error, OSError):
+        return ArchiveError(what, why=str(error), hint=hint)
+    why = error.strerror or str(error)
+    if error.filename is not None and str(error.filename) not in what:
+        why = f"{why}: {error.filename}"
+    return ArchiveError(what, why=why, hint=hint or _HINTS.get(error.errno or 0, _CHECK))
+
+
+def absolute_path(path: Path) -> Path:
+    """Returns the path with `~` expanded and from the root on.
+
+    Raises:
+        UsageError: There is no home directory for its `~`, or the working directory is gone.
+    """
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        why = f"no home directory is known for {path.parts[0]}"
+    except FileNotFoundError:
+        why = "the working directory was deleted"
+    raise UsageError(f"cannot use {path}", why=why, hint="Write the whole path, from / on")
 
 
 def file_sha256(path: Path) -> tuple[int, str]:

@@ -21,9 +21,11 @@ from lse_archive.errors import (
     SourceError,
 )
 from lse_archive.fetch.day import FetchOptions
+from lse_archive.files import disk_error
 from lse_archive.folder.manifest import read_summary
 from lse_archive.layout import DayPaths
 from lse_archive.names import project_slug
+from lse_archive.printable import markdown, printable
 from lse_assets.config import FetchConfig, LoadConfig, UploadConfig, VerifyConfig, ZipConfig
 from lse_assets.resources import ArchiveResource, DestinationResource, LangSmithResource, PostgresResource
 from lse_operations.checks import CHECKS, StepCheck, VerifyOptions
@@ -43,7 +45,7 @@ from lse_resources.projects import ProjectConfig
 
 # Retries after 20, 60 and 140 seconds, with jitter: an outside system may be back by then.
 _RETRY = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-_RETRYABLE = (SourceError, DestinationError, DatabaseError, DayLockedError)
+_RETRYABLE = (SourceError, DestinationError, DatabaseError, DayLockedError, OSError)
 _NOT_PLOTTED = ("project", "date", "errors", "put_aside", "load_id")
 _RUNS_TABLE = {
     "dagster/table_name": "runs",
@@ -100,16 +102,18 @@ def _step(context: dg.AssetExecutionContext, reporter: StepReporter) -> Generato
     tag_owner(context)
     try:
         yield
-    except ArchiveError as error:
-        reporter.failed(context.asset_key.path[-1], error)
+    except (ArchiveError, OSError) as error:
+        failure = disk_error(f"cannot process {context.partition_key}", error) if isinstance(error, OSError) else error
+        reporter.failed(context.asset_key.path[-1], failure)
         retryable = isinstance(error, _RETRYABLE) and not isinstance(error, AccessError)
-        raise dg.Failure(description=str(error), allow_retries=retryable) from error
+        raise dg.Failure(description=printable(str(failure)), allow_retries=retryable) from error
 
 
 def _metadata(result: msgspec.Struct, **more: Any) -> dict[str, Any]:
     """The numbers of a result, which Dagster plots over the days."""
     fields = msgspec.to_builtins(result)
-    return {key: value for key, value in fields.items() if value is not None and key not in _NOT_PLOTTED} | more
+    shown = {key: value for key, value in fields.items() if value is not None and key not in _NOT_PLOTTED}
+    return {key: printable(value) if isinstance(value, str) else value for key, value in shown.items()} | more
 
 
 def project_assets(
@@ -160,7 +164,7 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
         ):
             result = fetch_step(paths, source, google_drive.client, ui, options)
             link = source.project.url
-        places: dict[str, Any] = {"folder": dg.MetadataValue.path(paths.folder)}
+        places: dict[str, Any] = {"folder": dg.MetadataValue.path(printable(str(paths.folder)))}
         if link:
             places["LangSmith project"] = dg.MetadataValue.url(link)
         if summary := read_summary(paths.folder):
@@ -184,7 +188,9 @@ def _day_zip(shared: _Shared, run_files: dg.AssetsDefinition) -> dg.AssetsDefini
         with _step(context, ui):
             result = zip_step(paths, ui, target=target, allow_shrink=config.allow_shrink)
         ratio = round(result.bytes_in / result.bytes, 2)
-        return dg.MaterializeResult(metadata=_metadata(result, ratio=ratio, path=dg.MetadataValue.path(target)))
+        return dg.MaterializeResult(
+            metadata=_metadata(result, ratio=ratio, path=dg.MetadataValue.path(printable(str(target))))
+        )
 
     return day_zip
 
@@ -288,15 +294,16 @@ def _check_result(check: StepCheck) -> dg.AssetCheckResult:
     severity = dg.AssetCheckSeverity.WARN if check.verdict == "unproven" else dg.AssetCheckSeverity.ERROR
     metadata: dict[str, Any] = {"differences": check.total}
     if check.hint:
-        metadata["what to do"] = check.hint
+        metadata["what to do"] = printable(check.hint)
     if check.differences:
-        rows = [msgspec.to_builtins(row) for row in check.differences]
-        metadata["differing"] = dg.MetadataValue.table([dg.TableRecord(row) for row in rows])
+        rows = [msgspec.to_builtins(row).items() for row in check.differences]
+        records = [dg.TableRecord({key: printable(text) for key, text in row}) for row in rows]
+        metadata["differing"] = dg.MetadataValue.table(records)
     return dg.AssetCheckResult(
         check_name=check.name,
         passed=check.verdict == "agrees",
         severity=severity,
-        description=check.says,
+        description=markdown(check.says),
         metadata=metadata,
     )
 
@@ -304,15 +311,16 @@ def _check_result(check: StepCheck) -> dg.AssetCheckResult:
 @functools.lru_cache(maxsize=1000)  # Dagster requests all definitions twice; hundreds of assets take seconds to build
 def project_definitions(project: ProjectConfig) -> dg.Definitions:
     """Everything of one project: the external LangSmith asset, the day's assets with their checks, and the job."""
+    name = markdown(project.name)
     external = dg.AssetSpec(
         langsmith_key(project.name),
-        description=f"The tracing project '{project.name}' in LangSmith.",
+        description=f"The tracing project '{name}' in LangSmith.",
         group_name=project_slug(project.name).replace("-", "_"),
         kinds={"langsmith"},
     )
     job = dg.define_asset_job(
         job_name(project.name),
         selection=dg.AssetSelection.assets(*[asset_key(project.name, step) for step in STEPS]),
-        description=f"Archives a day of '{project.name}' end to end and verifies it, or only verifies it again.",
+        description=f"Archives a day of '{name}' end to end and verifies it, or only verifies it again.",
     )
     return dg.Definitions(assets=[external, *project_assets(project, _RETRY)], jobs=[job])

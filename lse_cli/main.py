@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
+import logging
 import sys
-from typing import Annotated
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from lse_archive.errors import ArchiveError, UsageError
+from lse_archive.files import disk_error
+from lse_archive.printable import printable
 from lse_cli.commands import alerts, analysis, archive, backfill, database, doctor, drive, platform, projects, status
-from lse_cli.terminal.output import discard
+from lse_cli.terminal.output import discard, echo
 
 app = typer.Typer(
     name="lse",
@@ -38,19 +42,13 @@ def _print_version(asked: bool) -> None:
     if asked:
         from lse_archive.folder.manifest import TOOL
 
-        typer.echo(TOOL)
+        echo(TOOL)
         raise typer.Exit
 
 
 _INTERRUPTED = 130  # the exit code of Typer, and of shells, for Ctrl-C
-_WRITABLE = "Make it writable, or set another directory in .env (LSE_HOME, LSE_DATA_DIR, LSE_ARCHIVE_DIR)"
-_HINTS = {
-    errno.ENOSPC: "Free space, then run the command again",
-    errno.EDQUOT: "Free space, then run the command again",
-    errno.EROFS: _WRITABLE,
-    errno.EACCES: _WRITABLE,
-    errno.EPERM: _WRITABLE,
-}
+# What Typer raises for wrong usage. Typer does not export it, and has a copy of Click of its own since 0.26.
+_WrongUsage: type[Any] = typer.BadParameter.__mro__[1]
 
 
 @app.callback()
@@ -68,21 +66,37 @@ def main() -> None:
         sys.stdout = io.StringIO()
     if reconfigure := getattr(sys.stdout, "reconfigure", None):
         reconfigure(errors="replace")  # a terminal without UTF-8 must not stop the command
+    if logging.lastResort:  # prints warnings of the packages below, which may quote a server
+        logging.lastResort.setFormatter(_PrintableFormatter())
     try:
         try:
-            app()
+            code = app(standalone_mode=False)
         finally:
             _flush()
     except UsageError as error:
         _fail(error, 2)
     except ArchiveError as error:
         _fail(error, 1)
+    except _WrongUsage as error:
+        _show(error)
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        echo("Aborted!", err=True)
+        sys.exit(1)
     except OSError as error:
-        _fail(_explain(error), 1)
-    except SystemExit as end:
-        if end.code == _INTERRUPTED:
-            typer.echo("lse: interrupted; no partial result was published. Run the command again to continue", err=True)
-        raise
+        _fail(disk_error(f"cannot use {error.filename}" if error.filename else "cannot write the output", error), 1)
+    except Exception as error:  # noqa: BLE001
+        _fail(_defect(error), 1)
+    if code == _INTERRUPTED:
+        echo("lse: interrupted; no partial result was published. Run the command again to continue", err=True)
+    sys.exit(code)
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Formats a record as one harmless line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def _flush() -> None:
@@ -92,15 +106,25 @@ def _flush() -> None:
         discard(sys.stdout)
 
 
-def _explain(error: OSError) -> ArchiveError:
-    what = f"cannot use {error.filename}" if error.filename else "cannot write the output"
-    hint = _HINTS.get(error.errno or 0, "Check that it exists and can be read and written")
-    return ArchiveError(what, why=error.strerror or str(error), hint=hint)
+def _show(error: Any) -> None:
+    """Prints Typer's message, which quotes the arguments."""
+    text = io.StringIO()
+    error.show(text)
+    for line in text.getvalue().splitlines():
+        echo(line, err=True)
+
+
+def _defect(error: Exception) -> ArchiveError:
+    """The error for an exception that no part of the program expects, with the line that raised it."""
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "lse_" in frame.filename]
+    where = f" in {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
+    why = " ".join(f"{type(error).__name__}{where}: {error}".split())[:300]
+    return ArchiveError("an unexpected error occurred", why=why, hint="Please report it, with the command")
 
 
 def _fail(error: ArchiveError, code: int) -> None:
     with contextlib.suppress(OSError):
-        typer.echo(f"lse: {error}", err=True)
+        echo(f"lse: {error}", err=True)
     sys.exit(code)
 
 

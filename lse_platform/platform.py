@@ -162,10 +162,10 @@ def _check_port(host: str, port: int) -> None:
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: the host is no name that DNS can have
         raise ArchiveError(
             f"port {port} of {host} cannot be used",
-            why=error.strerror or str(error),
+            why=getattr(error, "strerror", None) or str(error),
             hint="Choose another: lse up --port N",
         ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import logging
 import smtplib
 import ssl
@@ -14,6 +15,7 @@ import httpx
 import msgspec
 
 from lse_archive.errors import ArchiveError, SettingsError
+from lse_archive.printable import printable
 from lse_resources.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -23,7 +25,7 @@ _MAX_LINE = 400
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """One message.
+    """One message. Control characters of its text become escapes: names and errors come from outside.
 
     Attributes:
         title: What happened, in one line.
@@ -32,6 +34,10 @@ class Alert(msgspec.Struct, frozen=True):
 
     title: str
     lines: list[str] = []
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "title", printable(self.title))
+        msgspec.structs.force_setattr(self, "lines", [printable(line) for line in self.lines])
 
     def text(self) -> str:
         """The whole message, of bounded length."""
@@ -67,6 +73,8 @@ def targets(settings: Settings) -> Mapping[str, Send]:
     if settings.lse_alert_smtp_url and settings.lse_alert_email:
         server = settings.lse_alert_smtp_url.get_secret_value()
         addresses = [address.strip() for address in settings.lse_alert_email.split(",") if address.strip()]
+        if not addresses or not settings.lse_alert_email.isprintable():
+            raise SettingsError("alerts by e-mail cannot be sent", why="LSE_ALERT_EMAIL is not a list of addresses")
         found["e-mail"] = lambda alert: mail(server, addresses, alert)
     return found
 
@@ -77,8 +85,10 @@ def post(url: str, alert: Alert) -> None:
     Raises:
         ArchiveError: It was not accepted.
     """
+    # As Slack demands ("Formatting text for app surfaces"): a name could be a link, or call a whole channel.
+    text = html.escape(alert.text(), quote=False)
     try:
-        answer = httpx.post(url, json={"text": alert.text()}, timeout=_TIMEOUT_SECONDS)
+        answer = httpx.post(url, json={"text": text}, timeout=_TIMEOUT_SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise _failed("webhook", type(error).__name__, "LSE_ALERT_WEBHOOK_URL") from None
     if not answer.is_success:

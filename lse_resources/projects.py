@@ -15,6 +15,8 @@ from lse_archive.errors import SettingsError, UsageError
 from lse_archive.files import publish_file
 
 DEFAULT_RETENTION_DAYS = 14
+MAX_RETENTION_DAYS = 1_000_000
+"""Days that can be added to every day that can be archived."""
 DEFAULT_SCHEDULE = "02:00"
 _SHARED = ("retention_days", "schedule", "owner")
 _AT_THE_TOP = (*_SHARED, "add_new_projects", "project")
@@ -106,7 +108,7 @@ def _read(path: Path, entry: object) -> ProjectConfig:
     except UsageError:
         raise _malformed(path, f"the start of '{name}' is not a day (YYYY-MM-DD)") from None
     retention = entry.get("retention_days", DEFAULT_RETENTION_DAYS)
-    if type(retention) is not int or retention < 1:
+    if type(retention) is not int or not 1 <= retention <= MAX_RETENTION_DAYS:
         raise _malformed(path, f"retention_days of '{name}' is not a number of days")
     schedule, owner = entry.get("schedule", DEFAULT_SCHEDULE), entry.get("owner")
     if not isinstance(schedule, str) or not _SCHEDULE.fullmatch(schedule):

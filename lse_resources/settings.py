@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lse_archive.errors import SettingsError
+from lse_archive.files import absolute_path
 from lse_archive.layout import Layout
 from lse_resources.destinations.google_drive.settings import AuthType, DriveSettings
 from lse_resources.langsmith.settings import LangSmithSettings
+
+_MAX_SECONDS = 1e9  # more than 30 years; a wait of more than 292 years is an error in Python
 
 
 class Settings(BaseSettings):
@@ -54,15 +57,41 @@ class Settings(BaseSettings):
     lse_ui_url: str = "http://127.0.0.1:3000"
 
     # LSE_LANGSMITH_PATIENCE is its older name.
-    lse_patience: float = Field(300.0, gt=0, validation_alias=AliasChoices("lse_patience", "lse_langsmith_patience"))
+    lse_patience: float = Field(
+        300.0, gt=0, le=_MAX_SECONDS, validation_alias=AliasChoices("lse_patience", "lse_langsmith_patience")
+    )
     lse_langsmith_max_requests: int = Field(300, gt=0)
-    lse_langsmith_stats_seconds: float = Field(10.0, ge=0)
+    lse_langsmith_stats_seconds: float = Field(10.0, ge=0, le=_MAX_SECONDS)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, value: object, field: ValidationInfo) -> object:
+        if isinstance(value, str):
+            if "\0" in value:
+                raise ValueError("it contains a NUL character")
+            if field.field_name not in _PATHS and any("\ud800" <= char <= "\udfff" for char in value):
+                raise ValueError("it is not UTF-8")
+        return value
+
+    @field_validator("langsmith_workspace_id")
+    @classmethod
+    def _fits_a_header(cls, value: str | None) -> str | None:
+        if value and not (value.isascii() and value.isprintable()):
+            raise ValueError("it contains characters that are not allowed in an id")
+        return value
+
+    @field_validator("google_drive_api_root", "aws_endpoint_url")
+    @classmethod
+    def _can_be_split(cls, value: str | None) -> str | None:
+        _ = urlsplit(value or "").port  # raises ValueError
+        return value
 
     @field_validator("langsmith_endpoint")
     @classmethod
     def _is_an_address(cls, value: str) -> str:
-        parts = urlsplit(value)  # raises ValueError too
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = urlsplit(value)
+        _ = parts.port  # raises ValueError, like urlsplit
+        if parts.scheme not in ("http", "https") or not parts.hostname or not value.isprintable():
             raise ValueError("it is not a URL that begins with https:// or http://")
         return value
 
@@ -71,10 +100,17 @@ class Settings(BaseSettings):
         """Reads the settings.
 
         Raises:
-            SettingsError: A setting is malformed; the text does not contain its value.
+            SettingsError: A setting is malformed, and the text does not contain its value; or `.env` cannot be read.
         """
+        file = os.environ.get("LSE_ENV_FILE", ".env")
         try:
-            return cls(_env_file=os.environ.get("LSE_ENV_FILE", ".env"), **overrides)
+            return cls(_env_file=file, **overrides)
+        except UnicodeDecodeError:
+            raise SettingsError(
+                f"{file} cannot be read", why="it is not UTF-8", hint="Save it again with the encoding UTF-8"
+            ) from None
+        except OSError as error:
+            raise SettingsError(f"{file} cannot be read", why=error.strerror or str(error)) from None
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             name = "_".join(str(part) for part in first["loc"]).upper()
@@ -89,16 +125,16 @@ class Settings(BaseSettings):
     @cached_property
     def home(self) -> Path:
         """Dagster's home, the embedded database, tokens and logs."""
-        return self.lse_home.expanduser().absolute()
+        return absolute_path(self.lse_home)
 
     @property
     def layout(self) -> Layout:
         """The directories of run files and archives."""
-        return Layout(self.lse_data_dir.expanduser().absolute(), self.lse_archive_dir.expanduser().absolute())
+        return Layout(absolute_path(self.lse_data_dir), absolute_path(self.lse_archive_dir))
 
     @property
     def projects_file(self) -> Path:
-        return self.lse_projects_file.expanduser().absolute()
+        return absolute_path(self.lse_projects_file)
 
     @property
     def langsmith(self) -> LangSmithSettings:
@@ -154,3 +190,7 @@ class Settings(BaseSettings):
             "LSE_PROJECTS_FILE": str(self.projects_file),
         }
         return values
+
+
+# Paths need not be UTF-8.
+_PATHS = {name for name, field in Settings.model_fields.items() if "Path" in str(field.annotation)}

@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 
 from lse_archive.names import project_slug
+from lse_archive.printable import markdown
 from lse_operations.day_selection import days_to_archive, days_to_verify
 from lse_platform.asset_keys import asset_key, job_name
 from lse_resources.projects import ProjectConfig
@@ -24,6 +25,7 @@ def project_schedules(project: ProjectConfig) -> list[dg.ScheduleDefinition]:
 
 def _daily(project: ProjectConfig) -> dg.ScheduleDefinition:
     hour, minute = project.schedule.split(":")
+    name = markdown(project.name)
 
     @dg.schedule(
         name=f"daily_{project_slug(project.name).replace('-', '_')}",
@@ -31,7 +33,7 @@ def _daily(project: ProjectConfig) -> dg.ScheduleDefinition:
         cron_schedule=f"{int(minute)} {int(hour)} * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Archives yesterday of '{project.name}', fetches the day three days back again, and missed days.",
+        description=f"Archives yesterday of '{name}', fetches the day three days back again, and missed days.",
     )
     def daily(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         now = context.scheduled_execution_time.astimezone(UTC)
@@ -55,7 +57,7 @@ def _weekly(project: ProjectConfig) -> dg.ScheduleDefinition:
         cron_schedule=f"{offset % 60} {4 + offset // 60} * * 0",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Verifies the last 30 days of '{project.name}' again, and a share of the older ones.",
+        description=f"Verifies the last 30 days of '{markdown(project.name)}' again, and a share of the older ones.",
     )
     def weekly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         now = context.scheduled_execution_time.astimezone(UTC)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from lse_cli.terminal.output import echo
+
 app = typer.Typer(help="Alerts: webhook and e-mail.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -35,9 +37,9 @@ def test() -> None:
     for name, send in found.items():
         try:
             send(sample)
-            typer.echo(f"{name}: sent")
+            echo(f"{name}: sent")
         except ArchiveError as error:
             failed = True
-            typer.echo(f"lse: {error}", err=True)
+            echo(f"lse: {error}", err=True)
     if failed:
         raise typer.Exit(1)

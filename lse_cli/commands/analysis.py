@@ -10,11 +10,14 @@ import typer
 
 from lse_archive.days import today
 from lse_archive.names import project_folder
-from lse_cli.commands.options import EndOption, ForceOption, JsonOption, StartOption, reject_empty
+from lse_cli.commands.options import EndOption, ForceOption, JsonOption, StartOption, require_text
+from lse_cli.terminal.output import echo
 
 
 def sql(
-    statement: Annotated[str, typer.Argument(help="One SELECT; docs/database.md describes the tables and views.")],
+    statement: Annotated[
+        str, typer.Argument(callback=require_text, help="One SELECT; docs/database.md describes the tables and views.")
+    ],
     json: JsonOption = False,
 ) -> None:
     """Print the rows of one SQL statement. The statement can read but not write.
@@ -40,7 +43,7 @@ def sql(
 
 def export(
     project: Annotated[
-        str, typer.Option("--project", callback=reject_empty, help="Name of the LangSmith project. No default.")
+        str, typer.Option("--project", callback=require_text, help="Name of the LangSmith project. No default.")
     ],
     format: Annotated[
         str,
@@ -79,6 +82,6 @@ def export(
     written = export_range(Settings.load(), project, first, last, path, format, contents=contents, force=force)
     runs = counted(written.rows, "run")
     if written.bytes is None:
-        typer.echo(runs, err=True)
+        echo(runs, err=True)
     else:
-        typer.echo(f"{runs} in {written.path}, {size(written.bytes)}")
+        echo(f"{runs} in {written.path}, {size(written.bytes)}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from lse_archive.errors import UsageError
+from lse_archive.files import absolute_path
 from lse_cli.commands import restore
 from lse_cli.commands.options import (
     DateOption,
@@ -19,6 +20,7 @@ from lse_cli.commands.options import (
     ProjectOption,
     StartOption,
 )
+from lse_cli.terminal.output import echo
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -101,7 +103,7 @@ def zip_(
     """Write the day's zip; the same files always give the same bytes."""
     config: dict[str, object] = {"allow_shrink": allow_shrink}
     if output_dir:
-        config["output_dir"] = str(output_dir.expanduser().absolute())
+        config["output_dir"] = str(absolute_path(output_dir))
     _run(["day_zip"], project, date, start_date, end_date, force=force, json=json, config={"day_zip": config})
 
 
@@ -253,4 +255,4 @@ def rollback(
         print_json([msgspec.to_builtins(done)])
     else:
         restored = counted(done.restored, "row")
-        typer.echo(f"{done.project} {done.date}: {counted(done.deleted, 'row')} deleted, {restored} restored")
+        echo(f"{done.project} {done.date}: {counted(done.deleted, 'row')} deleted, {restored} restored")

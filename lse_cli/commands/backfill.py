@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lse_cli.commands.options import DateOption, EndOption, ProjectOption, StartOption
+from lse_cli.terminal.output import echo
 
 
 def backfill(
@@ -45,4 +46,4 @@ def backfill(
             )
         title = f"{verb} {one.name}, {days[0]} to {days[-1]}"
         found = launch_backfill(url, [(project_slug(one.name), step) for step in steps], days, title)
-        typer.echo(f"{one.name}: {counted(len(days), 'day')}, {url}/runs/b/{found}")
+        echo(f"{one.name}: {counted(len(days), 'day')}, {url}/runs/b/{found}")

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+from lse_cli.commands.options import require_text
+from lse_cli.terminal.output import echo
+
 app = typer.Typer(
     help="The database: its URL, its schema, and the rights of roles.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -17,7 +20,7 @@ def url() -> None:
     from lse_resources.postgres.urls import application_url
     from lse_resources.settings import Settings
 
-    typer.echo(application_url(Settings.load()))
+    echo(application_url(Settings.load()))
 
 
 @app.command()
@@ -29,12 +32,14 @@ def migrate() -> None:
     from lse_resources.settings import Settings
 
     migrate_schema(Database(application_url(Settings.load())))
-    typer.echo("the schema is up to date")
+    echo("the schema is up to date")
 
 
 @app.command()
 def grant(
-    role: Annotated[str, typer.Argument(help="Name of the role; it is created if it does not exist.")],
+    role: Annotated[
+        str, typer.Argument(callback=require_text, help="Name of the role; it is created if it does not exist.")
+    ],
     read_only: Annotated[bool, typer.Option("--read-only", help="For analysts: only SELECT. Default: off.")] = False,
     password: Annotated[
         bool, typer.Option("--password", help="Ask for a new password of the role. Default: keep the password.")
@@ -49,4 +54,4 @@ def grant(
     secret = typer.prompt("Password", hide_input=True, confirmation_prompt=True, err=True) if password else None
     database = Database(application_url(Settings.load()))
     created = grant_rights(database, role, "reader" if read_only else "application", password=secret)
-    typer.echo(f"{'created' if created else 'found'} {role}: it may {'read' if read_only else 'load, verify and read'}")
+    echo(f"{'created' if created else 'found'} {role}: it may {'read' if read_only else 'load, verify and read'}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from lse_cli.terminal.output import echo
+
 if TYPE_CHECKING:
     from lse_cli.work.doctor import Finding
 
@@ -30,6 +32,6 @@ def doctor(
 
 def _show(finding: Finding) -> None:
     sign = {"ok": "✓", "note": "!", "wrong": "✗"}[finding.verdict]
-    typer.echo(f"{sign} {finding.name:11} {finding.says}")
+    echo(f"{sign} {finding.name:11} {finding.says}")
     if finding.hint:
-        typer.echo(f"  {'':11} → {finding.hint}")
+        echo(f"  {'':11} → {finding.hint}")

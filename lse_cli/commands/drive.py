@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from lse_cli.commands.options import DryRunOption, ForceOption, JsonOption, ProjectOption, reject_empty
+from lse_cli.commands.options import DryRunOption, ForceOption, JsonOption, ProjectOption, require_text
+from lse_cli.terminal.output import echo
 
 app = typer.Typer(
     help="Google Drive: sign in, resolve duplicates, and prune copies.", no_args_is_help=True, rich_markup_mode=None
@@ -28,11 +29,12 @@ def login(
     settings = Settings.load().drive
     sign_in(settings, paste=_prompt_for_address if paste else None)
     with GoogleDrive(settings) as client:
-        typer.echo(f"signed in as {client.about().email}")
+        echo(f"signed in as {client.about().email}")
 
 
 def _prompt_for_address(url: str) -> str:
-    typer.echo(f"Open this link, allow access, and paste the address of the page that fails to load:\n\n{url}\n")
+    for line in ("Open this link, allow access, and paste the address of the page that fails to load:", "", url, ""):
+        echo(line)
     return typer.prompt("Address")
 
 
@@ -43,7 +45,7 @@ def dedupe(
         typer.Option(
             "--project",
             metavar="NAME",
-            callback=reject_empty,
+            callback=require_text,
             help="Name of the LangSmith project. Default: all projects on Drive.",
         ),
     ] = None,

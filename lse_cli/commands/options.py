@@ -9,15 +9,24 @@ import typer
 from lse_archive.errors import UsageError
 
 
-def reject_empty(parameter: typer.CallbackParam, value: str | None) -> str | None:
+def require_text(parameter: typer.CallbackParam, value: str | None) -> str | None:
     """Refuses an empty value, such as a shell makes of an unset variable: it would silently mean the default.
 
+    Also refuses bytes that are not UTF-8: no project, day or role has such a name, and no database stores it.
+
     Raises:
-        UsageError: The value is empty.
+        UsageError: The value is empty, or not UTF-8.
     """
+    if value is not None and any("\ud800" <= char <= "\udfff" for char in value):
+        raise UsageError(f"{_name(parameter)} is not UTF-8", hint="Use a terminal with the encoding UTF-8")
     if value is not None and not value.strip():
-        raise UsageError(f"{parameter.opts[0]} is empty", hint="Give it a value")
+        raise UsageError(f"{_name(parameter)} is empty", hint="Give it a value")
     return value
+
+
+def _name(parameter: typer.CallbackParam) -> str:
+    name = parameter.opts[0]
+    return name if name.startswith("-") else f"the {name}"
 
 
 ProjectOption = Annotated[
@@ -25,21 +34,21 @@ ProjectOption = Annotated[
     typer.Option(
         "--project",
         metavar="NAME",
-        callback=reject_empty,
+        callback=require_text,
         help="Name of the LangSmith project. Default: all projects of projects.toml.",
     ),
 ]
 DateOption = Annotated[
     str | None,
-    typer.Option("--date", metavar="DAY", callback=reject_empty, help="UTC day, YYYY-MM-DD. Default: yesterday."),
+    typer.Option("--date", metavar="DAY", callback=require_text, help="UTC day, YYYY-MM-DD. Default: yesterday."),
 ]
 StartOption = Annotated[
     str | None,
-    typer.Option("--start-date", metavar="DAY", callback=reject_empty, help="First day of a range. Default: none."),
+    typer.Option("--start-date", metavar="DAY", callback=require_text, help="First day of a range. Default: none."),
 ]
 EndOption = Annotated[
     str | None,
-    typer.Option("--end-date", metavar="DAY", callback=reject_empty, help="Last day of the range. Default: yesterday."),
+    typer.Option("--end-date", metavar="DAY", callback=require_text, help="Last day of the range. Default: yesterday."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object with the results. Default: off.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Answer yes to every question. Default: off.")]

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from lse_cli.terminal.output import echo
+
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the application."""
@@ -40,7 +42,7 @@ def up(
     from lse_platform.platform import run_platform
     from lse_resources.settings import Settings
 
-    run_platform(Settings.load(), port=port, host=host, say=typer.echo)
+    run_platform(Settings.load(), port=port, host=host, say=echo)
 
 
 def down() -> None:
@@ -49,7 +51,7 @@ def down() -> None:
     from lse_resources.settings import Settings
 
     stopped = stop_platform(Settings.load())
-    typer.echo(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+    echo(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
 
 
 def demo(

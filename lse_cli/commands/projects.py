@@ -7,12 +7,21 @@ from typing import Annotated
 
 import typer
 
+from lse_cli.commands.options import require_text
+from lse_cli.terminal.output import echo
+from lse_resources.projects import MAX_RETENTION_DAYS
+
 app = typer.Typer(help="The archived projects (projects.toml).", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The project's name, exactly as LangSmith shows it.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", callback=require_text, help="The project's name, exactly as LangSmith shows it."
+        ),
+    ],
     start: Annotated[str, typer.Option("--start", metavar="DAY", help="First UTC day of the archive, YYYY-MM-DD.")],
     retention_days: Annotated[
         int,
@@ -20,6 +29,7 @@ def add(
             "--retention-days",
             metavar="N",
             min=1,
+            max=MAX_RETENTION_DAYS,
             show_default=False,
             help="Days for which LangSmith keeps the project's runs. Default: 14.",
         ),
@@ -38,7 +48,7 @@ def add(
         raise UsageError(f"the start {first} is in the future", hint="Set the first day to archive")
     path = Settings.load().projects_file
     add_project(path, ProjectConfig(name, first, retention_days))
-    typer.echo(f"added '{name}' from {start} to {path}")
+    echo(f"added '{name}' from {start} to {path}")
 
 
 @app.command()
@@ -59,9 +69,9 @@ def sync(
     if not dry_run:
         add_new(settings.projects_file, missing, today())
     for name in missing:
-        typer.echo(f"{'not archived' if dry_run else 'added'}: {name}")
+        echo(f"{'not archived' if dry_run else 'added'}: {name}")
     if not missing:
-        typer.echo("every project is in the list")
+        echo("every project is in the list")
 
 
 @app.command(name="list")
@@ -85,7 +95,7 @@ def list_(
         print_object({"projects": entries})
         return
     if not projects:
-        typer.echo(f"lse: {lists_none(path)}; add one: lse projects add NAME --start DAY", err=True)
+        echo(f"lse: {lists_none(path)}; add one: lse projects add NAME --start DAY", err=True)
     for project in projects:
         kept = counted(project.retention_days, "day")
-        typer.echo(f"{project.name}\tfrom {project.start}\tkept by LangSmith for {kept}")
+        echo(project.name, f"from {project.start}", f"kept by LangSmith for {kept}")

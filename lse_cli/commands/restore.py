@@ -9,22 +9,22 @@ from typing import Annotated
 import typer
 
 from lse_archive.errors import UsageError
-from lse_cli.commands.options import DryRunOption, ForceOption, JsonOption, ProjectOption, reject_empty
+from lse_cli.commands.options import DryRunOption, ForceOption, JsonOption, ProjectOption, require_text
 
 DayOption = Annotated[
     str | None,
-    typer.Option("--date", metavar="DAY", callback=reject_empty, help="One UTC day, YYYY-MM-DD. Default: every day."),
+    typer.Option("--date", metavar="DAY", callback=require_text, help="One UTC day, YYYY-MM-DD. Default: every day."),
 ]
 FirstOption = Annotated[
     str | None,
     typer.Option(
-        "--start-date", metavar="DAY", callback=reject_empty, help="First day. Default: the first at the destination."
+        "--start-date", metavar="DAY", callback=require_text, help="First day. Default: the first at the destination."
     ),
 ]
 LastOption = Annotated[
     str | None,
     typer.Option(
-        "--end-date", metavar="DAY", callback=reject_empty, help="Last day. Default: the last at the destination."
+        "--end-date", metavar="DAY", callback=require_text, help="Last day. Default: the last at the destination."
     ),
 ]
 AllProjectsOption = Annotated[
@@ -134,7 +134,7 @@ def import_(
     project: Annotated[
         str,
         typer.Option(
-            "--project", metavar="NAME", callback=reject_empty, help="LangSmith project of the runs. No default."
+            "--project", metavar="NAME", callback=require_text, help="LangSmith project of the runs. No default."
         ),
     ],
     force: ForceOption = False,

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
-import typer
-
 from lse_cli.commands.options import EndOption, JsonOption, ProjectOption, StartOption
+from lse_cli.terminal.output import echo
 
 if TYPE_CHECKING:
     from lse_operations.overview import DayView, Rows
@@ -39,7 +38,7 @@ def status(
     yesterday = today() - timedelta(days=1)
     first, last = read_range(None, start_date, end_date or str(yesterday))
     last = last or yesterday
-    first = first or last - timedelta(days=_DAYS - 1)
+    first = first or date.fromordinal(max(1, last.toordinal() - _DAYS + 1))
     rows, why = read_rows(settings, first, last)
     chosen, ends = _choose(settings, project, rows)
     views = overview(settings.layout, chosen, first, min(last, yesterday), rows, datetime.now(UTC))
@@ -48,9 +47,10 @@ def status(
         print_json([msgspec.to_builtins(day) | {"gap": day.is_gap} for days in views for day in days])
     else:
         lines = [line for one, days in zip(chosen, views, strict=True) for line in _grid(one.name, days)]
-        typer.echo("\n".join([*lines, _LEGEND, *_summary([day for days in views for day in days])]))
+        for line in [*lines, _LEGEND, *_summary([day for days in views for day in days])]:
+            echo(line)
     if why:
-        typer.echo(f"lse: the state of Postgres is unknown: {why}", err=True)
+        echo(f"lse: the state of Postgres is unknown: {why}", err=True)
 
 
 def _choose(settings: Settings, project: str | None, rows: Rows | None) -> tuple[list[ProjectConfig], dict[str, date]]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lse_archive.cancellation import set_cancel_event
+from lse_archive.printable import printable
 from lse_cli.terminal.texts import size
 
 Bar = Callable[[str, str], Callable[[int, int | None], None]]
@@ -71,6 +72,7 @@ class DayBars:
     @contextlib.contextmanager
     def day(self, title: str) -> Generator[Bar]:
         """Shows the bar of one day until the context is closed."""
+        title = printable(title)
         task = self.live.add_task(title, total=None, count="")
 
         def bar(phase: str, unit: str) -> Callable[[int, int | None], None]:

@@ -15,23 +15,27 @@ from rich.live import Live
 from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
 from lse_archive.errors import ArchiveError
+from lse_archive.printable import printable
 from lse_cli.terminal.bars import DayBars
 from lse_cli.terminal.output import discard
 from lse_cli.terminal.texts import STEP_NAMES, describe
 from lse_operations.reporter import Advance
 
 
-class _Console(Console):
-    """A console that stops printing, without an error, when the reader closes the pipe."""
+class LineConsole(Console):
+    """A console for lines. It stops printing, without an error, when the reader closes the pipe."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, emoji=False)
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
         discard(self.file)  # ty: ignore[invalid-argument-type]
 
-    def put(self, text: str) -> bool:
-        """Prints a line of plain text. Returns False if the stream refused it; then nothing more is printed."""
+    def put(self, text: str, *, style: str | None = None) -> bool:
+        """Prints a line, made harmless. Returns False if the stream refused it; then nothing more is printed."""
         try:
-            self.print(text, markup=False)
+            self.print(printable(text), markup=False, style=style)
         except OSError:
             self.on_broken_pipe()
             return False
@@ -65,8 +69,8 @@ class Terminal:
         self.force = force
         # Checked here: while progress is shown, Rich replaces stderr by a stream of its own.
         self._asks = sys.stdin.isatty() and sys.stderr.isatty()
-        self._out = _Console(highlight=False, soft_wrap=True)
-        self._err = _Console(stderr=True, highlight=False, soft_wrap=True)
+        self._out = LineConsole()
+        self._err = LineConsole(stderr=True)
         self._title = ""
         self.day = DayOutcome()
         self.interrupted: Callable[[], bool] = lambda: False
@@ -133,7 +137,7 @@ class Terminal:
         if not self._asks:
             return False
         with self._paused(), contextlib.suppress(typer.Abort):
-            return typer.confirm(f"  {question}?", err=True)
+            return typer.confirm(f"  {printable(question)}?", err=True)
         return False
 
     @contextlib.contextmanager

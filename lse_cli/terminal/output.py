@@ -1,4 +1,4 @@
-"""Results on standard output, which may be closed, full, or not UTF-8."""
+"""What is printed: lines, and the objects of `--json`. Standard output may be closed, full, or not UTF-8."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ import msgspec
 import typer
 
 from lse_archive.errors import ArchiveError
+from lse_archive.printable import HIDDEN, printable
 
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_HIDDEN = re.compile(f"[{HIDDEN}]")
+
+
+def echo(*cells: str, err: bool = False) -> None:
+    """Prints a line of cells, separated by tabs, on standard output or on stderr; each cell is made harmless."""
+    typer.echo("\t".join(map(printable, cells)), err=err)
 
 
 def discard(stream: TextIO) -> None:
@@ -26,12 +33,17 @@ def discard(stream: TextIO) -> None:
 
 
 def print_object(document: dict[str, Any]) -> None:
-    """Prints the one object of `--json`; where standard output is not UTF-8, with JSON escapes for non-ASCII."""
-    text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    """Prints the one object of `--json`.
+
+    Characters that a terminal would execute are JSON escapes; where standard output is not UTF-8, all of non-ASCII.
+    """
+    try:
+        text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    except UnicodeEncodeError:  # a path that is not UTF-8: JSON's escapes hold it
+        text = json.dumps(document, indent=2)
     encoding = (sys.stdout.encoding or "utf-8").lower().replace("-", "")
-    if encoding != "utf8":
-        text = _NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
-    sys.stdout.write(text + "\n")
+    escaped = _HIDDEN if encoding == "utf8" else _NOT_ASCII
+    sys.stdout.write(escaped.sub(lambda found: json.dumps(found[0])[1:-1], text) + "\n")
 
 
 def print_json(results: list[dict[str, Any]]) -> None:

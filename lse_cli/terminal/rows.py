@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from lse_archive.errors import UsageError
+from lse_archive.printable import printable
 from lse_cli.terminal.output import print_json
 from lse_resources.postgres.analysis.frames import JsonText
 
@@ -52,19 +53,19 @@ def print_table(columns: list[str], rows: Rows) -> None:
     from rich.table import Table
 
     def cut(value: object, width: int) -> str:
-        text = "" if value is None else _shown(_text(value)[: 2 * width])
+        text = "" if value is None else printable(_text(value)[: 2 * width])
         return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1)}…"
 
     console = Console(highlight=False, markup=False, emoji=False)
     if len(columns) * (_MIN_WIDTH + 2) <= console.width:
         table = Table(box=box.SIMPLE_HEAD)
         for column in columns:
-            table.add_column(_shown(column), no_wrap=True, overflow="ellipsis")
+            table.add_column(printable(column), no_wrap=True, overflow="ellipsis")
         for row in rows:
             table.add_row(*(cut(value, _MAX_WIDTH) for value in row))
         console.print(table)
         return
-    names = [_shown(column) for column in columns]
+    names = [printable(column) for column in columns]
     name_width = max(map(cell_len, names))
     value_width = max(_MIN_WIDTH, shutil.get_terminal_size().columns - name_width - 2)
     for number, row in enumerate(rows, start=1):
@@ -94,11 +95,6 @@ def _text(value: Any) -> str:
 
 def _escaped(text: str) -> str:
     return _CONTROLS.sub(lambda found: _escape(found[0]), text)
-
-
-def _shown(text: str) -> str:
-    """Escapes control characters, which a terminal would execute; a backslash stays."""
-    return _CONTROLS.sub(lambda found: found[0] if found[0] == "\\" else _escape(found[0]), text)
 
 
 def _escape(character: str) -> str:

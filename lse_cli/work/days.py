@@ -48,7 +48,8 @@ def work(
     uploads = RangeUploads(settings, terminal)
     with Runner(settings, terminal, uploads) as runner, contextlib.ExitStack() as exits:
         if runner.refusal and not _FILE_STEPS.isdisjoint(steps):
-            terminal.warn(f"! {runner.refusal}\n  Continuing without the database: files, zip and upload need none.")
+            terminal.warn(f"! {runner.refusal}")
+            terminal.warn("  Continuing without the database: files, zip and upload need none.")
         elif runner.refusal:
             terminal.failed(steps[0], runner.refusal)
             refused[_EVERY_PROJECT] = runner.refusal

@@ -19,7 +19,7 @@ from lse_archive.days import today
 from lse_archive.errors import ArchiveError
 from lse_archive.folder.state import read_state
 from lse_cli.selection import Selection
-from lse_cli.terminal.console import Terminal
+from lse_cli.terminal.console import LineConsole, Terminal
 from lse_cli.terminal.texts import size
 from lse_cli.work.days import work
 from lse_demo.agent import fill
@@ -47,7 +47,7 @@ def run_demo(directory: Path) -> None:
         ArchiveError: A step of the demo failed.
     """
     directory = directory.absolute()
-    out = Console(highlight=False, soft_wrap=True)
+    out = LineConsole()
     began = time.monotonic()
     _clear(directory)
     with _servers(directory) as settings, contextlib.ExitStack() as exits:
@@ -67,8 +67,9 @@ def run_demo(directory: Path) -> None:
         _heading(out, "The archive")
         # On a narrow terminal, long lines are easier to read than cells with broken words.
         Console(width=max(120, out.width)).print(_table(settings, entries))
-        out.print(_places(settings, directory), markup=False)
-        out.print(f"Done in {time.monotonic() - began:.0f} s. Open it in the browser with: lse demo --up", markup=False)
+        for line in _places(settings, directory):
+            out.put(line)
+        out.put(f"Done in {time.monotonic() - began:.0f} s. Open it in the browser with: lse demo --up")
 
 
 def run_demo_platform(directory: Path, *, port: int) -> None:
@@ -80,9 +81,9 @@ def run_demo_platform(directory: Path, *, port: int) -> None:
     directory = directory.absolute()
     if not (directory / "projects.toml").exists():
         raise ArchiveError(f"there is no demo in {directory}", hint="Run it first: lse demo")
-    out = Console(highlight=False, soft_wrap=True)
+    out = LineConsole()
     with _servers(directory) as settings:
-        run_platform(settings, port=port, say=out.print)
+        run_platform(settings, port=port, say=out.put)
 
 
 def _clear(directory: Path) -> None:
@@ -149,11 +150,12 @@ def _environment(directory: Path, values: dict[str, str]) -> Generator[Settings]
         os.environ.update(before)
 
 
-def _heading(out: Console, text: str) -> None:
-    out.print(f"\n── {text}", style="bold", markup=False)
+def _heading(out: LineConsole, text: str) -> None:
+    out.put("")
+    out.put(f"── {text}", style="bold")
 
 
-def _trace(out: Console, settings: Settings, days: list[date]) -> None:
+def _trace(out: LineConsole, settings: Settings, days: list[date]) -> None:
     from langsmith import Client
 
     began, total = time.monotonic(), 0
@@ -163,10 +165,10 @@ def _trace(out: Console, settings: Settings, days: list[date]) -> None:
             total += fill(client, name, day, _TRACES, seed)
     client.cleanup()
     seconds = time.monotonic() - began
-    out.print(f"{total:,} runs in the projects {' and '.join(map(repr, _PROJECTS))} ({seconds:.1f} s)", markup=False)
+    out.put(f"{total:,} runs in the projects {' and '.join(map(repr, _PROJECTS))} ({seconds:.1f} s)")
 
 
-def _break_and_repair(out: Console, settings: Settings, one_day: Selection) -> None:
+def _break_and_repair(out: LineConsole, settings: Settings, one_day: Selection) -> None:
     """Changes a row and deletes another; the verification must name exactly these two."""
     project, day = one_day.projects[0].name, one_day.days[0]
     with Database(application_url(settings)).session("cannot change the demo's rows") as connection:
@@ -179,14 +181,14 @@ def _break_and_repair(out: Console, settings: Settings, one_day: Selection) -> N
         connection.execute(f"DELETE FROM runs WHERE {key}", (day, deleted))
     _heading(out, f"The row of run {changed} is changed, and the row of run {deleted} is deleted")
     verify = f"lse archive verify --project {project} --date {day}"
-    out.print(f"$ {verify}", markup=False)
+    out.put(f"$ {verify}")
     result, code = _verify(settings, one_day)
     named = {*result["missing_runs_in_db"], *(run["run_id"] for run in result["inconsistent_runs"])}
     _require(code == 3 and named == {changed, deleted}, "the verification did not name exactly these two runs")
-    out.print(f"$ {verify} --fix", markup=False)
+    out.put(f"$ {verify} --fix")
     _, code = _verify(settings, one_day, fix=True)
     _require(code == 0, "differences remain after the repair")
-    out.print(f"$ {verify}", markup=False)
+    out.put(f"$ {verify}")
     _, code = _verify(settings, one_day)
     _require(code == 0, "the day is not consistent after the repair")
 
@@ -229,12 +231,10 @@ def _table(settings: Settings, entries: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _places(settings: Settings, directory: Path) -> str:
-    return "\n".join(
-        (
-            f"  run files  {settings.layout.data_dir}",
-            f"  archives   {settings.layout.archive_dir}",
-            f"  Drive      {directory / 'drive'}  (a local server)",
-            f"  Postgres   {settings.home / 'postgres'}  (embedded, stopped now)",
-        )
+def _places(settings: Settings, directory: Path) -> tuple[str, ...]:
+    return (
+        f"  run files  {settings.layout.data_dir}",
+        f"  archives   {settings.layout.archive_dir}",
+        f"  Drive      {directory / 'drive'}  (a local server)",
+        f"  Postgres   {settings.home / 'postgres'}  (embedded, stopped now)",
     )

@@ -51,6 +51,7 @@ class Runner:
         # Before threads start: an interrupt of an import that waits for another thread's import leaves CPython's import
         # lock held (3.11, `_get_module_lock`), and every thread then waits for it.
         import lse_location.definitions  # noqa: F401
+
         self._instance = self._exit.enter_context(self._open_instance())
         return self
 
@@ -85,6 +86,26 @@ class Runner:
         Raises:
             KeyboardInterrupt: It was interrupted.
         """
+        import dagster as dg
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            return self._materialize(project, day, steps, config)
+        except dg.DagsterError as error:
+            if isinstance(error, dg.DagsterUnknownPartitionError):
+                hint = "Its days have years from 1000 to 9999"
+            else:
+                hint = "Run the command again; if Dagster refuses again, please report it"
+            refusal = ArchiveError(f"Dagster refuses the day {day}", why=_one_line(str(error)).rstrip("."), hint=hint)
+        except SQLAlchemyError as error:
+            why = _one_line(str(getattr(error, "orig", None) or type(error).__name__))
+            refusal = DatabaseError("cannot write Dagster's records", why=why, hint="Check LSE_DAGSTER_DATABASE_URL")
+        self._terminal.failed(steps[0], refusal)
+        return self._terminal.day
+
+    def _materialize(
+        self, project: ProjectConfig, day: date, steps: list[str], config: Mapping[str, Mapping[str, object]]
+    ) -> DayOutcome:
         import dagster as dg
 
         from lse_assets.assets import project_assets

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import pyrage
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError, NoKeyError, SettingsError
+from lse_archive.files import absolute_path
 from lse_archive.folder.publish import SCRATCH
 from lse_resources.destinations.files import LocalFile, StoredFile
 from lse_resources.destinations.protocol import Destination, RepeatsNames
@@ -104,7 +105,7 @@ def _key_lines(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        lines = path.expanduser().read_text(encoding="ascii").split("\n")
+        lines = absolute_path(path).read_text(encoding="ascii").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or "it is not text"
         raise SettingsError(f"cannot read the age key file {path}", why=why) from error

@@ -19,7 +19,14 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import from_url
 
-from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, DestinationError, SettingsError
+from lse_archive.errors import (
+    CLOCK_HINT,
+    ArchiveConflictError,
+    ArchiveError,
+    CorruptArchiveError,
+    DestinationError,
+    SettingsError,
+)
 from lse_resources.destinations.files import LocalFile, StoredFile
 
 _SCHEMES = ("s3", "gs", "az")
@@ -34,6 +41,28 @@ _STALE = timedelta(days=1)
 # A 404 is FileNotFoundError; most other errors, refusals included, are obstore's own.
 _ERRORS = (BaseError, OSError)
 _REFUSALS = (PermissionError, PermissionDeniedError, UnauthenticatedError)
+_CREDENTIALS = "Check the credentials, and the clock of this machine"
+_REGION = "Set AWS_REGION to the region of the bucket"
+# By the code of the answer (S3 "Error responses", Azure "Blob service error codes"), or by the error of TLS.
+_HINTS = {
+    "RequestTimeTooSkewed": CLOCK_HINT,
+    "RequestExpired": CLOCK_HINT,
+    "Request date header too old": CLOCK_HINT,
+    "Invalid JWT: Token must be": CLOCK_HINT,
+    "NotValidYet": CLOCK_HINT,
+    "ExpiredToken": "The temporary credentials have expired: renew them",
+    "InvalidAccessKeyId": "Check AWS_ACCESS_KEY_ID",
+    "SignatureDoesNotMatch": "Check AWS_SECRET_ACCESS_KEY",
+    "AuthorizationHeaderMalformed": _REGION,
+    "PermanentRedirect": _REGION,
+    "InvalidObjectState": "The object lies in a cold storage class: restore it there first",
+    "BlobArchived": "The object lies in a cold storage class: restore it there first",
+    "QuotaExceeded": "Free space in the store, or raise its quota",
+    "XMinioStorageFull": "Free space in the store",
+    "AllAccessDisabled": "Ask the provider of the store: it has blocked the bucket",
+    "AccountProblem": "Ask the provider of the store: it has blocked the account",
+    "403 Forbidden": _CREDENTIALS,
+}
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
 
@@ -320,15 +349,20 @@ class ObjectStore:
                 f"cannot {what}", why=f"it is no longer on {self.place}", hint="Run the command again"
             ) from error
         except _REFUSALS as error:
-            raise DestinationError(
-                f"cannot {what}", why=f"{self.place} refused: {_brief(error)}", hint="Check the credentials"
-            ) from error
+            hint = _hint(error) or _CREDENTIALS
+            raise DestinationError(f"cannot {what}", why=f"{self.place} refused: {_brief(error)}", hint=hint) from error
         except _ERRORS as error:
             if "NoSuchBucket" in str(error):
                 raise DestinationError(
                     f"cannot {what}", why="there is no such bucket", hint="Check LSE_ARCHIVE_URL"
                 ) from error
-            raise DestinationError(f"cannot {what}", why=_brief(error), hint="Run the command again later") from error
+            hint = _hint(error) or "Run the command again later"
+            raise DestinationError(f"cannot {what}", why=_brief(error), hint=hint) from error
+
+
+def _hint(error: Exception) -> str:
+    text = str(error)
+    return next((hint for code, hint in _HINTS.items() if code in text), "")
 
 
 def _record_key(key: str) -> str:

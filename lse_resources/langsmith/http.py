@@ -12,7 +12,7 @@ from functools import cache
 
 import httpx
 
-from lse_archive.errors import AccessError, SourceError
+from lse_archive.errors import CLOCK_HINT, AccessError, SourceError
 from lse_resources.backoff import WARN_AFTER, Backoff, retry_after_seconds
 from lse_resources.langsmith.limiter import AdaptiveLimiter
 from lse_resources.langsmith.settings import LangSmithSettings
@@ -24,6 +24,7 @@ _TRANSIENT = frozenset({408, 409, 413, 425, 429})
 # The answer was too large or took too long: a smaller page may succeed.
 _TOO_LARGE = frozenset({413, 502, 503, 504})
 _WARN_EVERY_SECONDS = 60.0
+_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"  # of OpenSSL
 
 
 class NotServedError(SourceError):
@@ -53,7 +54,11 @@ class _Failure:
 
     @property
     def final(self) -> bool:
-        return self.status == 501 or (400 <= self.status < 500 and self.status not in _TRANSIENT)
+        return (
+            self.status == 501
+            or _CERTIFICATE in self.why
+            or (400 <= self.status < 500 and self.status not in _TRANSIENT)
+        )
 
 
 @dataclass
@@ -264,6 +269,10 @@ def _classify(failed: httpx.Response | Exception, *, secret: str) -> _Failure:
 
 def _final(failure: _Failure, what: str) -> SourceError:
     status, why = failure.status, failure.why
+    if _CERTIFICATE in why:
+        by_time = "has expired" in why or "not yet valid" in why
+        hint = CLOCK_HINT if by_time else "Check LANGSMITH_ENDPOINT; SSL_CERT_FILE names the certificates to trust"
+        return SourceError(what, why=why, hint=hint)
     if status in (401, 403):
         hint = "Check LANGSMITH_API_KEY"
         if "org_scoped_key_requires_workspace" in why:

@@ -54,7 +54,10 @@ def login(settings: DriveSettings, *, paste: Callable[[str], str] | None = None)
 def _pasted(flow: InstalledAppFlow, paste: Callable[[str], str]) -> Credentials | ExternalCredentials:
     flow.redirect_uri = "http://localhost:1/"  # no server listens there; the browser still shows the address
     url, state = flow.authorization_url(access_type="offline", prompt="consent")
-    answer = parse_qs(urlsplit(paste(url).strip()).query)
+    try:
+        answer = parse_qs(urlsplit(paste(url).strip()).query)
+    except ValueError:  # the text is no address
+        answer = {}
     if "code" not in answer or answer.get("state") != [state]:
         reason = answer.get("error", ["the address has no code for this request"])[0]
         raise DestinationError("Google did not sign you in", why=reason, hint="Run: lse drive login")

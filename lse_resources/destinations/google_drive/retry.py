@@ -19,7 +19,7 @@ from googleapiclient.errors import Error as GoogleError
 from googleapiclient.errors import HttpError
 
 from lse_archive.cancellation import cancellable_sleep
-from lse_archive.errors import DestinationError
+from lse_archive.errors import CLOCK_HINT, DestinationError
 from lse_resources.backoff import WARN_AFTER, Backoff, retry_after_seconds
 
 # Everything that a call to Google may raise. Local files are read outside of such calls.
@@ -33,7 +33,19 @@ CALL_ERRORS = (
     UnicodeDecodeError,
 )
 _RETRYABLE_403 = {"userRateLimitExceeded", "rateLimitExceeded", "backendError"}
+_ADMINISTRATOR = "Ask the administrator of your Google Workspace to allow this application to use Drive"
 _HINTS = {
+    "cannotDownloadAbusiveFile": "Google takes the file for malware or spam. Its owner can download it in the browser:"
+    " do that, unpack it, and import its run files: lse archive import",
+    "cannotDownloadFile": "Ask the folder's owner to allow downloads",
+    "downloadQuotaExceeded": "Run the command again tomorrow",
+    "domainPolicy": _ADMINISTRATOR,
+    "appNotAuthorizedToFile": "Run: lse drive login",
+    "ACCESS_TOKEN_SCOPE_INSUFFICIENT": "Run: lse drive login",
+    "teamDriveMembershipRequired": "Ask for this account to become a member of the shared drive",
+    "teamDriveHierarchyTooDeep": "Use a folder nearer to the root of the shared drive",
+    "myDriveHierarchyDepthLimitExceeded": "Use a folder nearer to the root of My Drive",
+    "activeItemCreationLimitExceeded": "Delete files of this account, or use another account",
     "storageQuotaExceeded": "Free space, or use a folder in a shared drive",
     "teamDriveFileLimitExceeded": "Remove files from the shared drive, or use another one",
     "numChildrenInNonRootLimitExceeded": "Move old projects to another folder",
@@ -41,9 +53,24 @@ _HINTS = {
     "insufficientParentPermissions": "Ask the folder's owner to make this account an editor",
     "insufficientPermissions": "Run: lse drive login",
     "accessNotConfigured": "Enable the Google Drive API for the credentials' project in Google's console",
+    "SERVICE_DISABLED": "Enable the Google Drive API for the credentials' project in Google's console",
     "dailyLimitExceeded": "Run the command again tomorrow",
     "notFound": "Check GOOGLE_DRIVE_FOLDER_URL, and that the folder is shared with this account",
 }
+# By a part of the answer to a request for an access token; any other refusal needs a new sign-in.
+_TOKEN_HINTS = {
+    # The token request of a service account has the time, which may differ by minutes only.
+    "Invalid JWT: Token must be": CLOCK_HINT,
+    "Invalid email or User ID": "Check GOOGLE_DRIVE_SUBJECT",
+    "unauthorized_client": "In the Admin console, allow the service account's client id the scope"
+    " https://www.googleapis.com/auth/drive (domain-wide delegation), or unset GOOGLE_DRIVE_SUBJECT",
+    "invalid_client": "Download the credentials again from Google's console, then run: lse drive login",
+    "deleted_client": "Make new credentials in Google's console, then run: lse drive login",
+    "admin_policy_enforced": _ADMINISTRATOR,
+    "org_internal": _ADMINISTRATOR,
+}
+# OpenSSL's results of the verification of a certificate: not valid yet, expired.
+_CERTIFICATE_TIMES = (9, 10)
 # The patience of requests that are sent before the work begins, while a user waits.
 _IMPATIENT_SECONDS = 4.0
 T = TypeVar("T")
@@ -168,8 +195,13 @@ def explain(what: str, error: Exception, sign_in: str) -> DestinationError:
         )
         return DriveRefusalError(what, why=why, hint=hint, status=status, reason=reason)
     if isinstance(error, RefreshError) and not is_retryable(error):
-        code = error.args[1].get("error", "") if len(error.args) > 1 and isinstance(error.args[1], dict) else ""
-        return DestinationError(what, why=f"Google no longer accepts the sign-in ({code or 'refused'})", hint=sign_in)
+        answer = error.args[1] if len(error.args) > 1 and isinstance(error.args[1], dict) else {}
+        parts = [str(answer[key])[:200].rstrip(".") for key in ("error", "error_description") if answer.get(key)]
+        reason = ": ".join(parts) or "refused"
+        hint = next((hint for part, hint in _TOKEN_HINTS.items() if part in reason), sign_in)
+        return DestinationError(what, why=f"Google no longer accepts the sign-in ({reason})", hint=hint)
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _CERTIFICATE_TIMES:
+        return DestinationError(what, why=f"Google's certificate: {error.verify_message}", hint=CLOCK_HINT)
     return DestinationError(
         what, why=f"Google Drive cannot be reached ({_kind(error)})", hint="Check the network and run the command again"
     )

@@ -1,5 +1,6 @@
 """The settings of the Drive client: folder and sign-in."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +75,12 @@ def folder_id(url: str) -> str:
     text = url.strip()
     if _ID.fullmatch(text):
         return text
-    parts = urlsplit(text if "://" in text else f"https://{text}")
-    found = re.search(r"/(?:folders|folderview|d)/([^/]+)", parts.path)
-    candidate = found[1] if found else parse_qs(parts.query).get("id", [""])[0]
-    if (parts.hostname or "").endswith(".google.com") and _ID.fullmatch(candidate):
-        return candidate
+    with contextlib.suppress(ValueError):  # of urlsplit
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+        found = re.search(r"/(?:folders|folderview|d)/([^/]+)", parts.path)
+        candidate = found[1] if found else parse_qs(parts.query).get("id", [""])[0]
+        if (parts.hostname or "").endswith(".google.com") and _ID.fullmatch(candidate):
+            return candidate
     raise SettingsError(
         "GOOGLE_DRIVE_FOLDER_URL is not a Drive folder",
         why=repr(text) if text else "it is empty",

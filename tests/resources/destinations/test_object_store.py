@@ -12,11 +12,13 @@ import obstore
 import pytest
 from archive_fixtures import PROJECT, Archive
 from day_fixtures import DAY
+from s3_fixtures import FaultProxy
 
-from lse_archive.errors import ArchiveConflictError, CorruptArchiveError, SettingsError
+from lse_archive.errors import ArchiveConflictError, CorruptArchiveError, DestinationError, SettingsError
 from lse_archive.folder.manifest import SUMMARY, SUMS
 from lse_archive.names import project_folder
 from lse_archive.zips.day import zip_day
+from lse_demo.faults import Fault, on
 from lse_operations.restore.copies import copies
 from lse_operations.upload import find_copies, find_copy_difference, upload_day
 from lse_resources.destinations import object_store
@@ -144,3 +146,31 @@ def test_an_address_with_a_query_or_fragment_is_refused(end: str) -> None:
     with pytest.raises(SettingsError, match=r"has a \? or #") as error:
         ObjectStore(f"s3://bucket{end}")
     assert "XYZ" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "hint"),
+    [
+        (403, "RequestTimeTooSkewed", "clock"),
+        (403, "InvalidAccessKeyId", "AWS_ACCESS_KEY_ID"),
+        (403, "SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"),
+        (400, "ExpiredToken", "renew"),
+        (400, "AuthorizationHeaderMalformed", "AWS_REGION"),
+        (403, "InvalidObjectState", "cold storage"),
+        (403, "QuotaExceeded", "quota"),
+        (403, "AccessDenied", "Check the credentials, and the clock"),
+    ],
+)
+def test_the_error_for_a_refusal_says_what_to_do(
+    store: ObjectStore, s3_proxy: FaultProxy, status: int, code: str, hint: str
+) -> None:
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>refused</Message></Error>"
+    s3_proxy.faults.add(Fault("status", on("GET"), status=status, body=body.encode()))
+    with pytest.raises(DestinationError, match=f"{code}(?s:.*){hint}"):
+        store.check_folder()
+
+
+def test_a_refusal_without_a_reason_names_credentials_and_clock(store: ObjectStore, s3_proxy: FaultProxy) -> None:
+    s3_proxy.faults.add(Fault("status", on("HEAD"), status=403, body=b""))  # S3 sends no reason with HEAD
+    with pytest.raises(DestinationError, match="Check the credentials, and the clock"):
+        store.find_file("folder", "name")

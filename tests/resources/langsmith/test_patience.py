@@ -45,6 +45,18 @@ def test_a_request_that_always_fails_ends_after_the_patience(http: LangSmithHttp
     assert time.now == pytest.approx(40.0)
 
 
+@pytest.mark.parametrize(
+    ("reason", "hint"), [("certificate has expired", "clock"), ("self-signed certificate", "SSL_CERT_FILE")]
+)
+def test_a_certificate_that_is_refused_is_final(http: LangSmithHttp, time: FakeTime, reason: str, hint: str) -> None:
+    def request() -> httpx.Response:
+        raise httpx.ConnectError(f"[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: {reason} (_ssl.c:1006)")
+
+    with pytest.raises(SourceError, match=f"{reason}.*{hint}"):
+        http.send("cannot read", request, stop=time)
+    assert time.now == 0.0
+
+
 def test_a_retry_after_is_respected_within_the_patience(http: LangSmithHttp, time: FakeTime) -> None:
     answers = iter([httpx.Response(503, headers={"Retry-After": "35"}), httpx.Response(200, content=b"[]")])
     assert http.send("cannot read", lambda: next(answers), stop=time) == b"[]"

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import ssl
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,13 +13,15 @@ from typing import Any
 
 import httpx
 import pytest
+from google.auth.exceptions import RefreshError
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, DestinationError, SettingsError
-from lse_demo.faults import Fault
+from lse_demo.faults import Fault, on
 from lse_demo.google_drive.server import USER, DriveServer
 from lse_resources.destinations.google_drive.client import DriveSettings, GoogleDrive, Retries
 from lse_resources.destinations.google_drive.credentials import load_credentials
 from lse_resources.destinations.google_drive.login import login
+from lse_resources.destinations.google_drive.retry import explain
 from lse_resources.destinations.google_drive.settings import folder_id
 
 BOT = "bot@lse-demo.iam.gserviceaccount.com"
@@ -139,6 +143,64 @@ def test_the_error_for_a_revoked_token_names_the_login_command(server: DriveServ
     drive.about()
     server.accounts.revoke(USER)
     with pytest.raises(DestinationError, match=r"invalid_grant.*lse drive login"):
+        drive.about()
+
+
+def test_the_error_for_a_wrong_clock_says_so(
+    server: DriveServer, settings: Callable[..., DriveSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.accounts.write_service_account(tmp_path / "key.json", BOT, url=server.url)
+    monkeypatch.setattr(server.accounts, "_now", lambda: time.time() + 7200)
+    chosen = settings(auth_type="service_account", credentials_path=tmp_path / "key.json")
+    with (
+        GoogleDrive(chosen, retries=NEVER) as drive,
+        pytest.raises(DestinationError, match=r"invalid_grant: Invalid JWT: Token must.*clock.*lse doctor"),
+    ):
+        drive.about()
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        ({"error": "invalid_grant", "error_description": "Invalid JWT Signature."}, "sign in"),
+        ({"error": "invalid_grant", "error_description": "Invalid email or User ID"}, "GOOGLE_DRIVE_SUBJECT"),
+        ({"error": "unauthorized_client"}, "domain-wide delegation"),
+        ({"error": "deleted_client"}, "new credentials"),
+        ({"error": "admin_policy_enforced"}, "administrator"),
+        ({"error": "invalid_rapt"}, "sign in"),
+        ("no answer", "sign in"),
+    ],
+)
+def test_the_error_for_a_refused_sign_in_says_what_to_do(answer: object, hint: str) -> None:
+    assert hint in explain("list the folder", RefreshError("refused", answer), "sign in").hint
+
+
+@pytest.mark.parametrize("code", [9, 10])
+def test_the_error_for_a_certificate_that_is_not_valid_now_names_the_clock(code: int) -> None:
+    error = ssl.SSLCertVerificationError("certificate verify failed")
+    error.verify_code, error.verify_message = code, "certificate has expired"
+    assert "clock" in explain("list the folder", error, "sign in").hint
+
+
+@pytest.mark.parametrize(
+    ("reason", "hint"),
+    [
+        ("cannotDownloadAbusiveFile", "lse archive import"),
+        ("cannotDownloadFile", "allow downloads"),
+        ("downloadQuotaExceeded", "tomorrow"),
+        ("domainPolicy", "administrator"),
+        ("appNotAuthorizedToFile", "lse drive login"),
+        ("teamDriveHierarchyTooDeep", "nearer to the root"),
+        ("activeItemCreationLimitExceeded", "another account"),
+        ("storageQuotaExceeded", "shared drive"),
+    ],
+)
+def test_the_error_for_a_refusal_says_what_to_do(
+    server: DriveServer, drive: GoogleDrive, reason: str, hint: str
+) -> None:
+    body = json.dumps({"error": {"code": 403, "message": "no", "errors": [{"reason": reason, "message": "no"}]}})
+    server.faults.add(Fault("status", on("GET"), status=403, body=body.encode()))
+    with pytest.raises(DestinationError, match=f"Drive answered 403 {reason}, no.*{hint}"):
         drive.about()
 
 

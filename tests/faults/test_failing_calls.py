@@ -29,6 +29,7 @@ from psycopg import sql
 
 from lse_archive.folder.manifest import read_sums
 from lse_archive.folder.pruned import is_pruned
+from lse_archive.folder.publish import SCRATCH
 from lse_archive.layout import DayPaths, Layout
 from lse_archive.zips.day import check_zip, zip_sums
 from lse_demo.google_drive.server import USER, DriveServer
@@ -305,8 +306,9 @@ def _check_done(place: Place, clean: Clean, command: str) -> None:
 
 
 def _leftovers(place: Place) -> list[str]:
-    """The hidden files that should not remain: all except locks, states, records and recent temporary files."""
+    """The hidden files that should not remain: all except locks, states, records, and temporary files of the last day."""
     hidden = itertools.chain(
         place.paths.lock.parent.iterdir(), *(place.directory.glob(f"{name}/.*") for name in ("archives", "export"))
     )
-    return sorted(path.name for path in hidden if not path.name.endswith((".lock", ".state.json", ".pruned", ".tmp")))
+    names = [path.name for path in hidden if not path.name.endswith((".lock", ".state.json", ".pruned", ".tmp"))]
+    return sorted(name for name in names if not name.startswith(SCRATCH))

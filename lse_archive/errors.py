@@ -78,5 +78,9 @@ class DatabaseError(ArchiveError):
     """Postgres refused or could not be reached."""
 
 
+class DatabaseAccessError(DatabaseError):
+    """Postgres refuses the login, a right or the certificate, or cannot hold the runs: a retry does not help."""
+
+
 class EmbeddedServerError(DatabaseError):
     """The embedded PostgreSQL could not be started or stopped."""

@@ -15,6 +15,7 @@ from lse_archive.days import parse_day
 from lse_archive.errors import (
     AccessError,
     ArchiveError,
+    DatabaseAccessError,
     DatabaseError,
     DayLockedError,
     DestinationError,
@@ -105,7 +106,7 @@ def _step(context: dg.AssetExecutionContext, reporter: StepReporter) -> Generato
     except (ArchiveError, OSError) as error:
         failure = disk_error(f"cannot process {context.partition_key}", error) if isinstance(error, OSError) else error
         reporter.failed(context.asset_key.path[-1], failure)
-        retryable = isinstance(error, _RETRYABLE) and not isinstance(error, AccessError)
+        retryable = isinstance(error, _RETRYABLE) and not isinstance(error, (AccessError, DatabaseAccessError))
         raise dg.Failure(description=printable(str(failure)), allow_retries=retryable) from error
 
 

@@ -10,7 +10,14 @@ from typing import Literal
 
 import msgspec
 
-from lse_archive.errors import ArchiveError, CorruptArchiveError, DatabaseError, DestinationError, SettingsError
+from lse_archive.errors import (
+    ArchiveError,
+    CorruptArchiveError,
+    DatabaseError,
+    DayLockedError,
+    DestinationError,
+    SettingsError,
+)
 from lse_archive.folder.contents import content_files, require_folder
 from lse_archive.folder.manifest import SUMMARY, content_sums, read_sums
 from lse_archive.folder.pruned import day_content, is_pruned, pruned_runs, pruned_sums, read_pruned
@@ -110,8 +117,8 @@ def check_steps(
 
     def rows() -> StepCheck:
         try:
-            result = compare_rows(open_database(), paths, options, advance)
-        except DatabaseError as error:
+            result = compare_rows(open_database(), paths, options, advance, on_wait=reporter.waiting)
+        except (DatabaseError, DayLockedError) as error:
             return StepCheck("runs_match_files", "unknown", error.what, error.hint, 1, (Difference("rows", error.why),))
         reporter.report("verification", result)
         return check_rows(result)
@@ -132,16 +139,19 @@ def compare_rows(
     paths: DayPaths,
     options: VerifyOptions | None = None,
     advance: Advance = lambda _done, _total: None,
+    *,
+    on_wait: Callable[[str], None] | None = None,
 ) -> VerificationResult:
     """The day's rows against its run files, or against the record of a pruned day.
 
     Raises:
+        DayLockedError: Another session loads or verifies the day in Postgres.
         DatabaseError: Postgres cannot be reached or refuses.
         ArchiveError: The run files or the record cannot be read.
     """
     options = options or VerifyOptions()
     if is_pruned(paths):
-        return verify_against(database, paths.project, paths.day, pruned_runs(paths))
+        return verify_against(database, paths.project, paths.day, pruned_runs(paths), on_wait=on_wait)
     return verify_day(
         database,
         paths.project,
@@ -151,6 +161,7 @@ def compare_rows(
         fix_missing=options.fix_missing,
         fix=options.fix,
         progress=advance,
+        on_wait=on_wait,
     )
 
 

@@ -56,7 +56,7 @@ def prune_day(
     with disk_errors(f"cannot prune {paths.project} {paths.day}"), day_lock(paths, on_wait=on_wait):
         shutil.rmtree(paths.discarded, ignore_errors=True)  # a killed prune left it
         try:
-            copy = _prove(destination, database, paths, what)
+            copy = _prove(destination, database, paths, what, on_wait)
         except _NotProvenError as reason:
             result.why = str(reason)
         else:
@@ -104,7 +104,13 @@ def prune_copy(
     return result
 
 
-def _prove(destination: Destination, database: Database, paths: DayPaths, what: What) -> StoredFile:
+def _prove(
+    destination: Destination,
+    database: Database,
+    paths: DayPaths,
+    what: What,
+    on_wait: Callable[[str], None] | None,
+) -> StoredFile:
     if not (paths.folder.is_dir() if what == "files" else paths.zip.is_file()):
         raise _NotProvenError(f"its {what} are not here")
     _prove_here(paths)
@@ -113,7 +119,7 @@ def _prove(destination: Destination, database: Database, paths: DayPaths, what: 
     if what == "zips" and copy_difference(copy, paths, without_zip=True):
         why = f"{destination.place} has no content hash of the copy, so that it cannot be checked without the zip"
         raise _NotProvenError(f"{why}; upload it again: lse archive upload")
-    rows = check_rows(compare_rows(database, paths))
+    rows = check_rows(compare_rows(database, paths, on_wait=on_wait))
     if rows.verdict != "agrees":
         raise _NotProvenError(f"{rows.says} in Postgres; {rows.hint}")
     return copy

@@ -96,6 +96,7 @@ def load_step(
             batch_size=batch_size,
             overwrite=overwrite,
             progress=advance,
+            on_wait=reporter.waiting,
         )
         note_load(database, paths, result.rows)
         if result.total_runs and not result.rows:

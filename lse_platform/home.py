@@ -13,7 +13,7 @@ from lse_archive.errors import ArchiveError, DatabaseError, SettingsError
 from lse_archive.files import publish_file
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.schema import check_schema, migrate
-from lse_resources.postgres.urls import application_url, dagster_url
+from lse_resources.postgres.urls import application_url, dagster_url, libpq_url
 from lse_resources.projects import ProjectConfig, read_projects
 from lse_resources.settings import Settings
 
@@ -38,9 +38,25 @@ class Home:
     dagster_home: Path
     dagster_url: str
 
+    def check_dagster(self) -> None:
+        """Connects to Dagster's database. Dagster itself would retry for long, and log tracebacks.
+
+        Raises:
+            DatabaseError: It cannot be reached, or refuses the login.
+        """
+        try:
+            Database(libpq_url(self.dagster_url)).connect().close()
+        except DatabaseError as error:
+            raise DatabaseError(
+                "cannot connect to Dagster's database", why=error.why, hint="Check LSE_DAGSTER_DATABASE_URL"
+            ) from None
+
     def environment(self) -> dict[str, str]:
-        """Environment variables of Dagster's processes, in addition to the settings."""
-        return {"DAGSTER_HOME": str(self.dagster_home), DAGSTER_URL_VARIABLE: self.dagster_url}
+        """Environment variables of Dagster's processes, in addition to the settings.
+
+        PGTZ is the time zone of libpq's sessions: Dagster reads times that its database writes as UTC.
+        """
+        return {"DAGSTER_HOME": str(self.dagster_home), DAGSTER_URL_VARIABLE: self.dagster_url, "PGTZ": "UTC"}
 
 
 def open_home(settings: Settings) -> Home:

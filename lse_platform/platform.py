@@ -58,6 +58,7 @@ def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBAC
     keep_projects(settings)
     say("starting the database …")
     home = open_home(settings)
+    home.check_dagster()
     _fail_exited_runs(home.environment())
     url = f"http://{LOOPBACK if host in ('0.0.0.0', '::') else host}:{port}"
     environment = settings.as_environment() | home.environment()

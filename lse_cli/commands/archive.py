@@ -250,7 +250,10 @@ def rollback(
     from lse_resources.postgres.load.rollback import rollback_load
     from lse_resources.settings import Settings
 
-    done = rollback_load(open_home(Settings.load()).database, load)
+    def waiting(holder: str) -> None:
+        echo(f"  waiting: {holder} has the day", err=True)
+
+    done = rollback_load(open_home(Settings.load()).database, load, on_wait=waiting)
     if json:
         print_json([msgspec.to_builtins(done)])
     else:

@@ -29,7 +29,7 @@ from lse_resources.destinations.google_drive.client import GoogleDrive
 from lse_resources.destinations.object_store import ObjectStore
 from lse_resources.langsmith.client import LangSmith
 from lse_resources.open_destination import encryption_keys
-from lse_resources.postgres.database import Database
+from lse_resources.postgres.database import Database, other_encoding, require_utf8
 from lse_resources.postgres.schema import UnpreparedError, check_schema
 from lse_resources.postgres.urls import application_url, dagster_url, libpq_url
 from lse_resources.projects import lists_none, read_projects
@@ -237,15 +237,22 @@ def _postgres(settings: Settings) -> Findings:
     database = Database(application_url(settings))
     with database.session("cannot read the version of Postgres") as connection:
         release = connection.info.parameter_status("server_version")
-    where = "LSE_DATABASE_URL" if settings.lse_database_url else "embedded"
-    yield Finding("Postgres", "ok", f"{release} ({where}) responds")
+        encoding = connection.info.parameter_status("server_encoding")
+        where = "LSE_DATABASE_URL" if settings.lse_database_url else "embedded"
+        yield Finding("Postgres", "ok", f"{release} ({where}) responds, encoding {encoding}, sessions in UTC")
+        require_utf8(connection, "the runs cannot be loaded")
     try:
         check_schema(database)
     except UnpreparedError as error:
         hint = "lse archive and lse up prepare it automatically; lse db migrate does it now"
         yield Finding("Postgres", "note", f"{error.what}: {error.why}", hint)
         return
-    with Database(libpq_url(dagster_url(settings))).connect():
+    with Database(libpq_url(dagster_url(settings))).connect() as connection:
+        if encoding := other_encoding(connection):
+            says = f"Dagster's database has the encoding {encoding}: it cannot record every name and message"
+            hint = "Create one with ENCODING 'UTF8', and name it in LSE_DAGSTER_DATABASE_URL"
+            yield Finding("Postgres", "wrong", says, hint)
+            return
         yield Finding("Postgres", "ok", "the schema is up to date, and Dagster's database responds")
 
 

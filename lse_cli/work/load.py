@@ -29,7 +29,8 @@ def dry_load(
         terminal.begin_day(f"{config.name} {day}")
         folder = settings.layout.day(config.name, day).folder
         try:
-            terminal.report("runs_table", load_day(database, config.name, day, folder, dry_run=True, **options))
+            result = load_day(database, config.name, day, folder, dry_run=True, on_wait=terminal.waiting, **options)
+            terminal.report("runs_table", result)
         except ArchiveError as error:
             terminal.failed("runs_table", error)
         entries.append(entry(config.name, day, ["runs_table"], terminal.day, sweep=False))

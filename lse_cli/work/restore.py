@@ -161,7 +161,9 @@ def _restore(
             try:
                 day.result = future.result()
                 if request.to_db:
-                    day.result.db_result = load_day(database(), project, date, folder, overwrite=True)
+                    day.result.db_result = load_day(
+                        database(), project, date, folder, overwrite=True, on_wait=terminal.waiting
+                    )
             except ArchiveError as error:
                 day.fail(terminal, error)
                 continue

@@ -67,7 +67,7 @@ class Runner:
         logging.getLogger("dagster").setLevel(logging.CRITICAL)
         try:
             home = open_home(self._settings)
-            _check_dagster(home.dagster_url)
+            home.check_dagster()
             os.environ.update(home.environment())
             return dg.DagsterInstance.from_config(str(home.dagster_home))
         except DatabaseError as error:
@@ -175,19 +175,6 @@ class Runner:
             step, cause = _cause(result, failure)
             hint = f"Please report it; the run {result.run_id} in the UI has the details"
             self._terminal.failed(step, ArchiveError("an unexpected error occurred", why=cause, hint=hint))
-
-
-def _check_dagster(url: str) -> None:
-    """Raises DatabaseError if Dagster's database cannot be reached. Dagster would retry for long and log tracebacks."""
-    from lse_resources.postgres.database import Database
-    from lse_resources.postgres.urls import libpq_url
-
-    try:
-        Database(libpq_url(url)).connect().close()
-    except DatabaseError as error:
-        raise DatabaseError(
-            "cannot connect to Dagster's database", why=error.why, hint="Check LSE_DAGSTER_DATABASE_URL"
-        ) from None
 
 
 @contextlib.contextmanager

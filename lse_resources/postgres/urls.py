@@ -68,7 +68,9 @@ def _create_beside(url: str) -> str:
         connection.autocommit = True
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone():
             try:
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+                # Explicit: the server's template may have an encoding that cannot hold the names of projects.
+                statement = "CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'"
+                connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
             except psycopg.errors.DuplicateDatabase:
                 pass  # another process has just created it
             except psycopg.Error as error:

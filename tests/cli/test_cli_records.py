@@ -49,6 +49,19 @@ def test_the_instance_has_the_materializations_and_checks_of_the_command_line(in
         assert {run.tags["dagster/partition"] for run in instance.get_runs()} == {str(DAY)}
 
 
+def test_the_times_of_records_are_utc_whatever_the_servers_time_zone_is(installation: Installation) -> None:
+    installation.fill(1)
+    dagster = Database(installation.environment["LSE_DAGSTER_DATABASE_URL"])
+    with dagster.connect() as connection:
+        name = sql.Identifier(connection.info.dbname)
+        connection.execute(sql.SQL("ALTER DATABASE {} SET timezone = 'America/New_York'").format(name))
+    assert installation.archive("fetch").code == 0
+    with dagster.connect() as connection:
+        # The client writes start_time in seconds since the epoch, the server create_timestamp without a zone.
+        times = "create_timestamp AT TIME ZONE 'UTC' - to_timestamp(start_time)"
+        assert connection.execute(f"SELECT abs(extract(epoch FROM {times})) < 3600 FROM runs").fetchall() == [(True,)]
+
+
 def test_a_failed_step_is_a_failed_run_with_its_cause(installation: Installation) -> None:
     installation.store.project(PROJECT)
     installation.langsmith.behavior.api_keys = frozenset(("another",))

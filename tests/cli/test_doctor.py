@@ -8,11 +8,12 @@ import socket
 import sys
 from datetime import date
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, LiteralString, cast
 
 import pyrage
 import pytest
 from alert_targets import webhook
+from database_fixtures import CreateDatabase
 from home_fixtures import PROJECT, Installation
 from s3_fixtures import FaultProxy
 
@@ -94,6 +95,25 @@ def test_a_database_without_tables(healthy: Installation) -> None:
     assert wrong(healthy) == {}
     assert "! Postgres    the database is not prepared" in (shown := healthy.lse("doctor").out)
     assert "lse archive and lse up prepare it automatically" in shown
+
+
+LATIN1: LiteralString = "ENCODING 'LATIN1' LOCALE_PROVIDER libc"
+
+
+def test_a_database_of_another_encoding(
+    healthy: Installation, create_database: CreateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "encoding UTF8, sessions in UTC" in healthy.lse("doctor").out
+    monkeypatch.setenv("LSE_DATABASE_URL", create_database(LATIN1))
+    assert "has the encoding LATIN1" in (found := wrong(healthy)["Postgres"])
+    assert "--encoding=UTF8" in found
+
+
+def test_a_database_of_dagster_of_another_encoding(
+    healthy: Installation, create_database: CreateDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LSE_DAGSTER_DATABASE_URL", create_database(LATIN1))
+    assert "Dagster's database has the encoding LATIN1" in wrong(healthy)["Postgres"]
 
 
 def test_a_langsmith_that_never_answers_delays_the_command_only_shortly(

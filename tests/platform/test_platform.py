@@ -38,6 +38,17 @@ def test_a_port_in_use_is_an_error(bare_installation: Installation) -> None:
     assert "lse up --port N" in ended.err
 
 
+def test_up_without_dagsters_database_is_one_error(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LSE_DAGSTER_DATABASE_URL", "postgresql://me:hush@127.0.0.1:9/dagster")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    ended = installation.lse("up", "--port", port)
+    assert ended.code == 1
+    assert ended.err.count("\n") == 1
+    assert "cannot connect to Dagster's database" in ended.err
+
+
 def test_up_runs_once_per_home_and_ctrl_c_stops_everything(bare_installation: Installation) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

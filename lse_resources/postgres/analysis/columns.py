@@ -15,6 +15,7 @@ from lse_archive.runs.header import RunHeader
 from lse_resources.postgres.jsonb import render
 
 _COUNT = re.compile(r"\d{1,18}", re.ASCII)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _NUMBER = re.compile(r"-?\d{1,30}(\.\d{1,60})?([eE]-?\d{1,2})?", re.ASCII)
 
 
@@ -131,9 +132,9 @@ def _time(value: Any) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(value)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):  # in UTC, it is before year 1 or after 9999
         return None
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _count(value: Any) -> int | None:
@@ -154,10 +155,7 @@ def _number(value: Any) -> Decimal | None:
 
 
 def _uuid(text: str | None) -> UUID | None:
-    try:
-        return UUID(text) if text else None
-    except ValueError:
-        return None
+    return UUID(text) if text and _UUID.fullmatch(text) else None
 
 
 def _last(value: Any) -> str | None:

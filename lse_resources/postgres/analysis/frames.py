@@ -202,7 +202,7 @@ def _frame(rows: Sequence[Sequence[Any]]) -> pd.DataFrame:
 
     frame = pd.DataFrame.from_records(rows, columns=COLUMNS)
     for name in _TIMES:
-        frame[name] = pd.to_datetime(frame[name], utc=True)
+        frame[name] = frame[name].astype("datetime64[us, UTC]")  # nanoseconds end in 2262
     for name in _COUNTS:
         frame[name] = frame[name].astype("Int64")
     for name in _COSTS:

@@ -24,6 +24,10 @@ CONNECTIONS = 2
 # Long documents end a batch earlier, so that its memory stays bounded.
 _BATCH_BYTES = 8_000_000
 _MAX_SKIPPED_BATCHES = 5
+# What the rows need: the cast to jsonb, and the text of it for the hash.
+_STORE = "SELECT sha256(convert_to(%b::jsonb::text, 'UTF8'))"
+# Characters beyond Latin-1 and the Basic Multilingual Plane, as bytes and as escapes; deep enough for any usual run.
+_USUAL = b'{"id": ' + b"[" * 50 + b'"\xe6\x9d\xb1\xf0\x9f\x98\x80 \\u6771\\ud83d\\ude00", 1.5e300' + b"]" * 50 + b"}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class RenderedRun:
 
 @dataclass(frozen=True, slots=True)
 class RefusedRun:
-    """A run file that the server refuses in every rendering."""
+    """A run file whose row the server refuses, although jsonb can hold its content."""
 
     file: RunFile
     error: psycopg.Error
@@ -64,14 +68,19 @@ def batches(files: Iterable[RunFile | None], size: int = BATCH_SIZE) -> Iterator
 
 
 def send_batch(
-    send: Callable[[Sequence[RenderedRun]], _Result], batch: Sequence[RenderedRun]
+    send: Callable[[Sequence[RenderedRun]], _Result],
+    is_refused: Callable[[bytes], bool],
+    batch: Sequence[RenderedRun],
 ) -> Iterator[_Result | RefusedRun]:
     """Yields the results of `send`. A batch that the server refuses for its data is halved, down to single runs.
 
-    A single refused run is sent again in the next rendering, until there is none.
+    A single refused run is sent again in the next rendering: without content only if that content alone is refused.
+
+    Args:
+        is_refused: Whether the server refuses this content by itself; see the function of this name.
 
     Raises:
-        psycopg.Error: The server refuses for another reason than the data.
+        psycopg.Error: The server refuses for another reason than the data, or refuses any run.
     """
     parts = [batch]
     while parts:
@@ -89,10 +98,28 @@ def send_batch(
         if len(part) > 1:
             middle = len(part) // 2
             parts += [part[middle:], part[:middle]]
-        elif rendering := render_refused(run.file.document, run.rendering):
+            continue
+        rendering = render_refused(run.file.document, run.rendering)
+        if rendering and (rendering.data is not None or is_refused(run.rendering.data or b"null")):
             parts.append([replace(run, rendering=rendering)])
         else:
             yield RefusedRun(run.file, refusal)
+
+
+def is_refused(content: bytes, connection: psycopg.Connection) -> bool:
+    """Whether the server refuses a content outside of the table, by the same connection that accepts a usual one.
+
+    Raises:
+        psycopg.Error: The server refuses a usual content, too: no run is the cause.
+    """
+    connection.execute(_STORE, (_as_jsonb(_USUAL),))
+    try:
+        connection.execute(_STORE, (_as_jsonb(content),))
+    except psycopg.Error as error:
+        if not is_about_data(error):
+            raise
+        return True
+    return False
 
 
 def batch_parameters(batch: Sequence[RenderedRun]) -> dict[str, list[Any]]:

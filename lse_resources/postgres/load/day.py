@@ -12,8 +12,8 @@ from lse_archive.errors import CorruptArchiveError
 from lse_archive.folder.manifest import SUMS, read_sums
 from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile
 from lse_archive.results import LoadResult
-from lse_resources.postgres.advisory_locks import day_advisory_lock
-from lse_resources.postgres.database import Database
+from lse_resources.postgres.advisory_locks import OnWait, day_advisory_lock
+from lse_resources.postgres.database import Database, require_utf8
 from lse_resources.postgres.load.batches import BATCH_SIZE, CONNECTIONS, batches
 from lse_resources.postgres.load.rollback import delete_old_replaced_rows
 from lse_resources.postgres.load.writer import Existing, Outcome, RowWriter
@@ -43,6 +43,7 @@ def load_day(
     overwrite: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
+    on_wait: OnWait | None = None,
 ) -> LoadResult:
     """Loads the run files that have no row. Waits while another process loads or verifies the day.
 
@@ -52,9 +53,11 @@ def load_day(
         batch_size: Runs in one transaction.
         overwrite: Also replace the rows whose file has changed.
         dry_run: Count only, and write nothing.
+        on_wait: Called once with the holder, if another session loads or verifies the day.
 
     Raises:
         UsageError: The folder does not exist.
+        DayLockedError: Another session loads or verifies the day for more than ten minutes.
         CorruptArchiveError: Files differ from the day's checksums. They are not loaded; all others are.
         DatabaseError: Postgres cannot be reached or fails. Committed batches stay loaded.
     """
@@ -63,10 +66,9 @@ def load_day(
     damaged: list[str] = []
     result = LoadResult(project=project, date=str(day), dry_run=dry_run, total_files=len(reader.names))
     kind: Kind = "overwrite" if overwrite else "load"
-    with (
-        database.session(f"cannot load {project} {day} into Postgres") as connection,
-        day_advisory_lock(connection, project, day),
-    ):
+    doing = f"cannot load {project} {day} into Postgres"
+    with database.session(doing) as connection, day_advisory_lock(connection, project, day, on_wait=on_wait):
+        require_utf8(connection, doing)
         # Bytes instead of UUIDs: 200,000 runs take 40 MB instead of 80 MB.
         known = dict(connection.cursor(binary=True).execute(_SELECT_KNOWN, (project, day)))
         load_id = result.load_id = None if dry_run else begin_load(connection, kind, project, day)

@@ -8,7 +8,7 @@ from datetime import date
 import psycopg
 
 from lse_archive.errors import ArchiveConflictError, UsageError
-from lse_resources.postgres.advisory_locks import day_advisory_lock
+from lse_resources.postgres.advisory_locks import OnWait, day_advisory_lock
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.loads_table import begin_load, finish_load
 
@@ -42,17 +42,18 @@ class Rollback:
     restored: int
 
 
-def rollback_load(database: Database, load_id: int) -> Rollback:
+def rollback_load(database: Database, load_id: int, *, on_wait: OnWait | None = None) -> Rollback:
     """Undoes a load, an overwrite or a repair, complete or interrupted, in one transaction.
 
     Raises:
+        DayLockedError: Another session loads or verifies the day for more than ten minutes.
         UsageError: The load does not exist, is undone already, or is an entry of another kind.
         ArchiveConflictError: A later load replaced rows of this one, or the rows that it replaced are deleted.
         DatabaseError: Postgres cannot be reached or refuses.
     """
     with database.session(f"cannot undo load {load_id}") as connection:
         project, day = _day_of(connection, load_id)
-        with day_advisory_lock(connection, project, day), connection.transaction():
+        with day_advisory_lock(connection, project, day, on_wait=on_wait), connection.transaction():
             _require_undoable(connection, load_id)
             rollback_id = begin_load(connection, "rollback", project, day)
             deleted = connection.execute(_DELETE, (project, day, load_id)).rowcount

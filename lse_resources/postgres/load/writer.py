@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeVar
 
 import psycopg
 
-from lse_archive.errors import DatabaseError
+from lse_archive.errors import DatabaseAccessError, DatabaseError
 from lse_archive.folder.reader import RunFile
 from lse_resources.postgres.database import Database, explain, explained, is_lost, is_transient
 from lse_resources.postgres.jsonb import render
-from lse_resources.postgres.load.batches import RefusedRun, RenderedRun, batch_parameters, send_batch
+from lse_resources.postgres.load.batches import RefusedRun, RenderedRun, batch_parameters, is_refused, send_batch
 
 Existing = Literal["keep", "replace", "repair"]
 """What happens to existing rows. `keep`: all stay. `replace`: rows whose file changed are replaced. `repair`: all are
 replaced, also rows of the same run under another project, or under another day within a month."""
+
+_Result = TypeVar("_Result")
 
 # Together longer than the restart of a server.
 _RETRY_DELAYS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
@@ -109,22 +112,31 @@ class RowWriter:
             self._connection = None
 
     def write(self, batch: Sequence[RunFile]) -> Outcome:
-        """Writes the rows of a batch; a run that the server refuses for its data counts as failed.
+        """Writes the rows of a batch; a run whose row the server refuses counts as failed.
 
         Raises:
-            DatabaseError: The server stays unreachable, its disk is full, or it refuses the statement itself.
+            DatabaseError: The server stays unreachable, refuses the login, or refuses more than single runs.
         """
         total = Outcome()
         with explained(f"cannot load {self._project} {self._day} into Postgres"):
-            for result in send_batch(self._persist, [RenderedRun(file, render(file.document)) for file in batch]):
+            runs = [RenderedRun(file, render(file.document)) for file in batch]
+            for result in send_batch(self._persist, self._is_refused, runs):
                 total += _failed(result) if isinstance(result, RefusedRun) else result
         return total
 
     def _persist(self, batch: Sequence[RenderedRun]) -> Outcome:
-        """Runs one transaction, and repeats it while the server restarts."""
+        return self._repeat(partial(self._transact, batch))
+
+    def _is_refused(self, content: bytes) -> bool:
+        return self._repeat(partial(is_refused, content))
+
+    def _repeat(self, work: Callable[[psycopg.Connection], _Result]) -> _Result:
+        """Calls `work` with the connection, and repeats it while the server restarts."""
         for delay in _RETRY_DELAYS:
             try:
-                return self._transact(batch)
+                return work(self._connected())
+            except DatabaseAccessError:
+                raise
             except DatabaseError:
                 pass  # the server does not accept connections yet
             except psycopg.Error as error:
@@ -133,12 +145,14 @@ class RowWriter:
                 elif not is_transient(error):
                     raise
             time.sleep(delay)
-        return self._transact(batch)
+        return work(self._connected())
 
-    def _transact(self, batch: Sequence[RenderedRun]) -> Outcome:
+    def _connected(self) -> psycopg.Connection:
         if self._connection is None:
             self._connection = self._database.connect()
-        connection = self._connection
+        return self._connection
+
+    def _transact(self, batch: Sequence[RenderedRun], connection: psycopg.Connection) -> Outcome:
         with connection.transaction():
             plan = self._plan(connection, batch)
             if self._load_id is None:

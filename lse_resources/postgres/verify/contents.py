@@ -21,6 +21,7 @@ from lse_resources.postgres.load.batches import (
     RenderedRun,
     batch_parameters,
     batches,
+    is_refused,
     send_batch,
 )
 from lse_resources.postgres.parallel import in_parallel
@@ -55,8 +56,15 @@ def compare_contents(database: Database, project: str, day: date, files: Iterabl
         # The rows of marked runs hold the close rendering: the quick one may differ from it.
         runs = [RenderedRun(file, render(file.document, closely=file.header.run_id in marked)) for file in batch]
         with explained(doing):
-            results = list(send_batch(partial(_compare, connection, project, day), runs))
-        return [found for result in results if not isinstance(result, RefusedRun) for found in result]
+            results = send_batch(
+                partial(_compare, connection, project, day), partial(is_refused, connection=connection), runs
+            )
+            found: list[Inconsistency] = []
+            for result in results:
+                if isinstance(result, RefusedRun):
+                    raise result.error
+                found += result
+        return found
 
     with ExitStack() as stack:
         connections = [stack.enter_context(database.connect()) for _ in range(CONNECTIONS)]

@@ -16,8 +16,8 @@ from lse_archive.errors import CorruptArchiveError
 from lse_archive.folder.manifest import read_summary, read_sums
 from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile
 from lse_archive.results import Inconsistency, VerificationResult
-from lse_resources.postgres.advisory_locks import day_advisory_lock
-from lse_resources.postgres.database import Database
+from lse_resources.postgres.advisory_locks import OnWait, day_advisory_lock
+from lse_resources.postgres.database import Database, require_utf8
 from lse_resources.postgres.load.day import PROGRESS_EVERY, Progress, write_rows
 from lse_resources.postgres.load.writer import Outcome
 from lse_resources.postgres.loads_table import begin_load, finish_load
@@ -38,6 +38,7 @@ def verify_day(
     fix_missing: bool = False,
     fix: bool = False,
     progress: Progress | None = None,
+    on_wait: OnWait | None = None,
 ) -> VerificationResult:
     """Compares a day's folder with its rows.
 
@@ -48,16 +49,18 @@ def verify_day(
         detailed: Compare contents too, and report the JSON paths that differ.
         fix_missing: Load the runs that have no row.
         fix: Load them, and replace the rows that differ. Rows without a file stay and are reported.
+        on_wait: Called once with the holder, if another session loads or verifies the day.
 
     Raises:
         UsageError: The folder does not exist.
+        DayLockedError: Another session loads or verifies the day for more than ten minutes.
         CorruptArchiveError: Its checksums cannot be read.
         DatabaseError: Postgres cannot be reached or fails.
     """
     started = time.monotonic()
     files = _DayFiles(folder, DayReader(folder, day, read_sums(folder)))
     fixed: list[str] = []
-    with _locked(database, project, day) as connection:
+    with _locked(database, project, day, on_wait) as connection:
         result = _verify(connection, database, project, day, files, detailed=detailed, progress=progress)
         if (fix_missing or fix) and (run_ids := _to_fix(result, differing=fix)):
             fixed = _repair(database, project, day, files, run_ids)
@@ -67,14 +70,17 @@ def verify_day(
     return result
 
 
-def verify_against(database: Database, project: str, day: date, expected: Iterable[ExpectedRow]) -> VerificationResult:
+def verify_against(
+    database: Database, project: str, day: date, expected: Iterable[ExpectedRow], *, on_wait: OnWait | None = None
+) -> VerificationResult:
     """Compares a list of a day's run files, such as that of its zip, with its rows.
 
     Raises:
+        DayLockedError: Another session loads or verifies the day for more than ten minutes.
         DatabaseError: Postgres cannot be reached or fails.
     """
     started = time.monotonic()
-    with _locked(database, project, day) as connection:
+    with _locked(database, project, day, on_wait) as connection:
 
         def copy_expected(copy: psycopg.Copy) -> None:
             for row in expected:
@@ -86,11 +92,10 @@ def verify_against(database: Database, project: str, day: date, expected: Iterab
 
 
 @contextmanager
-def _locked(database: Database, project: str, day: date) -> Generator[psycopg.Connection]:
-    with (
-        database.session(f"cannot verify {project} {day}") as connection,
-        day_advisory_lock(connection, project, day),
-    ):
+def _locked(database: Database, project: str, day: date, on_wait: OnWait | None) -> Generator[psycopg.Connection]:
+    doing = f"cannot verify {project} {day}"
+    with database.session(doing) as connection, day_advisory_lock(connection, project, day, on_wait=on_wait):
+        require_utf8(connection, doing)
         yield connection
 
 

@@ -20,6 +20,7 @@ import psycopg
 import pytest
 
 from lse_archive.errors import EmbeddedServerError
+from lse_resources.embedded_postgres.files import locked
 from lse_resources.embedded_postgres.server import EmbeddedServer
 
 pytestmark = pytest.mark.slow
@@ -406,3 +407,12 @@ def test_a_full_disk_has_its_own_hint(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path / "home")
     with pytest.raises(EmbeddedServerError, match="Free space on the disk of LSE_HOME"), server._errors("start"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_start_waits_for_another_one_with_a_bound(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / "lock"),
+        pytest.raises(EmbeddedServerError, match=f"process {os.getpid()} holds .*lock"),
+        locked(tmp_path / "lock", wait_seconds=0),
+    ):
+        pass

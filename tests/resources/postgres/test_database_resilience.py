@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,20 +13,29 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from database_fixtures import DAY, PROJECT, RunFolder
+from home_fixtures import DAY as HOME_DAY
+from home_fixtures import PROJECT as HOME_PROJECT
+from home_fixtures import Installation
 from psycopg.conninfo import make_conninfo
 
-from lse_archive.errors import DatabaseError
+from lse_archive.cancellation import set_cancel_event
+from lse_archive.errors import DatabaseAccessError, DatabaseError, DayLockedError
+from lse_platform.home import open_home
 from lse_resources.embedded_postgres.place import find_location
 from lse_resources.embedded_postgres.server import EmbeddedServer
-from lse_resources.postgres.advisory_locks import lock_key
-from lse_resources.postgres.database import Database
+from lse_resources.postgres.advisory_locks import day_advisory_lock
+from lse_resources.postgres.database import Database, explained
 from lse_resources.postgres.load.day import load_day
 from lse_resources.postgres.schema import migrate
 from lse_resources.postgres.verify.day import verify_day
+from lse_resources.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -131,6 +141,32 @@ def test_a_stopped_server_fails_the_load_and_the_next_load_completes_it(
     assert rows_equal_files(database, run_folder)
 
 
+def test_a_refused_login_fails_the_load_at_once(
+    own_server: EmbeddedServer, run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The password changes while the first connection is open."""
+    with Database(own_server.url()).connect() as connection:
+        connection.execute("CREATE ROLE loader LOGIN SUPERUSER PASSWORD 'first'")
+        access = find_location(own_server.home).data / "pg_hba.conf"
+        access.write_text(f"local all loader scram-sha-256\n{access.read_text()}")
+        connection.execute("SELECT pg_reload_conf()")
+    database = Database(make_conninfo(own_server.url(), user="loader", password="first"))
+    delays: list[float] = []
+    monkeypatch.setattr("lse_resources.postgres.load.writer.time.sleep", delays.append)
+
+    def change_password(done: int, total: int) -> None:
+        with Database(own_server.url()).connect() as connection:
+            connection.execute("ALTER ROLE loader PASSWORD 'second'")
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE usename = 'loader' AND query NOT LIKE '%advisory%'"
+            )
+
+    with pytest.raises(DatabaseAccessError, match=r"password authentication failed.*Check the user and password"):
+        load_day(database, PROJECT, DAY, run_folder.fill(RUNS).path, batch_size=BATCH, progress=change_password)
+    assert sum(delays) < 1
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_killed_loader_leaves_whole_batches_and_the_next_completes(
     database: Database, run_folder: RunFolder, seed: int
@@ -158,28 +194,79 @@ def test_a_killed_loader_leaves_whole_batches_and_the_next_completes(
     assert rows_equal_files(database, run_folder)
 
 
-def test_the_second_of_two_loads_of_a_day_waits(database: Database, run_folder: RunFolder) -> None:
+def test_the_second_of_two_loads_of_a_day_says_what_it_waits_for(database: Database, run_folder: RunFolder) -> None:
     run_folder.fill(RUNS)
     held, go_on = threading.Event(), threading.Event()
+    holders: SimpleQueue[str] = SimpleQueue()
 
     def hold(done: int, total: int) -> None:
         held.set()
         assert go_on.wait(60)
 
-    with ThreadPoolExecutor(2) as pool, database.connect() as connection:
+    with ThreadPoolExecutor(2) as pool:
         first = pool.submit(load_day, database, PROJECT, DAY, run_folder.path, batch_size=BATCH, progress=hold)
         assert held.wait(60)
-        second = pool.submit(load_day, database, PROJECT, DAY, run_folder.path, batch_size=BATCH)
-        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-        while connection.execute(waiting).fetchone() == (0,):
-            assert not second.done()
-        key = lock_key(f"{PROJECT}/{DAY}")
-        assert connection.execute("SELECT pg_try_advisory_lock(%s)", (key,)).fetchone() == (False,)
+        second = pool.submit(load_day, database, PROJECT, DAY, run_folder.path, on_wait=holders.put)
+        holder = holders.get(timeout=60)
         go_on.set()
         results = first.result(60), second.result(60)
 
+    assert re.fullmatch(r"lse of the role postgres \(Postgres process \d+\)", holder)
+    assert holders.empty()
     assert [result.successful_inserts for result in results] == [RUNS, 0]
     assert [result.left for result in results] == [0, RUNS]
+
+
+def test_the_wait_for_a_day_ends_with_the_name_of_its_holder(database: Database) -> None:
+    with database.connect() as holder, database.connect() as other, day_advisory_lock(holder, PROJECT, DAY):
+        with (
+            pytest.raises(DayLockedError, match=rf"Postgres process {holder.info.backend_pid}\) holds.*pg_terminate"),
+            day_advisory_lock(other, PROJECT, DAY, wait_seconds=0),
+        ):
+            pass
+        with day_advisory_lock(other, PROJECT, DAY + timedelta(days=1), wait_seconds=0):
+            pass  # another day has its own lock
+
+
+def test_the_wait_for_a_day_can_be_interrupted_in_a_thread(database: Database) -> None:
+    cancel = threading.Event()
+
+    def wait() -> None:
+        set_cancel_event(cancel)
+        with database.connect() as other, day_advisory_lock(other, PROJECT, DAY, on_wait=lambda _: cancel.set()):
+            pass
+
+    with database.connect() as holder, day_advisory_lock(holder, PROJECT, DAY), ThreadPoolExecutor(1) as pool:
+        assert isinstance(pool.submit(wait).exception(60), KeyboardInterrupt)
+
+
+def test_every_wait_for_a_lock_is_bounded(database: Database) -> None:
+    with database.connect() as holder, holder.transaction(), database.connect() as connection:
+        holder.execute("LOCK TABLE runs")
+        assert connection.execute("SHOW lock_timeout").fetchone() == ("10min",)
+        connection.execute("SET lock_timeout = '10ms'")
+        with (
+            pytest.raises(DatabaseError, match=r"lock timeout.*pg_stat_activity lists sessions"),
+            explained("cannot read the runs"),
+        ):
+            connection.execute("SELECT count(*) FROM runs")
+
+
+def test_a_day_that_is_locked_is_unknown_and_the_other_checks_go_on(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.fill(runs=2)
+    assert installation.lse("archive", "full-sweep", "--project", HOME_PROJECT, "--date", str(HOME_DAY)).code == 0
+    database = open_home(Settings.load()).database
+    impatient = partial(day_advisory_lock, wait_seconds=0)
+    monkeypatch.setattr("lse_resources.postgres.verify.day.day_advisory_lock", impatient)
+
+    with database.connect() as holder, day_advisory_lock(holder, HOME_PROJECT, HOME_DAY):
+        ended = installation.lse("archive", "verify", "--project", HOME_PROJECT, "--date", str(HOME_DAY))
+
+    assert ended.code == 1
+    assert "Postgres process" in ended.out
+    assert "waiting: lse of the role" in ended.err
 
 
 def test_a_full_disk_is_a_one_line_error(database: Database, run_folder: RunFolder, tmp_path: Path) -> None:

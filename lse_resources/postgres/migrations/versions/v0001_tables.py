@@ -59,7 +59,8 @@ $$;
 
 # PostgreSQL's text of jsonb is canonical: equal content gives equal text.
 # Generated columns always agree with `data`, and queries need not decompress it. Both formats of the API are read:
-# v1 `success`, `parent_run_id`, costs as strings; v2 `SUCCESS`, `parent_run_ids` with the root first.
+# v1 `success`, `parent_run_id`, costs as strings; v2 `SUCCESS`, `parent_run_ids` with the root first. In
+# Turkish, lower('I') is not 'i'.
 _TABLES = """
 CREATE TABLE loads (
     load_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -91,9 +92,9 @@ CREATE TABLE runs (
     mark        text[],
     load_id     bigint,
     name              text        GENERATED ALWAYS AS (data ->> 'name') STORED,
-    run_type          text        GENERATED ALWAYS AS (lower(data ->> 'run_type')) STORED,
+    run_type          text        GENERATED ALWAYS AS (lower(replace(data ->> 'run_type', 'I', 'i'))) STORED,
     status            text        GENERATED ALWAYS AS (
-        CASE WHEN data ->> 'status' <> '' THEN lower(data ->> 'status')
+        CASE WHEN data ->> 'status' <> '' THEN lower(replace(data ->> 'status', 'I', 'i'))
              WHEN data ->> 'error' <> '' THEN 'error'
              WHEN data ->> 'end_time' <> '' THEN 'success'
              WHEN data ? 'id' THEN 'pending' END) STORED,

@@ -306,7 +306,7 @@ def _check_done(place: Place, clean: Clean, command: str) -> None:
 
 
 def _leftovers(place: Place) -> list[str]:
-    """The hidden files that should not remain: all except locks, states, records, and temporary files of the last day."""
+    """The hidden files that should not remain: all except locks, states, records, and recent temporary files."""
     hidden = itertools.chain(
         place.paths.lock.parent.iterdir(), *(place.directory.glob(f"{name}/.*") for name in ("archives", "export"))
     )

@@ -255,7 +255,7 @@ def work_big(layout: Layout, back: Layout, settings: DriveSettings) -> dict[str,
         measured("restore", lambda: restore_day(drive, other, copy))
     figures |= {"files": zipped.files, "GB": zipped.bytes_in / 1e9, "zip, GB": zipped.bytes / 1e9}
     figures["peak, MB"] = max(value for name, value in figures.items() if name.startswith("peak"))
-    assert is_as_recorded(other)
+    assert is_as_recorded(other.folder)
     assert read_sums(other.folder) == read_sums(paths.folder)
     return figures
 

@@ -29,7 +29,7 @@ from database_peers import copy_file, copy_twice, dlt_load, naive_load, staged_l
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from lse_archive.folder.reader import DayReader, RunFile
+from lse_archive.folder.reader import RunFile, read_folder
 from lse_resources.embedded_postgres.server import EmbeddedServer
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.jsonb import render
@@ -203,7 +203,7 @@ def work(kind: str, url: str, folder: str) -> dict[str, float]:
 def parts(database: Database, folder: Path) -> dict[str, float]:
     """Seconds of each part of a first load alone; only the writing is parallel."""
     marks = [time.perf_counter()]
-    files = [file for file in DayReader(folder, DAY).files({}) if isinstance(file, RunFile)]
+    files = [file for file in read_folder(folder, DAY) if isinstance(file, RunFile)]
     marks.append(time.perf_counter())
     for file in files:
         render(file.document)

@@ -1,10 +1,12 @@
-"""Single files: atomic writes, hashes, and the errors of the disk."""
+"""Single files: atomic writes, locks, hashes, and the errors of the disk."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
+import logging
 import os
 import sqlite3
 import time
@@ -14,6 +16,7 @@ from typing import BinaryIO
 
 from lse_archive.errors import ArchiveError, UsageError
 
+_log = logging.getLogger(__name__)
 _CLOCK_TICK_NS = 100_000_000
 """More than the granularity of time stamps in Linux' local file systems (10 ms at most)."""
 _MAX_CACHED = 64
@@ -28,6 +31,7 @@ _HINTS = {
     errno.ENAMETOOLONG: "Use a shorter name",
 }
 _hashes: dict[tuple[int, ...], str] = {}
+_unsynced: set[Path] = set()
 
 
 @contextlib.contextmanager
@@ -45,7 +49,8 @@ def publish_file(target: Path) -> Generator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(target)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
     sync_directory(target.parent)
 
@@ -117,9 +122,66 @@ def file_sha256(path: Path) -> tuple[int, str]:
 
 
 def sync_directory(path: Path) -> None:
-    """Flushes the entries of a directory to the disk."""
+    """Flushes the entries of a directory to the disk, after a rename in it.
+
+    The rename is done, so an error of the flush does not undo it: it is logged as a warning, once for each directory.
+    Some network file systems refuse to flush directories (EINVAL).
+    """
+    try:
+        flush_directory(path)
+    except OSError as error:
+        if path not in _unsynced:
+            _unsynced.add(path)
+            why = error.strerror or error
+            _log.warning("%s cannot be flushed to the disk (%s): a power failure may undo the last changes", path, why)
+
+
+def flush_directory(path: Path) -> None:
+    """As `sync_directory`, but raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Generator[None]:
+    """Holds the lock of a file that is read, changed and written: without it, one of two changes is lost.
+
+    The lock is `.<name>.lock` beside the file, because a change replaces the file itself. It is held for moments only.
+
+    Raises:
+        ArchiveError: The file system is read-only, or has no locks.
+        OSError: The lock cannot be created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        lock(descriptor, path)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int, path: Path, *, wait: bool = True) -> bool:
+    """Locks an open file exclusively. `flock` belongs to the open file: two threads exclude each other, too.
+
+    Args:
+        path: What is locked, for the error.
+        wait: Wait while another holds the lock. False: return False then.
+
+    Raises:
+        ArchiveError: The file system has no locks, or its lock server does not respond (ENOLCK).
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise ArchiveError(
+            f"{path} cannot be locked",
+            why=f"its file system does not lock files ({error.strerror or error})",
+            hint="Use a local disk, or mount the network file system with locks; lse doctor tries it",
+        ) from error
+    return True

@@ -69,11 +69,6 @@ class DayPaths:
         return self._work / f"{self.day}.pruned"
 
     @property
-    def discarded(self) -> Path:
-        """A pruned folder that is being removed."""
-        return self._work / f"{self.day}.discarded"
-
-    @property
     def incoming(self) -> Path:
         """A zip that was downloaded from the destination, before it replaces the local zip."""
         return self.archive_dir / f".{self.zip.name}.restore"

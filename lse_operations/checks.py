@@ -18,10 +18,11 @@ from lse_archive.errors import (
     DestinationError,
     SettingsError,
 )
-from lse_archive.folder.contents import content_files, require_folder
+from lse_archive.folder.contents import content_files, is_summary_as_recorded, require_folder
 from lse_archive.folder.manifest import SUMMARY, content_sums, read_sums
+from lse_archive.folder.opened import Folder
 from lse_archive.folder.pruned import day_content, is_pruned, pruned_runs, pruned_sums, read_pruned
-from lse_archive.folder.reader import NOT_AS_RECORDED
+from lse_archive.folder.reader import NOT_AS_RECORDED, open_run_files
 from lse_archive.folder.state import read_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import VerificationResult
@@ -178,7 +179,8 @@ def check_count(paths: DayPaths) -> StepCheck:
         if content is None or content != state.proven_content:
             says = f"LangSmith counted {count} runs, but the content of the day has changed since then"
             return StepCheck(name, "unproven", says, "Fetch the day again while LangSmith has it")
-        return StepCheck(name, "agrees", f"LangSmith counted {count} runs, and served them all")
+        counted = f"LangSmith counted {count} runs, and served" if count is not None else "LangSmith served"
+        return StepCheck(name, "agrees", f"{counted} them all")
     if state.count_check == "fewer":
         row = Difference("the day", "runs", str(count), str(served))
         return _differing(
@@ -198,32 +200,37 @@ def check_count(paths: DayPaths) -> StepCheck:
 def check_files(paths: DayPaths) -> StepCheck:
     """`run_files_intact`: the folder's files against its checksums."""
     name = "run_files_intact"
-    hint = "Restore the day from its zip or from Drive, or fetch it again"
     try:
         if pruned := read_pruned(paths):
             return StepCheck(name, "agrees", f"pruned on {pruned.pruned_at[:10]}: they are on {pruned.place}")
         require_folder(paths)
-        recorded = read_sums(paths.folder)
+        with open_run_files(paths.folder) as folder:
+            return _check_files(name, folder)
     except ArchiveError as error:
         return StepCheck(name, "differs", str(error), error.hint, 1)
+
+
+def _check_files(name: str, folder: Folder) -> StepCheck:
+    hint = "Restore the day from its zip or from Drive, or fetch it again"
+    recorded = read_sums(folder)
     if recorded is None:
         return StepCheck(name, "unproven", "the folder has no checksums", "lse archive zip makes them")
     expected = dict(content_sums(recorded))
     differences = []
-    for path in content_files(paths.folder):
+    for path in content_files(folder):
         known = expected.pop(path.name, None)
         try:
-            digest = hashlib.sha256(path.read_bytes()).digest()
-        except OSError as error:
-            differences.append(Difference(path.name, "cannot be read", found=error.strerror or ""))
+            digest = hashlib.sha256(folder.read(path.name)).digest()
+        except (ArchiveError, FileNotFoundError) as error:
+            why = error.why if isinstance(error, ArchiveError) else error.strerror or ""
+            differences.append(Difference(path.name, "cannot be read", found=why))
             continue
         if known is None:
             differences.append(Difference(path.name, "not in the checksums", "", digest.hex()))
         elif known != digest:
             differences.append(Difference(path.name, "changed", known.hex(), digest.hex()))
     differences += [Difference(missing, "missing", digest.hex()) for missing, digest in expected.items()]
-    summary = paths.folder / SUMMARY
-    if not summary.exists() or recorded.get(SUMMARY) != hashlib.sha256(summary.read_bytes()).digest():
+    if SUMMARY not in recorded or not is_summary_as_recorded(folder, recorded):
         differences.append(Difference(SUMMARY, "changed or missing"))
     if differences:
         return _differing(name, "{n} files differ from the checksums", hint, differences)

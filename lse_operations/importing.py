@@ -161,7 +161,7 @@ def _compare(paths: DayPaths, runs: dict[str, Candidate], result: ImportResult) 
     if not paths.folder.is_dir():
         result.action, result.added, result.runs = "would create", len(runs), len(runs)
         return runs
-    if read_sums(paths.folder) is not None and not is_as_recorded(paths):
+    if read_sums(paths.folder) is not None and not is_as_recorded(paths.folder):
         raise CorruptArchiveError(
             f"{paths.folder} differs from its checksums", hint="Restore the day, then import again"
         )

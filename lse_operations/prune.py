@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Literal
 from lse_archive.files import disk_errors
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import content_hash, content_sums, read_sums
+from lse_archive.folder.opened import delete_unread
 from lse_archive.folder.pruned import PrunedDay, write_pruned
+from lse_archive.folder.publish import displace
 from lse_archive.folder.reader import RunFile, read_folder
 from lse_archive.folder.state import now_text, update_state
 from lse_archive.layout import DayPaths
@@ -54,7 +55,6 @@ def prune_day(
     began = time.monotonic()
     result = PruneResult(project=paths.project, date=str(paths.day), what=what, action="kept")
     with disk_errors(f"cannot prune {paths.project} {paths.day}"), day_lock(paths, on_wait=on_wait):
-        shutil.rmtree(paths.discarded, ignore_errors=True)  # a killed prune left it
         try:
             copy = _prove(destination, database, paths, what, on_wait)
         except _NotProvenError as reason:
@@ -62,8 +62,8 @@ def prune_day(
         else:
             result.freed = _size(paths.folder if what == "files" else paths.zip)
             result.action = "would prune" if dry_run else "pruned"
-            if not dry_run:
-                _prune(destination, paths, what, copy)
+            if not dry_run and not _prune(destination, paths, what, copy):
+                result.freed, result.why = 0, "its files cannot be deleted yet: the next command on the day does it"
     result.duration_seconds = round(time.monotonic() - began, 3)
     return result
 
@@ -113,6 +113,9 @@ def _prove(
 ) -> StoredFile:
     if not (paths.folder.is_dir() if what == "files" else paths.zip.is_file()):
         raise _NotProvenError(f"its {what} are not here")
+    path = paths.folder if what == "files" else paths.zip
+    if path.is_symlink():
+        raise _NotProvenError(f"it is a link, which frees nothing: move {path.readlink()} to {path}, and prune again")
     _prove_here(paths)
     copy = destination.prove(_the_copy(destination, paths))
     _compare_copy(destination, copy, paths)
@@ -145,11 +148,12 @@ def _compare_copy(destination: Destination, copy: StoredFile, paths: DayPaths) -
         raise _NotProvenError(f"{destination.place} holds something else: expected {expected}, found {there}")
 
 
-def _prune(destination: Destination, paths: DayPaths, what: What, copy: StoredFile) -> None:
+def _prune(destination: Destination, paths: DayPaths, what: What, copy: StoredFile) -> bool:
+    """Whether the files are deleted; those that a process still reads are deleted later."""
     if what == "zips":
         update_state(paths, zip_pruned_at=now_text())
         paths.zip.unlink()
-        return
+        return True
     record = PrunedDay(
         pruned_at=now_text(),
         content_sha256=content_hash(content_sums(read_sums(paths.folder) or {})),
@@ -160,10 +164,9 @@ def _prune(destination: Destination, paths: DayPaths, what: What, copy: StoredFi
     files = read_folder(paths.folder, paths.day)
     runs = ((f.header.run_id, f.header.trace_id, f.sha256) for f in files if isinstance(f, RunFile))
     write_pruned(paths, record, runs)
-    # One rename, so that no reader sees a part of the day.
-    paths.folder.rename(paths.discarded)
-    shutil.rmtree(paths.discarded, ignore_errors=True)
+    # One rename: no reader sees a part of the day.
+    return delete_unread(displace(paths, paths.folder))
 
 
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    return sum(file.lstat().st_size for file in (path.iterdir() if path.is_dir() else [path]))

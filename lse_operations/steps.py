@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from lse_operations.restore.restore import restore_pruned
 from lse_operations.upload import upload_day
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
+
+_log = logging.getLogger(__name__)
 
 STEPS = ("run_files", "day_zip", "drive_file", "runs_table", "verification")
 """The steps in the order in which a day is processed. Assets have the same names."""
@@ -119,7 +122,7 @@ def verify_step(
     """Compares all places of the day as they are now. The day counts as verified if no check finds a difference.
 
     Raises:
-        ArchiveError: The day's state cannot be written, or its lock is held by another process.
+        ArchiveError: The day's lock is held by another process.
     """
     with reporter.progress("verification", "runs") as advance:
         content = _content(paths)
@@ -132,7 +135,10 @@ def verify_step(
     if consistent and not options.skip and content is not None:
         with day_lock(paths, on_wait=reporter.waiting):
             if content == _content(paths):  # the checks hold for no other content
-                update_state(paths, verified_at=now_text())
+                try:
+                    update_state(paths, verified_at=now_text())
+                except ArchiveError as error:  # for example on read-only media: the checks are done
+                    _log.warning("%s", error)
     return checks
 
 

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Generator
 
 from lse_archive.errors import ArchiveError, SettingsError
+from lse_archive.files import publish_file
 from lse_platform.home import WORKSPACE, keep_projects, open_home, script_path
 from lse_platform.process_registry import Registry, terminate
 from lse_platform.services import Service, tail
@@ -82,7 +83,8 @@ def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBAC
         say("starting the UI and the daemon …")
         _wait_until_ready(url, services, stop, say)
         if not stop.is_set():
-            (settings.home / "run" / "url").write_text(url)
+            with publish_file(settings.home / "run" / "url") as file:
+                file.write(url.encode())
             say(f"LSE is up: {url}  (logs in {logs}; Ctrl-C stops it)")
         _watch(settings, services, stop, url, say)
         say("stopping …")

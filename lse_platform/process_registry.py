@@ -17,6 +17,8 @@ from pathlib import Path
 
 import msgspec
 
+from lse_archive.files import publish_file
+
 _PROC = Path("/proc")
 _BOOT_ID = _PROC / "sys/kernel/random/boot_id"
 _POLL = 0.02
@@ -93,14 +95,15 @@ class Registry:
             OSError: The record cannot be written.
         """
         record = describe(pid)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        new = self._path(name).with_suffix(f".{os.getpid()}.new")
-        new.write_bytes(msgspec.json.encode(record))
-        new.replace(self._path(name))
+        with publish_file(self._path(name)) as file:
+            file.write(msgspec.json.encode(record))
         return record
 
     def get(self, name: str) -> ProcessRecord | None:
-        """Returns the record of a name, running or not; None if it is missing or malformed."""
+        """Returns the record of a name, running or not; None if it is missing or malformed.
+
+        A record is replaced as a whole: only a crash of the host damages it, and no process survives that.
+        """
         try:
             return msgspec.json.decode(self._path(name).read_bytes(), type=ProcessRecord)
         except (FileNotFoundError, msgspec.DecodeError):

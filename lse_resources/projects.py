@@ -12,7 +12,7 @@ from typing import Any
 
 from lse_archive.days import parse_day
 from lse_archive.errors import SettingsError, UsageError
-from lse_archive.files import publish_file
+from lse_archive.files import file_lock, publish_file
 
 DEFAULT_RETENTION_DAYS = 14
 MAX_RETENTION_DAYS = 1_000_000
@@ -119,7 +119,7 @@ def _read(path: Path, entry: object) -> ProjectConfig:
 
 
 def add_project(path: Path, project: ProjectConfig) -> None:
-    """Appends a project to the file; the rest of the file is not changed.
+    """Appends a project to the file; the rest of the file is not changed. Safe from several processes at once.
 
     Raises:
         UsageError: It is listed already, or has no name.
@@ -127,17 +127,18 @@ def add_project(path: Path, project: ProjectConfig) -> None:
     """
     if not project.name.strip():
         raise UsageError("a project needs a name")
-    if any(known.name == project.name for known in read_projects(path)):
-        raise UsageError(f"'{project.name}' is already in {path}", hint="Change it there")
-    text = path.read_text(encoding="utf-8") if path.exists() else _HEADER
     # A JSON string is a TOML basic string, once DEL is escaped (TOML 1.0, Strings).
     name = json.dumps(project.name, ensure_ascii=False).replace("\x7f", "\\u007f")
-    text += f"\n[[project]]\nname = {name}\nstart = {project.start}\n"
+    entry = f"\n[[project]]\nname = {name}\nstart = {project.start}\n"
     if project.retention_days != DEFAULT_RETENTION_DAYS:
-        text += f"retention_days = {project.retention_days}\n"
+        entry += f"retention_days = {project.retention_days}\n"
     try:
-        with publish_file(path) as file:
-            file.write(text.encode())
+        with file_lock(path):
+            if any(known.name == project.name for known in read_projects(path)):
+                raise UsageError(f"'{project.name}' is already in {path}", hint="Change it there")
+            text = path.read_text(encoding="utf-8") if path.exists() else _HEADER
+            with publish_file(path) as file:
+                file.write((text + entry).encode())
     except OSError as error:
         raise SettingsError(
             f"{path} cannot be written",

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from lse_archive.errors import ArchiveError
-from lse_archive.files import publish_file
+from lse_archive.files import file_lock, publish_file
 from lse_resources.alerts import Alert, Send, log
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Outbox:
         log(alert)
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for target in targets:
-            with publish_file(self.directory / f"{key}.{target}.json") as file:
+            with file_lock(self.directory), publish_file(self.directory / f"{key}.{target}.json") as file:
                 file.write(msgspec.json.encode(_Message(alert, target)))
 
     def deliver(self, targets: Mapping[str, Send]) -> list[str]:
@@ -46,22 +46,38 @@ class Outbox:
         for path, message in messages[-_MAX_WAITING:]:
             send = targets.get(message.target)
             if send is None:  # the target is no longer set up
-                path.unlink(missing_ok=True)
+                self._delete(path, message)
             elif message.target not in failures:
                 try:
                     send(message.alert)
                 except ArchiveError as error:
                     failures[message.target] = str(error)
                 else:
-                    path.unlink(missing_ok=True)
+                    self._delete(path, message)
         for failure in failures.values():
             _log.error("%s. The alert is sent again later", failure)
         return list(failures.values())
 
     def waiting(self) -> Iterator[tuple[Path, _Message]]:
-        """Yields the alerts that are not delivered yet, oldest first."""
+        """Yields the alerts that are not delivered yet, oldest first. A damaged file is renamed, and logged."""
         for path in sorted(self.directory.glob("*.json")) if self.directory.is_dir() else ():
             try:
-                yield path, msgspec.json.decode(path.read_bytes(), type=_Message)
-            except msgspec.DecodeError:
-                path.unlink(missing_ok=True)
+                if message := _read(path):
+                    yield path, message
+            except msgspec.DecodeError as error:
+                aside = path.rename(path.with_name(f"{path.name}.damaged"))
+                _log.error("an alert is lost: %s is damaged (%s)", aside, error)
+
+    def _delete(self, path: Path, message: _Message) -> None:
+        """Deletes an alert, unless `put` has replaced it in the meantime."""
+        with file_lock(self.directory):
+            if _read(path) == message:
+                path.unlink()
+
+
+def _read(path: Path) -> _Message | None:
+    """The alert of a file; None if it was deleted by another process. Raises msgspec.DecodeError."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Message)
+    except FileNotFoundError:
+        return None

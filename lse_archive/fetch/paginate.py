@@ -6,9 +6,10 @@ the older half of the largest unfinished span, so that a busy hour is split unti
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -81,6 +82,8 @@ class _Paginator:
         self._active: list[_Span] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._slots = threading.Condition()
+        self._pages = 0  # that are in memory, or requested
         self._events: queue.SimpleQueue[Future[None] | None] = queue.SimpleQueue()
 
     def run(self) -> None:
@@ -136,32 +139,49 @@ class _Paginator:
         query, cursor, chain = Window(span.low, span.position), None, _Chain()
         restarts, ordered, unreliable = 0, True, False
         while not self._stop.is_set():
-            try:
-                page = self._source.page(query, cursor, ids_only=self._ids_only, size_offset=restarts, stop=self._stop)
-            except LostCursorError:
-                cursor = None
-            else:
-                report = self._sink.add(page.runs)
-                ordered = ordered and report.ordered and (report.newest is None or report.newest < span.position)
-                advanced = ordered and self._advance(span, query, report)
-                self._events.put(None)  # the span's density has changed: it may be worth splitting
-                if report.new or advanced:
-                    restarts = 0
-                if ordered and span.position <= span.low:
-                    return
-                if page.next_cursor is None and not page.full and not (unreliable and report.new):
-                    self._sink.mark_complete(query)
-                    return
-                cursor = chain.next_cursor(page, report)
-                # A full page without a cursor, or a repeated page, does not prove the end: after it, only a page
-                # without a new run does.
-                unreliable = unreliable or cursor is None
+            with self._page_slot():
+                try:
+                    page = self._source.page(
+                        query, cursor, ids_only=self._ids_only, size_offset=restarts, stop=self._stop
+                    )
+                except LostCursorError:
+                    cursor = None
+                else:
+                    report = self._sink.add(page.runs)
+                    ordered = ordered and report.ordered and (report.newest is None or report.newest < span.position)
+                    advanced = ordered and self._advance(span, query, report)
+                    self._events.put(None)  # the span's density has changed: it may be worth splitting
+                    if report.new or advanced:
+                        restarts = 0
+                    if ordered and span.position <= span.low:
+                        return
+                    if page.next_cursor is None and not page.full and not (unreliable and report.new):
+                        self._sink.mark_complete(query)
+                        return
+                    cursor = chain.next_cursor(page, report)
+                    # A full page without a cursor, or a repeated page, does not prove the end: after it, only a page
+                    # without a new run does.
+                    unreliable = unreliable or cursor is None
+                    del page  # its runs must not be in memory while the next page is fetched
             if cursor is None:
                 restarts += 1
                 if restarts > _MAX_RESTARTS:
                     raise _stalled(span.position)
                 query = Window(span.low, span.position) if ordered else query
                 chain = _Chain()
+
+    @contextlib.contextmanager
+    def _page_slot(self) -> Generator[None]:
+        """Waits until another page may be in memory: the limit falls when pages become large."""
+        with self._slots:
+            self._slots.wait_for(lambda: self._pages < self._worker_limit())
+            self._pages += 1
+        try:
+            yield
+        finally:
+            with self._slots:
+                self._pages -= 1
+                self._slots.notify_all()
 
     def _advance(self, span: _Span, query: Window, report: PageReport) -> bool:
         """Moves the span's position to the oldest run of a page; returns whether it moved."""

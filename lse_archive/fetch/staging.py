@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import logging
 import os
 import shutil
 import sqlite3
@@ -21,11 +22,13 @@ from pathlib import Path
 from lse_archive.days import Window, day_window
 from lse_archive.errors import ArchiveConflictError, SourceError
 from lse_archive.fetch.paginate import PageReport
+from lse_archive.folder.publish import discard
 from lse_archive.folder.reader import RunFile, run_file_name
 from lse_archive.layout import DayPaths
 from lse_archive.runs.header import RunHeader, read_header
 from lse_archive.runs.scanner import NotARunError
 
+_log = logging.getLogger(__name__)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
   id BLOB NOT NULL UNIQUE, name BLOB NOT NULL, sha256 BLOB NOT NULL, size INTEGER NOT NULL, origin TEXT NOT NULL,
@@ -60,6 +63,7 @@ class Staging:
     """The staging folder of one project's day. Safe to use from several threads; the caller holds the day's lock."""
 
     def __init__(self, paths: DayPaths, progress: Callable[[int], None] | None = None) -> None:
+        self._paths = paths
         self._progress = progress
         self.root = paths.staging
         self.runs_folder = paths.staging / "runs"
@@ -68,6 +72,7 @@ class Staging:
         self._project_id: str | None = None
         self.misplaced: set[str] = set()
         self.runs_folder.mkdir(parents=True, exist_ok=True)
+        self._is_journal_lost = False
         self._db = self._open()
 
     def _open(self) -> sqlite3.Connection:
@@ -76,7 +81,9 @@ class Staging:
             return self._connect(path)
         except sqlite3.OperationalError:
             raise  # an error of the disk; the journal is not damaged
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
+            _log.warning("%s is damaged (%s): the day is fetched again", path, error)
+            self._is_journal_lost = True
             for damaged in self.root.glob("journal.sqlite*"):
                 damaged.unlink()
             return self._connect(path)
@@ -102,10 +109,10 @@ class Staging:
         self._db.close()
 
     def discard(self) -> None:
-        """Removes the staging folder."""
+        """Removes the staging folder. Called after the publication, which an error here does not undo."""
         self._db.execute("PRAGMA synchronous = OFF")  # the journal is deleted: do not wait for the disk
         self.close()
-        shutil.rmtree(self.root)
+        discard(self._paths, self.root)
 
     @contextlib.contextmanager
     def transaction(self) -> Generator[sqlite3.Connection]:
@@ -124,8 +131,8 @@ class Staging:
     def resume(self, *, api_version: str, project_id: str, now: float | None = None) -> None:
         """Resumes an interrupted fetch.
 
-        Files that differ from the journal are fetched again. If the journal is of another API version or project, or
-        too old, the whole day is fetched again; its runs stay until LangSmith serves them again.
+        Files that differ from the journal are fetched again. If the journal is of another API version or project, too
+        old, or damaged, the whole day is fetched again; its runs stay until LangSmith serves them again.
 
         Args:
             now: Seconds since the epoch.
@@ -140,8 +147,10 @@ class Staging:
             journal = dict(db.execute("SELECT name, sha256 FROM run"))
             for path in self.runs_folder.iterdir():
                 name = os.fsencode(path.name)
-                digest = journal.pop(name, None)
-                if digest is None or hashlib.sha256(path.read_bytes()).digest() != digest:
+                digest, content = journal.pop(name, None), path.read_bytes()
+                if digest is None and self._is_journal_lost and (row := self._row_of(path.name, content)):
+                    db.execute(_INSERT_RUN, row)
+                elif digest is None or hashlib.sha256(content).digest() != digest:
                     path.unlink()
                     damaged.append(name)
             damaged += journal
@@ -155,6 +164,16 @@ class Staging:
                 db.executemany("INSERT OR REPLACE INTO mark VALUES (?, ?)", marks)
             if incomplete:
                 db.execute("DELETE FROM covered")
+
+    def _row_of(self, name: str, content: bytes) -> tuple[object, ...] | None:
+        """The row of a whole run file of the day; None for any other file."""
+        try:
+            header = read_header(content)
+        except NotARunError:
+            return None
+        if run_file_name(header) != name or header.start not in self._window:
+            return None
+        return _row(header, name, hashlib.sha256(content).digest(), len(content), "stale")
 
     def gaps(self) -> list[Window]:
         """The parts of the day that are not known to be complete, oldest first."""

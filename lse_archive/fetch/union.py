@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.fetch.staging import Staging
 from lse_archive.folder.contents import is_summary_as_recorded, other_files
@@ -14,11 +16,15 @@ from lse_archive.folder.manifest import SUMS, content_sums, read_sums
 from lse_archive.folder.reader import InvalidFile, read_folder
 from lse_archive.layout import DayPaths
 from lse_archive.runs.header import unwrap
+from lse_archive.runs.scanner import members
 
 # Links that are signed again for each answer, and fields that only hold the location of a payload.
 VOLATILE_FIELDS = frozenset(
     {"share_url", "attachments", "s3_urls", "inputs_s3_urls", "outputs_s3_urls", "query_metadata"}
 )
+
+
+_fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +103,29 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> Union:
 
 
 def _same_run(published: bytes, staged: Path) -> bool:
-    """Whether two documents are equal except for volatile fields and key order. Numbers are compared as text."""
+    """Whether two documents are equal except for volatile fields and key order. Numbers are compared as text.
+
+    Only fields whose bytes differ are parsed, which takes several times their size in memory.
+    """
     try:
-        return _comparable(published) == _comparable(unwrap(staged.read_bytes())[0])
+        one, other = _lasting_fields(published), _lasting_fields(unwrap(staged.read_bytes())[0])
+        return one.keys() == other.keys() and all(
+            one[key] == other[key] or _parsed(one[key]) == _parsed(other[key]) for key in one
+        )
     except (ValueError, RecursionError):
         return False
 
 
-def _comparable(document: bytes) -> dict[str, object]:
-    run = json.loads(document, parse_float=_number, parse_int=_number)
-    return {key: value for key, value in run.items() if key not in VOLATILE_FIELDS}
+def _lasting_fields(document: bytes) -> dict[str, msgspec.Raw]:
+    try:
+        fields = _fields_decoder.decode(document)
+    except (msgspec.DecodeError, RecursionError):
+        fields = {key: msgspec.Raw(value) for key, value in members(document).items()}
+    return {key: value for key, value in fields.items() if key not in VOLATILE_FIELDS}
+
+
+def _parsed(value: msgspec.Raw) -> object:
+    return json.loads(bytes(value), parse_float=_number, parse_int=_number)
 
 
 def _number(text: str) -> tuple[str]:

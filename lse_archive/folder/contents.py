@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,8 +20,9 @@ from lse_archive.folder.manifest import (
     read_sums,
     sums_lines,
 )
+from lse_archive.folder.opened import Folder, open_folder
 from lse_archive.folder.pruned import require_restored
-from lse_archive.folder.reader import RunFile, file_digests, may_hold_run, read_folder, run_file_paths
+from lse_archive.folder.reader import RunFile, file_digests, may_hold_run, read_folder, run_file_names
 from lse_archive.layout import DayPaths
 
 
@@ -34,12 +34,15 @@ def require_folder(paths: DayPaths) -> None:
         ArchiveError: There is no folder.
     """
     require_restored(paths)
-    if not paths.folder.is_dir():
+    try:
+        with open_folder(paths.folder):
+            return
+    except (FileNotFoundError, NotADirectoryError):
         raise ArchiveError(
             f"{paths.project} {paths.day} has no run files",
             why=f"there is no folder {paths.folder}",
             hint="Fetch the day first: lse archive fetch",
-        )
+        ) from None
 
 
 def ensure_manifest(paths: DayPaths) -> Summary:
@@ -91,49 +94,51 @@ def _changed(paths: DayPaths, *, differs_from: str, missing: str) -> CorruptArch
     )
 
 
-def other_files(folder: Path) -> list[Path]:
+def other_files(folder: Path | Folder) -> list[Path]:
     """The folder's files that hold no run and are not the manifest, sorted; without hidden files.
 
     Raises:
         ArchiveConflictError: The folder holds another folder.
     """
-    others = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if may_hold_run(entry.name) or entry.name in (SUMMARY, SUMS) or entry.name.startswith("."):
+    with open_folder(folder) as opened:
+        others = []
+        for name, is_file in opened.entries():
+            if may_hold_run(name) or name in (SUMMARY, SUMS) or name.startswith("."):
                 continue
-            if not entry.is_file():
+            if not is_file:
                 raise ArchiveConflictError(
-                    f"{folder} cannot be replaced",
-                    why=f"it holds the folder '{entry.name}'",
+                    f"{opened.path} cannot be replaced",
+                    why=f"it holds the folder '{name}'",
                     hint="Move that folder away",
                 )
-            others.append(entry.name)
-    return [folder / name for name in sorted(others)]
+            others.append(opened.path / name)
+        return others
 
 
-def content_files(folder: Path) -> list[Path]:
+def content_files(folder: Path | Folder) -> list[Path]:
     """All files of a day's folder except its manifest and hidden files. Raises as `other_files`."""
-    return [*run_file_paths(folder), *other_files(folder)]
+    with open_folder(folder) as opened:
+        return [*(opened.path / name for name in run_file_names(opened)), *other_files(opened)]
 
 
-def is_as_recorded(paths: DayPaths) -> bool:
-    """Whether the published folder has exactly the files, by name and content, that its checksums list."""
-    sums = read_sums(paths.folder) or {}
-    recorded = dict(content_sums(sums))
-    if not is_summary_as_recorded(paths.folder, sums):
-        return False
-    names = {path.name for path in content_files(paths.folder)}
-    return names == recorded.keys() and all(
-        recorded[name] == digest for name, digest in file_digests(paths.folder, recorded)
-    )
+def is_as_recorded(folder: Path | Folder) -> bool:
+    """Whether the folder has exactly the files, by name and content, that its checksums list."""
+    with open_folder(folder) as opened:
+        sums = read_sums(opened) or {}
+        recorded = dict(content_sums(sums))
+        if not is_summary_as_recorded(opened, sums):
+            return False
+        names = {path.name for path in content_files(opened)}
+        return names == recorded.keys() and all(
+            recorded[name] == digest for name, digest in file_digests(opened, recorded)
+        )
 
 
-def is_summary_as_recorded(folder: Path, sums: Mapping[str, bytes]) -> bool:
+def is_summary_as_recorded(folder: Path | Folder, sums: Mapping[str, bytes]) -> bool:
     """Whether the summary has the checksum that `sums` lists for it; True if they list none."""
     if SUMMARY not in sums:
         return True
     try:
-        return hashlib.sha256((folder / SUMMARY).read_bytes()).digest() == sums[SUMMARY]
+        return all(digest == sums[SUMMARY] for _, digest in file_digests(folder, [SUMMARY]))
     except FileNotFoundError:
         return False

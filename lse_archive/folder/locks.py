@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
 import socket
 import time
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 from lse_archive.cancellation import cancellable_sleep
 from lse_archive.errors import DayLockedError
+from lse_archive.files import lock
 from lse_archive.folder.publish import recover
+from lse_archive.folder.state import repair_state
 from lse_archive.layout import DayPaths
 
 _POLL_SECONDS = 0.2
@@ -21,10 +24,10 @@ _POLL_SECONDS = 0.2
 def day_lock(
     paths: DayPaths, *, wait_seconds: float = 600.0, on_wait: Callable[[str], None] | None = None
 ) -> Generator[None]:
-    """Holds the day's lock, and first repairs a publication that a killed process left unfinished.
+    """Holds the day's lock, and first repairs what a killed process left: a publication, or a damaged state.
 
-    `flock` belongs to the open file, so two threads of one process exclude each other too, and the system releases
-    the lock when the process exits for any reason.
+    The system releases the lock when the process exits for any reason. On read-only media there is nothing to lock:
+    no process of this host can write there, and whatever writes next names the cause.
 
     Args:
         wait_seconds: How long to wait for another writer.
@@ -32,37 +35,55 @@ def day_lock(
 
     Raises:
         DayLockedError: Another writer held the lock for all that time.
+        ArchiveError: The file system has no locks, or the day's folder is a link to nothing.
+        OSError: The lock cannot be created.
     """
-    paths.lock.parent.mkdir(parents=True, exist_ok=True)
-    with paths.lock.open("a+") as file:
-        deadline = time.monotonic() + wait_seconds
-        waiting = False
-        while not _try_lock(file.fileno()):
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            if not waiting and on_wait:
-                on_wait(holder)
-            waiting = True
-            if time.monotonic() >= deadline:
-                raise DayLockedError(
-                    f"{paths.project} {paths.day} is being written",
-                    why=f"{holder} holds {paths.lock}",
-                    hint="Wait until it is done, or stop it",
-                )
-            cancellable_sleep(_POLL_SECONDS)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    descriptor = _open(paths.lock)
+    if descriptor is None:
+        yield
+        return
+    try:
+        _wait_for(descriptor, paths, wait_seconds, on_wait)
+        _write_holder(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
         recover(paths)
+        repair_state(paths)
         try:
             yield
         finally:
-            file.truncate(0)
+            _write_holder(descriptor, "")
+    finally:
+        os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool:
+def _open(path: Path) -> int | None:
+    """Opens a lock file; None on a read-only file system."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            return None
+        raise
+
+
+def _wait_for(descriptor: int, paths: DayPaths, seconds: float, on_wait: Callable[[str], None] | None) -> None:
+    deadline = time.monotonic() + seconds
+    waiting = False
+    while not lock(descriptor, paths.lock, wait=False):
+        holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
+        if not waiting and on_wait:
+            on_wait(holder)
+        waiting = True
+        if time.monotonic() >= deadline:
+            raise DayLockedError(
+                f"{paths.project} {paths.day} is being written",
+                why=f"{holder} holds {paths.lock}",
+                hint="Wait until it is done, or stop it",
+            )
+        cancellable_sleep(_POLL_SECONDS)
+
+
+def _write_holder(descriptor: int, holder: str) -> None:
+    with contextlib.suppress(OSError):  # only shown to those who wait: a full disk must not stop a prune
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, holder.encode(), 0)

@@ -14,6 +14,7 @@ import msgspec
 
 from lse_archive.days import Window, day_window
 from lse_archive.errors import ArchiveError, CorruptArchiveError
+from lse_archive.folder.opened import Folder, open_folder
 from lse_archive.runs.header import RunHeader
 
 SUMMARY = "_summary.json"
@@ -178,13 +179,13 @@ def sums_lines(encoded_summary: bytes, sums: Iterable[tuple[str, bytes]]) -> Ite
         yield _line(name, digest)
 
 
-def read_summary(folder: Path) -> Summary | None:
-    """The summary of a folder, None if an older tool wrote none.
+def read_summary(folder: Path | Folder) -> Summary | None:
+    """The summary of a folder, None if an older tool wrote none or there is no folder.
 
     Raises:
         CorruptArchiveError: It cannot be read.
     """
-    return parse_summary(content, folder) if (content := _read(folder / SUMMARY)) is not None else None
+    return parse_summary(content, _path(folder)) if (content := _read(folder, SUMMARY)) is not None else None
 
 
 def parse_summary(content: bytes, origin: Path) -> Summary:
@@ -199,13 +200,13 @@ def parse_summary(content: bytes, origin: Path) -> Summary:
         raise CorruptArchiveError(f"{origin} has a damaged {SUMMARY}", why=str(error), hint=_RESTORE) from error
 
 
-def read_sums(folder: Path) -> dict[str, bytes] | None:
-    """The checksums of a folder by file name, None if an older tool wrote none.
+def read_sums(folder: Path | Folder) -> dict[str, bytes] | None:
+    """The checksums of a folder by file name, None if an older tool wrote none or there is no folder.
 
     Raises:
         CorruptArchiveError: They cannot be read.
     """
-    return parse_sums(content, folder) if (content := _read(folder / SUMS)) is not None else None
+    return parse_sums(content, _path(folder)) if (content := _read(folder, SUMS)) is not None else None
 
 
 def parse_sums(content: bytes, origin: Path) -> dict[str, bytes]:
@@ -232,11 +233,16 @@ def parse_sums(content: bytes, origin: Path) -> dict[str, bytes]:
     return sums
 
 
-def _read(path: Path) -> bytes | None:
+def _read(folder: Path | Folder, name: str) -> bytes | None:
     try:
-        return path.read_bytes()
+        with open_folder(folder) as opened:
+            return opened.read(name)
     except FileNotFoundError:
         return None
+
+
+def _path(folder: Path | Folder) -> Path:
+    return folder.path if isinstance(folder, Folder) else folder
 
 
 def _line(name: str, digest: bytes) -> bytes:

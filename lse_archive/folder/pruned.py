@@ -6,14 +6,15 @@ of its runs for the comparison with the database.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from lse_archive.errors import CorruptArchiveError, PrunedDayError
+from lse_archive.files import sync_directory
 from lse_archive.folder.manifest import SUMMARY, SUMS, content_hash, content_sums, read_sums
+from lse_archive.folder.publish import discard, flush
 from lse_archive.layout import DayPaths
 
 _RECORD = "pruned.json"
@@ -44,16 +45,17 @@ class PrunedDay(msgspec.Struct, frozen=True, kw_only=True):
 def write_pruned(paths: DayPaths, record: PrunedDay, runs: Iterable[RunLine]) -> None:
     """Writes the record of a day, whole or not at all, before its files are deleted. Called under the day's lock."""
     draft = paths.pruned.with_suffix(".draft")
-    shutil.rmtree(draft, ignore_errors=True)
+    discard(paths, draft)
     draft.mkdir()
     for name in (SUMMARY, SUMS):
         shutil.copyfile(paths.folder / name, draft / name)
     (draft / _RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
     with (draft / _RUNS).open("w", encoding="ascii") as file:
         file.writelines(f"{run},{trace or ''},{digest.hex()}\n" for run, trace, digest in runs)
-    os.sync()
-    shutil.rmtree(paths.pruned, ignore_errors=True)
+    flush(draft)
+    discard(paths, paths.pruned)
     draft.rename(paths.pruned)
+    sync_directory(draft.parent)
 
 
 def is_pruned(paths: DayPaths) -> bool:
@@ -95,7 +97,14 @@ def day_content(paths: DayPaths) -> str | None:
 
 def pruned_sums(paths: DayPaths) -> dict[str, bytes]:
     """The checksums of a pruned day. Raises CorruptArchiveError."""
-    return read_sums(paths.pruned) or {}
+    sums = read_sums(paths.pruned)
+    if sums is None:
+        raise CorruptArchiveError(
+            f"the record of the pruned day {paths.project} {paths.day} is damaged",
+            why=f"its {SUMS} is missing",
+            hint="Restore the day: lse archive restore",
+        )
+    return sums
 
 
 def pruned_runs(paths: DayPaths) -> Iterator[RunLine]:
@@ -134,4 +143,4 @@ def require_restored(paths: DayPaths) -> None:
 
 def delete_pruned_record(paths: DayPaths) -> None:
     """Deletes the record, when the day is restored. The caller holds the day's lock."""
-    shutil.rmtree(paths.pruned, ignore_errors=True)
+    discard(paths, paths.pruned)

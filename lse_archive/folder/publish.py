@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import glob
+import logging
 import os
+import secrets
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
+from lse_archive.errors import ArchiveError
 from lse_archive.files import sync_directory
+from lse_archive.folder.opened import delete_unread, is_read
 from lse_archive.layout import DayPaths
 
+_log = logging.getLogger(__name__)
 _LIBC = ctypes.CDLL(None, use_errno=True)
+# renameat2(2); EINVAL: the file system has no exchange.
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 SCRATCH = ".scratch-"
 """The prefix of short-lived working folders in the archive directory."""
@@ -23,25 +34,63 @@ _STALE_SCRATCH_SECONDS = 24 * 3600
 
 
 def publish_folder(paths: DayPaths, staged: Path) -> None:
-    """Replaces the day's folder by a complete staged folder.
+    """Replaces the day's folder by a complete staged folder, in one step where the system can exchange two folders.
 
-    A rename cannot replace a folder that is not empty: the old one is renamed first. If the process is killed between
-    the two renames, `recover` moves the old folder back; the staged one can be published again.
+    Elsewhere the old folder is renamed first: between the two renames, readers find it in the work folder. If the
+    process is killed there, `recover` moves the old folder back; the staged one can be published again.
+
+    A folder that is a symbolic link is replaced by a folder here; the link's target stays.
+
+    Raises:
+        OSError: Nothing was published.
     """
-    _flush(staged)
+    flush(staged)
     paths.folder.parent.mkdir(parents=True, exist_ok=True)
-    if paths.folder.exists():
-        paths.folder.rename(paths.retired)
-    try:
-        staged.rename(paths.folder)
-    except OSError:
-        recover(paths)
-        raise
+    target = paths.folder.readlink() if paths.folder.is_symlink() else None
+    displaced = None
+    if os.path.lexists(paths.folder):
+        if _exchange(staged, paths.folder):
+            displaced = staged
+        else:
+            paths.folder.rename(paths.retired)
+            displaced = paths.retired
+    if displaced != staged:
+        try:
+            staged.rename(paths.folder)
+        except OSError:
+            recover(paths)
+            raise
+    # It is published: what fails from here on does not undo it.
     sync_directory(paths.folder.parent)
-    shutil.rmtree(paths.retired, ignore_errors=True)
+    if target is not None:
+        _log.warning("%s was a link, and is a folder now: its former files are still in %s", paths.folder, target)
+    if displaced is not None:
+        discard(paths, displaced)
 
 
-def _flush(folder: Path) -> None:
+def discard(paths: DayPaths, folder: Path) -> bool:
+    """Removes a folder of the day: its path is free at once, and its files are deleted when nobody reads them.
+
+    Returns:
+        Whether the files are deleted. If not, `recover` does it later.
+    """
+    try:
+        return delete_unread(displace(paths, folder))
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        _log.warning("%s cannot be removed (%s); it is tried again", folder, error.strerror or error)
+        return False
+
+
+def displace(paths: DayPaths, folder: Path) -> Path:
+    """Renames a folder to an unused name for folders to delete; returns the new path. Raises OSError."""
+    unused = paths.retired.with_name(f"{paths.retired.name}-{secrets.token_hex(8)}")
+    folder.rename(unused)
+    return unused
+
+
+def flush(folder: Path) -> None:
     """Flushes the folder's file system to the disk; one fsync for each file takes twenty times as long.
 
     Raises:
@@ -61,23 +110,54 @@ def _flush(folder: Path) -> None:
 
 
 def recover(paths: DayPaths) -> None:
-    """Repairs an interrupted publication: moves the old folder back, or removes it if the new one is published."""
+    """Repairs an interrupted publication, and deletes what former ones displaced. The caller holds the day's lock.
+
+    Raises:
+        ArchiveError: The day's folder is a link to a folder that is not there.
+        OSError: The old folder cannot be moved back.
+    """
     _sweep(paths)
-    if not paths.retired.exists():
-        return
-    if paths.folder.exists():
-        shutil.rmtree(paths.retired)
-    else:
-        paths.retired.rename(paths.folder)
-        sync_directory(paths.folder.parent)
+    # Only published folders are read: a staged one that is read was exchanged, and its process was killed.
+    for staged in (paths.staging / "runs", replace(paths, data_dir=paths.restoring).folder):
+        if staged.is_symlink() or is_read(staged):
+            discard(paths, staged)
+    if os.path.lexists(paths.retired):
+        if os.path.lexists(paths.folder):
+            discard(paths, paths.retired)
+        else:
+            paths.retired.rename(paths.folder)
+            sync_directory(paths.folder.parent)
+    if paths.folder.is_symlink() and not paths.folder.is_dir():
+        raise ArchiveError(
+            f"{paths.folder} cannot be used",
+            why=f"it is a link to {paths.folder.readlink()}, and there is no folder",
+            hint="Mount that disk, or delete the link",
+        )
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two folders in one step. False: this system or file system cannot."""
+    renameat2 = getattr(_LIBC, "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _NO_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), os.fspath(one), None, os.fspath(other))
 
 
 def _sweep(paths: DayPaths) -> None:
-    """Removes the temporary files and scratch folders of killed processes; recent ones may be in use."""
-    for folder, name in ((paths.state.parent, paths.state.name), (paths.archive_dir, paths.zip.name)):
+    """Removes displaced folders, and the temporary files and scratch folders of killed processes."""
+    work = paths.state.parent
+    for name in (f"{paths.retired.name}-*", f"{paths.day}.discarded"):  # .discarded: of older versions
+        for path in work.glob(name):
+            delete_unread(path)
+    for folder, name in ((work, paths.state.name), (paths.archive_dir, paths.zip.name)):
         for path in folder.glob(f".*{glob.escape(name)}*.tmp"):
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                if time.time() - path.stat().st_mtime > _STALE_SECONDS:  # a recent one may be in use
                     path.unlink()
     for path in paths.archive_dir.glob(f"{SCRATCH}*"):
         with contextlib.suppress(FileNotFoundError):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -12,13 +12,12 @@ from pathlib import Path
 from lse_archive.days import compact_time, day_of, day_window
 from lse_archive.errors import ArchiveError, UsageError
 from lse_archive.folder.manifest import SUMS
+from lse_archive.folder.opened import Folder, open_folder
 from lse_archive.runs.header import RunHeader, unwrap
 from lse_archive.runs.scanner import NotARunError
 
 NOT_AS_RECORDED = f"it differs from {SUMS}"
 """The reason why a damaged file is invalid."""
-
-_READ_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +54,10 @@ def run_file_name(header: RunHeader) -> str:
     return f"{header.run_id}_{compact_time(header.start)}.json"
 
 
-def run_file_paths(folder: Path) -> list[Path]:
-    """The paths of the files that may hold a run, sorted by name; see `may_hold_run`."""
-    return [folder / name for name in _names(folder)]
+def run_file_names(folder: Path | Folder) -> list[str]:
+    """The names of the files that may hold a run, sorted; see `may_hold_run`."""
+    with open_folder(folder) as opened:
+        return [name for name in opened.names() if may_hold_run(name)]
 
 
 def may_hold_run(name: str) -> bool:
@@ -65,30 +65,44 @@ def may_hold_run(name: str) -> bool:
     return name.endswith(".json") and name[0] not in "_."
 
 
-def file_digests(folder: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+def file_digests(folder: Path | Folder, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """The names of files and the sha256 of their current content.
 
     Raises:
+        FileNotFoundError: A file is missing.
         ArchiveError: A file cannot be read.
     """
-    directory = os.open(folder, os.O_RDONLY)
-    try:
+    with open_folder(folder) as opened:
         for name in names:
-            yield name, hashlib.sha256(_read(name, directory)).digest()
-    finally:
-        os.close(directory)
+            yield name, hashlib.sha256(opened.read(name)).digest()
 
 
-def read_folder(folder: Path, day: date) -> Iterator[RunFile | InvalidFile]:
+def read_folder(folder: Path | Folder, day: date) -> Iterator[RunFile | InvalidFile]:
     """Reads a day's folder; see `DayReader`.
 
     Raises:
         UsageError: There is no such folder.
         ArchiveError: A file cannot be read.
     """
-    for file in DayReader(folder, day).files():
-        if not isinstance(file, KnownFile):
-            yield file
+    with open_run_files(folder) as opened:
+        for file in DayReader(opened, day).files():
+            if not isinstance(file, KnownFile):
+                yield file
+
+
+@contextlib.contextmanager
+def open_run_files(folder: Path | Folder) -> Generator[Folder]:
+    """Holds a day's folder open, see `open_folder`: what is read of it is of one state of the day.
+
+    Raises:
+        UsageError: There is no such folder.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            opened = stack.enter_context(open_folder(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(f"there are no run files in {folder}", hint="Fetch or restore the day first") from None
+        yield opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,26 +113,20 @@ class KnownFile:
 
 
 class DayReader:
-    """The files of a day's folder, in the order of their names; `names` lists them.
+    """The files of a day's open folder, in the order of their names; `names` lists them.
 
     Invalid are: broken JSON, JSON that is no run, a run that started on another day, and a run that an earlier file
-    of the folder holds. It uses plain system calls: pathlib would double the time.
+    of the folder holds.
 
     Args:
         sums: Digests by file name; a file that differs from its digest is invalid too.
-
-    Raises:
-        UsageError: There is no such folder.
     """
 
-    def __init__(self, folder: Path, day: date, sums: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, folder: Folder, day: date, sums: Mapping[str, bytes] | None = None) -> None:
         self._folder = folder
         self._day = day
         self._sums = sums or {}
-        try:
-            self.names = _names(folder)
-        except (FileNotFoundError, NotADirectoryError):
-            raise UsageError(f"there are no run files in {folder}", hint="Fetch or restore the day first") from None
+        self.names = run_file_names(folder)
 
     def files(self, known: Mapping[bytes, bytes] | None = None) -> Iterator[RunFile | InvalidFile | KnownFile]:
         """Reads the files one by one.
@@ -132,53 +140,35 @@ class DayReader:
         known = known or {}
         window = day_window(self._day)
         seen: dict[bytes, str] = {}
-        directory = os.open(self._folder, os.O_RDONLY)
+        for name in self.names:
+            content = self._read(name)
+            digest = hashlib.sha256(content).digest()
+            if self._sums.get(name, digest) != digest:
+                yield InvalidFile(name, digest, len(content), NOT_AS_RECORDED)
+                continue
+            run_id = known.get(digest)
+            if run_id is not None and run_id not in seen:
+                seen[run_id] = name
+                yield KnownFile(name)
+                continue
+            try:
+                document, header = unwrap(content)
+            except NotARunError as error:
+                yield InvalidFile(name, digest, len(content), str(error))
+                continue
+            run_id = bytes.fromhex(header.run_id.replace("-", ""))
+            if header.start not in window:
+                reason = f"run {header.run_id} started on {day_of(header.start)}"
+            elif first := seen.get(run_id):
+                reason = f"run {header.run_id} is already in {first}"
+            else:
+                seen[run_id] = name
+                yield RunFile(name, digest, len(content), header, document)
+                continue
+            yield InvalidFile(name, digest, len(content), reason)
+
+    def _read(self, name: str) -> bytes:
         try:
-            for name in self.names:
-                content = _read(name, directory)
-                digest = hashlib.sha256(content).digest()
-                if self._sums.get(name, digest) != digest:
-                    yield InvalidFile(name, digest, len(content), NOT_AS_RECORDED)
-                    continue
-                run_id = known.get(digest)
-                if run_id is not None and run_id not in seen:
-                    seen[run_id] = name
-                    yield KnownFile(name)
-                    continue
-                try:
-                    document, header = unwrap(content)
-                except NotARunError as error:
-                    yield InvalidFile(name, digest, len(content), str(error))
-                    continue
-                run_id = bytes.fromhex(header.run_id.replace("-", ""))
-                if header.start not in window:
-                    reason = f"run {header.run_id} started on {day_of(header.start)}"
-                elif first := seen.get(run_id):
-                    reason = f"run {header.run_id} is already in {first}"
-                else:
-                    seen[run_id] = name
-                    yield RunFile(name, digest, len(content), header, document)
-                    continue
-                yield InvalidFile(name, digest, len(content), reason)
-        finally:
-            os.close(directory)
-
-
-def _names(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if may_hold_run(entry.name))
-
-
-def _read(name: str, directory: int) -> bytes:
-    try:
-        descriptor = os.open(name, os.O_RDONLY, dir_fd=directory)
-        try:
-            # Read to the end: network file systems may return short reads.
-            parts = [os.read(descriptor, _READ_AT_ONCE)]
-            while parts[-1]:
-                parts.append(os.read(descriptor, _READ_AT_ONCE << 6))
-            return b"".join(parts)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise ArchiveError(f"cannot read {name}", why=error.strerror or str(error)) from error
+            return self._folder.read(name)
+        except FileNotFoundError as error:
+            raise ArchiveError(f"cannot read {self._folder.path / name}", why=error.strerror or "") from error

@@ -5,15 +5,23 @@ It is stored beside the data, so that the file steps need no database; the table
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from lse_archive.files import publish_file
+from lse_archive.errors import CorruptArchiveError
+from lse_archive.files import disk_errors, publish_file
+from lse_archive.folder.pruned import day_content
 from lse_archive.folder.publish import publish_folder
 from lse_archive.layout import DayPaths
+
+_log = logging.getLogger(__name__)
+_PROOF = re.compile(rb'"proven_content"\s*:\s*"([0-9a-f]{64})"')
 
 
 class DayState(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,19 +55,58 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_state(paths: DayPaths) -> DayState:
-    """The day's state; an empty one if there is none or it cannot be read: the next steps write it again."""
+    """The day's state; an empty one if there is none; of a damaged one, what is certain.
+
+    Certain is the proof that LangSmith's count was equal, if the damaged file names the content that the day has. The
+    rest is found again: a day that was never fetched and verified is due.
+    """
     try:
-        return msgspec.json.decode(paths.state.read_bytes(), type=DayState)
-    except (FileNotFoundError, msgspec.DecodeError):
+        content = paths.state.read_bytes()
+    except FileNotFoundError:
         return DayState()
+    try:
+        return msgspec.json.decode(content, type=DayState)
+    except msgspec.DecodeError as error:
+        _log.warning("%s is damaged (%s): the day counts as neither fetched nor verified", paths.state, error)
+    proof = _PROOF.search(content)
+    with contextlib.suppress(CorruptArchiveError):
+        if proof and proof[1].decode() == day_content(paths):
+            return DayState(count_check="equal", proven_content=proof[1].decode())
+    return DayState()
+
+
+def repair_state(paths: DayPaths) -> None:
+    """Writes a damaged state again from what is certain; the damaged file stays beside it. Called under the day's lock.
+
+    Raises:
+        OSError: The state cannot be read or written.
+    """
+    try:
+        msgspec.json.decode(paths.state.read_bytes(), type=DayState)
+    except FileNotFoundError:
+        pass
+    except msgspec.DecodeError:
+        state = read_state(paths)
+        paths.state.replace(paths.state.with_name(f"{paths.state.name}.damaged"))
+        _write(paths, state)
 
 
 def update_state(paths: DayPaths, **changes: Any) -> DayState:
-    """Replaces fields of the day's state."""
+    """Replaces fields of the day's state. The caller holds the day's lock.
+
+    Raises:
+        ArchiveError: It cannot be written.
+    """
     state = msgspec.structs.replace(read_state(paths), **changes)
+    hint = "What was done before is done. Free space or fix the permissions, and run the command again"
+    with disk_errors(f"the state of {paths.project} {paths.day} cannot be written", hint):
+        _write(paths, state)
+    return state
+
+
+def _write(paths: DayPaths, state: DayState) -> None:
     with publish_file(paths.state) as file:
         file.write(msgspec.json.format(msgspec.json.encode(state), indent=2) + b"\n")
-    return state
 
 
 def publish_day(paths: DayPaths, staged: Path) -> None:

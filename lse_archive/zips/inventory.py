@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lse_archive.errors import ShrinkError
+from lse_archive.errors import RefusedArchiveError, ShrinkError
 from lse_archive.folder.manifest import SUMMARY, SUMS
 from lse_archive.runs.header import unwrap
 from lse_archive.runs.scanner import NotARunError
-from lse_archive.zips.reader import BROKEN
+from lse_archive.zips.reader import BROKEN, contents
+from lse_archive.zips.unzip import IN_MEMORY_BYTES, check_overlaps
 
 _RUN_NAME = re.compile(rb"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:_[0-9A-Za-z.]*)?\.json")
 _HEADER = b"PK\x03\x04"  # before each file of a zip: PKWARE's APPNOTE.TXT, 4.3.7
@@ -60,9 +61,12 @@ class Inventory:
                 header = unwrap(content)[1]
                 self.runs[header.run_id] = self.runs.get(header.run_id, False) or header.end is not None
                 return
+        self._add_other(name, hashlib.sha256(content).digest())
+
+    def _add_other(self, name: str, digest: bytes) -> None:
         if not name.startswith("."):
             self.named |= _run_ids(os.fsencode(name))
-            self.others[name] = hashlib.sha256(content).digest()
+            self.others[name] = digest
 
     def _add_unreadable(self, name: str) -> None:
         ids = _run_ids(os.fsencode(name))
@@ -88,16 +92,20 @@ def folder_inventory(paths: Iterable[Path]) -> Inventory:
 def zip_inventory(path: Path) -> Inventory:
     """The inventory of a zip. Of a damaged one: the files that can be read, and the run ids in the names.
 
+    The zip is not trusted: nothing is read of one whose files overlap, and a file above 512 MB counts as one that
+    holds no run.
+
     Raises:
         OSError: The disk cannot be read.
     """
     inventory = Inventory()
     try:
         with zipfile.ZipFile(path) as archive:
+            is_readable = _is_readable(archive, path)
             for info in archive.infolist():
                 name = info.filename.rpartition("/")[2]
                 if not info.is_dir():
-                    _add_entry(inventory, archive, info, name)
+                    _add_entry(inventory, archive, info, name, is_readable=is_readable)
     except BROKEN:
         inventory.damaged = True
         content = _map(path)
@@ -107,19 +115,36 @@ def zip_inventory(path: Path) -> Inventory:
     return inventory
 
 
-def _add_entry(inventory: Inventory, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> None:
-    content = None
-    if info.header_offset >= 0:  # negative if the beginning of the zip is missing
-        with contextlib.suppress(*BROKEN):
-            content = archive.read(info)
-    inventory.damaged |= content is None
-    if name in (SUMMARY, SUMS):
-        return
-    inventory.names.add(name)
-    if content is None:
-        inventory._add_unreadable(name)
-    else:
-        inventory._add(name, content)
+def _is_readable(archive: zipfile.ZipFile, path: Path) -> bool:
+    """Whether no files overlap: else a small zip could take any time to read."""
+    try:
+        check_overlaps([info for info in archive.infolist() if info.header_offset >= 0], path.stat().st_size, path)
+    except RefusedArchiveError:
+        return False
+    return True
+
+
+def _add_entry(
+    inventory: Inventory, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, *, is_readable: bool
+) -> None:
+    is_manifest = name in (SUMMARY, SUMS)
+    if not is_manifest:
+        inventory.names.add(name)
+    try:
+        if info.header_offset < 0 or not is_readable:  # negative if the beginning of the zip is missing
+            raise zipfile.BadZipFile
+        if is_manifest or info.file_size > IN_MEMORY_BYTES:
+            digest = hashlib.sha256()
+            for piece in contents(archive, info):
+                digest.update(piece)
+            if not is_manifest:
+                inventory._add_other(name, digest.digest())
+        else:
+            inventory._add(name, archive.read(info))
+    except BROKEN:
+        inventory.damaged = True
+        if not is_manifest:
+            inventory._add_unreadable(name)
 
 
 def _map(path: Path) -> bytes | mmap.mmap:

@@ -20,8 +20,8 @@ _LOCAL_HEADER_BYTES = 30
 _NAME_BYTES = 255
 # The end record with the longest comment, and the two of zip64 before it.
 _TAIL_BYTES = 22 + 0xFFFF + 20 + 56
-# The largest accepted manifest: a million runs make 120 MB of checksums.
-_MANIFEST_BYTES = 512 << 20
+IN_MEMORY_BYTES = 512 << 20
+"""The most that is read of one file into memory; the checksums of a million runs have 120 MB."""
 # For archives without a manifest; deflate makes JSON 5 to 30 times smaller, and at most 1,032 times.
 _PLAIN_RATIO = 200
 _PLAIN_BYTES = 64 << 20
@@ -107,7 +107,7 @@ def _inspect(archive: zipfile.ZipFile, source: Path) -> tuple[list[tuple[zipfile
             hidden.append(info.filename)
         else:
             entries.append(info)
-    _check_overlaps(entries, size, source)
+    check_overlaps(entries, size, source)
     named = _flat(entries, source)
     by_name = {name: info for info, name in named}
     sums = summary = None
@@ -157,8 +157,8 @@ def _check_entry(info: zipfile.ZipInfo, source: Path) -> None:
             raise RefusedArchiveError(f"{source.name} is refused", why=f"it holds {reason}: {_shown(info.filename)}")
 
 
-def _check_overlaps(entries: Sequence[zipfile.ZipInfo], size: int, source: Path) -> None:
-    """Refuses overlapping files: with them a small zip can extract to any size."""
+def check_overlaps(entries: Sequence[zipfile.ZipInfo], size: int, source: Path) -> None:
+    """Refuses overlapping files: with them a small zip can extract to any size. Raises RefusedArchiveError."""
     after = 0
     for info in sorted(entries, key=lambda entry: entry.header_offset):
         if info.header_offset < after or info.header_offset + info.compress_size > size:
@@ -202,10 +202,10 @@ def _check_total(
 
 
 def _manifest(archive: zipfile.ZipFile, info: zipfile.ZipInfo, source: Path) -> bytes:
-    if info.file_size > _MANIFEST_BYTES:
+    if info.file_size > IN_MEMORY_BYTES:
         raise RefusedArchiveError(f"{source.name} is refused", why=f"its {info.filename} is {info.file_size:,} bytes")
     with archive.open(info) as entry:
-        return entry.read(_MANIFEST_BYTES)
+        return entry.read(IN_MEMORY_BYTES)
 
 
 def _write(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, directory: int, source: Path) -> None:

@@ -32,13 +32,13 @@ def sql(
     from lse_resources.postgres.analysis.frames import Runs
     from lse_resources.settings import Settings
 
-    columns, rows = Runs(open_home(Settings.load()).database).query(statement, json_as_text=True)
+    print_rows = shown.print_lines
     if json:
-        shown.print_objects(columns, rows)
+        print_rows = shown.print_objects
     elif sys.stdout.isatty():
-        shown.print_table(columns, rows)
-    else:
-        shown.print_lines(columns, rows)
+        print_rows = shown.print_table
+    with Runs(open_home(Settings.load()).database).stream(statement, json_as_text=True) as (columns, rows):
+        print_rows(columns, rows)
 
 
 def export(

@@ -33,17 +33,22 @@ def discard(stream: TextIO) -> None:
 
 
 def print_object(document: dict[str, Any]) -> None:
-    """Prints the one object of `--json`.
-
-    Characters that a terminal would execute are JSON escapes; where standard output is not UTF-8, all of non-ASCII.
-    """
+    """Prints the one object of `--json`."""
     try:
         text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
     except UnicodeEncodeError:  # a path that is not UTF-8: JSON's escapes hold it
         text = json.dumps(document, indent=2)
+    write_json(text + "\n")
+
+
+def write_json(text: str) -> None:
+    """Writes JSON.
+
+    Characters that a terminal would execute are JSON escapes; where standard output is not UTF-8, all of non-ASCII.
+    """
     encoding = (sys.stdout.encoding or "utf-8").lower().replace("-", "")
     escaped = _HIDDEN if encoding == "utf8" else _NOT_ASCII
-    sys.stdout.write(escaped.sub(lambda found: json.dumps(found[0])[1:-1], text) + "\n")
+    sys.stdout.write(escaped.sub(lambda found: json.dumps(found[0])[1:-1], text))
 
 
 def print_json(results: list[dict[str, Any]]) -> None:

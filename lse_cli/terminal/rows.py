@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
+import itertools
 import math
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 from lse_archive.errors import UsageError
 from lse_archive.printable import printable
-from lse_cli.terminal.output import print_json
+from lse_cli.terminal.output import write_json
 from lse_resources.postgres.analysis.frames import JsonText
 
 _MAX_WIDTH = 60  # characters of a cell
 _MIN_WIDTH = 8
+_TABLE_ROWS = 1000
+_PART = 1 << 20  # characters
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\\]")
 _COPY_NAMES = {"\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
 
@@ -36,35 +40,68 @@ def print_objects(columns: list[str], rows: Rows) -> None:
             why="a JSON object holds each name once",
             hint="Give each column its own name: SELECT … AS name",
         )
-    print_json([dict(zip(columns, map(_plain, row), strict=True)) for row in rows])
+    before = '{\n  "results": ['
+    for row in rows:
+        write_json(f"{before}\n    {{")
+        for index, (name, value) in enumerate(zip(columns, row, strict=True)):
+            write_json(f"{',' if index else ''}\n      {msgspec.json.encode(name).decode()}: ")
+            text = value if isinstance(value, JsonText) else msgspec.json.encode(_plain(value)).decode()
+            for part in _parts(text):
+                write_json(part)
+        write_json("\n    }")
+        before = ","
+    write_json("\n  ]\n}\n" if before == "," else f"{before}]\n}}\n")
 
 
 def print_lines(columns: list[str], rows: Rows) -> None:
     """Prints COPY's text format with a header: backslash escapes, control characters as \\x1b, NULL is \\N."""
-    for line in [columns, *rows]:
-        sys.stdout.write("\t".join("\\N" if value is None else _escaped(_text(value)) for value in line) + "\n")
+    for line in itertools.chain([columns], rows):
+        for index, value in enumerate(line):
+            sys.stdout.write("\t" if index else "")
+            if value is None:
+                sys.stdout.write("\\N")
+            else:
+                for part in _parts(_text(value)):
+                    sys.stdout.write(_escaped(part))
+        sys.stdout.write("\n")
+
+
+def _parts(text: str | JsonText) -> Iterator[str]:
+    """Yields a text in parts: a copy of a long one takes as much memory again."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    content = text.text if isinstance(text, JsonText) else text
+    for begin in range(0, len(content), _PART):
+        part = content[begin : begin + _PART]
+        yield part if isinstance(part, str) else decoder.decode(part)
 
 
 def print_table(columns: list[str], rows: Rows) -> None:
-    """Prints a table with long values cut; one column per line if the columns do not fit beside each other."""
+    """Prints a table with long values cut; one column per line if the columns do not fit beside each other.
+
+    Many rows are several tables: the width of a column depends on all rows of its table.
+    """
     from rich import box
     from rich.cells import cell_len, set_cell_size
     from rich.console import Console
     from rich.table import Table
 
     def cut(value: object, width: int) -> str:
-        text = "" if value is None else printable(_text(value)[: 2 * width])
+        text = "" if value is None else printable(next(_parts(_text(value)), "")[: 2 * width])
         return text if cell_len(text) <= width else f"{set_cell_size(text, width - 1)}…"
 
     console = Console(highlight=False, markup=False, emoji=False)
     if len(columns) * (_MIN_WIDTH + 2) <= console.width:
-        table = Table(box=box.SIMPLE_HEAD)
-        for column in columns:
-            table.add_column(printable(column), no_wrap=True, overflow="ellipsis")
-        for row in rows:
-            table.add_row(*(cut(value, _MAX_WIDTH) for value in row))
-        console.print(table)
-        return
+        remaining = ([cut(value, _MAX_WIDTH) for value in row] for row in rows)
+        page = list(itertools.islice(remaining, _TABLE_ROWS))
+        while True:
+            table = Table(box=box.SIMPLE_HEAD)
+            for column in columns:
+                table.add_column(printable(column), no_wrap=True, overflow="ellipsis")
+            for row in page:
+                table.add_row(*row)
+            console.print(table)
+            if not (page := list(itertools.islice(remaining, _TABLE_ROWS))):
+                return
     names = [printable(column) for column in columns]
     name_width = max(map(cell_len, names))
     value_width = max(_MIN_WIDTH, shutil.get_terminal_size().columns - name_width - 2)
@@ -76,7 +113,7 @@ def print_table(columns: list[str], rows: Rows) -> None:
 def _plain(value: Any) -> Any:
     """The value in types that JSON has, without loss."""
     if isinstance(value, JsonText):
-        return msgspec.Raw(value.encode())
+        return msgspec.Raw(value.text)
     if isinstance(value, bytes | bytearray | memoryview):
         return f"\\x{bytes(value).hex()}"
     if isinstance(value, list | tuple):
@@ -86,10 +123,10 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else str(value)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any) -> str | JsonText:
+    if isinstance(value, JsonText):
+        return value
     plain = _plain(value)
-    if isinstance(plain, msgspec.Raw):
-        return str(value)
     return msgspec.json.encode(plain).decode() if isinstance(plain, list | bool) else str(plain)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import platform
 import shutil
 import sys
@@ -21,6 +22,7 @@ import msgspec
 import pyrage
 
 from lse_archive.errors import ArchiveError, DestinationError
+from lse_archive.files import flush_directory, lock
 from lse_archive.folder.manifest import TOOL
 from lse_cli.terminal.texts import counted
 from lse_platform.process_registry import Registry
@@ -116,12 +118,20 @@ def _disk(settings: Settings) -> Findings:
         directory = next(parent for parent in (path, *path.parents) if parent.exists())
         probe = directory / ".lse-doctor"
         try:
-            probe.touch()
-            probe.unlink()
+            with probe.open("wb") as file:
+                lock(file.fileno(), path)
         except OSError as error:
-            raise ArchiveError(
-                f"{path} cannot be written", why=error.strerror or "", hint="Change its permissions"
-            ) from None
+            is_read_only = error.errno == errno.EROFS
+            hint = "Mount its file system for writing" if is_read_only else "Change its permissions"
+            raise ArchiveError(f"{path} cannot be written", why=error.strerror or "", hint=hint) from None
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink()
+        try:
+            flush_directory(directory)
+        except OSError as error:
+            says = f"{path}: its file system does not flush directories ({error.strerror})"
+            yield Finding("disk", "note", says, "A power failure may undo the last changes: use a local disk")
         free = shutil.disk_usage(directory).free
         enough = free >= _MIN_FREE_BYTES
         hint = "" if enough else "Free space, or delete files that are proven at the destination: lse archive prune"

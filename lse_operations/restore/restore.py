@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import time
 from collections.abc import Callable
@@ -208,9 +209,11 @@ def _is_copy(path: Path, file: StoredFile) -> bool:
 
 
 def _remove_downloads(paths: DayPaths) -> None:
-    paths.incoming.unlink(missing_ok=True)
-    for part in paths.archive_dir.glob(f".{glob.escape(paths.incoming.name)}.*.part"):
-        part.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the day is restored: the next restore removes them
+        name = glob.escape(paths.incoming.name)
+        for pattern in (f"{name}*", f".{name}.*.part"):  # also the encrypted file
+            for left in paths.archive_dir.glob(pattern):
+                left.unlink(missing_ok=True)
 
 
 def _disk_errors(paths: DayPaths) -> AbstractContextManager[None]:

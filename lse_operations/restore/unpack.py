@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,9 @@ from pathlib import Path
 from lse_archive.errors import CorruptArchiveError, RefusedArchiveError, ShrinkError
 from lse_archive.folder.contents import content_files, ensure_manifest, is_as_recorded
 from lse_archive.folder.manifest import SUMMARY, Summary, content_hash, content_sums, read_summary, read_sums
+from lse_archive.folder.opened import open_folder
 from lse_archive.folder.pruned import day_content, delete_pruned_record, is_pruned, pruned_runs
+from lse_archive.folder.publish import discard
 from lse_archive.folder.state import clear_verified, publish_day
 from lse_archive.layout import DayPaths
 from lse_archive.zips.day import set_aside
@@ -44,9 +45,10 @@ class UnpackedDay:
 def holds(paths: DayPaths, content: str) -> bool:
     """Whether the day's folder exists, is intact and has exactly this content. Reads every file."""
     try:
-        summary = read_summary(paths.folder)
-        return summary is not None and summary.content_sha256 == content and is_as_recorded(paths)
-    except CorruptArchiveError:
+        with open_folder(paths.folder) as folder:
+            summary = read_summary(folder)
+            return summary is not None and summary.content_sha256 == content and is_as_recorded(folder)
+    except (CorruptArchiveError, FileNotFoundError):
         return False
 
 
@@ -75,7 +77,7 @@ def unpack_day(
     content = content_hash(content_sums(sums))
     if contents.sums is not None:
         intact = sums[SUMMARY] == hashlib.sha256((unpacked.folder / SUMMARY).read_bytes()).digest()
-        if not intact or summary.content_sha256 != content or not is_as_recorded(unpacked):
+        if not intact or summary.content_sha256 != content or not is_as_recorded(unpacked.folder):
             raise CorruptArchiveError(f"{source.name} is damaged", why="its files differ from its checksums")
     return UnpackedDay(unpacked, summary, content, contents.sums is None, contents.hidden)
 
@@ -105,9 +107,8 @@ def publish(paths: DayPaths, unpacked: UnpackedDay, source: Path, *, allow_shrin
 
 
 def clear(paths: DayPaths) -> None:
-    """Removes what a killed restore or prune left behind. The caller holds the day's lock."""
-    shutil.rmtree(paths.restoring, ignore_errors=True)
-    shutil.rmtree(paths.discarded, ignore_errors=True)
+    """Removes what a killed restore or import left behind. The caller holds the day's lock."""
+    discard(paths, paths.restoring)
 
 
 def _check_superset(paths: DayPaths, unpacked: UnpackedDay, archived: Inventory | None) -> None:

@@ -7,6 +7,8 @@ import dataclasses
 import hashlib
 import os
 import re
+import secrets
+import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +17,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+import msgspec
 import obstore
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    NotSupportedError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from obstore.store import from_url
 
 from lse_archive.errors import (
@@ -38,6 +48,7 @@ _COPY_BYTES = 5 << 30  # the largest object that S3 copies in one request
 _TRIES = 3
 _ATTEMPTS = 5
 _STALE = timedelta(days=1)
+_LOCK_EXPIRES = timedelta(minutes=10)
 # A 404 is FileNotFoundError; most other errors, refusals included, are obstore's own.
 _ERRORS = (BaseError, OSError)
 _REFUSALS = (PermissionError, PermissionDeniedError, UnauthenticatedError)
@@ -172,10 +183,12 @@ class ObjectStore:
                 if self._read_hash(hidden) == content.sha256:
                     if is_copied:
                         try:
-                            self._check_unchanged(folder_id, name, existing)  # by another host
-                            self._store.copy(hidden, key)
+                            with self._locked(key):
+                                self._check_unchanged(folder_id, name, existing)  # by another host
+                                self._store.copy(hidden, key)
                         finally:
-                            self._store.delete(hidden)
+                            with contextlib.suppress(*_ERRORS):  # a later upload deletes it
+                                self._store.delete(hidden)
                     else:
                         self._record_verified(key)
                     progress(content.size)
@@ -224,6 +237,47 @@ class ObjectStore:
         """Deletes an object; a bucket with versioning keeps the old version."""
         with self._converted_errors(f"delete {file.name}"):
             self._store.delete(file.id)
+
+    @contextlib.contextmanager
+    def _locked(self, key: str) -> Generator[None]:
+        """Holds a lock object beside an object: no other host replaces it between a look and a copy.
+
+        The store creates the lock only if there is none (If-None-Match), and replaces that of a process that has
+        exited only if it has not changed (If-Match). A store without conditional writes is used without a lock.
+
+        Raises:
+            ArchiveConflictError: Another process holds the lock.
+        """
+        folder, _, name = key.rpartition("/")
+        lock, holder = f"{folder}/.{name}.lock", _Holder(socket.gethostname(), os.getpid(), secrets.token_hex(8))
+        content = msgspec.json.encode(holder)
+        busy = ArchiveConflictError(
+            f"{name} is being replaced on {self.place} by another process", hint="Run the command again when it is done"
+        )
+        try:
+            try:
+                mine = obstore.put(self._store, lock, content, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                there = obstore.get(self._store, lock)
+                if not _has_exited(bytes(there.bytes()), there.meta["last_modified"]):
+                    raise busy from None
+                known: Any = {part: value for part in ("e_tag", "version") if (value := there.meta.get(part))}
+                mine = obstore.put(self._store, lock, content, mode=known, use_multipart=False)
+            # A store that ignores conditions keeps the last of two locks.
+            if self._head(lock).revision != mine["e_tag"]:
+                raise busy
+        except (PreconditionError, FileNotFoundError):
+            raise busy from None
+        except BaseError as error:
+            if not isinstance(error, NotSupportedError) and "NotImplemented" not in str(error):
+                raise
+            yield
+            return
+        try:
+            yield
+        finally:
+            with contextlib.suppress(*_ERRORS):  # the object is replaced; the next upload takes the lock over
+                self._store.delete(lock)
 
     def _delete_stale(self, folder_id: str, name: str) -> None:
         """Deletes hidden objects of killed uploads; one younger than a day may be an upload of another host."""
@@ -363,6 +417,33 @@ class ObjectStore:
 def _hint(error: Exception) -> str:
     text = str(error)
     return next((hint for code, hint in _HINTS.items() if code in text), "")
+
+
+class _Holder(msgspec.Struct, frozen=True):
+    """The process that holds a lock object; `token` makes its content unique."""
+
+    host: str
+    pid: int
+    token: str
+
+
+def _has_exited(lock: bytes, written: datetime) -> bool:
+    """Whether the holder of a lock object has exited, or has held it for longer than any copy takes."""
+    if datetime.now(UTC) - written > _LOCK_EXPIRES:
+        return True
+    try:
+        holder = msgspec.json.decode(lock, type=_Holder)
+    except msgspec.DecodeError:
+        return False
+    if holder.host != socket.gethostname():
+        return False
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return holder.pid == os.getpid()  # the day's lock excludes the own threads: this one could not be deleted
 
 
 def _record_key(key: str) -> str:

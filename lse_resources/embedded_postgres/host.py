@@ -154,7 +154,8 @@ def _copied(source: Path) -> Path:
         if not (target / "complete").exists():
             new = SYSTEM_ROOT / f"bin-{version}.new"
             for unfinished in (new, target):
-                shutil.rmtree(unfinished, ignore_errors=True)
+                if unfinished.exists():
+                    shutil.rmtree(unfinished)
             package = source.parent
             ignore = shutil.ignore_patterns("include", "*.py", "__pycache__")
             shutil.copytree(package, new / package.name, ignore=ignore, copy_function=shutil.copyfile)

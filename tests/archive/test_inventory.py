@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from datetime import timedelta
 from pathlib import Path
@@ -219,3 +220,28 @@ def test_a_file_that_is_not_a_zip_has_no_runs(tmp_path: Path) -> None:
         held = zip_inventory(tmp_path / "x")
         assert held.damaged
         assert held.missing_from(Inventory()) == {}
+
+
+# ---- hostile copies --------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_whose_files_overlap_is_not_read_and_counts_as_lost(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "one.zip", "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr(f"{run_id(1)}.json", run(1, blob="x" * 100_000))
+        made.writestr("notes.txt", b"y" * 100_000)
+        made.filelist[1].header_offset = made.filelist[0].header_offset
+    found = zip_inventory(tmp_path / "one.zip")
+    assert (found.damaged, found.runs, found.others) == (True, {}, {})
+    assert (found.named, found.unread) == ({run_id(1)}, {"notes.txt"})
+
+
+def test_only_the_digest_is_kept_of_a_file_that_is_too_large_for_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lse_archive.zips.inventory.IN_MEMORY_BYTES", 1000)
+    large = run(1, blob="x" * 2000)
+    (tmp_path / "one.zip").write_bytes(zipped(tmp_path, {f"{run_id(1)}.json": large, f"{run_id(2)}.json": run(2)}))
+    found = zip_inventory(tmp_path / "one.zip")
+    assert (found.damaged, found.runs) == (False, {run_id(2): False})
+    assert found.others == {f"{run_id(1)}.json": hashlib.sha256(large).digest()}
+    assert found.named == {run_id(1)}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 from day_fixtures import day_paths
 
-from lse_archive.errors import DayLockedError
+from lse_archive.errors import ArchiveError, DayLockedError
 from lse_archive.files import publish_file
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.publish import publish_folder, recover
@@ -122,4 +125,99 @@ def test_the_lock_is_released_when_its_process_exits(tmp_path):
 
 def test_locks_of_days_and_projects_are_independent(tmp_path):
     with day_lock(day_paths(tmp_path)), day_lock(day_paths(tmp_path, "other"), wait_seconds=0):
+        pass
+
+
+# ---- links, and what a file system refuses ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> DayPaths:
+    """A day whose folder is a link to a folder elsewhere."""
+    paths, elsewhere = day_paths(tmp_path), tmp_path / "other disk" / "2026-01-02"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "a.json").write_text("old")
+    paths.folder.parent.mkdir(parents=True)
+    paths.folder.symlink_to(elsewhere)
+    return paths
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_link_to_a_day_is_replaced_by_a_folder_and_its_target_stays(
+    linked: DayPaths, exchange: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = linked.folder.resolve()
+    if not exchange:
+        monkeypatch.setattr("lse_archive.folder.publish._exchange", lambda _one, _other: False)
+    for content in ("new", "newer"):
+        with day_lock(linked):
+            publish_folder(linked, staged(linked, content))
+    assert (linked.folder / "a.json").read_text() == "newer"
+    assert not linked.folder.is_symlink()
+    assert (target / "a.json").read_text() == "old"
+    assert f"its former files are still in {target}" in caplog.text
+    assert [path.name for path in linked.lock.parent.iterdir() if "old" in path.name] == []
+
+
+def test_a_link_that_a_killed_publication_displaced_is_not_written_through(linked: DayPaths) -> None:
+    target = linked.folder.resolve()
+    linked.staging.mkdir(parents=True)
+    linked.folder.rename(linked.staging / "runs")
+    with day_lock(linked):
+        assert not (linked.staging / "runs").exists()
+    assert (target / "a.json").read_text() == "old"
+
+
+def test_a_link_to_nothing_is_refused_before_anything_is_written(linked: DayPaths) -> None:
+    linked.folder.resolve().rename(linked.folder.resolve().with_name("unmounted"))
+    with pytest.raises(ArchiveError, match=r"is a link to .*there is no folder.*Mount that disk"), day_lock(linked):
+        pass
+
+
+def refuse_directories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes fsync of a directory fail, as on some network file systems."""
+    fsync = os.fsync
+
+    def refusing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+
+
+def test_a_directory_that_cannot_be_flushed_is_a_warning_after_the_publication(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refuse_directories(monkeypatch)
+    paths = day_paths(tmp_path)
+    for content in ("old", "new"):
+        publish_folder(paths, staged(paths, content))
+    with publish_file(paths.folder / "b.json") as file:
+        file.write(b"b")
+    assert (paths.folder / "a.json").read_text() == "new"
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]  # once for each directory
+    assert "cannot be flushed to the disk (Invalid argument)" in caplog.text
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_one_error_that_names_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    paths = day_paths(tmp_path)
+    why = rf"{paths.lock} cannot be locked: its file system does not lock files \({os.strerror(code)}\)"
+    with pytest.raises(ArchiveError, match=why), day_lock(paths):
+        pass
+
+
+def test_a_full_disk_does_not_prevent_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with day_lock(day_paths(tmp_path)):
         pass

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import socket
 import sys
 from datetime import date
@@ -17,6 +19,7 @@ from database_fixtures import CreateDatabase
 from home_fixtures import PROJECT, Installation
 from s3_fixtures import FaultProxy
 
+from lse_cli.work.doctor import examine
 from lse_demo.faults import Fault, on
 from lse_platform.home import open_home
 from lse_resources.alerts import Alert
@@ -146,6 +149,26 @@ def test_a_wrong_clock(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -
 def test_a_full_disk(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lse_cli.work.doctor._MIN_FREE_BYTES", 10**18)
     assert "Free space" in wrong(healthy)["disk"]
+
+
+def test_a_disk_without_file_locks(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lse_archive.files.fcntl.flock", refuse)
+        [found] = [found for found in examine(Settings.load()) if found.name == "disk"]
+    assert (found.verdict, "does not lock files (No locks available)" in found.says) == ("wrong", True)
+
+
+def test_a_disk_that_does_not_flush_directories(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("lse_cli.work.doctor.flush_directory", refuse)
+    found = [found for found in examine(Settings.load()) if found.name == "disk"]
+    assert [found.verdict for found in found] == ["note", "ok"] * (len(found) // 2)
+    assert "does not flush directories (Invalid argument)" in found[0].says
 
 
 def test_a_malformed_mail_server_url(healthy: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

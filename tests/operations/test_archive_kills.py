@@ -122,7 +122,7 @@ def kill_points(place: Place, events: int) -> list[int]:
 
     Not the very last: token refreshes differ between processes, and so does the number of events.
     """
-    last = events - 8
+    last = events - 16
     return sorted({1, last, *random.Random(events).sample(range(2, last), place.kill_points - 2)})
 
 

@@ -70,7 +70,7 @@ def test_runs_are_imported_into_the_day_of_their_start(layout: Layout, old: Path
         assert planned.action == "would create"
         assert not layout.data_dir.exists() or not layout.day("chat", day).folder.exists()
         assert import_day(layout, "chat", day, runs).action == "created"
-        assert is_as_recorded(layout.day("chat", day))
+        assert is_as_recorded(layout.day("chat", day).folder)
     assert set(ids(layout, DAY)) == {run_id(1), run_id(2)}
     assert set(ids(layout, NEXT)) == {run_id(3), run_id(4)}
     assert b"end_time" in ids(layout, NEXT)[run_id(3)]  # the ended state, although its file is older

@@ -14,7 +14,7 @@ from home_fixtures import DAY, PROJECT, Installation
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError
 from lse_archive.fetch import day as fetch
-from lse_archive.fetch.union import _comparable
+from lse_archive.fetch.union import _same_run
 from lse_archive.folder.contents import ensure_manifest
 from lse_archive.folder.manifest import SUMMARY, SUMS
 from lse_archive.folder.state import read_state
@@ -217,11 +217,22 @@ def test_a_file_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     assert not paths.zip.exists()
 
 
-def test_a_number_changed_to_a_string_is_a_change() -> None:
-    one, other = b'{"outputs": {"n": 1}}', b'{"outputs": {"n": "1"}}'
-    assert _comparable(one) != _comparable(other)
-    assert _comparable(one) == _comparable(b'{"outputs":{"n":1}}')
-    assert _comparable(b'{"n": 1.0}') != _comparable(b'{"n": 1}')
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (b'{"n": 1}', b'{"n": "1"}', False),
+        (b'{"n": 1}', b'{"n":1}', True),
+        (b'{"n": 1.0}', b'{"n": 1}', False),
+        (b'{"a": 1, "b": 2}', b'{"b": 2, "a": 1}', True),
+        (b"[" * 1500 + b"]" * 1500, b"[" * 1500 + b"]" * 1500, True),
+        (b'"' + b"1" * 5000 + b'"', b"1" * 5000, False),
+    ],
+)
+def test_a_run_is_the_same_if_its_lasting_values_are(tmp_path: Path, one: bytes, other: bytes, same: bool) -> None:
+    head = b'{"id": "01970000-0000-7000-8000-000000000001", "start_time": "2026-01-31T12:00:00Z", "share_url": '
+    staged = tmp_path / "staged"
+    staged.write_bytes(head + b'"new", "outputs": ' + other + b"}")
+    assert _same_run(head + b'"old", "outputs": ' + one + b"}", staged) == same
 
 
 def test_a_damaged_run_file_replaces_no_row(installation: Installation) -> None:

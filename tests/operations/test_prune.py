@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,10 @@ from home_fixtures import PROJECT as HOME_PROJECT
 from home_fixtures import Installation
 
 from lse_archive.errors import DestinationError, PrunedDayError, ShrinkError
+from lse_archive.folder.contents import is_as_recorded
+from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import read_summary
+from lse_archive.folder.opened import open_folder
 from lse_archive.folder.pruned import is_pruned
 from lse_archive.folder.state import read_state
 from lse_archive.results import PruneResult
@@ -74,6 +78,31 @@ def test_a_pruned_day_is_reported_and_restored_byte_for_byte(
     assert not is_pruned(paths)
     assert restore_pruned(archive.destination, paths) is None
     assert leftovers(archive) == []
+
+
+def test_a_day_that_is_a_link_is_kept_because_nothing_would_be_freed(
+    archive: Archive, prune: Callable[..., PruneResult], tmp_path: Path
+) -> None:
+    paths, target = archive.paths(), tmp_path / "other disk"
+    paths.folder.rename(target)
+    paths.folder.symlink_to(target)
+    result = prune()
+    assert (result.action, result.freed) == ("kept", 0)
+    assert f"move {target} to {paths.folder}" in result.why
+    assert check_files(paths).verdict == "agrees"
+
+
+def test_files_that_are_still_read_count_as_freed_when_they_are_deleted(
+    archive: Archive, prune: Callable[..., PruneResult]
+) -> None:
+    paths = archive.paths()
+    with open_folder(paths.folder) as folder:
+        result = prune()
+        assert (result.action, result.freed) == ("pruned", 0)
+        assert "cannot be deleted yet" in result.why
+        assert is_as_recorded(folder)
+    with day_lock(paths):
+        assert leftovers(archive) == []
 
 
 def damage_file(archive: Archive, database: Database, server: DriveServer) -> None:

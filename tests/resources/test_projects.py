@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from contextlib import ExitStack
 from datetime import date
 from pathlib import Path
 
@@ -46,6 +49,35 @@ def test_a_project_is_listed_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a name"):
         add_project(path, ProjectConfig("  ", _START))
     assert path.read_bytes() == before
+
+
+def test_projects_that_two_processes_add_at_once_are_all_listed(tmp_path: Path) -> None:
+    path = tmp_path / "projects.toml"
+    code = (
+        "import sys\nfrom datetime import date\nfrom pathlib import Path\n"
+        "from lse_resources.projects import ProjectConfig, add_project\n"
+        "print('ready', flush=True)\nsys.stdin.read()\n"
+        "for number in range(25):\n"
+        "    add_project(Path(sys.argv[1]), ProjectConfig(f'{sys.argv[2]} {number}', date(2026, 1, 1)))\n"
+    )
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", code, path, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                )
+            )
+            for name in ("one", "other")
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.close()
+        assert [process.wait(60) for process in processes] == [0, 0]
+    listed = [project.name for project in read_projects(path)]
+    assert sorted(listed) == sorted(f"{name} {number}" for name in ("one", "other") for number in range(25))
 
 
 @pytest.mark.parametrize(

@@ -315,6 +315,31 @@ def test_alerts_are_sent_in_order_up_to_the_first_refusal(tmp_path: Path) -> Non
     assert [alert.title for alert in delivered] == ["0", "1", "2"]
 
 
+def test_an_alert_that_is_replaced_while_it_is_sent_is_sent_again(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "alerts")
+    delivered: list[Alert] = []
+
+    def send(alert: Alert) -> None:
+        delivered.append(alert)
+        if len(delivered) == 1:
+            outbox.put("1", Alert("newer"), {"webhook": send})
+
+    outbox.put("1", Alert("older"), {"webhook": send})
+    for _ in range(3):
+        outbox.deliver({"webhook": send})
+    assert [alert.title for alert in delivered] == ["older", "newer"]
+
+
+def test_a_damaged_alert_is_named_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    outbox = Outbox(tmp_path / "alerts")
+    outbox.put("1", Alert("one"), {"webhook": lambda _: None})
+    path = outbox.directory / "1.webhook.json"
+    path.write_bytes(b"{")
+    assert outbox.deliver({"webhook": lambda _: None}) == []
+    assert "an alert is lost" in caplog.text
+    assert (outbox.directory / "1.webhook.json.damaged").read_bytes() == b"{"
+
+
 # ---- the command ---------------------------------------------------------------------------------------------------
 
 

@@ -20,20 +20,23 @@ from google.oauth2 import credentials as oauth2
 from google.oauth2 import service_account
 
 from lse_archive.errors import DestinationError, SettingsError
+from lse_archive.files import file_lock
 from lse_resources.destinations.google_drive.secret import write_secret
 from lse_resources.destinations.google_drive.settings import DriveSettings
 
 SCOPE = "https://www.googleapis.com/auth/drive"
 T = TypeVar("T")
 _CONSOLE = "Download it again from Google's console"
+_LOGIN = "Run: lse drive login"
 
 
 class StoredCredentials(oauth2.Credentials):
     """A user's credentials, saved to a file after every refresh; threads may share them."""
 
-    def save_to(self, path: Path) -> Self:
-        """Sets the file to which refreshed tokens are saved."""
+    def save_to(self, path: Path, stored: str | None) -> Self:
+        """Sets the file to which refreshed tokens are saved; `stored` is the refresh token that it holds now."""
         self._path = path
+        self._known = {stored, self.refresh_token}
         self._refreshing = threading.Lock()
         return self
 
@@ -44,10 +47,17 @@ class StoredCredentials(oauth2.Credentials):
             if self.token != before and self.valid:
                 return
             super().refresh(request)
-            try:
-                write_secret(self._path, self.to_json())
-            except OSError as error:
-                raise SettingsError(f"cannot write {self._path}", why=error.strerror or str(error)) from error
+            self._save()
+
+    def _save(self) -> None:
+        try:
+            with file_lock(self._path):
+                stored = _read(self._path, _LOGIN).get("refresh_token") if self._path.exists() else None
+                if stored is None or stored in self._known:  # else somebody has signed in since
+                    write_secret(self._path, self.to_json())
+                    self._known.add(self.refresh_token)
+        except OSError as error:
+            raise SettingsError(f"cannot write {self._path}", why=error.strerror or str(error)) from error
 
 
 def load_credentials(settings: DriveSettings) -> Credentials:
@@ -65,7 +75,8 @@ def load_credentials(settings: DriveSettings) -> Credentials:
         return _parsed(path, _service_account, content, settings.subject)
     if content.get("type") == "service_account":
         raise SettingsError(f"{path} is a service account's key", hint="Set GOOGLE_DRIVE_AUTH_TYPE=service_account")
-    stored = _read(settings.token_path) if settings.token_path.exists() else None
+    stored = _read(settings.token_path, _LOGIN) if settings.token_path.exists() else None
+    former = stored.get("refresh_token") if stored else None
     if content.get("type") == "authorized_user":
         # The stored token is newer, unless the file has another refresh token.
         if stored is None or stored.get("refresh_token") != content.get("refresh_token"):
@@ -76,8 +87,8 @@ def load_credentials(settings: DriveSettings) -> Credentials:
             hint="In Google's console, create an OAuth client of type 'Desktop app' and download its JSON",
         )
     if stored is None:
-        raise DestinationError("nobody has signed in to Google Drive", hint="Run: lse drive login")
-    return _parsed(settings.token_path, _user, stored).save_to(settings.token_path)
+        raise DestinationError("nobody has signed in to Google Drive", hint=_LOGIN)
+    return _parsed(settings.token_path, _user, stored).save_to(settings.token_path, former)
 
 
 def _adc() -> Credentials:
@@ -116,13 +127,13 @@ def _parsed(path: Path, parse: Callable[..., T], *content: Any) -> T:
         raise SettingsError(f"cannot use {path}", why=type(error).__name__, hint=_CONSOLE) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, hint: str = _CONSOLE) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise SettingsError(f"cannot read {path}", why=error.strerror or str(error)) from error
     except ValueError:
-        raise SettingsError(f"{path} is not JSON", hint=_CONSOLE) from None
+        raise SettingsError(f"{path} is not JSON", hint=hint) from None
     if not isinstance(content, dict):
-        raise SettingsError(f"{path} is not a credentials file", hint=_CONSOLE)
+        raise SettingsError(f"{path} is not a credentials file", hint=hint)
     return content

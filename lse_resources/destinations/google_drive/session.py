@@ -28,7 +28,10 @@ class SessionFile:
         self._path = path
 
     def load(self, content: LocalFile, root_url: str) -> UploadSession | None:
-        """Returns the saved session if it is for this content and server, else None."""
+        """Returns the saved session if it is for this content and server, else None.
+
+        Without it, or with a damaged one, the upload starts over: nothing else depends on it.
+        """
         try:
             session = msgspec.json.decode(self._path.read_bytes(), type=UploadSession) if self._path else None
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 from uuid import UUID
 
 from lse_archive.runs.header import RunHeader
+from lse_resources.postgres.analysis.json_values import jsonb_text, load_exact_json, load_json, object_members
 from lse_resources.postgres.jsonb import render
 
+# Numbers that may be out of jsonb's range: only the close rendering checks each of them, as the server does at a load.
+_MAYBE_OUT_OF_RANGE = re.compile(rb"[eE][+-]?\d{5}|\d{16000}")
 _COUNT = re.compile(r"\d{1,18}", re.ASCII)
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.(\d*))?(?:Z|([+-])(\d\d):(\d\d))?", re.ASCII)
 _NUMBER = re.compile(r"-?\d{1,30}(\.\d{1,60})?([eE]-?\d{1,2})?", re.ASCII)
 
 
@@ -55,13 +57,15 @@ COLUMNS = tuple(field.name for field in fields(RunColumns))
 
 def run_columns(project: str, day: date, header: RunHeader, document: bytes) -> RunColumns:
     """Reads the columns from a run's JSON, after rendering it as for the database."""
-    rendering = render(document)
-    run = _loads(rendering.data or b"{}")
-    start, end = _time(run.get("start_time")), _time(run.get("end_time"))
-    parent = _uuid(_text(run.get("parent_run_id")) or _last(run.get("parent_run_ids")))
-    order = _text(run.get("dotted_order"))
-    tags = run.get("tags")
-    metadata = run.get("metadata")
+    rendering = render(document, closely=_MAYBE_OUT_OF_RANGE.search(document) is not None)
+    run = _Object(rendering.data or b"{}")
+    extra = _Object(run.raw("extra"))
+    metadata, extra_metadata = _Object(run.raw("metadata")), _Object(extra.raw("metadata"))
+    invocation = _Object(extra.raw("invocation_params"))
+    start, end = _time(run.value("start_time")), _time(run.value("end_time"))
+    parent = _uuid(_first(run.text("parent_run_id"), _last(run.value("parent_run_ids"))))
+    order = run.text("dotted_order")
+    tags = run.value("tags")
     return RunColumns(
         project=project,
         run_date=day,
@@ -70,70 +74,88 @@ def run_columns(project: str, day: date, header: RunHeader, document: bytes) -> 
         parent_run_id=parent,
         depth=None if order is None else order.count("."),
         is_root=parent is None,
-        name=_text(run.get("name")),
-        run_type=_lower(run.get("run_type")),
+        name=run.text("name"),
+        run_type=_lower(run.text("run_type")),
         status=_status(run),
         start_time=start,
         end_time=end,
         latency_seconds=(end - start).total_seconds() if start and end else None,
-        prompt_tokens=_count(run.get("prompt_tokens")),
-        completion_tokens=_count(run.get("completion_tokens")),
-        total_tokens=_count(run.get("total_tokens")),
-        prompt_cost=_number(run.get("prompt_cost")),
-        completion_cost=_number(run.get("completion_cost")),
-        total_cost=_number(run.get("total_cost")),
-        error=_text(run.get("error")) or None,
+        prompt_tokens=_count(run.value("prompt_tokens")),
+        completion_tokens=_count(run.value("completion_tokens")),
+        total_tokens=_count(run.value("total_tokens")),
+        prompt_cost=_number(run.value("prompt_cost")),
+        completion_cost=_number(run.value("completion_cost")),
+        total_cost=_number(run.value("total_cost")),
+        error=run.text("error") or None,
         model=_first(
-            run,
-            ("metadata", "ls_model_name"),
-            ("extra", "metadata", "ls_model_name"),
-            ("extra", "invocation_params", "model"),
-            ("extra", "invocation_params", "model_name"),
+            metadata.text("ls_model_name"),
+            extra_metadata.text("ls_model_name"),
+            invocation.text("model"),
+            invocation.text("model_name"),
         ),
         tags=[_text(tag) for tag in tags] if isinstance(tags, list) else None,
-        metadata=metadata if metadata is not None else _dig(run, ("extra", "metadata")),
-        thread_id=_first(run, ("thread_id",), ("metadata", "thread_id"), ("extra", "metadata", "thread_id")),
+        metadata=_first(load_json(run.raw("metadata")), load_json(extra.raw("metadata"))),
+        thread_id=_first(run.text("thread_id"), metadata.text("thread_id"), extra_metadata.text("thread_id")),
         mark=list(rendering.mark) or None,
     )
 
 
-def _loads(data: bytes) -> Mapping[str, Any]:
-    try:
-        run = json.loads(data, parse_float=Decimal)
-    except (ValueError, RecursionError):  # a number of over 4,300 digits; nesting too deep for Python
-        return {}
-    return run if isinstance(run, dict) else {}
+class _Object:
+    """A JSON object of which only the members that are read are parsed. Another value has no members."""
+
+    def __init__(self, document: bytes) -> None:
+        self._members = object_members(document)
+
+    def raw(self, key: str) -> bytes:
+        return bytes(self._members.get(key, b"null"))
+
+    def value(self, key: str) -> Any:
+        return load_exact_json(self.raw(key))
+
+    def text(self, key: str) -> str | None:
+        return _text(self.value(key))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._members
 
 
 def _text(value: Any) -> str | None:
     """Returns a value as PostgreSQL's `->>` does."""
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, default=str, ensure_ascii=False) if not isinstance(value, Decimal) else str(value)
+    return value if value is None or isinstance(value, str) else jsonb_text(value)
 
 
-def _lower(value: Any) -> str | None:
-    text = _text(value)
-    return None if text is None else text.lower()
+def _lower(text: str | None) -> str | None:
+    # PostgreSQL maps each character to one; Python may map one to two.
+    if text is None or text.isascii():
+        return text and text.lower()
+    return "".join(letter.lower()[0] for letter in text)
 
 
-def _status(run: Mapping[str, Any]) -> str | None:
-    if status := _lower(run.get("status")):
-        return status
-    if _text(run.get("error")):
+def _status(run: _Object) -> str | None:
+    if status := run.text("status"):
+        return _lower(status)
+    if run.text("error"):
         return "error"
-    if _text(run.get("end_time")):
+    if run.text("end_time"):
         return "success"
     return "pending" if "id" in run else None
 
 
 def _time(value: Any) -> datetime | None:
-    if not isinstance(value, str):
+    """Reads a timestamp as `lse_time` does in the database: with 24:00:00 and leap seconds, cut to microseconds."""
+    if not isinstance(value, str) or not (found := _TIME.fullmatch(value)):
         return None
+    day, hour, minute, second, fraction, sign, offset_hours, offset_minutes = found.groups("0")
+    clock = timedelta(
+        hours=int(hour), minutes=int(minute), seconds=int(second), microseconds=int(f"{fraction:0<6}"[:6])
+    )
+    if int(minute) > 59 or int(second) > 60 or clock > timedelta(days=1):
+        return None
+    offset = timedelta(hours=int(offset_hours), minutes=int(offset_minutes))
     try:
-        moment = datetime.fromisoformat(value)
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):  # in UTC, it is before year 1 or after 9999
+        midnight = datetime.fromisoformat(day).replace(tzinfo=UTC)
+        return midnight + (clock + offset if sign == "-" else clock - offset)
+    except (ValueError, OverflowError):
         return None
 
 
@@ -151,7 +173,7 @@ def _number(value: Any) -> Decimal | None:
     if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
         return None
     number = Decimal(value)
-    return number if abs(number) < 10**30 else None
+    return number if -(10**30) < number < 10**30 else None
 
 
 def _uuid(text: str | None) -> UUID | None:
@@ -159,14 +181,12 @@ def _uuid(text: str | None) -> UUID | None:
 
 
 def _last(value: Any) -> str | None:
-    return _text(value[-1]) if isinstance(value, list) and value else None
+    """Returns the last element as PostgreSQL's `->> -1` does, for which a scalar is its own only element."""
+
+    if isinstance(value, list | dict):
+        return _text(value[-1]) if value and isinstance(value, list) else None
+    return _text(value)
 
 
-def _first(run: Mapping[str, Any], *paths: tuple[str, ...]) -> str | None:
-    return next((text for path in paths if (text := _text(_dig(run, path))) is not None), None)
-
-
-def _dig(value: Any, path: tuple[str, ...]) -> Any:
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)

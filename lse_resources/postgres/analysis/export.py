@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -28,7 +28,14 @@ Format = Literal["parquet", "csv", "jsonl"]
 
 _RANGE = " WHERE project = {} AND run_date BETWEEN {} AND {} ORDER BY run_date, start_time, run_id"
 _CONTENT = "(SELECT (data -> {})::text FROM runs WHERE runs.run_id = f.run_id AND runs.run_date = f.run_date) AS {}"
-_FETCH_ROWS = 5000
+_CONTENTS = ("inputs", "outputs")
+# JSON lines: a text of jsonb contains no control character, so that COPY neither quotes nor escapes it.
+_COPY_LINES = "COPY ({}) TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')"
+_SELECT_LINES = "SELECT coalesce(data::text, jsonb_build_object('id', run_id, 'mark', mark)::text) FROM runs" + _RANGE
+# A row group of a parquet file, of which a few copies are in memory.
+_GROUP_ROWS = 5000
+_GROUP_BYTES = 8_000_000
+_LARGE_BYTES = 32_000_000
 _STDOUT = 1  # its descriptor
 
 
@@ -76,12 +83,15 @@ def export_runs(
     try:
         with database.session("cannot export the runs") as connection, _target(path) as file:
             if format == "parquet":
-                rows = _write_parquet(connection, _select_columns(values, contents), file)
+                with connection.transaction():
+                    rows = _ParquetExport(database, connection, file, contents=contents).write(values)
             elif format == "csv":
                 copy = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, HEADER)").format(_select_columns(values, contents))
                 rows = _copy(connection, copy, file)
             else:
-                rows = _write_lines(connection, values, file)
+                # The text from the server is copied: parsing and writing the JSON again would round numbers.
+                lines = sql.SQL(_SELECT_LINES).format(*values)
+                rows = _copy(connection, sql.SQL(_COPY_LINES).format(lines), file)
         return Export(path, rows, None if streams else path.stat().st_size)
     except BrokenPipeError:
         raise
@@ -129,12 +139,14 @@ def _target(path: Path) -> Generator[IO[bytes]]:
 
 
 def _select_columns(values: list[sql.Literal], contents: bool) -> sql.Composed:
-    columns: list[sql.Composable] = [
-        sql.SQL("metadata::text AS metadata") if name == "metadata" else sql.Identifier(name) for name in COLUMNS
-    ]
+    columns = _columns()
     if contents:
-        columns += [sql.SQL(_CONTENT).format(sql.Literal(name), sql.Identifier(name)) for name in ("inputs", "outputs")]
+        columns += [sql.SQL(_CONTENT).format(sql.Literal(name), sql.Identifier(name)) for name in _CONTENTS]
     return sql.SQL("SELECT {} FROM run_facts AS f" + _RANGE).format(sql.SQL(", ").join(columns), *values)
+
+
+def _columns() -> list[sql.Composable]:
+    return [sql.SQL("metadata::text AS metadata") if name == "metadata" else sql.Identifier(name) for name in COLUMNS]
 
 
 def _copy(connection: psycopg.Connection, statement: sql.Composed, file: IO[bytes]) -> int:
@@ -145,41 +157,88 @@ def _copy(connection: psycopg.Connection, statement: sql.Composed, file: IO[byte
     return cursor.rowcount
 
 
-def _write_lines(connection: psycopg.Connection, values: list[sql.Literal], file: IO[bytes]) -> int:
-    # The text from the server is copied: parsing and writing the JSON again would round numbers.
-    rows = 0
-    for data, run_id, mark in _stream(
-        connection, sql.SQL("SELECT data::text, run_id::text, mark FROM runs" + _RANGE).format(*values)
-    ):
-        text = data if data is not None else json.dumps({"id": run_id, "mark": mark})
-        file.write(text.encode() + b"\n")
-        rows += 1
-    return rows
+class _ParquetExport:
+    """Writes rows as row groups of a bounded size. Called within a transaction.
 
+    A large content is read on a connection of its own, since libpq keeps a buffer of the size of the largest row: it
+    must not be in memory while parquet compresses the content.
+    """
 
-def _stream(connection: psycopg.Connection, statement: sql.Composed) -> Iterator[tuple[Any, ...]]:
-    with connection.transaction(), connection.cursor("export") as cursor:
-        cursor.itersize = _FETCH_ROWS
-        yield from cursor.execute(statement)
+    def __init__(self, database: Database, connection: psycopg.Connection, file: IO[bytes], *, contents: bool) -> None:
+        import pyarrow as pa  # slow to import, and needed only here
+        from pyarrow import parquet
 
+        self._pa = pa
+        self._database = database
+        self._connection = connection
+        self._names = _CONTENTS if contents else ()
+        self._schema = _schema(pa, [*COLUMNS, *self._names])
+        # Contents seldom repeat: a dictionary or statistics of them would be further copies.
+        repeating = [*COLUMNS, "tags.list.element", "mark.list.element"]
+        self._writer = parquet.ParquetWriter(
+            file, self._schema, compression="zstd", use_dictionary=repeating, write_statistics=repeating
+        )
 
-def _write_parquet(connection: psycopg.Connection, statement: sql.Composed, file: IO[bytes]) -> int:
-    import pyarrow as pa  # slow to import, and needed only here
-    from pyarrow import parquet
+    def write(self, values: list[sql.Literal]) -> int:
+        """Writes the selected rows; returns their number."""
+        connection = self._connection
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        [(snapshot,)] = connection.execute("SELECT pg_export_snapshot()").fetchall()
+        rows, group, size = 0, list[tuple[Any, ...]](), 0
+        with self._writer, closing(connection.cursor().stream(self._select(values))) as found:  # ty: ignore[invalid-argument-type]
+            for *row, large in found:
+                rows += 1
+                length = sum(len(value) for value in row if isinstance(value, str))
+                if group and (large or len(group) >= _GROUP_ROWS or size + length > _GROUP_BYTES):
+                    self._write_group(group)
+                    group, size = [], 0
+                group.append(tuple(row))
+                size += length
+                if large:
+                    self._write_group([self._with_contents(snapshot, group.pop())])
+                    size = 0
+            if group:
+                self._write_group(group)
+        return rows
 
-    rows = 0
-    with connection.transaction(), connection.cursor("export") as cursor:
-        cursor.execute(statement)
-        schema = _schema(pa, [column.name for column in cursor.description or ()])
-        with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-            while batch := cursor.fetchmany(_FETCH_ROWS):
-                columns = [
-                    pa.array([_to_arrow(value) for value in values], field.type)
-                    for values, field in zip(zip(*batch, strict=True), schema, strict=True)
-                ]
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-                rows += len(batch)
-    return rows
+    def _select(self, values: list[sql.Literal]) -> sql.Composed:
+        """The columns, without large contents, and whether the row has one."""
+        columns = _columns()
+        large = [sql.SQL("coalesce(octet_length({}) > {}, false)").format(*self._limited(name)) for name in self._names]
+        for name in self._names:
+            limited = sql.SQL("CASE WHEN octet_length({0}) <= {1} THEN {0} END AS {0}")
+            columns.append(limited.format(*self._limited(name)))
+        columns.append(sql.SQL(" OR ").join(large) if large else sql.SQL("false"))
+        added = [sql.SQL(", " + _CONTENT).format(sql.Literal(name), sql.Identifier(name)) for name in self._names]
+        where, _, order = _RANGE.partition(" ORDER BY ")
+        # OFFSET 0: the texts of the contents are made once.
+        selected = sql.SQL(
+            "SELECT {} FROM (SELECT f.*{} FROM run_facts AS f" + where + " OFFSET 0) AS f ORDER BY " + order
+        )
+        return selected.format(sql.SQL(", ").join(columns), sql.Composed(added), *values)
+
+    def _limited(self, name: str) -> tuple[sql.Identifier, sql.Literal]:
+        return sql.Identifier(name), sql.Literal(_LARGE_BYTES)
+
+    def _with_contents(self, snapshot: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        selected = [sql.SQL("convert_to((data -> {})::text, 'UTF8')").format(sql.Literal(name)) for name in self._names]
+        statement = sql.SQL("SELECT {} FROM runs WHERE run_id = %s AND run_date = %s")
+        key = [row[COLUMNS.index(name)] for name in ("run_id", "run_date")]
+        contents = []
+        for column in selected:
+            with self._database.connect() as connection, connection.transaction():
+                connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+                contents += connection.cursor(binary=True).execute(statement.format(column), key).fetchall()[0]
+        return (*row[: len(COLUMNS)], *contents)
+
+    def _write_group(self, rows: list[tuple[Any, ...]]) -> None:
+        columns = [
+            self._pa.array([_to_arrow(value) for value in values], field.type)
+            for values, field in zip(zip(*rows, strict=True), self._schema, strict=True)
+        ]
+        rows.clear()  # the values were copied
+        self._writer.write_table(self._pa.Table.from_arrays(columns, schema=self._schema))
 
 
 def _schema(pa: Any, names: list[str]) -> pa.Schema:

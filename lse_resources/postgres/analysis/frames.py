@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, field
-from datetime import date
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, LiteralString
 from uuid import UUID
@@ -14,13 +15,16 @@ from uuid import UUID
 import psycopg
 from psycopg import errors, pq, sql
 from psycopg.adapt import Loader
+from psycopg.types.json import set_json_loads
 
 from lse_archive.days import day_of
 from lse_archive.errors import CorruptArchiveError, DatabaseError, UsageError
-from lse_archive.folder.reader import may_hold_run, run_file_paths
+from lse_archive.folder.opened import open_folder
+from lse_archive.folder.reader import may_hold_run, run_file_names
 from lse_archive.runs.header import unwrap
 from lse_archive.runs.scanner import NotARunError
 from lse_resources.postgres.analysis.columns import COLUMNS, RunColumns, run_columns
+from lse_resources.postgres.analysis.json_values import load_json
 from lse_resources.postgres.database import Database, explain
 
 if TYPE_CHECKING:
@@ -47,15 +51,19 @@ _HINTS: dict[type[psycopg.Error], str] = {
 }
 
 
-class JsonText(str):
-    """The text of a json or jsonb value as the server sent it: parsing it would round numbers."""
+@dataclass(frozen=True, slots=True)
+class JsonText:
+    """The text of a json or jsonb value as the server sent it, in UTF-8: parsing it would round numbers.
 
-    __slots__ = ()
+    A `str` takes up to four times the memory.
+    """
+
+    text: bytes
 
 
 class _JsonTextLoader(Loader):
     def load(self, data: bytes | bytearray | memoryview) -> JsonText:
-        return JsonText(bytes(data), "utf-8")
+        return JsonText(bytes(data))
 
 
 @dataclass(slots=True)
@@ -105,13 +113,28 @@ class Runs:
     def load_runs(self, project: str, start: date, end: date | None = None) -> pd.DataFrame:
         """Returns the rows of `run_facts` of a day or a range, oldest first; times in UTC, costs as floats."""
         with self._database.session("cannot read the runs") as connection:
+            set_json_loads(load_json, connection)
             rows = connection.execute(
                 _SELECT_COLUMNS, {"project": project, "first": start, "last": end or start}
             ).fetchall()
         return _frame(rows)
 
-    def query(self, statement: str, *, json_as_text: bool = False) -> tuple[list[str], list[tuple[Any, ...]]]:
+    def query(self, statement: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Runs one read-only SQL statement; returns the names of the columns, and the rows.
+
+        Raises:
+            UsageError: The statement is empty.
+        """
+        with self.stream(statement) as (columns, rows):
+            return columns, list(rows)
+
+    @contextmanager
+    def stream(
+        self, statement: str, *, json_as_text: bool = False
+    ) -> Generator[tuple[list[str], Iterator[tuple[Any, ...]]]]:
+        """Runs one read-only SQL statement; yields the names of the columns, and the rows one by one.
+
+        Only one row is in memory. The rows can be read inside of the block.
 
         Args:
             json_as_text: Return json and jsonb values as `JsonText`. Default: parsed.
@@ -119,23 +142,22 @@ class Runs:
         Raises:
             UsageError: The statement is empty.
         """
-        with self._database.session(_DOING) as connection, connection.transaction():
+        with self._database.session(_DOING) as connection, _statement_errors(), connection.transaction():
             connection.execute("SET TRANSACTION READ ONLY")
+            set_json_loads(load_json, connection)
             cursor = connection.cursor()
             if json_as_text:
                 for name in ("json", "jsonb"):
                     cursor.adapters.register_loader(name, _JsonTextLoader)
-            try:
-                # Prepared: the server accepts only one statement, so none can end the transaction and then write.
+            columns = _prepare(connection, statement)
+            if not columns:
                 cursor.execute(statement.encode(), prepare=True)
-            except tuple(_HINTS) as error:
-                hint = next(hint for kind, hint in _HINTS.items() if isinstance(error, kind))
-                raise DatabaseError(_DOING, why=explain(error, _DOING).why, hint=hint) from error
-            if cursor.pgresult and cursor.pgresult.status == pq.ExecStatus.EMPTY_QUERY:
-                raise UsageError("the statement is empty", hint="Write one, for example: SELECT * FROM daily_facts")
-            if cursor.description is None:
-                return [], []
-            return [column.name for column in cursor.description], cursor.fetchall()
+                if cursor.pgresult and cursor.pgresult.status == pq.ExecStatus.EMPTY_QUERY:
+                    raise UsageError("the statement is empty", hint="Write one, for example: SELECT * FROM daily_facts")
+                yield [], iter(())
+                return
+            with closing(cursor.stream(statement.encode())) as rows:  # ty: ignore[invalid-argument-type] - a generator
+                yield columns, rows
 
     def has_project(self, project: str) -> bool:
         """Whether the project has a row in `runs` or in `days`."""
@@ -154,7 +176,29 @@ class Runs:
         ).format(sql.SQL(condition))
         with self._database.session("cannot read the runs") as connection:
             rows = connection.execute(statement, (_uuid(key),)).fetchall()
-        return [(run_id, parent, json.loads(data) if data else {}) for run_id, parent, data in rows]
+        return [(run_id, parent, load_json(data) if data else {}) for run_id, parent, data in rows]
+
+
+@contextmanager
+def _statement_errors() -> Generator[None]:
+    try:
+        yield
+    except tuple(_HINTS) as error:
+        hint = next(hint for kind, hint in _HINTS.items() if isinstance(error, kind))
+        raise DatabaseError(_DOING, why=explain(error, _DOING).why, hint=hint) from error
+
+
+def _prepare(connection: psycopg.Connection, statement: str) -> list[str]:
+    """Returns the names of the columns of a statement, before it is executed.
+
+    The server prepares only one statement: none can end the transaction and then write.
+    """
+    result = connection.pgconn.prepare(b"", statement.encode())
+    if result.status == pq.ExecStatus.COMMAND_OK:
+        result = connection.pgconn.describe_prepared(b"")
+    if result.status != pq.ExecStatus.COMMAND_OK:
+        raise errors.error_from_result(result, encoding="utf-8")
+    return [(result.fname(column) or b"").decode() for column in range(result.nfields)]
 
 
 def load_runs_from_files(project: str, sources: Iterable[Path]) -> pd.DataFrame:
@@ -177,22 +221,30 @@ def load_runs_from_files(project: str, sources: Iterable[Path]) -> pd.DataFrame:
                 continue
             row = run_columns(project, day_of(header.start), header, document)
             rows.setdefault(row.run_id, row)
-    ordered = sorted(rows.values(), key=lambda row: (row.run_date, row.start_time or 0, row.run_id))
-    return _frame([astuple(row) for row in ordered])
+    ordered = sorted(rows.values(), key=_order)
+    return _frame(list(map(attrgetter(*COLUMNS), ordered)))
+
+
+def _order(row: RunColumns) -> tuple[date, datetime, UUID]:
+    # As `ORDER BY run_date, start_time, run_id`: a time that is not known comes last.
+    return row.run_date, row.start_time or datetime.max.replace(tzinfo=UTC), row.run_id
 
 
 def _contents(source: Path) -> Iterator[bytes]:
-    if source.is_dir():
-        for path in run_file_paths(source):
-            yield path.read_bytes()
-        return
+    try:
+        with open_folder(source) as folder:
+            for name in run_file_names(folder):
+                yield folder.read(name)
+            return
+    except NotADirectoryError:
+        pass
+    except FileNotFoundError:
+        raise UsageError(f"{source} does not exist", hint="Name the folder of a day, or its zip") from None
     try:
         with zipfile.ZipFile(source) as archive:
             for name in sorted(archive.namelist()):
                 if may_hold_run(name.rpartition("/")[2]):
                     yield archive.read(name)
-    except FileNotFoundError:
-        raise UsageError(f"{source} does not exist", hint="Name the folder of a day, or its zip") from None
     except (zipfile.BadZipFile, EOFError) as error:
         raise CorruptArchiveError(f"{source} cannot be read", why=str(error), hint="Restore it from Drive") from error
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.folder.manifest import SUMS, read_sums
-from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile
+from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile, open_run_files
 from lse_archive.results import LoadResult
 from lse_resources.postgres.advisory_locks import OnWait, day_advisory_lock
 from lse_resources.postgres.database import Database, require_utf8
@@ -62,13 +62,17 @@ def load_day(
         DatabaseError: Postgres cannot be reached or fails. Committed batches stay loaded.
     """
     started = time.monotonic()
-    reader = DayReader(folder, day, read_sums(folder))
     damaged: list[str] = []
-    result = LoadResult(project=project, date=str(day), dry_run=dry_run, total_files=len(reader.names))
     kind: Kind = "overwrite" if overwrite else "load"
     doing = f"cannot load {project} {day} into Postgres"
-    with database.session(doing) as connection, day_advisory_lock(connection, project, day, on_wait=on_wait):
+    with (
+        database.session(doing) as connection,
+        day_advisory_lock(connection, project, day, on_wait=on_wait),
+        open_run_files(folder) as opened,  # after the wait: rows of an older state must not replace newer ones
+    ):
         require_utf8(connection, doing)
+        reader = DayReader(opened, day, read_sums(opened))
+        result = LoadResult(project=project, date=str(day), dry_run=dry_run, total_files=len(reader.names))
         # Bytes instead of UUIDs: 200,000 runs take 40 MB instead of 80 MB.
         known = dict(connection.cursor(binary=True).execute(_SELECT_KNOWN, (project, day)))
         load_id = result.load_id = None if dry_run else begin_load(connection, kind, project, day)

@@ -14,7 +14,8 @@ import psycopg
 
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.folder.manifest import read_summary, read_sums
-from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile
+from lse_archive.folder.opened import Folder
+from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile, open_run_files
 from lse_archive.results import Inconsistency, VerificationResult
 from lse_resources.postgres.advisory_locks import OnWait, day_advisory_lock
 from lse_resources.postgres.database import Database, require_utf8
@@ -58,9 +59,9 @@ def verify_day(
         DatabaseError: Postgres cannot be reached or fails.
     """
     started = time.monotonic()
-    files = _DayFiles(folder, DayReader(folder, day, read_sums(folder)))
     fixed: list[str] = []
-    with _locked(database, project, day, on_wait) as connection:
+    with _locked(database, project, day, on_wait) as connection, open_run_files(folder) as opened:
+        files = _DayFiles(opened, DayReader(opened, day, read_sums(opened)))
         result = _verify(connection, database, project, day, files, detailed=detailed, progress=progress)
         if (fix_missing or fix) and (run_ids := _to_fix(result, differing=fix)):
             fixed = _repair(database, project, day, files, run_ids)
@@ -103,7 +104,7 @@ def _locked(database: Database, project: str, day: date, on_wait: OnWait | None)
 class _DayFiles:
     """The run files of a folder; each reading collects the invalid files anew."""
 
-    folder: Path
+    folder: Folder
     reader: DayReader
     invalid: list[InvalidFile] = field(default_factory=list)
 

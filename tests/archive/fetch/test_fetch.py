@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 import pytest
 from langsmith_fixtures import DAY, END, PROJECT, START, Cloud, file_states, local_cloud, published
 
 from lse_archive.days import format_time
-from lse_archive.errors import AccessError, SettingsError, SourceError
+from lse_archive.errors import AccessError, ArchiveError, SettingsError, SourceError
 from lse_archive.fetch.day import FetchOptions, fetch_day
+from lse_archive.folder.contents import is_as_recorded
+from lse_archive.folder.manifest import read_summary
+from lse_archive.folder.state import read_state
 from lse_demo.faults import Fault
 from lse_demo.langsmith.runs import V2_FIELDS
 from lse_resources.langsmith.client import LangSmith
@@ -294,3 +302,49 @@ def test_an_unreachable_server_is_a_clear_error(cloud):
     cloud.settings = replace(cloud.settings, endpoint="http://127.0.0.1:1", patience=0.0)
     with pytest.raises(SourceError, match="Connect"):
         cloud.fetch()
+
+
+# ---- the disk --------------------------------------------------------------------------------------------------------
+
+
+def test_a_day_whose_folder_is_a_link_is_fetched_again_and_again(cloud, tmp_path):
+    cloud.put()
+    cloud.fetch()
+    target = tmp_path / "2026"
+    shutil.move(cloud.paths.folder, target)
+    cloud.paths.folder.symlink_to(target)
+    assert cloud.fetch().outcome == "unchanged"
+    assert cloud.paths.folder.is_symlink()
+    for runs in (2, 3):
+        cloud.put()
+        result = cloud.fetch()
+        assert (result.outcome, result.runs, result.unchanged) == ("updated", runs, runs - 1)
+    assert is_as_recorded(cloud.paths.folder)
+    summary = read_summary(target)
+    assert summary is not None
+    assert summary.runs == 1
+
+
+def test_a_disk_that_cannot_flush_directories_does_not_fail_a_fetch(cloud, monkeypatch, caplog):
+    fsync = os.fsync
+
+    def refusing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    cloud.put()
+    assert (cloud.fetch().outcome, cloud.fetch().outcome) == ("created", "unchanged")
+    assert "cannot be flushed" in caplog.text
+
+
+def test_a_full_disk_after_the_publication_says_that_the_day_is_published(cloud, monkeypatch):
+    cloud.put()
+    with monkeypatch.context() as patch:
+        patch.setattr("lse_archive.folder.state.publish_file", lambda _: Path("/dev/full").open("wb"))  # noqa: SIM115
+        with pytest.raises(ArchiveError, match=r"the state of .* cannot be written.*What was done before is done"):
+            cloud.fetch()
+    assert cloud.summary().runs == 1
+    assert cloud.fetch().outcome == "unchanged"
+    assert read_state(cloud.paths).count_check == "equal"

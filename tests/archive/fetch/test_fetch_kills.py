@@ -84,11 +84,25 @@ def test_a_fetch_killed_at_random_events_is_completed_by_the_next(cloud, process
     pytest.fail(f"only {kills} of {len(kill_points)} fetches were killed")
 
 
+def test_a_kill_after_the_exchange_of_a_publication_is_repaired(cloud, process):
+    assert process.fetch(cloud.server.url, cloud.directory)["status"] == 0
+    old = cloud.served()
+    change(cloud)
+    killed = process.fetch(cloud.server.url, cloud.directory, kill_before_move_of=str(cloud.paths.staging / "runs"))
+    assert killed["status"] == -9
+    assert cloud.published() == old | cloud.served()
+    assert process.fetch(cloud.server.url, cloud.directory)["outcome"] == "unchanged"
+    assert cloud.published() == old | cloud.served()
+    assert not cloud.paths.staging.exists()
+    assert not list(cloud.paths.lock.parent.glob("*.old*"))
+
+
 def test_a_kill_between_the_moves_of_a_publication_is_repaired(cloud, process):
     assert process.fetch(cloud.server.url, cloud.directory)["status"] == 0
     old = cloud.served()
     change(cloud)
-    killed = process.fetch(cloud.server.url, cloud.directory, kill_before_move_to=str(cloud.paths.folder))
+    order = {"two_renames": True, "kill_before_move_to": str(cloud.paths.folder)}
+    killed = process.fetch(cloud.server.url, cloud.directory, **order)
     assert killed["status"] == -9
     assert not cloud.paths.folder.exists()
     cloud.server.behavior.api_keys = frozenset()  # the repair needs no LangSmith

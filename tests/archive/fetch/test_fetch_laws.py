@@ -73,7 +73,7 @@ def test_a_folder_that_differs_from_its_checksums_is_published_again(cloud, chan
     else:
         (cloud.paths.folder / SUMS).unlink()
     assert cloud.fetch().outcome == "updated"
-    assert is_as_recorded(cloud.paths)
+    assert is_as_recorded(cloud.paths.folder)
     assert file_states(cloud.paths.folder) != before
     assert cloud.fetch().outcome == "unchanged"
 

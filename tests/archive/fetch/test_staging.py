@@ -122,12 +122,18 @@ def test_a_page_interrupted_by_a_kill_leaves_nothing(paths):
         assert second.add([run(3)]).new == 1
 
 
-def test_a_damaged_journal_is_replaced_by_an_empty_one(paths):
+def test_the_runs_of_a_damaged_journal_stay_until_langsmith_serves_them_again(paths, caplog):
     begin(paths)
     (paths.staging / "journal.sqlite").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    [torn, *_] = sorted((paths.staging / "runs").iterdir())
+    torn.write_bytes(torn.read_bytes()[:-1])
     with staging(paths) as second:
         assert second.gaps() == ALL
         assert second.served_runs() == 0
+        assert second.kept_ids() == [run_id(5), run_id(9)]
+        assert second.add([run(5), run(1)]).new == 2
+        assert second.kept_ids() == [run_id(9)]
+    assert "is damaged" in caplog.text
 
 
 def test_a_failed_transaction_is_rolled_back(paths):

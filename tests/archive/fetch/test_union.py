@@ -40,7 +40,7 @@ def publish(paths: DayPaths, served: dict[int, int], *, allow_shrink: bool = Fal
         write_manifest(staging.runs_folder, _summary(paths), staging.sums())
         staging.runs_folder.rename(paths.folder)
         staging.discard()
-    assert is_as_recorded(paths)
+    assert is_as_recorded(paths.folder)
     return union.changed, union.unchanged
 
 

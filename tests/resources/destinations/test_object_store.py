@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+import subprocess
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -66,6 +69,83 @@ def test_the_slower_of_two_hosts_replaces_nothing(
     assert find_copy_difference(store, other.paths()) is None
     folder = project_folder(PROJECT)
     assert len(store._store.list_with_delimiter(folder)["objects"]) == 1  # no hidden object remains
+
+
+def between_look_and_copy(monkeypatch: pytest.MonkeyPatch, store: ObjectStore, act: Callable[[], object]) -> None:
+    """Runs an action of another host once, after an upload has compared and before it copies."""
+    check, looks = store._check_unchanged, []
+
+    def hook(*arguments: Any) -> None:
+        check(*arguments)
+        looks.append(True)
+        if len(looks) == 2:
+            with monkeypatch.context() as patch:
+                patch.setattr("lse_resources.destinations.object_store.socket.gethostname", lambda: "another")
+                act()
+
+    monkeypatch.setattr(store, "_check_unchanged", hook)
+
+
+@pytest.mark.parametrize("before", [0, 2])
+def test_no_host_replaces_an_object_between_the_look_and_the_copy_of_another(
+    archive: Archive, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    if before:
+        archive.add(runs=before)
+    refill(archive, 3)
+    other = Archive(tmp_path / "other", store)
+    other.write(runs=5)
+    zip_day(other.paths())
+    refused = []
+
+    def upload_too() -> None:
+        with pytest.raises(ArchiveConflictError, match=r"is being replaced on .* by another process") as error:
+            upload_day(store, other.paths())
+        refused.append(error)
+
+    between_look_and_copy(monkeypatch, store, upload_too)
+    upload_day(store, archive.paths())
+    assert len(refused) == 1
+    assert find_copy_difference(store, archive.paths()) is None
+    assert len(store._store.list_with_delimiter(project_folder(PROJECT))["objects"]) == 1
+
+
+def put_lock(archive: Archive, store: ObjectStore, **fields: Any) -> None:
+    """Leaves the lock object of another process."""
+    holder = {"host": socket.gethostname(), "pid": os.getppid(), "token": "1"} | fields
+    store._store.put(f"{project_folder(PROJECT)}/.{archive.paths().zip.name}.lock", json.dumps(holder).encode())
+
+
+def test_the_lock_of_a_running_process_or_of_another_host_is_respected_until_it_expires(
+    archive: Archive, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refill(archive, 3)
+    for fields in ({}, {"host": "another"}, {"pid": "?"}):
+        put_lock(archive, store, **fields)
+        with pytest.raises(ArchiveConflictError, match="is being replaced"):
+            upload_day(store, archive.paths())
+    monkeypatch.setattr("lse_resources.destinations.object_store._LOCK_EXPIRES", timedelta(seconds=-1))
+    assert upload_day(store, archive.paths()).action == "created"
+
+
+def test_the_lock_of_a_process_that_has_exited_is_taken_over(archive: Archive, store: ObjectStore) -> None:
+    refill(archive, 3)
+    with subprocess.Popen(["true"]) as exited:
+        pass
+    put_lock(archive, store, pid=exited.pid)
+    assert upload_day(store, archive.paths()).action == "created"
+    assert len(store._store.list_with_delimiter(project_folder(PROJECT))["objects"]) == 1
+
+
+def test_a_store_without_conditional_writes_is_used_without_a_lock(
+    archive: Archive, store: ObjectStore, s3_proxy: FaultProxy
+) -> None:
+    refill(archive, 3)
+    body = b"<Error><Code>NotImplemented</Code><Message>If-None-Match</Message></Error>"
+    s3_proxy.faults.add(
+        Fault("status", lambda request: request.path.endswith(".lock"), status=501, body=body, times=100)
+    )
+    assert upload_day(store, archive.paths()).action == "created"
 
 
 def test_a_large_zip_counts_only_when_it_has_been_read_back(

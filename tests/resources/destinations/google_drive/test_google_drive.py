@@ -139,6 +139,26 @@ def test_a_new_credentials_file_replaces_the_stored_token(
         assert drive.about().email == "bob@example.com"
 
 
+def test_a_refresh_does_not_replace_the_token_of_a_later_sign_in(
+    server: DriveServer, settings: Callable[..., DriveSettings], tmp_path: Path
+) -> None:
+    with GoogleDrive(settings(), retries=NEVER) as drive:
+        drive.about()
+        later = json.loads(settings().token_path.read_bytes()) | {"refresh_token": "of a later sign-in"}
+        settings().token_path.write_text(json.dumps(later))
+        server.accounts.expire_tokens()
+        drive.about()
+    assert json.loads(settings().token_path.read_bytes()) == later
+
+
+def test_a_damaged_token_is_an_error_that_names_the_login_command(settings: Callable[..., DriveSettings]) -> None:
+    with GoogleDrive(settings(), retries=NEVER) as drive:
+        drive.about()
+    settings().token_path.write_bytes(b"{")
+    with pytest.raises(SettingsError, match=r"token\.json is not JSON.*lse drive login"):
+        GoogleDrive(settings())
+
+
 def test_the_error_for_a_revoked_token_names_the_login_command(server: DriveServer, drive: GoogleDrive) -> None:
     drive.about()
     server.accounts.revoke(USER)

@@ -14,11 +14,13 @@ import shutil
 import sys
 import traceback
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from archive_fixtures import snapshot
 from document_strategies import DRAFTS, Draft
@@ -27,6 +29,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from langsmith_fixtures import DAY, PROJECT, START, local_cloud
 from pyarrow import parquet
 
+from lse_archive.folder.contents import content_files
 from lse_archive.folder.manifest import read_summary, read_sums
 from lse_archive.folder.reader import RunFile, read_folder
 from lse_archive.layout import DayPaths, Layout
@@ -38,6 +41,7 @@ from lse_operations.upload import upload_day
 from lse_resources.destinations.google_drive.client import GoogleDrive
 from lse_resources.destinations.google_drive.settings import DriveSettings
 from lse_resources.postgres.analysis.export import Format, export_runs
+from lse_resources.postgres.analysis.frames import Runs, load_runs_from_files
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
 from lse_resources.postgres.verify.day import verify_day
@@ -185,15 +189,30 @@ def _fails(rig: Rig, write: Write, documents: list[Document]) -> bool:
 
 
 def _fetch(rig: Rig, documents: list[Document]) -> list[bytes]:
-    """Fetches the documents that are JSON, also within a page, from a LangSmith that sends them as they are."""
-    served = [document for document in documents if document.is_run and not document.content.startswith(_BOM)]
+    """Fetches the documents from a LangSmith that sends them as they are.
+
+    Of those that are not JSON, the fetch keeps the bytes, or names the run; then the day is incomplete.
+    """
     with local_cloud() as cloud:
-        for number, document in enumerate(served):
+        for number, document in enumerate(documents):
             cloud.put(START + number, run_id=document.run_id)
-            cloud.rewrite(document.run_id, document.content)
+            cloud.rewrite(document.run_id, document.content or b" ")  # the local server joins pages of no empty items
         cloud.paths = rig.paths
-        cloud.fetch()
-    return sorted(document.content.strip(_JSON_SPACE) for document in served)  # space is no part of an element
+        cloud.settings = replace(cloud.settings, patience=1.0)  # runs that are not JSON are tried for so long
+        incomplete = cloud.fetch().incomplete
+    files = {path.name: path.read_bytes() for path in content_files(rig.paths.folder)}
+    contents = list(files.values())
+    assert {name for name in files if name.endswith(".bin")} <= set(incomplete)
+    wanted = []
+    for document in documents:
+        content = document.content.strip(_JSON_SPACE)  # it is no part of an element of an array
+        if document.is_run and not content.startswith(_BOM):
+            assert document.run_id not in incomplete
+            wanted.append(content)
+        elif document.run_id not in incomplete:
+            assert content in contents or any(name.startswith(document.run_id) for name in files)
+    assert not Counter(wanted) - Counter(contents)
+    return sorted(contents)
 
 
 def _write(rig: Rig, documents: list[Document]) -> list[bytes]:
@@ -243,6 +262,7 @@ def _check_day(rig: Rig, write: Write, documents: list[Document]) -> None:
     assert verified.is_consistent, verified
 
     _check_exports(rig, set(readable))
+    _check_frames(rig, elsewhere, set(readable))
 
 
 def _check_exports(rig: Rig, run_ids: set[str]) -> None:
@@ -256,3 +276,15 @@ def _check_exports(rig: Rig, run_ids: set[str]) -> None:
     table = list(csv.DictReader(io.StringIO(exported["csv"].read_text(encoding="utf-8"), newline="")))
     assert sorted(row["run_id"] for row in table) == sorted(run_ids)
     assert sorted(parquet.read_table(exported["parquet"]).column("run_id").to_pylist()) == sorted(run_ids)
+
+
+def _check_frames(rig: Rig, restored: DayPaths, run_ids: set[str]) -> None:
+    runs = Runs(rig.database)
+    frame = runs.load_runs(PROJECT, DAY)
+    assert sorted(map(str, frame["run_id"])) == sorted(run_ids)
+    for source in (rig.paths.folder, restored.zip):
+        pd.testing.assert_frame_equal(load_runs_from_files(PROJECT, [source]), frame)
+    for run_id in run_ids:
+        assert runs.get_run(run_id), run_id
+    _, rows = runs.query("SELECT run_id::text, data FROM runs")
+    assert {row[0] for row in rows} == run_ids

@@ -11,6 +11,7 @@ from lse_archive.errors import UsageError
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_PATTERN = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_LEAP_SECOND = re.compile(r"(?<=[Tt ][0-9]{2}:[0-9]{2}:)60(?:[.,][0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +80,16 @@ def to_micros(moment: datetime) -> int:
 def parse_time(text: str) -> int:
     """Parses an ISO 8601 timestamp. Without a zone it is UTC; digits below the microsecond are cut off.
 
-    LangSmith's v1 answers carry no zone and mean UTC (langsmith SDK, `schemas.py`).
+    LangSmith's v1 answers carry no zone and mean UTC (langsmith SDK, `schemas.py`). A leap second (RFC 3339, 5.7) is
+    read as the last microsecond of its minute, so that it stays in its day.
 
     Raises:
         ValueError: The text is no timestamp, or its UTC year is outside 1 to 9999.
     """
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = datetime.fromisoformat(_LEAP_SECOND.sub("59.999999", text, count=1))
     try:
         return to_micros(moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC))
     except OverflowError as error:

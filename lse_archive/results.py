@@ -18,8 +18,9 @@ class FetchResult(msgspec.Struct, kw_only=True):
         langsmith_count: Runs of the day by LangSmith's own count; None if it was not requested.
         root_runs, langsmith_root_count: Root runs here and by LangSmith's count, which is requested only if the counts
             of all runs differ: they show whether roots or their children are missing.
-        count_check: `equal`, `fewer` (runs are missing here), `more` (LangSmith deleted some), `unproven` (past the
-            retention, where 0 = 0 proves nothing), or `not_asked`.
+        incomplete: What the day lacks, see `Summary.incomplete`.
+        count_check: `equal`, `fewer` (runs are missing here, or one could not be fetched again), `more` (LangSmith
+            deleted some), `unproven` (past the retention, where 0 = 0 proves nothing), or `not_asked`.
     """
 
     project: str
@@ -40,6 +41,7 @@ class FetchResult(msgspec.Struct, kw_only=True):
     count_check: Literal["equal", "fewer", "more", "unproven", "not_asked"] = msgspec.field(
         default="not_asked", name="proof"
     )
+    incomplete: list[str] = []
     api: str | None = None
     requests: int = 0
     throttled: int = 0

@@ -47,7 +47,7 @@ from lse_resources.projects import ProjectConfig
 # Retries after 20, 60 and 140 seconds, with jitter: an outside system may be back by then.
 _RETRY = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 _RETRYABLE = (SourceError, DestinationError, DatabaseError, DayLockedError, OSError)
-_NOT_PLOTTED = ("project", "date", "errors", "put_aside", "load_id")
+_NOT_PLOTTED = ("project", "date", "errors", "put_aside", "incomplete", "load_id")
 _RUNS_TABLE = {
     "dagster/table_name": "runs",
     "dagster/column_schema": dg.TableSchema(

@@ -19,7 +19,7 @@ from lse_archive.errors import (
     SettingsError,
 )
 from lse_archive.folder.contents import content_files, is_summary_as_recorded, require_folder
-from lse_archive.folder.manifest import SUMMARY, content_sums, read_sums
+from lse_archive.folder.manifest import SUMMARY, content_sums, read_summary, read_sums
 from lse_archive.folder.opened import Folder
 from lse_archive.folder.pruned import day_content, is_pruned, pruned_runs, pruned_sums, read_pruned
 from lse_archive.folder.reader import NOT_AS_RECORDED, open_run_files
@@ -171,6 +171,14 @@ def check_count(paths: DayPaths) -> StepCheck:
     state = read_state(paths)
     served, count = state.served_runs, state.langsmith_count
     name = "langsmith_count"
+    hint = "Fetch the day again soon: what is missing is lost when LangSmith's retention ends"
+    try:
+        summary = read_summary(paths.pruned if is_pruned(paths) else paths.folder)
+    except CorruptArchiveError as error:
+        return StepCheck(name, "unproven", str(error), error.hint)
+    if summary and summary.incomplete:
+        rows = [Difference(item, _lacking(item)) for item in summary.incomplete]
+        return _differing(name, "the day is incomplete: LangSmith did not serve {n} runs, or not as runs", hint, rows)
     if state.count_check == "equal":
         try:
             content = day_content(paths)
@@ -182,19 +190,22 @@ def check_count(paths: DayPaths) -> StepCheck:
         counted = f"LangSmith counted {count} runs, and served" if count is not None else "LangSmith served"
         return StepCheck(name, "agrees", f"{counted} them all")
     if state.count_check == "fewer":
-        row = Difference("the day", "runs", str(count), str(served))
-        return _differing(
-            name,
-            f"LangSmith counts {count} runs and served {served}",
-            "Fetch the day again soon: LangSmith's index may lag; missing runs are lost when the retention ends",
-            [row],
-        )
+        row = Difference("the day", "runs", "all" if count is None else str(count), str(served))
+        says = f"LangSmith counts {count} runs and served {served}"
+        if count is None:
+            says = "LangSmith did not serve every run again"
+        return _differing(name, says, f"{hint}; its index may lag", [row])
     says = {
         "more": f"LangSmith counts {count} runs and served {served}: it is deleting some",
         "unproven": "the day was past LangSmith's retention when it was fetched: it cannot be proven complete",
         "not_asked": "LangSmith's count was not requested (--no-count)",
     }.get(state.count_check or "", "the day was not fetched by this installation: LangSmith's count is not known")
     return StepCheck(name, "unproven", says)
+
+
+def _lacking(item: str) -> str:
+    """Why an entry of `Summary.incomplete` is there."""
+    return "is kept as it came: it cannot be read as a run" if item.endswith(".bin") else "was not served"
 
 
 def check_files(paths: DayPaths) -> StepCheck:

@@ -17,7 +17,7 @@ from lse_archive.folder.reader import RunFile, read_folder
 from lse_archive.folder.state import now_text, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import PruneResult
-from lse_operations.checks import check_archive, check_files, check_rows, compare_rows
+from lse_operations.checks import check_archive, check_count, check_files, check_rows, compare_rows
 from lse_operations.upload import copy_difference, find_copies
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.protocol import Destination
@@ -41,8 +41,9 @@ def prune_day(
 ) -> PruneResult:
     """Prunes the day's run files or its zip, if all places agree; else keeps it and returns the reason.
 
-    The local files and zip must agree with their checksums, the destination's own checksum with this content, and the
-    rows in Postgres with the files. Summary and checksums stay (`lse_archive.folder.pruned`).
+    The day must not be incomplete. The local files and zip must agree with their checksums, the destination's own
+    checksum with this content, and the rows in Postgres with the files. Summary and checksums stay
+    (`lse_archive.folder.pruned`).
 
     Args:
         dry_run: Check, and delete nothing.
@@ -129,6 +130,8 @@ def _prove(
 
 
 def _prove_here(paths: DayPaths) -> None:
+    if (count := check_count(paths)).verdict == "differs":
+        raise _NotProvenError(f"{count.says}; {count.hint}")
     for check in (check_files(paths), check_archive(paths)):
         if check.verdict != "agrees":
             raise _NotProvenError(f"{check.says}; {check.hint}" if check.hint else check.says)

@@ -23,6 +23,8 @@ from lse_archive.zips.inventory import shrink_error, zip_inventory
 from lse_resources.destinations.files import LocalFile, StoredFile
 from lse_resources.destinations.protocol import Destination
 
+_LACKING = "incomplete"
+
 NO_FILE = ("one file", "no file")
 """What `find_copy_difference` returns if there is no copy."""
 
@@ -68,7 +70,7 @@ def upload_day(
             if existing:
                 _check_replacement(destination, paths, existing, allow_shrink, may_replace)
             destination.check_folder(need=zip_file.local.size)
-        if existing and existing.content == zip_file.content:
+        if existing and _is_current(existing, zip_file):
             file = existing
             paths.upload_session.unlink(missing_ok=True)  # the upload was done, but its last answer was lost
         else:
@@ -149,7 +151,7 @@ def _decide(
     paths: DayPaths, zip_file: _Zip, existing: StoredFile | None
 ) -> Literal["created", "replaced", "unchanged"]:
     """What the upload will do. Checks a zip that will be sent."""
-    if existing and existing.content == zip_file.content:
+    if existing and _is_current(existing, zip_file):
         return "unchanged"
     _prove_zip(paths, zip_file.sums)
     if existing and zip_file.local.equals(existing):
@@ -165,6 +167,12 @@ def _prove_zip(paths: DayPaths, sums: dict[str, bytes]) -> None:
         raise CorruptArchiveError(
             error.what, why=error.why, hint="Make it again (lse archive zip), or restore the day"
         ) from error
+
+
+def _is_current(existing: StoredFile, zip_file: _Zip) -> bool:
+    """Whether the copy has the zip's content, and names as many missing runs in its summary."""
+    lacking = existing.app_properties.get(_LACKING, "0")
+    return existing.content == zip_file.content and lacking == str(len(zip_file.summary.incomplete))
 
 
 def _is_same(file: StoredFile, local: LocalFile, content: str) -> bool:
@@ -211,6 +219,7 @@ def _properties(paths: DayPaths, zip_file: _Zip) -> dict[str, str]:
         "traces": str(zip_file.summary.traces),
         "content": zip_file.content,
         "sha256": zip_file.local.sha256,
+        **({_LACKING: str(len(zip_file.summary.incomplete))} if zip_file.summary.incomplete else {}),
     }
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Literal
 
 from lse_archive.days import Window, day_window, today
 from lse_archive.errors import SourceError
 from lse_archive.fetch.paginate import PageReport, paginate
-from lse_archive.fetch.source import RunSource
+from lse_archive.fetch.source import RunSource, UnservedRun
 from lse_archive.fetch.staging import Staging
 from lse_archive.runs.header import read_header
 from lse_archive.runs.scanner import NotARunError
@@ -41,6 +42,8 @@ def check_completeness(
 ) -> CountCheck:
     """Compares the fetched runs with LangSmith's count; if some are missing, fetches them and compares again.
 
+    A day of which a run is missing or unreadable is `fewer`, whatever the counts are.
+
     Args:
         ask_count: Compare with LangSmith's count. False: the day is not checked.
         retention_days: Days for which LangSmith keeps the project's runs; None if without limit.
@@ -48,6 +51,13 @@ def check_completeness(
     Raises:
         SourceError: LangSmith did not answer.
     """
+    check = _compare_counts(source, staging, day, ask_count=ask_count, retention_days=retention_days)
+    return replace(check, verdict="fewer") if staging.is_incomplete() else check
+
+
+def _compare_counts(
+    source: RunSource, staging: Staging, day: date, *, ask_count: bool, retention_days: int | None
+) -> CountCheck:
     # LangSmith deletes the first runs of the day when that many days have passed since its beginning.
     past_retention = retention_days is not None and today() >= day + timedelta(days=retention_days)
     if not ask_count:
@@ -73,26 +83,31 @@ def _repair(source: RunSource, staging: Staging, window: Window) -> None:
     """Lists the ids of all runs, and fetches those that were not served."""
     missing = _MissingIds(staging, window)
     paginate(source, missing, [window], ids_only=True)
-    ids = sorted(missing.ids)
-    for begin in range(0, len(ids), _IDS_PER_REQUEST):
-        staging.add(source.runs_by_id(ids[begin : begin + _IDS_PER_REQUEST], window))
+    listed = sorted(missing.starts.items())
+    for begin in range(0, len(listed), _IDS_PER_REQUEST):
+        page = source.runs_by_id(dict(listed[begin : begin + _IDS_PER_REQUEST]), window)
+        staging.add(page.runs, page.unserved)
 
 
 class _MissingIds:
-    """A sink that collects the listed ids which are not yet served in staging."""
+    """A sink that collects the listed runs which are not yet served in staging.
+
+    Attributes:
+        starts: Their start times by id.
+    """
 
     def __init__(self, staging: Staging, window: Window) -> None:
         self._staging = staging
         self._window = window
         self._lock = threading.Lock()
         self._seen: set[str] = set()
-        self.ids: set[str] = set()
+        self.starts: dict[str, int] = {}
 
-    def add(self, runs: list[bytes]) -> PageReport:
-        try:
-            headers = [read_header(run) for run in runs]
-        except NotARunError as error:
-            raise SourceError("LangSmith listed a run that cannot be filed", why=str(error)) from error
+    def add(self, runs: list[bytes], unserved: Sequence[UnservedRun] = ()) -> PageReport:
+        headers = []
+        for run in runs:
+            with contextlib.suppress(NotARunError):  # without an id it cannot be requested; the count shows it
+                headers.append(read_header(run))
         starts = [header.start for header in headers]
         with self._lock:
             new = {
@@ -101,7 +116,7 @@ class _MissingIds:
                 if header.start in self._window and header.run_id not in self._seen
             }
             self._seen.update(new)
-            self.ids.update(self._staging.unknown(list(new)))
+            self.starts |= {run_id: new[run_id] for run_id in self._staging.unknown(list(new))}
         ordered = starts == sorted(starts, reverse=True)
         return PageReport(len(new), max(new.values(), default=None), min(starts, default=None), ordered)
 

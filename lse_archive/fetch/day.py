@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.fetch.completeness import CountCheck, check_completeness
@@ -15,7 +15,7 @@ from lse_archive.fetch.staging import Staging
 from lse_archive.fetch.union import Union, unite
 from lse_archive.files import disk_errors
 from lse_archive.folder.locks import day_lock
-from lse_archive.folder.manifest import Tally, content_hash, read_summary, write_manifest
+from lse_archive.folder.manifest import Summary, Tally, content_hash, read_summary, write_manifest
 from lse_archive.folder.pruned import require_restored
 from lse_archive.folder.state import now_text, publish_day, read_state, update_state
 from lse_archive.layout import DayPaths
@@ -50,6 +50,8 @@ def fetch_day(
     If the folder exists, changed runs are replaced, and runs that LangSmith no longer serves are kept. If the fetch
     fails, its finished pages stay in staging, and the next fetch continues from there.
 
+    A day of which LangSmith serves all but some runs is published as incomplete: its summary names them.
+
     Args:
         progress: Called for each page with the number of runs that it added.
         on_wait: Called with the holder of the day's lock, if another process holds it.
@@ -57,7 +59,7 @@ def fetch_day(
     Raises:
         SourceError: LangSmith could not be read to the end.
         CorruptArchiveError: A published file is damaged or missing, and LangSmith no longer serves its run.
-        ArchiveConflictError: A kept file and a fetched one have the same name.
+        ArchiveConflictError: A published file has no free name, or the folder holds another folder.
         PrunedDayError: The day's files were pruned, and must be restored first.
         DayLockedError: Another process writes the day.
         ArchiveError: The disk cannot be written.
@@ -101,7 +103,15 @@ def _publish_union(
     for header, size in staging.headers():
         tally.add(header, size)
 
-    is_unchanged = union.as_recorded and _recorded_content(paths) == content
+    recorded = _recorded_summary(paths)
+    incomplete = _incomplete(staging, check, recorded)
+    if incomplete:
+        check = replace(check, verdict="fewer")
+    is_unchanged = (
+        union.as_recorded
+        and recorded is not None
+        and (recorded.content_sha256, recorded.incomplete) == (content, incomplete)
+    )
     if not is_unchanged:
         summary = tally.summary(
             paths.project,
@@ -111,6 +121,7 @@ def _publish_union(
             langsmith_count=check.count,
             api=source.api_version,
             changed_at=now_text(),
+            incomplete=incomplete,
         )
         write_manifest(staging.runs_folder, summary, staging.sums())
         publish_day(paths, staging.runs_folder)
@@ -146,14 +157,25 @@ def _publish_union(
         root_runs=tally.root_runs,
         langsmith_root_count=check.roots,
         count_check=verdict,
+        incomplete=incomplete,
         api=source.api_version,
     )
 
 
-def _recorded_content(paths: DayPaths) -> str | None:
-    """The content hash in the published summary; None if there is no readable summary."""
+def _incomplete(staging: Staging, check: CountCheck, recorded: Summary | None) -> list[str]:
+    """What the day lacks, see `Summary.incomplete`.
+
+    What an earlier fetch missed stays named until the run is here, or LangSmith served the whole day without it.
+    """
+    found = set(staging.incomplete())
+    if recorded and check.verdict not in ("equal", "not_asked"):
+        found.update(name for name in recorded.incomplete if not staging.has_run(name))
+    return sorted(found)
+
+
+def _recorded_summary(paths: DayPaths) -> Summary | None:
+    """The published summary; None if there is none, or it cannot be read."""
     try:
-        summary = read_summary(paths.folder)
+        return read_summary(paths.folder)
     except CorruptArchiveError:
         return None
-    return summary.content_sha256 if summary else None

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 from lse_archive.days import Window, format_time
 from lse_archive.errors import SourceError
-from lse_archive.fetch.source import LostCursorError, Page, RunSource
+from lse_archive.fetch.source import LostCursorError, Page, RunSource, UnservedRun
 
 MAX_WORKERS = 8
 _MAX_RESTARTS = 10
@@ -28,9 +28,9 @@ class PageReport:
     """The comparison of a page with the runs that a sink has.
 
     Attributes:
-        new: Runs that the sink did not have.
-        newest: Start of the newest of the new runs, None if there is none.
-        oldest: Start of the oldest run, None for an empty page.
+        new: Runs that the sink did not have, unserved and unreadable ones included.
+        newest: Start of the newest of the new runs, None if none is known.
+        oldest: Start of the oldest run, None if none is known.
         ordered: Whether the page was sorted, newest first.
     """
 
@@ -43,8 +43,8 @@ class PageReport:
 class Sink(Protocol):
     """Receives the pages. Called from several threads."""
 
-    def add(self, runs: list[bytes]) -> PageReport:
-        """Adds the runs of a page."""
+    def add(self, runs: list[bytes], unserved: Sequence[UnservedRun] = ()) -> PageReport:
+        """Adds the runs of a page, and records those that LangSmith does not serve."""
         ...
 
     def mark_complete(self, window: Window) -> None:
@@ -147,7 +147,7 @@ class _Paginator:
                 except LostCursorError:
                     cursor = None
                 else:
-                    report = self._sink.add(page.runs)
+                    report = self._sink.add(page.runs, page.unserved)
                     ordered = ordered and report.ordered and (report.newest is None or report.newest < span.position)
                     advanced = ordered and self._advance(span, query, report)
                     self._events.put(None)  # the span's density has changed: it may be worth splitting

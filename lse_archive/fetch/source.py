@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,21 @@ class ApiVersionChangedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class UnservedRun:
+    """A run that LangSmith lists and does not serve, or not whole, although it serves others at the same time.
+
+    Attributes:
+        run_id: UUID of the run, lower case with hyphens.
+        start: Start time in microseconds since the epoch.
+        rest: What was served of it: the run without its offloaded payload, a payload or a run that is not JSON.
+    """
+
+    run_id: str
+    start: int
+    rest: Sequence[bytes] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """One answer.
 
@@ -28,17 +44,20 @@ class Page:
         runs: The bytes of each run as LangSmith sent it, newest first.
         next_cursor: The cursor of the next page, None at the end.
         full: Whether it holds as many runs as were requested: then a missing cursor does not prove the end.
+        unserved: The runs that belong to the page and could not be had.
     """
 
     runs: list[bytes]
-    next_cursor: str | None
-    full: bool
+    next_cursor: str | None = None
+    full: bool = False
+    unserved: Sequence[UnservedRun] = ()
 
 
 class RunSource(Protocol):
     """One project of a LangSmith deployment. Safe to call from several threads.
 
-    Every method raises `SourceError` if LangSmith does not answer, and `AccessError` if a retry does not help.
+    Every method raises `SourceError` if LangSmith does not answer, and `AccessError` if a retry does not help. That one
+    run is never served is no error, as long as others are.
     """
 
     @property
@@ -89,8 +108,8 @@ class RunSource(Protocol):
         """
         ...
 
-    def runs_by_id(self, ids: list[str], window: Window) -> list[bytes]:
-        """The runs of these ids that LangSmith serves."""
+    def runs_by_id(self, starts: Mapping[str, int], window: Window) -> Page:
+        """The listed runs of these ids and start times. Those that LangSmith does not serve are in `unserved`."""
         ...
 
     def count(self, window: Window, *, roots_only: bool = False) -> int:

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lse_archive.days import Window, day_window
-from lse_archive.errors import ArchiveConflictError, SourceError
+from lse_archive.errors import ArchiveConflictError
 from lse_archive.fetch.paginate import PageReport
+from lse_archive.fetch.source import UnservedRun
 from lse_archive.folder.publish import discard
 from lse_archive.folder.reader import RunFile, run_file_name
 from lse_archive.layout import DayPaths
@@ -36,6 +37,10 @@ CREATE TABLE IF NOT EXISTS run (
   is_root INTEGER NOT NULL, failed INTEGER NOT NULL, tokens INTEGER NOT NULL, cost REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS extra (name BLOB PRIMARY KEY, sha256 BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS missing (id BLOB PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS unreadable (
+  name BLOB PRIMARY KEY, sha256 BLOB NOT NULL, run_id BLOB, served INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS covered (low INTEGER NOT NULL, high INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS mark (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
@@ -138,13 +143,13 @@ class Staging:
             now: Seconds since the epoch.
         """
         now = time.time() if now is None else now
-        self._project_id = project_id
+        self._project_id = project_id.lower()
         wanted = {"api_version": api_version, "project_id": project_id}
         with self.transaction() as db:
             db.execute("DELETE FROM run WHERE origin = 'kept'")
             db.execute("DELETE FROM extra")
             damaged = []
-            journal = dict(db.execute("SELECT name, sha256 FROM run"))
+            journal = dict(db.execute("SELECT name, sha256 FROM run UNION ALL SELECT name, sha256 FROM unreadable"))
             for path in self.runs_folder.iterdir():
                 name = os.fsencode(path.name)
                 digest, content = journal.pop(name, None), path.read_bytes()
@@ -154,11 +159,15 @@ class Staging:
                     path.unlink()
                     damaged.append(name)
             damaged += journal
-            incomplete = db.executemany("DELETE FROM run WHERE name = ?", [(name,) for name in damaged]).rowcount > 0
+            names = [(name,) for name in damaged]
+            incomplete = db.executemany("DELETE FROM run WHERE name = ?", names).rowcount > 0
+            incomplete |= db.executemany("DELETE FROM unreadable WHERE name = ?", names).rowcount > 0
             former = dict(db.execute("SELECT key, value FROM mark"))
             age = now - float(former.pop("began", "-inf"))
             if former != wanted or not 0 <= age <= _FRESH_SECONDS:
                 db.execute("UPDATE run SET origin = 'stale'")
+                db.execute("UPDATE unreadable SET served = 0")
+                db.execute("DELETE FROM missing")
                 incomplete = True
                 marks = [*wanted.items(), ("began", str(now))]
                 db.executemany("INSERT OR REPLACE INTO mark VALUES (?, ?)", marks)
@@ -190,30 +199,32 @@ class Staging:
 
     # ---- the sink of the pagination ------------------------------------------------------------------------------
 
-    def add(self, runs: list[bytes]) -> PageReport:
+    def add(self, runs: list[bytes], unserved: Sequence[UnservedRun] = ()) -> PageReport:
         """Writes the runs that this fetch does not have yet.
 
-        Raises:
-            SourceError: A run has no id or start time.
+        A run that cannot be filed, because its id, trace or start time cannot be read, is kept as it came.
         """
-        starts, rows = [], {}
+        starts, rows, unreadable = [], {}, []
         for run in runs:
             try:
                 header = read_header(run)
-            except NotARunError as error:
-                raise SourceError(
-                    "LangSmith sent a run that cannot be filed", why=str(error), hint="Report it to LangSmith"
-                ) from error
+            except NotARunError:
+                unreadable.append(run)
+                continue
             starts.append(header.start)
             if header.start in self._window and header.project_id in (None, self._project_id):
                 rows.setdefault(header.run_id, (header, run))
             else:
                 self.misplaced.add(header.run_id)
-        new = self._write(rows)
-        if self._progress:
-            self._progress(len(new))
         ordered = all(earlier >= later for earlier, later in itertools.pairwise(starts))
-        return PageReport(len(new), max(new, default=None), min(starts, default=None), ordered)
+        starts += [run.start for run in unserved]
+        new, added = self._write(rows), 0
+        if unreadable or unserved:
+            missing, added = self._write_unreadable(unreadable, unserved)
+            new += missing
+        if self._progress:
+            self._progress(len(new) + added)
+        return PageReport(len(new) + added, max(new, default=None), min(starts, default=None), ordered)
 
     def _write(self, runs: dict[str, tuple[RunHeader, bytes]]) -> list[int]:
         """Writes those runs that have not been served yet; returns their start times."""
@@ -235,7 +246,55 @@ class Staging:
                 rows.append(_row(header, name, digest, len(run), "served"))
                 starts.append(header.start)
             db.executemany(_INSERT_RUN, rows)
+            if rows and db.execute("SELECT EXISTS (SELECT 1 FROM missing)").fetchone()[0]:
+                self._clear_missing([row[0] for row in rows])
         return starts
+
+    def _clear_missing(self, keys: list[object]) -> None:
+        """Deletes what is recorded of runs that were not served before."""
+        for key in keys:
+            self._db.execute("DELETE FROM missing WHERE id = ?", (key,))
+            self._delete_unreadable("run_id = ?", key)
+
+    def _delete_unreadable(self, condition: str, *values: object) -> None:
+        # Without RETURNING, which SQLite has since 3.35 only.
+        for (name,) in self._db.execute(f"SELECT name FROM unreadable WHERE {condition}", values).fetchall():
+            (self.runs_folder / os.fsdecode(name)).unlink(missing_ok=True)
+        self._db.execute(f"DELETE FROM unreadable WHERE {condition}", values)
+
+    def _write_unreadable(self, runs: list[bytes], unserved: Sequence[UnservedRun]) -> tuple[list[int], int]:
+        """Records the runs that cannot be filed; returns the start times of new unserved ones, and the number of new
+        unreadable ones."""
+        starts = []
+        with self.transaction() as db:
+            for run in unserved:
+                key = _key(run.run_id)
+                if run.start not in self._window or self._find_served(key):
+                    continue
+                if db.execute("INSERT OR IGNORE INTO missing VALUES (?)", (key,)).rowcount:
+                    starts.append(run.start)
+                for content in run.rest:
+                    self._keep_unreadable(content, key)
+            return starts, sum(self._keep_unreadable(run, None) for run in runs)
+
+    def _find_served(self, key: bytes) -> bool:
+        found = self._db.execute("SELECT 1 FROM run WHERE id = ? AND origin = 'served'", (key,))
+        return found.fetchone() is not None
+
+    def _keep_unreadable(self, content: bytes, run_key: bytes | None) -> bool:
+        """Writes bytes that are no run of the day; returns whether this fetch did not have them yet.
+
+        Args:
+            run_key: The run that they are a part of; None if they are a run themselves.
+        """
+        digest = hashlib.sha256(content).digest()
+        name = _unreadable_name(digest)
+        found = self._db.execute("SELECT served FROM unreadable WHERE name = ?", (os.fsencode(name),)).fetchone()
+        if found is None:
+            _write_file(os.fspath(self.runs_folder / name), content)
+        row = (os.fsencode(name), digest, run_key, 1)
+        self._db.execute("INSERT OR REPLACE INTO unreadable VALUES (?, ?, ?, ?)", row)
+        return found != (1,)
 
     def mark_complete(self, window: Window) -> None:
         with self.transaction() as db:
@@ -265,6 +324,7 @@ class Staging:
         for (name,) in self._db.execute("SELECT name FROM run WHERE origin = 'stale'").fetchall():
             (self.runs_folder / os.fsdecode(name)).unlink(missing_ok=True)
         self._db.execute("DELETE FROM run WHERE origin = 'stale'")
+        self._delete_unreadable("NOT served")
 
     def keep(self, folder: Path, file: RunFile, *, served: bool) -> None:
         """Links a published run file into staging; it replaces a staged file of the same run.
@@ -277,34 +337,69 @@ class Staging:
         # Never written in place: the staged file may be a hard link to a published one.
         if staged := self.find(file.header.run_id):
             (self.runs_folder / staged.name).unlink(missing_ok=True)
-        _link(folder / file.name, self.runs_folder / file.name)
-        row = _row(file.header, file.name, file.sha256, file.size, "served" if served else "kept")
+        # A file of an older tool may have the name of a run that was just fetched.
+        name = _link(folder / file.name, self.runs_folder, file.name, run_file_name(file.header))
+        if name is None:
+            raise ArchiveConflictError(
+                f"{folder / file.name} cannot be kept",
+                why="other runs that were just fetched have its name, and that of its run",
+                hint="Move the file out of the folder, and fetch again",
+            )
+        row = _row(file.header, name, file.sha256, file.size, "served" if served else "kept")
         self._db.execute(_INSERT_RUN, row)
 
     def keep_other(self, path: Path, digest: bytes) -> None:
-        """Links a published file that is no run of the day into staging."""
-        _link(path, self.runs_folder / path.name)
-        self._db.execute("INSERT OR REPLACE INTO extra VALUES (?, ?)", (os.fsencode(path.name), digest))
+        """Links a published file that is no run of the day into staging, unless the same bytes were fetched.
+
+        If a run that was fetched has its name, it gets the name of unreadable bytes.
+        """
+        if name := _link(path, self.runs_folder, path.name, _unreadable_name(digest)):
+            self._db.execute("INSERT OR REPLACE INTO extra VALUES (?, ?)", (os.fsencode(name), digest))
 
     # ---- what will be published --------------------------------------------------------------------------------------
 
     def served_runs(self) -> int:
-        """Runs that LangSmith served."""
-        return self._db.execute("SELECT count(*) FROM run WHERE origin = 'served'").fetchone()[0]
+        """Runs that LangSmith served, with those that cannot be filed."""
+        query = """
+            SELECT (SELECT count(*) FROM run WHERE origin = 'served')
+                 + (SELECT count(*) FROM unreadable WHERE served AND run_id IS NULL)
+        """
+        return self._db.execute(query).fetchone()[0]
+
+    def is_incomplete(self) -> bool:
+        """Whether LangSmith did not serve a run in this fetch, or not so that it can be filed."""
+        query = (
+            "SELECT EXISTS (SELECT 1 FROM missing) OR EXISTS (SELECT 1 FROM unreadable WHERE served AND run_id IS NULL)"
+        )
+        return bool(self._db.execute(query).fetchone()[0])
+
+    def incomplete(self) -> list[str]:
+        """What the day lacks: ids of runs of which no state is here, and names of unreadable files, sorted."""
+        missing = self._db.execute("SELECT id FROM missing WHERE id NOT IN (SELECT id FROM run)").fetchall()
+        unreadable = self._db.execute("SELECT name FROM unreadable WHERE served AND run_id IS NULL").fetchall()
+        return sorted([*(_text(run_id) for (run_id,) in missing), *(os.fsdecode(name) for (name,) in unreadable)])
 
     def kept_ids(self) -> list[str]:
         """Runs that LangSmith no longer serves, sorted."""
         rows = self._db.execute("SELECT id FROM run WHERE origin <> 'served' ORDER BY id")
         return [_text(run_id) for (run_id,) in rows]
 
-    def has_run(self, name: str) -> bool:
-        """Whether a run file of this name will be published."""
-        query = "SELECT 1 FROM run WHERE name = ?"
+    def has_file(self, name: str) -> bool:
+        """Whether a file of this name was fetched, or kept as a run."""
+        query = "SELECT 1 FROM run WHERE name = ?1 UNION ALL SELECT 1 FROM unreadable WHERE name = ?1"
         return self._db.execute(query, (os.fsencode(name),)).fetchone() is not None
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether a run of this id will be published; False for a text that is no id."""
+        return (
+            self._db.execute("SELECT 1 FROM run WHERE lower(hex(id)) = ?", (run_id.replace("-", ""),)).fetchone()
+            is not None
+        )
 
     def others(self) -> list[str]:
         """Names of the files that are no run of the day."""
-        return [os.fsdecode(name) for (name,) in self._db.execute("SELECT name FROM extra ORDER BY name")]
+        query = "SELECT name FROM extra UNION ALL SELECT name FROM unreadable ORDER BY name"
+        return [os.fsdecode(name) for (name,) in self._db.execute(query)]
 
     def headers(self) -> Iterator[tuple[RunHeader, int]]:
         """Header and size of each run, in the order of file names."""
@@ -315,7 +410,10 @@ class Staging:
 
     def sums(self) -> Iterator[tuple[str, bytes]]:
         """Names and checksums of all files, in the order of their names."""
-        query = "SELECT name, sha256 FROM run UNION ALL SELECT name, sha256 FROM extra ORDER BY name"
+        query = """
+            SELECT name, sha256 FROM run UNION ALL SELECT name, sha256 FROM extra
+            UNION ALL SELECT name, sha256 FROM unreadable ORDER BY name
+        """
         for name, digest in self._db.execute(query):
             yield os.fsdecode(name), digest
 
@@ -358,14 +456,21 @@ def _write_file(path: str, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise ArchiveConflictError(
-            f"{source} cannot be kept",
-            why="a run that was just fetched has the same file name",
-            hint="Move the file out of the folder, and fetch again",
-        ) from None
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, target)
+def _unreadable_name(digest: bytes) -> str:
+    return f"_unreadable_{digest.hex()}.bin"
+
+
+def _link(source: Path, folder: Path, *names: str) -> str | None:
+    """Links a file under the first of the names that is free; returns that name, None if all are taken."""
+    for name in names:
+        target = folder / name
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            continue
+        except OSError:  # a file system without hard links
+            if target.exists():
+                continue
+            shutil.copy2(source, target)
+        return name
+    return None

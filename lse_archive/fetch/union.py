@@ -49,7 +49,7 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> Union:
 
     Raises:
         CorruptArchiveError: A published file is damaged or missing, and LangSmith no longer serves its run.
-        ArchiveConflictError: A kept file and a fetched one have the same name, or the folder holds another folder.
+        ArchiveConflictError: A published file has no free name, or the folder holds another folder.
     """
     sums = read_sums(paths.folder) or {}
     expected = dict(content_sums(sums))  # without the files that were read
@@ -92,7 +92,7 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> Union:
         staging.keep_other(path, digest)
 
     missing = expected.keys()
-    lost = sorted(name for name in damaged | missing if not staging.has_run(name))
+    lost = sorted(name for name in damaged | missing if not staging.has_file(name))
     if lost and not allow_shrink:
         raise CorruptArchiveError(
             f"{len(lost)} files of {paths.folder} are damaged or missing, and LangSmith no longer serves them",

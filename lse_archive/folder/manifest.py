@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +36,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         api: Version of the API that served the runs, `v1` or `v2`; None for folders of other origin.
         changed_at: When the fetch ran that last changed the day, ISO 8601 UTC.
         content_sha256: Identity of the day, see `content_hash`.
+        incomplete: What the day lacks, empty if nothing is known to be missing: ids of runs that LangSmith listed and
+            did not serve, and names of files with runs that cannot be read (`_unreadable_<sha256>.bin`).
     """
 
     project: str
@@ -56,6 +58,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     langsmith_count: int | None = None
     api: str | None = None
     changed_at: str | None = None
+    incomplete: list[str] = []
     tool: str = TOOL
     format: int = 1
 
@@ -101,6 +104,7 @@ class Tally:
         langsmith_count: int | None = None,
         api: str | None = None,
         changed_at: str | None = None,
+        incomplete: Sequence[str] = (),
     ) -> Summary:
         return Summary(
             project=project,
@@ -121,6 +125,7 @@ class Tally:
             langsmith_count=langsmith_count,
             api=api,
             changed_at=changed_at,
+            incomplete=list(incomplete),
         )
 
 
@@ -196,7 +201,7 @@ def parse_summary(content: bytes, origin: Path) -> Summary:
     """
     try:
         return msgspec.json.decode(content, type=Summary)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CorruptArchiveError(f"{origin} has a damaged {SUMMARY}", why=str(error), hint=_RESTORE) from error
 
 

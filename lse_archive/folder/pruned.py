@@ -73,7 +73,7 @@ def read_pruned(paths: DayPaths) -> PrunedDay | None:
         return None
     try:
         return msgspec.json.decode((paths.pruned / _RECORD).read_bytes(), type=PrunedDay)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CorruptArchiveError(
             f"the record of the pruned day {paths.project} {paths.day} is damaged",
             why=str(error),

@@ -26,13 +26,14 @@ class RunHeader:
         run_id: UUID of the run, lower case with hyphens.
         trace_id: UUID of the trace; the run's own id if LangSmith sent none.
         start: Start time in microseconds since the epoch.
-        end: End time in microseconds, None while the run is pending.
+        end: End time in microseconds, None while the run is pending. The start if the end cannot be read (`Invalid
+            date`, the year 10000): filing does not need it.
         trace_start: Start of the trace's root, read from `dotted_order`; None if that is absent.
         is_root: Whether the run is the root of its trace.
         failed: Whether the run ended in an error.
         tokens: Total tokens, 0 if unknown.
         cost: Total cost in USD, 0.0 if unknown.
-        project_id: UUID of the project, None if LangSmith sent none.
+        project_id: UUID of the project, None if LangSmith sent none that can be read.
     """
 
     run_id: str
@@ -96,7 +97,7 @@ def read_header(document: bytes) -> RunHeader:
 def _read_head(document: bytes) -> _RawHeader:
     try:
         return _head_decoder.decode(document)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _read_head_tolerantly(document)
 
 
@@ -105,6 +106,8 @@ def _read_head_tolerantly(document: bytes) -> _RawHeader:
     head = _RawHeader()
     for field in _TEXTS:
         setattr(head, field, load_as(found.get(field, NULL), str))
+    if head.end_time is None and found.get("end_time", NULL) != NULL:
+        head.end_time = "not a text"  # it has ended
     head.is_root = load_as(found.get("is_root", NULL), bool)
     head.parent_run_ids = load_as(found.get("parent_run_ids", NULL), list)
     for field in ("error", "total_tokens", "total_cost", "trace"):
@@ -120,21 +123,20 @@ def _header(head: _RawHeader) -> RunHeader:
     trace_id = _uuid(head.trace_id) if head.trace_id else run_id
     try:
         start = parse_time(head.start_time)
-        end = parse_time(head.end_time) if head.end_time else None
     except ValueError:
-        raise NotARunError("its start_time or end_time is not a timestamp") from None
+        raise NotARunError("its start_time is not a timestamp") from None
     status = (head.status or "").lower()
     return RunHeader(
         run_id=run_id,
         trace_id=trace_id,
         start=start,
-        end=end,
+        end=_end(head.end_time, start) if head.end_time else None,
         trace_start=_dotted_start(head.dotted_order),
         is_root=head.is_root if head.is_root is not None else not (head.parent_run_id or head.parent_run_ids),
         failed=status == "error" or (not status and bytes(head.error) not in (NULL, b'""')),
         tokens=int(_number(head.total_tokens)),
         cost=_number(head.total_cost),
-        project_id=head.project_id or head.session_id,
+        project_id=_project_id(head.project_id or head.session_id),
     )
 
 
@@ -145,6 +147,20 @@ def _uuid(text: str) -> str:
         return str(UUID(text))
     except ValueError:
         raise NotARunError("its id or trace_id is not a UUID") from None
+
+
+def _project_id(text: str | None) -> str | None:
+    try:
+        return _uuid(text) if text else None
+    except NotARunError:
+        return None
+
+
+def _end(text: str, start: int) -> int:
+    try:
+        return parse_time(text)
+    except ValueError:
+        return start
 
 
 def _dotted_start(dotted_order: str | None) -> int | None:

@@ -17,16 +17,20 @@ class _Page(msgspec.Struct):
 _page_decoder = msgspec.json.Decoder(_Page)
 
 
-def cut_page(body: bytes) -> tuple[list[bytes], str | None]:
+def cut_page(body: bytes, *, strict: bool = True) -> tuple[list[bytes], str | None]:
     """Splits a page of `POST /api/v2/runs/query` or `POST /runs/query` into the bytes of its runs and the next cursor.
+
+    Args:
+        strict: Refuse a page with a run that is not JSON. If False, such a run is returned, as long as its brackets
+            and strings are closed.
 
     Raises:
         NotARunError: The body is not JSON, or holds no list of runs: the request must be repeated.
     """
     try:
         page = _page_decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError):
-        page = _cut_page_tolerantly(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        page = _cut_page_tolerantly(body, strict=strict)
     if page.items is not None:
         return [bytes(item) for item in page.items], page.next_cursor or None
     if page.runs is not None:
@@ -34,12 +38,15 @@ def cut_page(body: bytes) -> tuple[list[bytes], str | None]:
     raise NotARunError("the answer holds no list of runs")
 
 
-def _cut_page_tolerantly(body: bytes) -> _Page:
+def _cut_page_tolerantly(body: bytes, *, strict: bool) -> _Page:
+    def cut(runs: bytes) -> list[msgspec.Raw]:
+        return [msgspec.Raw(check_json(run) if strict else run) for run in elements(runs)]
+
     found = members(body)
     page = _Page(next_cursor=load_as(found.get("next_cursor", NULL), str))
     page.cursors = load_as(found.get("cursors", NULL), dict)
     if found.get("items", NULL) != NULL:
-        page.items = [msgspec.Raw(check_json(item)) for item in elements(found["items"])]
+        page.items = cut(found["items"])
     if found.get("runs", NULL) != NULL:
-        page.runs = [msgspec.Raw(check_json(run)) for run in elements(found["runs"])]
+        page.runs = cut(found["runs"])
     return page

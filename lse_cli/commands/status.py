@@ -97,7 +97,7 @@ def _day_name(day: DayView, *, first: bool) -> str:
 
 def _mark(day: DayView, place: str) -> str:
     if place == "verified":
-        return "✗" if day.differs else "✓" if day.verified else "·"
+        return "✗" if day.differs or day.incomplete else "✓" if day.verified else "·"
     if place == "Postgres" and day.postgres is None:
         return "?"
     value = {"files": day.files, "zip": day.zip, "Drive": day.drive, "Postgres": day.postgres}[place]
@@ -111,6 +111,7 @@ def _summary(days: list[DayView]) -> Iterator[str]:
 
     kinds = (
         ("differs", [day for day in days if day.differs]),
+        ("incomplete", [day for day in days if day.incomplete]),
         ("about to expire", [day for day in days if day.expires]),
         ("gap", [day for day in days if day.is_gap and not day.expires]),
         ("only run files, no copy elsewhere", [day for day in days if day.is_fetched_only]),

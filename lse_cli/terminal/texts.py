@@ -97,12 +97,20 @@ def _fetch(result: FetchResult) -> str:
     counted_there = f"LangSmith counts {result.langsmith_count or 0:,}"
     count_check = {
         "equal": f"proven ({counted_there})" if result.langsmith_count is not None else "",
-        "fewer": f"NOT COMPLETE: {counted_there}",
+        "fewer": f"NOT COMPLETE: {_lacking(result) or counted_there}",
         "more": f"{counted_there}: it is deleting runs",
         "unproven": "cannot be proven: the day is past LangSmith's retention",
         "not_asked": "not compared with LangSmith's count",
     }[result.count_check]
     return f"{text}; {count_check}" if count_check else text
+
+
+def _lacking(result: FetchResult) -> str:
+    """What LangSmith did not serve, empty if only the counts differ."""
+    if not result.incomplete:
+        return "" if result.langsmith_count is not None else "LangSmith did not serve every run again"
+    names = ", ".join(result.incomplete[:3]) + (", …" if len(result.incomplete) > 3 else "")
+    return f"LangSmith did not serve {counted(len(result.incomplete), 'run')}, or not as runs: {names}"
 
 
 def _load(result: LoadResult) -> str:

@@ -12,6 +12,9 @@ from lse_demo.langsmith.runs import V2_FIELDS, rfc3339
 from lse_demo.langsmith.store import LangSmithStore, Measures, StoredRun
 from lse_demo.langsmith.v1 import to_v1
 
+LISTING = frozenset(("id", "start_time"))
+"""The fields of a query that only lists runs."""
+
 _ALL_FIELDS = frozenset(V2_FIELDS)
 
 
@@ -57,8 +60,15 @@ def v2_items(
         elif selects == {"id"}:
             items.append(b'{"id":"%s"}' % run.id.encode())
         else:
-            items.append(join(split(run.v2, selects) | extra))
+            items.append(join(_members(run, selects) | extra))
     return items
+
+
+def _members(run: StoredRun, selects: frozenset[str] | None = None) -> Members:
+    try:
+        return split(run.v2, selects)
+    except ValueError:  # stored by `put_raw`, and not JSON
+        return {"id": dump(run.id), "start_time": dump(rfc3339(run.start))}
 
 
 def v1_items(
@@ -68,11 +78,11 @@ def v1_items(
     files = store.files([run.id for run in runs])
     items = []
     for run in runs:
-        if run.v1 is not None:
+        if run.v1 is not None and selects > LISTING:
             items.append(run.v1)
             continue
         shaped = to_v1(
-            split(run.v2),
+            _members(run),
             link=lambda part, run=run: links.make(run.id, part),
             offload=offload,
             files=files.get(run.id, {}),

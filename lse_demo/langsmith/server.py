@@ -13,7 +13,7 @@ from lse_demo.http import Answer, LocalServer, Request
 from lse_demo.langsmith.encoding import dump
 from lse_demo.langsmith.gate import RateLimit, check_key
 from lse_demo.langsmith.ingest import read_batch, read_multipart, read_one
-from lse_demo.langsmith.pages import Links, statistics_of, stored_part, v1_items, v2_items
+from lse_demo.langsmith.pages import LISTING, Links, statistics_of, stored_part, v1_items, v2_items
 from lse_demo.langsmith.query import Cursor, Cursors, RunsQuery, read_stats, read_v1, read_v2, refusal
 from lse_demo.langsmith.runs import rfc3339
 from lse_demo.langsmith.store import LangSmithStore, Operation, Project, StoredRun
@@ -46,6 +46,7 @@ class Behavior:
     stats_offset: int = 0  # added to /runs/stats' `run_count`, to simulate a late or wrong count
     offload_bytes: int | None = None  # v1 payloads above this are answered as links
     relative_links: bool = False
+    broken_runs: Mapping[str, int] = field(default_factory=dict)  # queries of their contents are answered with a status
     link_seconds: float = 300.0
 
 
@@ -133,6 +134,9 @@ class LangSmithServer(LocalServer):
             query.project_id, query.conditions, after=after, limit=query.size + 1, newest_first=query.newest_first
         )
         page = found[: query.size]
+        broken = [self.behavior.broken_runs[run.id] for run in page if run.id in self.behavior.broken_runs]
+        if broken and query.selects > LISTING:
+            raise refusal(broken[0], "Internal Server Error")
         request.details["runs"] = len(page)
         if repeat:
             return page, query.cursor

@@ -45,6 +45,10 @@ class PageTooLargeError(Exception):
     """A page has more bytes than its limit: a smaller one must be requested."""
 
 
+class UnansweredError(SourceError):
+    """A request failed until its patience or its attempts ended, and not because of the rate limit."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Failure:
     """Why a request failed; `status` is 0 without an answer."""
@@ -154,6 +158,7 @@ class LangSmithHttp:
         limiter: AdaptiveLimiter | None = None,
         check: Callable[[bytes], object] | None = None,
         shrink: Callable[[str], bool] | None = None,
+        attempts: int | None = None,
         stop: threading.Event | None = None,
     ) -> bytes:
         """Sends a request until it is answered; returns the body.
@@ -164,29 +169,35 @@ class LangSmithHttp:
             limiter: Default: that of queries.
             check: Raises ValueError for a damaged body, which is then requested again.
             shrink: Called with the reason of a failure; makes the next request smaller, False if it cannot.
+            attempts: Failures other than 429 after which it ends earlier than the patience.
             stop: When set, waiting ends with an error.
 
         Raises:
             AccessError: The key or the workspace is refused.
             NotServedError: The deployment does not have this route.
             StatusError: Another final answer.
-            SourceError: It failed for longer than the patience of the settings, or was stopped.
+            UnansweredError: It failed for longer than the patience of the settings, or `attempts` times.
+            SourceError: The rate limit refused it for longer than the patience, or it was stopped.
         """
         limiter = limiter or self.shared.queries
         stop = stop or threading.Event()
         backoff = Backoff(self.settings.patience, first_delay=self.settings.backoff, clock=self._clock)
+        failures, failure = 0, None
         while True:
-            ticket = self._wait_for_turn(limiter, what, backoff, stop)
+            ticket = self._wait_for_turn(limiter, what, backoff, failure, stop)
             answer = self._try(request, limiter, ticket, check)
             if isinstance(answer, bytes):
                 return answer
+            failure = answer
             shrunk = answer.may_be_too_large and shrink is not None and shrink(answer.why)
             if answer.final and not shrunk:
                 raise _final(answer, what)
             if shrunk:
                 backoff.renew()
+                failures = 0
+            failures += answer.status != 429
             delay = backoff.fail(answer.retry_after or 0.0)
-            if delay is None:
+            if delay is None or failures == attempts:
                 raise self._timed_out(answer, what)
             # After 429 the limiter delays the next request; a smaller page after 413 needs no delay.
             if answer.status != 429 and not (answer.status == 413 and shrunk):
@@ -245,13 +256,22 @@ class LangSmithHttp:
             self.shared.last_warned = time.monotonic()
         _log.warning("  waiting for LangSmith: %s; retrying for %.0f s", why, self.settings.patience)
 
-    def _wait_for_turn(self, limiter: AdaptiveLimiter, what: str, backoff: Backoff, stop: threading.Event) -> int:
+    def _wait_for_turn(
+        self,
+        limiter: AdaptiveLimiter,
+        what: str,
+        backoff: Backoff,
+        failure: _Failure | None,
+        stop: threading.Event,
+    ) -> int:
         while True:
             ticket, seconds = limiter.reserve()
             if ticket:
                 return ticket
             if not backoff.allows(seconds):
-                raise self._timed_out(_Failure(f"HTTP 429, retry after {seconds:.0f} s", 429), what)
+                if failure is None or failure.status == 429:
+                    failure = _Failure(f"HTTP 429, retry after {seconds:.0f} s", 429)
+                raise self._timed_out(failure, what)
             self._sleep(seconds, what, stop)
 
     def _sleep(self, seconds: float, what: str, stop: threading.Event) -> None:
@@ -262,9 +282,9 @@ class LangSmithHttp:
         patience = self.settings.patience
         if failure.status == 429:
             hint = f"LangSmith refused for {patience:.0f} s: another client may use the same key; try later. {_KEPT}"
-        else:
-            hint = f"It failed for {patience:.0f} s (LSE_PATIENCE): check whether LangSmith can be reached. {_KEPT}"
-        return SourceError(what, why=failure.why, hint=hint)
+            return SourceError(what, why=failure.why, hint=hint)
+        hint = f"It failed for {patience:.0f} s (LSE_PATIENCE): check whether LangSmith can be reached. {_KEPT}"
+        return UnansweredError(what, why=failure.why, hint=hint)
 
     def _warn_of_deprecation(self, headers: Mapping[str, str]) -> None:
         sunset = headers.get("Sunset") or headers.get("Deprecation")

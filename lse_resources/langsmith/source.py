@@ -6,18 +6,26 @@ import json
 import logging
 import math
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import httpx
 
-from lse_archive.days import Window, format_time
+from lse_archive.days import Window, day_of, day_window, format_time
 from lse_archive.errors import SourceError
-from lse_archive.fetch.source import ApiVersionChangedError, LostCursorError, Page
+from lse_archive.fetch.source import ApiVersionChangedError, LostCursorError, Page, UnservedRun
+from lse_archive.runs.header import RunHeader, read_header
 from lse_archive.runs.pages import cut_page
 from lse_archive.runs.scanner import NotARunError
-from lse_resources.langsmith.http import LangSmithHttp, NotServedError, PageTooLargeError, StatusError
-from lse_resources.langsmith.v1 import V1
+from lse_resources.langsmith.http import (
+    LangSmithHttp,
+    NotServedError,
+    PageTooLargeError,
+    StatusError,
+    UnansweredError,
+)
+from lse_resources.langsmith.v1 import V1, MissingPayloadError
 from lse_resources.langsmith.v2 import V2, filter_of
 
 _log = logging.getLogger(__name__)
@@ -30,6 +38,10 @@ _DOWNLOADS = 8
 _PAGE_BYTES = 16 << 20
 _MEMORY_BYTES = 64 << 20
 _NO_LIMIT = math.inf
+# Once a page had to be fetched by ids, LangSmith is known to answer in general: failures are retried only this often.
+_ATTEMPTS = 4
+_SAMPLES = 10
+_NOT_SERVED = (UnansweredError, StatusError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +80,8 @@ class ProjectSource:
         self._proven_size = 0
         self._good_pages = 0
         self._page_bytes = 1  # of the last pages
+        self._isolates = False
+        self._witness: RunHeader | None = None  # a run that LangSmith has served
         self._lock = threading.Lock()
 
     @property
@@ -112,21 +126,99 @@ class ProjectSource:
         size_offset: int = 0,
         stop: threading.Event | None = None,
     ) -> Page:
-        """See `RunSource.page`."""
-        runs, next_cursor, size = self._request_page(
-            window, cursor, ids_only=ids_only, size_offset=size_offset, stop=stop
-        )
+        """See `RunSource.page`.
+
+        The runs of a page that LangSmith cannot serve are listed, and requested by id: one bad run costs itself alone.
+        """
+        attempts = _ATTEMPTS if self._isolates and not ids_only else None
+        try:
+            runs, next_cursor, size = self._request_page(
+                window, cursor, ids_only=ids_only, size_offset=size_offset, attempts=attempts, stop=stop
+            )
+        except _NOT_SERVED:
+            if ids_only:
+                raise
+            return self._page_by_ids(window, cursor, stop)
+        if not ids_only:
+            self._remember(runs)
         self._grow(size, sum(map(len, runs)))
         return Page(runs, next_cursor, full=len(runs) >= size)
 
-    def runs_by_id(self, ids: list[str], window: Window) -> list[bytes]:
-        """See `RunSource.runs_by_id`."""
-        found: list[bytes] = []
-        while ids:
-            runs, _, asked = self._request_page(window, None, ids=ids)
-            found += runs
-            ids = ids[asked:]
-        return found
+    def runs_by_id(self, starts: Mapping[str, int], window: Window, *, stop: threading.Event | None = None) -> Page:
+        """See `RunSource.runs_by_id`. Ids that fail together are halved, down to the single run."""
+        ids, runs, unserved = list(starts), [], []
+        parts = [ids[begin : begin + _MAX_IDS] for begin in range(0, len(ids), _MAX_IDS)][::-1]
+        while parts:
+            part = parts.pop()
+            try:
+                served = self._request_page(
+                    window, None, ids=part, attempts=1 if len(part) > 1 else _ATTEMPTS, stop=stop
+                )[0]
+            except _NOT_SERVED as error:
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                    continue
+                served, rest = self._last_attempt(part[0], starts[part[0]], window, error, stop)
+                if not served:
+                    unserved.append(UnservedRun(part[0], starts[part[0]], rest))
+                    _log.info("LangSmith lists the run %s and does not serve it: %s", part[0], error.why)
+            else:
+                if len(served) < len(part):
+                    here = {header.run_id for run in served if (header := _header(run))}
+                    unserved += [UnservedRun(run_id, starts[run_id]) for run_id in part if run_id not in here]
+            self._remember(served)
+            runs += served
+        return Page(runs, unserved=unserved)
+
+    def _page_by_ids(self, window: Window, cursor: str | None, stop: threading.Event | None) -> Page:
+        listed, next_cursor, size = self._request_page(window, cursor, ids_only=True, size=_MAX_IDS, stop=stop)
+        self._isolates = True
+        headers = [(run, _header(run)) for run in listed]
+        page = self.runs_by_id({header.run_id: header.start for _, header in headers if header}, window, stop=stop)
+        unreadable = [run for run, header in headers if not header]
+        return Page([*page.runs, *unreadable], next_cursor, len(listed) >= size, page.unserved)
+
+    def _last_attempt(
+        self, run_id: str, start: int, window: Window, error: SourceError, stop: threading.Event | None
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Requests a run that failed alone once more, after LangSmith has served another one.
+
+        Returns:
+            The run if it is served now; else what is served of it.
+
+        Raises:
+            SourceError: LangSmith serves no other run either: the fault is not the run's.
+        """
+        witness = self._witness or self._find_witness(run_id, start, error, stop)
+        self._request_page(Window(witness.start, witness.start + 1), None, ids=[witness.run_id], stop=stop)
+        rest: list[bytes] = []
+        try:
+            return self._request_page(window, None, ids=[run_id], attempts=1, rest=rest, stop=stop)[0], []
+        except _NOT_SERVED:
+            return [], rest
+
+    def _find_witness(self, run_id: str, start: int, error: SourceError, stop: threading.Event | None) -> RunHeader:
+        day = day_window(day_of(start))
+        listed = self._request_page(day, None, ids_only=True, size=_MAX_IDS, stop=stop)[0]
+        others = [header for run in listed if (header := _header(run)) and header.run_id != run_id]
+        for header in others[:: max(1, len(others) // _SAMPLES)]:
+            try:
+                self._remember(self._request_page(day, None, ids=[header.run_id], attempts=1, stop=stop)[0])
+            except _NOT_SERVED:
+                continue
+            if self._witness:
+                return self._witness
+        raise SourceError(
+            f"LangSmith lists the runs of '{self.project.name}' and serves none of them",
+            why=f"for example {run_id}: {error.why}",
+            hint="Nothing was published; fetch the day again before its retention ends",
+        ) from error
+
+    def _remember(self, runs: list[bytes]) -> None:
+        """Keeps the header of a small run: it shows later that LangSmith serves runs."""
+        if runs and self._witness is None:
+            self._witness = _header(min(runs, key=len))
 
     def count(self, window: Window, *, roots_only: bool = False) -> int:
         """See `RunSource.count`. `POST /runs/stats` is the same in both API versions."""
@@ -154,25 +246,31 @@ class ProjectSource:
         *,
         ids: list[str] | None = None,
         ids_only: bool = False,
+        size: int | None = None,
         size_offset: int = 0,
+        attempts: int | None = None,
+        rest: list[bytes] | None = None,
         stop: threading.Event | None = None,
     ) -> tuple[list[bytes], str | None, int]:
         """Requests a page; returns its runs, the next cursor and the requested number of runs.
 
-        Only the first ids that fit into a page are requested.
+        Args:
+            size: Requested number of runs. Default: that of `ids`, else the page size, which is halved after failures.
+            attempts: See `LangSmithHttp.send`.
+            rest: Receives what is served of a run that is not whole.
         """
         api_version = self._version
-        size, limit, too_large = 0, _PAGE_BYTES, False
+        fixed = len(ids) if ids else size and min(size, api_version.max_page)
+        asked, limit, too_large = 0, _PAGE_BYTES, False
         answer: tuple[list[bytes], str | None] = ([], None)
 
         def request() -> httpx.Response:
-            nonlocal size, limit, too_large
-            size = min(self._page_size, api_version.max_page, _MAX_IDS if ids else api_version.max_page)
+            nonlocal asked, limit, too_large
+            asked = fixed or min(self._page_size, api_version.max_page)
             # One run may have any size. So may the few of a page of one run and the offset, which proves an end.
-            limit = _PAGE_BYTES if size > 1 else _NO_LIMIT
-            size = size + size_offset if size + size_offset <= api_version.max_page else max(1, size - size_offset)
-            part = ids[:size] if ids else None
-            body = api_version.query(window, cursor=cursor, size=size, ids=part, ids_only=ids_only)
+            limit = _NO_LIMIT if asked == 1 or ids_only else _PAGE_BYTES
+            asked = asked + size_offset if asked + size_offset <= api_version.max_page else max(1, asked - size_offset)
+            body = api_version.query(window, cursor=cursor, size=asked, ids=ids, ids_only=ids_only)
             try:
                 return self._http.post(api_version.url, body, limit)
             except PageTooLargeError:
@@ -181,26 +279,30 @@ class ProjectSource:
 
         def check(body: bytes) -> None:
             nonlocal answer, too_large
-            runs, next_cursor = cut_page(body)
+            runs, next_cursor = cut_page(body, strict=rest is None)
             try:
                 answer = self._complete(api_version, runs, limit), next_cursor
             except PageTooLargeError:
                 too_large = True
+                raise
+            except MissingPayloadError as error:
+                if rest is not None:
+                    rest[:] = error.rest
                 raise
 
         def shrink(why: str) -> bool:
             nonlocal size_offset, too_large
             if too_large:
                 too_large = False
-                return self._shrink(size - size_offset, why, again=True)
+                return self._shrink(asked - size_offset, why, again=True)
             if size_offset:
                 size_offset = 0
                 return True
-            return self._shrink(size, why)
+            return self._shrink(asked, why)
 
         what = f"cannot list the runs of '{self.project.name}' ({api_version.name})"
         try:
-            self._http.send(what, request, check=check, shrink=shrink, stop=stop)
+            self._http.send(what, request, check=check, shrink=None if fixed else shrink, attempts=attempts, stop=stop)
         except NotServedError as error:
             if cursor is not None:
                 raise LostCursorError from error
@@ -213,7 +315,7 @@ class ProjectSource:
             raise
         self._is_proven = True
         self._http.shared.api_version = api_version.name
-        return *answer, size
+        return *answer, asked
 
     def _complete(self, api_version: V1 | V2, runs: list[bytes], limit: float) -> list[bytes]:
         if not any(map(api_version.is_partial, runs)):
@@ -272,6 +374,13 @@ class ProjectSource:
         if answer.status_code != 200:
             raise NotARunError(f"an offloaded payload could not be fetched (HTTP {answer.status_code})")
         return answer.content
+
+
+def _header(run: bytes) -> RunHeader | None:
+    try:
+        return read_header(run)
+    except NotARunError:
+        return None
 
 
 def _run_count(body: bytes) -> int:

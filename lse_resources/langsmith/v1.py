@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from lse_archive.days import Window, format_time
-from lse_archive.runs.scanner import check_json, members
+from lse_archive.runs.scanner import NotARunError, check_json, load_as, members
 from lse_resources.langsmith.settings import LangSmithSettings
 from lse_resources.langsmith.v2 import filter_of
 
@@ -30,6 +30,18 @@ _FIELDS = tuple(
 _OFFLOADED = {"inputs": "inputs_s3_urls", "outputs": "outputs_s3_urls"}
 
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class MissingPayloadError(NotARunError):
+    """A payload of a run could not be had.
+
+    Attributes:
+        rest: The run without the payload and without links, and the payload if that is not JSON.
+    """
+
+    def __init__(self, why: str, rest: list[bytes]) -> None:
+        super().__init__(why)
+        self.rest = rest
 
 
 class V1:
@@ -77,7 +89,8 @@ class V1:
         """Replaces the links by the offloaded payloads; all other values keep their bytes.
 
         Raises:
-            ValueError: A payload is not JSON.
+            MissingPayloadError: A payload is refused or is not JSON.
+            NotARunError: The run is not JSON.
         """
         if not self.is_partial(run):
             return run
@@ -88,11 +101,22 @@ class V1:
         offloaded = {key: links for key, links in _OFFLOADED.items() if self.is_partial(fields.get(links, b""))}
         if not offloaded:
             return run
+        why, payloads = "", []
         for key, links in offloaded.items():
-            link = _root_link(fields.pop(links))  # the links are secrets that expire
-            if link and fields.get(key, b"null") == b"null":
-                fields[key] = check_json(self._download(self._absolute(link)))
-        return b"{" + b",".join(json.dumps(key).encode() + b":" + value for key, value in fields.items()) + b"}"
+            found = fields.pop(links)  # the links are secrets that expire
+            if fields.get(key, b"null") != b"null":
+                continue
+            payload = None
+            try:
+                payload = self._download(self._absolute(_root_link(found)))
+                fields[key] = check_json(payload)
+            except NotARunError as error:
+                why = str(error)
+                payloads += [payload] if payload else []
+        run = b"{" + b",".join(json.dumps(key).encode() + b":" + value for key, value in fields.items()) + b"}"
+        if why:
+            raise MissingPayloadError(why, [run, *payloads])
+        return run
 
     def _absolute(self, link: str) -> str:
         # Like the SDK (client.py, `_construct_url`): relative to the API's root, without a second `/api/v1`.
@@ -105,8 +129,9 @@ class V1:
         return f"{root}/{path}"
 
 
-def _root_link(links: bytes) -> str | None:
-    found = json.loads(links)
-    root = found.get("ROOT") if isinstance(found, dict) else None
+def _root_link(links: bytes) -> str:
+    root = (load_as(links, dict) or {}).get("ROOT")
     link = root.get("presigned_url") if isinstance(root, dict) else None
-    return link if isinstance(link, str) else None
+    if not isinstance(link, str):
+        raise NotARunError("it has no link to an offloaded payload")
+    return link

@@ -67,6 +67,11 @@ def test_a_time_without_a_zone_is_utc_and_nanoseconds_are_cut_off():
     assert parse_time("2026-01-02T00:00:00.123456") == parse_time("2026-01-02T00:00:00.123456789Z")
 
 
+@pytest.mark.parametrize("text", ["2016-12-31T23:59:60Z", "2016-12-31 23:59:60.7", "2017-01-01T05:29:60,5+05:30"])
+def test_a_leap_second_stays_in_its_day(text):
+    assert parse_time(text) == day_window(date(2017, 1, 1)).start - 1
+
+
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01T00:00:00Z", "0001-01-01T00:00:00+05:00"])
 def test_text_that_is_not_a_time_is_refused(text):
     with pytest.raises(ValueError, match=r"."):

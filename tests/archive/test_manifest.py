@@ -93,9 +93,10 @@ def test_the_manifest_is_read_back_and_may_be_missing(tmp_path):
 
 def test_a_damaged_manifest_is_named(tmp_path):
     write_manifest(tmp_path, tally().summary("chat", "hash"), [])
-    (tmp_path / SUMMARY).write_bytes(b'{"project":')
-    with pytest.raises(CorruptArchiveError, match=SUMMARY):
-        read_summary(tmp_path)
+    for content in (b'{"project":', b'{"project":"\xff"}'):
+        (tmp_path / SUMMARY).write_bytes(content)
+        with pytest.raises(CorruptArchiveError, match=SUMMARY):
+            read_summary(tmp_path)
     for line in (b"zz  a.json", b"00", b"\xff\xfe"):
         (tmp_path / SUMS).write_bytes(line)
         with pytest.raises(CorruptArchiveError, match=SUMS):

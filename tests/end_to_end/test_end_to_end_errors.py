@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+import hashlib
+import shutil
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
-from home_fixtures import DAY, PROJECT, CommandResult, Installation
+from archive_fixtures import snapshot
+from home_fixtures import DAY, PROJECT, CommandResult, Installation, midnight, run_uuid
 
 from lse_archive.days import today
 from lse_demo.faults import Fault, on
+from lse_operations.day_selection import days_to_archive
+from lse_resources.projects import ProjectConfig
+from lse_resources.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -218,6 +224,51 @@ def test_a_day_with_missing_runs_is_published_with_exit_code_3(installation: Ins
     assert (count["verdict"], count["differences"][0]["expected"]) == ("differs", "7")
     assert installation.archive("fetch", "--refresh").code == 3
     assert installation.archive("fetch", "--refresh", "--no-count").code == 0
+
+
+def test_an_incomplete_day_is_kept_everywhere_named_and_healed(installation: Installation) -> None:
+    """One run is never served, and one cannot be read: both are named in each place, and neither stops a step."""
+    installation.fill(5)
+    unserved = installation.put(1, midnight() + 1)
+    unreadable = b'{"id":"not a uuid"}'
+    installation.store.put_raw(PROJECT, unreadable, run_id=run_uuid(2), start_time=datetime.combine(DAY, time(1), UTC))
+    installation.langsmith.behavior.broken_runs = {unserved: 500}
+    name = f"_unreadable_{hashlib.sha256(unreadable).hexdigest()}.bin"
+
+    swept = installation.archive("full-sweep", "--json")
+
+    assert swept.code == 3, swept.err
+    assert swept.entry["problems"] == []
+    assert (swept.entry["fetch_result"]["proof"], swept.entry["fetch_result"]["runs"]) == ("fewer", 5)
+    assert swept.entry["fetch_result"]["incomplete"] == [unserved, name]
+    assert (swept.entry["db_result"]["successful_inserts"], swept.entry["db_result"]["errors"]) == (5, [])
+    differing = {check["name"] for check in swept.entry["checks"] if check["verdict"] != "agrees"}
+    assert differing == {"langsmith_count"}
+    assert f"incomplete: {PROJECT}: {DAY}" in installation.lse("status", "--project", PROJECT).out
+    assert days_to_archive(Settings.load().layout, ProjectConfig(PROJECT, DAY), datetime.now(UTC))[-1] == DAY
+    prune = "prune", "--older-than", "1d", "--project", PROJECT, "--force", "--json"
+    for command in (("archive", *prune), ("archive", *prune, "--what", "zips"), ("drive", *prune)):
+        pruned = installation.lse(*command)
+        assert "the day is incomplete" in pruned.entry["why"], pruned
+    fetched = installation.archive("fetch", "--refresh")
+    assert (fetched.code, fetched.out.count(unserved)) == (3, 1)
+
+    before = snapshot(installation.directory / "data")
+    shutil.rmtree(installation.directory / "data")
+    shutil.rmtree(installation.directory / "archives")
+    assert installation.archive("restore").code == 0
+    assert snapshot(installation.directory / "data") == before
+    verified = installation.archive("verify", "--json")
+    [count] = [check for check in verified.entry["checks"] if check["name"] == "langsmith_count"]
+    assert (verified.code, count["verdict"]) == (3, "differs")
+    assert [row["item"] for row in count["differences"]] == [unserved, name]
+
+    installation.langsmith.behavior.broken_runs = {}
+    installation.store.delete([run_uuid(2)])
+    healed = installation.archive("full-sweep", "--force", "--json")
+    assert (healed.code, healed.entry["fetch_result"]["runs"]) == (0, 6)
+    assert healed.entry["fetch_result"]["incomplete"] == []
+    assert (installation.paths().folder / name).read_bytes() == unreadable
 
 
 def test_an_old_empty_day_is_unproven(installation: Installation) -> None:

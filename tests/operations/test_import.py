@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from archive_fixtures import snapshot
-from day_fixtures import DAY, END, START, run, run_id
+from day_fixtures import DAY, END, START, mark_incomplete, run, run_id
 from home_fixtures import Installation
 
 from lse_archive.days import today
@@ -133,6 +133,18 @@ def test_an_import_keeps_archived_runs(layout: Layout, old: Path, write_day: Cal
     summary = read_summary(layout.day("chat", DAY).folder)
     assert summary is not None
     assert summary.runs == 3
+
+
+def test_an_import_keeps_the_names_of_runs_that_are_still_missing(
+    layout: Layout, old: Path, write_day: Callable[..., None]
+) -> None:
+    write_day(run(1, START))
+    folder = layout.day("chat", DAY).folder
+    mark_incomplete(folder, run_id(2), run_id(8))
+    assert import_day(layout, "chat", DAY, survey(old).days[DAY]).added == 1
+    summary = read_summary(folder)
+    assert summary is not None
+    assert summary.incomplete == [run_id(8)]
 
 
 def test_a_damaged_or_pruned_day_is_not_touched(layout: Layout, old: Path, write_day: Callable[..., None]) -> None:

@@ -112,7 +112,7 @@ def test_the_page_size_is_halved_for_large_answers(cloud):
     assert min(sizes) <= PAGE // 4
 
 
-def test_one_run_that_is_too_large_is_an_error(cloud):
+def test_a_day_whose_runs_are_all_too_large_is_an_error(cloud):
     cloud.server.behavior.max_page_bytes = 2_000
     cloud.settings = replace(cloud.settings, patience=0.02)
     with pytest.raises(SourceError, match="HTTP 413"):

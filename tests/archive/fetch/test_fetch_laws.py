@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections import Counter
@@ -15,7 +16,9 @@ from lse_archive.days import format_time
 from lse_archive.errors import AccessError, CorruptArchiveError
 from lse_archive.folder.contents import is_as_recorded
 from lse_archive.folder.manifest import SUMMARY, SUMS
+from lse_archive.folder.reader import run_file_name
 from lse_archive.folder.state import read_state
+from lse_archive.runs.header import read_header
 
 DIALECTS = ("v2", "v1")
 
@@ -181,6 +184,30 @@ def test_folders_of_older_tools_are_adopted(cloud):
     before = file_states(folder)
     assert cloud.fetch().outcome == "unchanged"
     assert file_states(folder) == before
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_files_with_the_names_of_fetched_runs_are_kept_under_other_names(cloud, monkeypatch, links):
+    ids = [cloud.put(START + number) for number in range(2)]
+    other = b'{"id":"00000000-0000-4000-8000-000000000007","start_time":"2026-01-02T05:00:00Z"}'
+    folder = cloud.paths.folder
+    folder.mkdir(parents=True)
+    for run_id, content in zip(ids, (b"{", other), strict=True):
+        name = run_file_name(read_header(cloud.served()[run_id]))
+        (folder / name).write_bytes(content)
+    if not links:
+        monkeypatch.setattr(os, "link", _refuse_links)
+    result = cloud.fetch()
+    assert (result.outcome, result.runs, result.no_longer_served) == ("updated", 3, 1)
+    published = cloud.published()
+    assert {run_id: published[run_id] for run_id in ids} == cloud.served()
+    assert published["00000000-0000-4000-8000-000000000007"] == other
+    assert list(cloud.unreadable().values()) == [b"{"]
+    assert cloud.fetch().outcome == "unchanged"
+
+
+def _refuse_links(*_: object) -> None:
+    raise OSError(errno.EPERM, "no links here")
 
 
 def damage_text(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lse_archive.days import Window
 from lse_archive.errors import SourceError
 from lse_archive.fetch.paginate import PageReport, paginate
-from lse_archive.fetch.source import LostCursorError, Page
+from lse_archive.fetch.source import LostCursorError, Page, UnservedRun
 
 Run = tuple[int, int]  # start and number
 
@@ -51,7 +51,7 @@ class Source:
         more = str(end) if end < len(found) else None
         return self.change(Page(page, more, full=len(page) == size), cursor)
 
-    def runs_by_id(self, ids: list[str], window: Window) -> list[bytes]:
+    def runs_by_id(self, starts: Mapping[str, int], window: Window) -> Page:
         raise NotImplementedError
 
     def count(self, window: Window, *, roots_only: bool = False) -> int:
@@ -68,14 +68,20 @@ class Sink:
         self.covered: list[Window] = []
         self._lock = threading.Lock()
 
-    def add(self, runs: list[bytes]) -> PageReport:
+    def add(self, runs: list[bytes], unserved: Sequence[UnservedRun] = ()) -> PageReport:
         parsed = [(int(run.split()[0]), int(run.split()[1])) for run in runs]
+        parsed += [(run.start, int(run.run_id)) for run in unserved]
         starts = [start for start, _ in parsed]
         with self._lock:
             new = set(parsed) - self.runs
             self.runs |= new
         newest = max((start for start, _ in new), default=None)
-        return PageReport(len(new), newest, min(starts, default=None), starts == sorted(starts, reverse=True))
+        return PageReport(
+            len(new),
+            newest,
+            min(starts, default=None),
+            starts[: len(runs)] == sorted(starts[: len(runs)], reverse=True),
+        )
 
     def mark_complete(self, window: Window) -> None:
         with self._lock:
@@ -114,6 +120,20 @@ def test_unsorted_pages_are_paginated_to_the_end(runs, page_size):
     sink = Sink()
     paginate(source, sink, [WINDOW])
     assert sink.runs == {run for run in runs if run[0] in WINDOW}
+
+
+@settings(deadline=None)
+@given(RUNS, st.integers(3, 12), st.integers(1, 8), st.integers(1, 4))
+def test_pages_with_unserved_runs_are_paginated_to_the_end(runs, page_size, workers, every):
+    def serve_some(page: Page, cursor: str | None) -> Page:
+        parsed = [(run, *map(int, run.split())) for run in page.runs]
+        served = [run for run, _, number in parsed if number % every]
+        unserved = [UnservedRun(str(number), start) for _, start, number in parsed if not number % every]
+        return Page(served, page.next_cursor, page.full, unserved)
+
+    source = Source(runs, page_size, serve_some)
+    source.workers = workers
+    paginated(source, WINDOW)
 
 
 def spread(runs: int, over: int = 50) -> list[Run]:

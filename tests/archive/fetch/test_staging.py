@@ -12,7 +12,8 @@ import pytest
 from day_fixtures import DAY, END, START, day_paths, run, run_id
 
 from lse_archive.days import Window, compact_time
-from lse_archive.errors import ArchiveConflictError, SourceError
+from lse_archive.errors import ArchiveConflictError
+from lse_archive.fetch.source import UnservedRun
 from lse_archive.fetch.staging import Staging
 from lse_archive.layout import DayPaths
 
@@ -157,9 +158,43 @@ def test_only_runs_of_the_day_and_the_project_are_staged(paths):
         assert first.add(page).new == 2
         assert first.misplaced == {run_id(2), run_id(4), run_id(5)}
         assert first.add([run(1), run(1)]).new == 0
-        with pytest.raises(SourceError, match="cannot be filed"):
-            first.add([run(7), b'{"id":"x"}'])
         assert first.served_runs() == 2
+
+
+def test_bytes_that_are_no_run_are_kept_and_counted_once(paths):
+    odd = b'{"id":"x"}'
+    name = f"_unreadable_{hashlib.sha256(odd).hexdigest()}.bin"
+    with staging(paths) as first:
+        report = first.add([run(7), odd, run(5)])
+        assert (report.new, report.oldest, report.newest, report.ordered) == (3, START + 5, START + 7, True)
+        assert first.add([odd]).new == 0
+        first.mark_complete(Window(START + 5, END))
+    with staging(paths) as second:
+        assert second.gaps() == [Window(START, START + 5)]
+        assert (second.served_runs(), second.incomplete(), second.others()) == (3, [name], [name])
+        assert dict(second.sums())[name] == hashlib.sha256(odd).digest()
+        assert (second.runs_folder / name).read_bytes() == odd
+        (second.runs_folder / name).write_bytes(b"x")
+    with staging(paths) as third:
+        assert third.gaps() == ALL
+        assert third.incomplete() == []
+    with staging(paths, api_version="v1") as other:
+        assert not other.is_incomplete()
+
+
+def test_an_unserved_run_stays_recorded_until_it_is_served(paths):
+    with staging(paths) as first:
+        unserved = [UnservedRun(run_id(3), START + 3, [b"a part of it"]), UnservedRun(run_id(4), END)]
+        report = first.add([run(7)], unserved)
+        assert (report.new, report.oldest, report.newest) == (2, START + 3, START + 7)
+        assert first.add([], unserved[:1]).new == 0
+    with staging(paths) as second:
+        assert (second.served_runs(), second.incomplete(), len(second.others())) == (1, [run_id(3)], 1)
+        second.add([run(3)])
+        assert (second.served_runs(), second.is_incomplete(), second.others()) == (2, False, [])
+        assert second.add([], unserved[:1]).new == 0
+        assert not second.is_incomplete()
+        assert len(list(second.runs_folder.iterdir())) == 2
 
 
 def test_unsorted_pages_are_recognized(paths):

@@ -1,5 +1,6 @@
 """Run documents and pages: unusual JSON is read and kept byte for byte."""
 
+import contextlib
 import json
 import time
 
@@ -109,29 +110,57 @@ def test_unusual_documents_are_kept_with_their_page(odd):
     assert check_json(run) == run
 
 
+def test_a_page_with_a_run_that_is_not_json_is_split_on_request():
+    odd = RUN + rb',"name":"\x"}'
+    page = b'{"items":[%s,%s],"next_cursor":"c"}' % (odd, RUN + b"}")
+    with pytest.raises(NotARunError):
+        cut_page(page)
+    assert cut_page(page, strict=False) == ([odd, RUN + b"}"], "c")
+    for end in range(len(page)):
+        with pytest.raises(NotARunError):
+            cut_page(page[:end], strict=False)
+
+
+@pytest.mark.parametrize(
+    "end", [b'"Invalid date"', b'"10000-01-01T00:00:00Z"', b'"2026-01-02T24:00:00Z"', b"17", b"{}"]
+)
+def test_a_run_whose_end_cannot_be_read_has_ended(end):
+    header = read_header(RUN + b',"end_time":' + end + b"}")
+    assert header.end == header.start
+    assert read_header(RUN + b',"end_time":null}').end is None
+    assert read_header(RUN + b',"end_time":""}').end is None
+
+
 def test_the_header_of_a_v2_run():
     header = read_header(
         RUN
         + f',"trace_id":"{TRACE.upper()}","end_time":"2026-01-03T00:00:00Z","status":"ERROR","is_root":false,'.encode()
         + f'"dotted_order":"20260101T235959999999Z{TRACE}.20260102T100000000001Z{ID}","total_tokens":12,'.encode()
-        + b'"total_cost":0.5,"project_id":"p"}'
+        + f'"total_cost":0.5,"project_id":"{TRACE.upper()}"}}'.encode()
     )
     assert (header.run_id, header.trace_id) == (ID, TRACE)
     assert header.end is not None
     assert header.trace_start is not None
     assert header.end - header.start == 14 * 3600 * 1_000_000 - 1
     assert header.start - header.trace_start == 10 * 3600 * 1_000_000 + 2
-    assert (header.is_root, header.failed, header.tokens, header.cost, header.project_id) == (False, True, 12, 0.5, "p")
+    assert (header.is_root, header.failed, header.tokens, header.cost, header.project_id) == (
+        False,
+        True,
+        12,
+        0.5,
+        TRACE,
+    )
 
 
 def test_the_header_of_a_v1_run():
     header = read_header(
         f'{{"id":"{ID}","start_time":"2026-01-02T10:00:00","parent_run_id":"{TRACE}","status":"success",'.encode()
-        + b'"total_cost":"0.25","error":null,"session_id":"p"}'
+        + f'"total_cost":"0.25","error":null,"session_id":"{TRACE}"}}'.encode()
     )
     assert (header.trace_id, header.end, header.is_root, header.failed) == (ID, None, False, False)
-    assert (header.cost, header.project_id) == (0.25, "p")
+    assert (header.cost, header.project_id) == (0.25, TRACE)
     assert read_header(RUN + b',"error":"boom"}').failed
+    assert read_header(RUN + b',"session_id":"the project"}').project_id is None
 
 
 @pytest.mark.parametrize("number", [b'"much"', b"NaN", b"1e999", b"{}", b"true"])
@@ -165,6 +194,31 @@ def test_the_wrapper_of_older_tools_is_removed():
     assert unwrap(b'{"trace": ' + inner + b', "exported": 1}')[0] == inner
     assert unwrap(inner)[0] == inner
     assert unwrap(b"\xef\xbb\xbf" + RUN + b"}")[1].run_id == ID
+
+
+# All fields of a header but those that filing needs.
+NOT_NEEDED = ["end_time", "status", "dotted_order", "is_root", "parent_run_id", "parent_run_ids"]
+NOT_NEEDED += ["project_id", "session_id", "error", "total_tokens", "total_cost", "trace"]
+
+
+@given(st.dictionaries(st.sampled_from(NOT_NEEDED), JSON))
+@example({"end_time": "0001-01-01T00:00:00+05:00", "dotted_order": "20161231T235960999999Z"})
+@example({"end_time": "\ud800", "project_id": "\ud800", "dotted_order": "\ud800", "status": "\ud800"})
+def test_a_field_that_filing_does_not_need_never_stops_filing(fields):
+    document = RUN + b"".join(b",%s:%s" % (encoded(key), encoded(value)) for key, value in fields.items())
+    header = read_header(document + b"}")
+    assert (header.run_id, header.trace_id, header.start) == (ID, ID, read_header(RUN + b"}").start)
+
+
+def encoded(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+@example(b'"\x80"', "status")
+@given(st.binary(max_size=60), st.sampled_from(["id", "status", "trace_id", "start_time", "end_time", "trace"]))
+def test_bytes_of_a_field_are_read_or_refused(content, field):
+    with contextlib.suppress(NotARunError):
+        read_header(b'{"%s":%s,"id":"%s","start_time":"2026-01-02"}' % (field.encode(), content, ID.encode()))
 
 
 @given(JSON)

@@ -13,7 +13,7 @@ from typing import Any
 import pyrage
 import pytest
 from archive_fixtures import PROJECT, Archive, leftovers, snapshot
-from day_fixtures import DAY
+from day_fixtures import DAY, mark_incomplete, run_id
 from home_fixtures import DAY as HOME_DAY
 from home_fixtures import PROJECT as HOME_PROJECT
 from home_fixtures import Installation, midnight
@@ -121,6 +121,19 @@ def test_the_same_content_is_not_sent_again(archive: Archive) -> None:
     assert find_copy_difference(archive.destination, paths) is None
     paths.zip.unlink()
     assert find_copy_difference(archive.destination, paths) is None
+
+
+def test_a_copy_names_the_missing_runs_of_its_day(archive: Archive) -> None:
+    paths = archive.add()
+    for lacking, action in (([run_id(9)], "replaced"), ([run_id(9)], "unchanged"), ([], "replaced"), ([], "unchanged")):
+        mark_incomplete(paths.folder, *lacking)
+        zip_day(paths)
+        assert upload_day(archive.destination, paths).action == action
+        before = snapshot(archive.layout.data_dir)
+        archive.delete_local()
+        archive.layout.archive_dir.mkdir()
+        archive.restore()
+        assert snapshot(archive.layout.data_dir) == before
 
 
 def test_other_content_is_replaced_after_a_confirmation(archive: Archive) -> None:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from lse_archive.errors import SourceError
-from lse_resources.langsmith.http import LangSmithHttp, shared
+from lse_resources.langsmith.http import LangSmithHttp, UnansweredError, shared
 from lse_resources.langsmith.limiter import AdaptiveLimiter
 from lse_resources.langsmith.settings import LangSmithSettings
 
@@ -64,6 +64,28 @@ def test_a_retry_after_is_respected_within_the_patience(http: LangSmithHttp, tim
     with pytest.raises(SourceError):
         http.send("cannot read", lambda: httpx.Response(503, headers={"Retry-After": "3600"}), stop=time)
     assert time.now == pytest.approx(75.0)
+
+
+def test_a_request_ends_after_its_attempts_without_those_that_the_rate_limit_refused(
+    http: LangSmithHttp, time: FakeTime
+) -> None:
+    asked: list[int] = []
+
+    def answer() -> httpx.Response:
+        asked.append(429 if len(asked) % 2 else 502)
+        return httpx.Response(asked[-1], headers={"Retry-After": "0"})
+
+    with pytest.raises(UnansweredError, match=r"HTTP 502"):
+        http.send("cannot read", answer, attempts=3, stop=time)
+    assert asked == [502, 429, 502, 429, 502]
+
+
+def test_the_error_names_the_last_failure_if_the_rate_limit_leaves_no_time_for_another_attempt(
+    http: LangSmithHttp, time: FakeTime
+) -> None:
+    limiter = AdaptiveLimiter(1, 100.0, ceiling=1, clock=time.clock)
+    with pytest.raises(UnansweredError, match=r"HTTP 502"):
+        http.send("cannot read", lambda: httpx.Response(502), limiter=limiter, stop=time)
 
 
 def test_a_smaller_page_restarts_the_patience(http: LangSmithHttp, time: FakeTime) -> None:

@@ -279,7 +279,7 @@ def test_a_service_account_needs_a_shared_drive_or_a_subject(
         assert drive.check_folder().account.email == USER
     with (
         GoogleDrive(settings(**facts, subject="eve@example.com"), retries=NEVER) as drive,
-        pytest.raises(DestinationError, match=r"unauthorized_client.*key\.json"),
+        pytest.raises(DestinationError, match=r"unauthorized_client.*domain-wide delegation"),
     ):
         drive.about()
 

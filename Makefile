@@ -7,7 +7,7 @@ DEV_STAMP := $(VENV)/.complete-dev
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PORT ?= 3000
 
-.PHONY: help install install-dev demo up up-demo test test-quick test-ui test-wheel wheel screenshots lint lock clean
+.PHONY: help install install-dev demo up up-demo test test-quick test-nightly test-ui test-wheel wheel screenshots lint lock clean
 
 help:
 	@echo "make demo     archive two made-up projects end to end, without any account"
@@ -18,6 +18,7 @@ help:
 	@echo "make wheel    build dist/langsmith_archive-*.whl"
 	@echo "make test     lint, types and tests"
 	@echo "make test-quick  the quick tests alone"
+	@echo "make test-nightly  failing system calls and odd documents, with many more cases"
 	@echo "make test-ui  the UI in a real browser; needs Chromium (Debian: apt-get install chromium)"
 	@echo "make test-wheel  the wheel in an empty environment; needs the package index"
 
@@ -59,6 +60,10 @@ test: lint
 # The tests without the marker `slow`: under a minute on 2 cores.
 test-quick: install-dev
 	$(BIN)/pytest -m "not slow"
+
+# The suites of tests/faults with many more cases than in `make test`, and new documents each time.
+test-nightly: install-dev
+	LSE_TEST_NIGHTLY=1 $(BIN)/pytest tests/faults
 
 # Installs the wheel into an empty virtual environment, and runs it outside of the checkout.
 test-wheel: install-dev

@@ -18,8 +18,8 @@ def split(raw: bytes, only: Container[str] | None = None) -> Members:
     """Returns the members of a JSON object, or only those in `only`. Raises ValueError."""
     try:
         found: Mapping[str, Any] = _RAW_MEMBERS.decode(raw)
-    except ValueError:
-        # msgspec rejects lone surrogates and NaN, also in values that it does not decode.
+    except (ValueError, RecursionError):
+        # msgspec rejects lone surrogates, NaN and deep nesting, also in values that it does not decode.
         found = {_DECODER.decode(name.decode()): value for name, value in _cut(raw, b"{", b"}", named=True)}
     return {name: bytes(value) for name, value in found.items() if only is None or name in only}
 
@@ -42,15 +42,22 @@ def _cut(raw: bytes, opening: bytes, closing: bytes, *, named: bool) -> list[tup
         return found
     while True:
         if named:
-            start, (_, at) = at, _DECODER.raw_decode(text, at)
+            start, (_, at) = at, _scan(text, at)
             name = raw[start:at]
             at = _expect(raw, at, b":")
-        start, (_, at) = at, _DECODER.raw_decode(text, at)
+        start, (_, at) = at, _scan(text, at)
         found.append((name, raw[start:at]))
         at = _skip(raw, at)
         if raw[at : at + 1] == closing:
             return found
         at = _expect(raw, at, b",")
+
+
+def _scan(text: str, at: int) -> tuple[Any, int]:
+    try:
+        return _DECODER.raw_decode(text, at)
+    except RecursionError:
+        raise ValueError(f"malformed JSON at byte {at}: nested too deeply") from None
 
 
 def _skip(raw: bytes, at: int) -> int:

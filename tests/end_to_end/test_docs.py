@@ -67,8 +67,9 @@ def test_settings_are_in_the_example() -> None:
     assert set(map(str.upper, Settings.model_fields)) - set(example) == {"GOOGLE_DRIVE_API_ROOT"}
 
 
-def test_the_workflow_runs_targets_of_the_makefile_on_the_interpreters_of_the_classifiers() -> None:
-    jobs = yaml.safe_load((_ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+def test_the_workflows_run_targets_of_the_makefile_on_the_interpreters_of_the_classifiers() -> None:
+    workflows = [yaml.safe_load(path.read_text()) for path in (_ROOT / ".github" / "workflows").glob("*.yml")]
+    jobs = {name: job for workflow in workflows for name, job in workflow["jobs"].items()}
     matrix = jobs["check"]["strategy"]["matrix"]
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "if" not in step and "run" in step]
     makefile = (_ROOT / "Makefile").read_text()

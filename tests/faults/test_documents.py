@@ -14,9 +14,10 @@ import shutil
 import sys
 import traceback
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -28,6 +29,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from langsmith_fixtures import DAY, PROJECT, START, local_cloud
 from pyarrow import parquet
 
+from lse_archive.folder.contents import content_files
 from lse_archive.folder.manifest import read_summary, read_sums
 from lse_archive.folder.reader import RunFile, read_folder
 from lse_archive.layout import DayPaths, Layout
@@ -187,15 +189,30 @@ def _fails(rig: Rig, write: Write, documents: list[Document]) -> bool:
 
 
 def _fetch(rig: Rig, documents: list[Document]) -> list[bytes]:
-    """Fetches the documents that are JSON, also within a page, from a LangSmith that sends them as they are."""
-    served = [document for document in documents if document.is_run and not document.content.startswith(_BOM)]
+    """Fetches the documents from a LangSmith that sends them as they are.
+
+    Of those that are not JSON, the fetch keeps the bytes, or names the run; then the day is incomplete.
+    """
     with local_cloud() as cloud:
-        for number, document in enumerate(served):
+        for number, document in enumerate(documents):
             cloud.put(START + number, run_id=document.run_id)
-            cloud.rewrite(document.run_id, document.content)
+            cloud.rewrite(document.run_id, document.content or b" ")  # the local server joins pages of no empty items
         cloud.paths = rig.paths
-        cloud.fetch()
-    return sorted(document.content.strip(_JSON_SPACE) for document in served)  # space is no part of an element
+        cloud.settings = replace(cloud.settings, patience=1.0)  # runs that are not JSON are tried for so long
+        incomplete = cloud.fetch().incomplete
+    files = {path.name: path.read_bytes() for path in content_files(rig.paths.folder)}
+    contents = list(files.values())
+    assert {name for name in files if name.endswith(".bin")} <= set(incomplete)
+    wanted = []
+    for document in documents:
+        content = document.content.strip(_JSON_SPACE)  # it is no part of an element of an array
+        if document.is_run and not content.startswith(_BOM):
+            assert document.run_id not in incomplete
+            wanted.append(content)
+        elif document.run_id not in incomplete:
+            assert content in contents or any(name.startswith(document.run_id) for name in files)
+    assert not Counter(wanted) - Counter(contents)
+    return sorted(contents)
 
 
 def _write(rig: Rig, documents: list[Document]) -> list[bytes]:

@@ -85,8 +85,9 @@ def to_micros(moment: datetime) -> int:
 def parse_time(text: str) -> int:
     """Parses an ISO 8601 timestamp. Without a zone it is UTC; digits below the microsecond are cut off.
 
-    LangSmith's v1 answers carry no zone and mean UTC (langsmith SDK, `schemas.py`). A leap second (RFC 3339, 5.7) is
-    read as the last microsecond of its minute, so that it stays in its day.
+    LangSmith's v1 answers carry no zone and mean UTC (langsmith SDK, `schemas.py`). The letters may be
+    small, and a leap second is read as the last microsecond of its minute, so that it stays in its day (RFC 3339, 5.6
+    and 5.7).
 
     Raises:
         ValueError: The text is no timestamp, or its UTC year is outside 1 to 9999.
@@ -94,7 +95,7 @@ def parse_time(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        moment = datetime.fromisoformat(_LEAP_SECOND.sub("59.999999", text, count=1))
+        moment = datetime.fromisoformat(_LEAP_SECOND.sub("59.999999", text.upper(), count=1))
     try:
         return to_micros(moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC))
     except OverflowError as error:

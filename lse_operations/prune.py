@@ -45,8 +45,8 @@ def prune_day(
     """Prunes the day's run files or its zip, if all places agree; else keeps it and returns the reason.
 
     The day must not be incomplete. The local files and zip must agree with their checksums, the destination's own
-    checksum with this content, and the rows in Postgres with the files. The copy must pass the test of a restore: on the
-    local zip if that has its bytes, else on a download. Summary and checksums stay (`lse_archive.folder.pruned`).
+    checksum with this content, and the rows in Postgres with the files. The copy must pass the test of a restore: on
+    the local zip if that has its bytes, else on a download. Summary and checksums stay (`lse_archive.folder.pruned`).
 
     Args:
         dry_run: Check, and delete nothing.

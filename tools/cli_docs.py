@@ -18,8 +18,8 @@ _HEAD = """\
 archived: today is refused.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage; 3 differences (`verify` found some, a zip lacks files of its folder, or a
-fetched day is incomplete: it holds fewer runs than LangSmith counts, or LangSmith did not serve one); 130 interrupted by
-Ctrl-C. For several days it is the worst code; a failure is worse than a difference.
+fetched day is incomplete: it holds fewer runs than LangSmith counts, or LangSmith did not serve one); 130 interrupted
+by Ctrl-C. For several days it is the worst code; a failure is worse than a difference.
 
 `--json` prints one object on standard output, with one entry per project and day; everything else goes to standard
 error. Questions are asked only on a terminal. Otherwise the answer is no, unless `--force` is set: a command that would

@@ -65,6 +65,7 @@ def test_a_time_zone_is_respected(moment, hours):
 
 def test_a_time_without_a_zone_is_utc_and_nanoseconds_are_cut_off():
     assert parse_time("2026-01-02T00:00:00.123456") == parse_time("2026-01-02T00:00:00.123456789Z")
+    assert parse_time("2026-01-02t00:00:00z") == parse_time("2026-01-02T00:00:00Z")
 
 
 @pytest.mark.parametrize("text", ["2016-12-31T23:59:60Z", "2016-12-31 23:59:60.7", "2017-01-01T05:29:60,5+05:30"])

@@ -17,7 +17,9 @@ from lse_resources.postgres.jsonb import render
 _MAYBE_OUT_OF_RANGE = re.compile(rb"[eE][+-]?\d{5}|\d{16000}")
 _COUNT = re.compile(r"\d{1,18}", re.ASCII)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
-_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.(\d*))?(?:Z|([+-])(\d\d):(\d\d))?", re.ASCII)
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)[ Tt](\d\d):(\d\d):(\d\d)(?:\.(\d*))?(?:[Zz]|([+-])([01]\d|2[0-3])(?::?([0-5]\d))?)?", re.ASCII
+)
 _NUMBER = re.compile(r"-?\d{1,30}(\.\d{1,60})?([eE]-?\d{1,2})?", re.ASCII)
 
 

@@ -138,6 +138,7 @@ def test_readers_show_utc_and_iso_whatever_the_servers_defaults_are(
 ODD_TIMES = {
     "2026-02-01T05:00:00+16:30": datetime(2026, 1, 31, 12, 30, tzinfo=UTC),
     "2026-02-01T05:00:00-23:59": datetime(2026, 2, 2, 4, 59, tzinfo=UTC),
+    "2026-01-31t13:00:00z": datetime(2026, 1, 31, 13, tzinfo=UTC),
     "2026-01-31T13:00:00+00": datetime(2026, 1, 31, 13, tzinfo=UTC),
     "2026-01-31T13:00:00.25+0000": datetime(2026, 1, 31, 13, 0, 0, 250000, tzinfo=UTC),
     "2026-01-31T13:00:00-0130": datetime(2026, 1, 31, 14, 30, tzinfo=UTC),

@@ -17,10 +17,10 @@ DECLARE
     clock  text := left(value, least(26, length(value) - length(zone)));
     moment timestamptz;
 BEGIN
-    IF translate(left(value, 19), '123456789T', '000000000 ') <> '0000-00-00 00:00:00' THEN
+    IF translate(left(value, 19), '123456789Tt', '000000000  ') <> '0000-00-00 00:00:00' THEN
         RETURN NULL;
     END IF;
-    IF zone IN ('Z', '') THEN
+    IF zone IN ('Z', 'z', '') THEN
         moment := (clock || 'Z')::timestamptz;
     ELSIF zone ~ '^[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?$' THEN
         moment := (clock || 'Z')::timestamptz

@@ -28,7 +28,7 @@ class FetchOptions:
 
     Attributes:
         ask_count: Compare with LangSmith's own count.
-        allow_shrink: Publish what LangSmith serves now, without the runs that it no longer serves.
+        allow_shrink: Publish what LangSmith has now, without the runs that it no longer lists.
         retention_days: Days for which LangSmith keeps the project's runs; None if without limit.
     """
 

@@ -331,11 +331,16 @@ class Staging:
             for run_id, name, digest, origin in self._db.execute(query, [_key(run_id) for run_id in ids])
         }
 
+    def is_missing(self, run_id: str) -> bool:
+        """Whether LangSmith listed the run in this fetch and did not serve it."""
+        return self._db.execute("SELECT 1 FROM missing WHERE id = ?", (_key(run_id),)).fetchone() is not None
+
     def delete_stale(self) -> None:
-        """Deletes the runs of an earlier fetch that LangSmith has not served again."""
-        for (name,) in self._db.execute("SELECT name FROM run WHERE origin = 'stale'").fetchall():
+        """Deletes the runs of an earlier fetch that LangSmith no longer lists."""
+        condition = "origin = 'stale' AND id NOT IN (SELECT id FROM missing)"
+        for (name,) in self._db.execute(f"SELECT name FROM run WHERE {condition}").fetchall():
             (self.runs_folder / os.fsdecode(name)).unlink(missing_ok=True)
-        self._db.execute("DELETE FROM run WHERE origin = 'stale'")
+        self._db.execute(f"DELETE FROM run WHERE {condition}")
         self._delete_unreadable("NOT served")
 
     def keep(self, folder: Path, file: RunFile, *, served: bool) -> None:

@@ -47,6 +47,9 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> Union:
 
     Called within a transaction of the staging.
 
+    Args:
+        allow_shrink: Runs that LangSmith no longer lists need not stay; those that it lists and did not serve stay.
+
     Raises:
         CorruptArchiveError: A published file is damaged or missing, and LangSmith no longer serves its run.
         ArchiveConflictError: A published file has no free name, or the folder holds another folder.
@@ -73,7 +76,7 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> Union:
         if staged is None and not intact:
             damaged.add(file.name)
         elif staged is None or (intact and not staged.served):
-            if not allow_shrink:
+            if not allow_shrink or staging.is_missing(file.header.run_id):
                 staging.keep(paths.folder, file, served=False)
         elif (staged.name, staged.sha256) == (file.name, file.sha256):
             unchanged += 1

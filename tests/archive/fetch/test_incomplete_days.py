@@ -209,6 +209,18 @@ def test_an_incomplete_fetch_keeps_the_earlier_state_of_a_run(cloud):
     assert cloud.published() == before
 
 
+def test_a_shrinking_fetch_keeps_the_earlier_state_of_a_run_that_is_listed_and_not_served(cloud):
+    cloud.fetch()
+    before = cloud.published()
+    broken, deleted, *_ = sorted(before)
+    cloud.server.behavior.broken_runs = {broken: 502}
+    cloud.store.delete([deleted])
+    result = cloud.fetch(page_size=PAGE, allow_shrink=True)
+    assert (result.runs, result.count_check, result.incomplete) == (RUNS - 1, "fewer", [])
+    del before[deleted]
+    assert cloud.published() == before
+
+
 def test_a_run_stays_named_when_its_retention_ends(cloud, monkeypatch):
     broken = min(cloud.served())
     cloud.server.behavior.broken_runs = {broken: 502}

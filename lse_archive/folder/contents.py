@@ -46,7 +46,7 @@ def require_folder(paths: DayPaths) -> None:
 
 
 def ensure_manifest(paths: DayPaths) -> Summary:
-    """Returns the day's summary; writes the manifest first if the folder (an older tool's) has none.
+    """Returns the day's summary; first writes what the folder (an older tool's) lacks of the manifest.
 
     The caller holds the day's lock.
 
@@ -77,10 +77,13 @@ def ensure_manifest(paths: DayPaths) -> Summary:
         raise _changed(paths, differs_from=SUMS, missing=SUMMARY)
     if summary is not None and summary.content_sha256 != content:
         raise _changed(paths, differs_from=SUMMARY, missing=SUMS)
-    summary = tally.summary(paths.project, content, invalid)
-    encoded = encode_summary(summary)
-    with publish_file(paths.folder / SUMMARY) as file:
-        file.write(encoded)
+    if summary is not None:  # it names what the files do not: for example which runs are missing
+        encoded = (paths.folder / SUMMARY).read_bytes()
+    else:
+        summary = tally.summary(paths.project, content, invalid)
+        encoded = encode_summary(summary)
+        with publish_file(paths.folder / SUMMARY) as file:
+            file.write(encoded)
     with publish_file(paths.folder / SUMS) as file:
         file.writelines(sums_lines(encoded, ordered))
     return summary

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Generator
@@ -53,6 +54,21 @@ def publish_file(target: Path) -> Generator[BinaryIO]:
             temporary.unlink()
         raise
     sync_directory(target.parent)
+
+
+def link_file(source: Path, target: Path) -> None:
+    """Links a file, or copies it on a file system without hard links.
+
+    Raises:
+        FileExistsError: There is a file at the target.
+        OSError: It can be neither linked nor copied.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target)) from None
+        shutil.copy2(source, target)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import msgspec
 from lse_archive.days import FIRST_DAY, day_of, require_past
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, UsageError
 from lse_archive.files import disk_errors
-from lse_archive.folder.contents import ensure_manifest, is_as_recorded
+from lse_archive.folder.contents import content_files, ensure_manifest, is_as_recorded
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import (
     SUMMARY,
@@ -216,9 +216,8 @@ def _publish(paths: DayPaths, new: dict[str, Candidate], progress: Callable[[int
     draft.folder.mkdir(parents=True)
     before = read_summary(paths.folder) if paths.folder.is_dir() else None
     if paths.folder.is_dir():
-        for path in paths.folder.iterdir():
-            if path.name not in (SUMMARY, SUMS):
-                shutil.copy2(path, draft.folder / path.name)
+        for path in content_files(paths.folder):
+            shutil.copy2(path, draft.folder / path.name)
     for number, candidate in enumerate(new.values(), 1):
         content = candidate.path.read_bytes()
         if hashlib.sha256(content).digest() != candidate.sha256:

@@ -15,7 +15,7 @@ from lse_archive.folder.manifest import content_hash, content_sums, read_sums
 from lse_archive.folder.opened import delete_unread
 from lse_archive.folder.pruned import PrunedDay, is_pruned, pruned_sums, write_pruned
 from lse_archive.folder.publish import SCRATCH, displace
-from lse_archive.folder.reader import RunFile, read_folder
+from lse_archive.folder.reader import RunFile, hidden_names, read_folder
 from lse_archive.folder.state import now_text, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import PruneResult
@@ -127,7 +127,7 @@ def _prove(
     if what == "zips" and copy_difference(copy, paths, without_zip=True):
         why = f"{destination.place} has no content hash of the copy, so that it cannot be checked without the zip"
         raise _NotProvenError(f"{why}; upload it again: lse archive upload")
-    if what == "files" and paths.folder.is_dir() and (hidden := _hidden_files(paths.folder)):
+    if what == "files" and paths.folder.is_dir() and (hidden := hidden_names(paths.folder)):
         raise _NotProvenError(f"hidden files are in no copy of the day: {', '.join(hidden[:3])}; move them away")
     rows = check_rows(compare_rows(database, paths, on_wait=on_wait))
     if rows.verdict != "agrees":
@@ -141,12 +141,6 @@ def _prove_here(paths: DayPaths) -> None:
     for check in (check_files(paths), check_archive(paths)):
         if check.verdict != "agrees":
             raise _NotProvenError(f"{check.says}; {check.hint}" if check.hint else check.says)
-
-
-def _hidden_files(folder: Path) -> list[str]:
-    """Hidden files, which no zip holds; without those of desktops."""
-    names = (path.name for path in folder.iterdir())
-    return sorted(name for name in names if name.startswith(".") and not name.startswith(("._", ".DS_Store")))
 
 
 def _the_copy(destination: Destination, paths: DayPaths) -> StoredFile:

@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import logging
 import os
-import shutil
 import sqlite3
 import threading
 import time
@@ -23,6 +22,7 @@ from lse_archive.days import Window, day_window
 from lse_archive.errors import ArchiveConflictError
 from lse_archive.fetch.paginate import PageReport
 from lse_archive.fetch.source import UnservedRun
+from lse_archive.files import link_file
 from lse_archive.folder.publish import discard
 from lse_archive.folder.reader import RunFile, run_file_name
 from lse_archive.layout import DayPaths
@@ -480,14 +480,7 @@ def _unreadable_name(digest: bytes) -> str:
 def _link(source: Path, folder: Path, *names: str) -> str | None:
     """Links a file under the first of the names that is free; returns that name, None if all are taken."""
     for name in names:
-        target = folder / name
-        try:
-            os.link(source, target)
-        except FileExistsError:
-            continue
-        except OSError:  # a file system without hard links
-            if target.exists():
-                continue
-            shutil.copy2(source, target)
-        return name
+        with contextlib.suppress(FileExistsError):
+            link_file(source, folder / name)
+            return name
     return None

@@ -14,9 +14,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from lse_archive.errors import ArchiveError
-from lse_archive.files import sync_directory
+from lse_archive.errors import ArchiveConflictError, ArchiveError
+from lse_archive.files import link_file, sync_directory
 from lse_archive.folder.opened import delete_unread, is_read
+from lse_archive.folder.reader import hidden_names
 from lse_archive.layout import DayPaths
 
 _log = logging.getLogger(__name__)
@@ -39,11 +40,15 @@ def publish_folder(paths: DayPaths, staged: Path) -> None:
     Elsewhere the old folder is renamed first: between the two renames, readers find it in the work folder. If the
     process is killed there, `recover` moves the old folder back; the staged one can be published again.
 
-    A folder that is a symbolic link is replaced by a folder here; the link's target stays.
+    The folder's hidden files stay. A folder that is a symbolic link is replaced by a folder here; the link's target
+    stays.
 
     Raises:
+        ArchiveConflictError: The folder holds a hidden folder. Nothing was published.
         OSError: Nothing was published.
     """
+    if paths.folder.is_dir():
+        _keep_hidden(paths.folder, staged)
     flush(staged)
     paths.folder.parent.mkdir(parents=True, exist_ok=True)
     target = paths.folder.readlink() if paths.folder.is_symlink() else None
@@ -133,6 +138,18 @@ def recover(paths: DayPaths) -> None:
             why=f"it is a link to {paths.folder.readlink()}, and there is no folder",
             hint="Mount that disk, or delete the link",
         )
+
+
+def _keep_hidden(folder: Path, staged: Path) -> None:
+    for name in hidden_names(folder):
+        if (folder / name).is_symlink() or not (folder / name).is_file():
+            raise ArchiveConflictError(
+                f"{folder} cannot be replaced",
+                why=f"it holds '{name}', which is a folder, a link or a special file",
+                hint="Move it away, and run the command again",
+            )
+        (staged / name).unlink(missing_ok=True)  # of a publication that failed
+        link_file(folder / name, staged / name)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -65,6 +65,12 @@ def may_hold_run(name: str) -> bool:
     return name.endswith(".json") and name[0] not in "_."
 
 
+def hidden_names(folder: Path) -> list[str]:
+    """The names of hidden files and folders, which no zip holds, sorted; without the files of desktops."""
+    names = (path.name for path in folder.iterdir())
+    return sorted(name for name in names if name.startswith(".") and not name.startswith(("._", ".DS_Store")))
+
+
 def file_digests(folder: Path | Folder, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """The names of files and the sha256 of their current content.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from day_fixtures import day_paths
 
-from lse_archive.errors import ArchiveError, DayLockedError
+from lse_archive.errors import ArchiveConflictError, ArchiveError, DayLockedError
 from lse_archive.files import publish_file
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.publish import publish_folder, recover
@@ -35,6 +35,21 @@ def test_publication_replaces_a_folder(tmp_path):
     assert (paths.folder / "a.json").read_text() == "new"
     assert not paths.retired.exists()
     assert not (paths.staging / "runs").exists()
+
+
+def test_publication_keeps_hidden_files_and_refuses_a_hidden_folder_by_its_name(tmp_path):
+    paths = day_paths(tmp_path)
+    publish_folder(paths, staged(paths, "old"))
+    (paths.folder / ".annotations.json").write_text("[1]")
+    (paths.folder / ".DS_Store").write_text("of a desktop")
+    publish_folder(paths, staged(paths, "new"))
+    assert (paths.folder / ".annotations.json").read_text() == "[1]"
+    assert not (paths.folder / ".DS_Store").exists()
+    (paths.folder / ".notes").mkdir()
+    before = sorted(paths.folder.iterdir())
+    with pytest.raises(ArchiveConflictError, match=r"it holds '\.notes'"):
+        publish_folder(paths, staged(paths, "newer"))
+    assert sorted(paths.folder.iterdir()) == before
 
 
 def test_a_failed_move_restores_the_old_folder(tmp_path):

@@ -16,7 +16,7 @@ from day_fixtures import DAY, END, START, mark_incomplete, run, run_id
 from home_fixtures import Installation
 
 from lse_archive.days import today
-from lse_archive.errors import ArchiveError, CorruptArchiveError, PrunedDayError, UsageError
+from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, PrunedDayError, UsageError
 from lse_archive.folder.contents import is_as_recorded
 from lse_archive.folder.manifest import read_summary
 from lse_archive.folder.reader import RunFile, read_folder
@@ -157,6 +157,20 @@ def test_an_import_keeps_archived_runs(layout: Layout, old: Path, write_day: Cal
     summary = read_summary(layout.day("chat", DAY).folder)
     assert summary is not None
     assert summary.runs == 3
+
+
+def test_an_import_keeps_hidden_files_and_names_a_folder_in_its_way(
+    layout: Layout, old: Path, write_day: Callable[..., None]
+) -> None:
+    write_day(run(1, START))
+    folder = layout.day("chat", DAY).folder
+    (folder / ".annotations.json").write_text("[1]")
+    (folder / ".notes").mkdir()
+    with pytest.raises(ArchiveConflictError, match=r"it holds '\.notes'"):
+        import_day(layout, "chat", DAY, survey(old).days[DAY])
+    (folder / ".notes").rmdir()
+    assert import_day(layout, "chat", DAY, survey(old).days[DAY]).added == 1
+    assert (folder / ".annotations.json").read_text() == "[1]"
 
 
 def test_an_import_keeps_the_names_of_runs_that_are_still_missing(

@@ -165,10 +165,10 @@ def _publish_union(
 def _incomplete(staging: Staging, check: CountCheck, recorded: Summary | None) -> list[str]:
     """What the day lacks, see `Summary.incomplete`.
 
-    What an earlier fetch missed stays named until the run is here, or LangSmith served the whole day without it.
+    What an earlier fetch missed stays named until the run is here, or LangSmith's count proves the day without it.
     """
     found = set(staging.incomplete())
-    if recorded and check.verdict not in ("equal", "not_asked"):
+    if recorded and check.verdict != "equal":
         found.update(name for name in recorded.incomplete if not staging.has_run(name))
     return sorted(found)
 

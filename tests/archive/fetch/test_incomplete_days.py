@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from langsmith_fixtures import END, START, Cloud, file_states, local_cloud
+from langsmith_fixtures import END, PROJECT, START, Cloud, file_states, local_cloud
 
 from lse_archive.days import format_time
 from lse_archive.errors import SourceError
@@ -229,6 +229,24 @@ def test_a_run_stays_named_when_its_retention_ends(cloud, monkeypatch):
     result = cloud.fetch(retention_days=14)
     assert (result.outcome, result.count_check, result.incomplete) == ("unchanged", "fewer", [broken])
     assert check_count(cloud.paths).verdict == "differs"
+
+
+def test_a_run_stays_named_by_a_fetch_without_the_count_until_it_is_served(cloud):
+    ids = sorted(cloud.served())
+    broken = ids[:2]
+    cloud.server.behavior.broken_runs = dict.fromkeys(broken, 502)
+    cloud.fetch(page_size=PAGE)
+    hidden = cloud.store.run(broken[0])
+    cloud.store.delete([broken[0]])
+    cloud.server.behavior.broken_runs = {}
+    result = cloud.fetch(page_size=PAGE, ask_count=False)
+    assert (result.runs, result.count_check, result.incomplete) == (RUNS - 1, "fewer", [broken[0]])
+    assert cloud.summary().incomplete == [broken[0]]
+    assert check_count(cloud.paths).verdict == "differs"
+
+    cloud.store.put_raw(PROJECT, hidden.v2)
+    result = cloud.fetch(page_size=PAGE, ask_count=False)
+    assert (result.runs, result.count_check, result.incomplete) == (RUNS, "not_asked", [])
 
 
 def test_a_run_that_langsmith_deleted_is_no_longer_named(cloud):

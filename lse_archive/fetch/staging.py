@@ -408,10 +408,9 @@ class Staging:
 
     def has_run(self, run_id: str) -> bool:
         """Whether a run of this id will be published; False for a text that is no id."""
-        return (
-            self._db.execute("SELECT 1 FROM run WHERE lower(hex(id)) = ?", (run_id.replace("-", ""),)).fetchone()
-            is not None
-        )
+        with contextlib.suppress(ValueError):
+            return self.find(run_id) is not None
+        return False
 
     def others(self) -> list[str]:
         """Names of the files that are no run of the day."""

@@ -192,6 +192,8 @@ def test_an_unserved_run_stays_recorded_until_it_is_served(paths):
         assert (second.served_runs(), second.incomplete(), len(second.others())) == (1, [run_id(3)], 1)
         second.add([run(3)])
         assert (second.served_runs(), second.is_incomplete(), second.others()) == (2, False, [])
+        names = [run_id(3), run_id(4), "_unreadable_00.bin"]
+        assert [second.has_run(name) for name in names] == [True, False, False]
         assert second.add([], unserved[:1]).new == 0
         assert not second.is_incomplete()
         assert len(list(second.runs_folder.iterdir())) == 2

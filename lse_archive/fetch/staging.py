@@ -58,11 +58,13 @@ class StagedRun:
 
     Attributes:
         served: Whether LangSmith served it in this fetch; if not, in an earlier, interrupted one.
+        ended: Whether it has an end time.
     """
 
     name: str
     sha256: bytes
     served: bool
+    ended: bool
 
 
 class Staging:
@@ -325,10 +327,10 @@ class Staging:
         return self._find([run_id]).get(run_id)
 
     def _find(self, ids: Sequence[str]) -> dict[str, StagedRun]:
-        query = f"SELECT id, name, sha256, origin FROM run WHERE id IN ({','.join('?' * len(ids))})"
+        query = f"SELECT id, name, sha256, origin, end FROM run WHERE id IN ({','.join('?' * len(ids))})"
         return {
-            _text(run_id): StagedRun(os.fsdecode(name), digest, origin == "served")
-            for run_id, name, digest, origin in self._db.execute(query, [_key(run_id) for run_id in ids])
+            _text(run_id): StagedRun(os.fsdecode(name), digest, origin == "served", end is not None)
+            for run_id, name, digest, origin, end in self._db.execute(query, [_key(run_id) for run_id in ids])
         }
 
     def is_missing(self, run_id: str) -> bool:

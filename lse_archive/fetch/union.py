@@ -75,8 +75,9 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> Union:
         staged = staging.find(file.header.run_id)
         if staged is None and not intact:
             damaged.add(file.name)
-        elif staged is None or (intact and not staged.served):
-            if not allow_shrink or staging.is_missing(file.header.run_id):
+        elif staged is None or not staged.served:
+            is_staged_better = staged is not None and (not intact or (staged.ended and file.header.end is None))
+            if not is_staged_better and (not allow_shrink or staging.is_missing(file.header.run_id)):
                 staging.keep(paths.folder, file, served=False)
         elif (staged.name, staged.sha256) == (file.name, file.sha256):
             unchanged += 1

@@ -95,3 +95,14 @@ def test_published_runs_replace_older_ones_of_an_abandoned_fetch(tmp_path):
     publish(paths, {})
     assert content(paths) == {run_id(1): document(1, 1), run_id(2): document(2, 0)}
     recover(paths)
+
+
+def test_a_run_that_has_ended_in_an_abandoned_fetch_replaces_the_published_pending_one(tmp_path):
+    paths = day_paths(tmp_path)
+    ended, pending = run(1, end_time="2026-01-02T00:00:01Z"), run(1)
+    with contextlib.closing(Staging(paths)) as abandoned:
+        abandoned.resume(api_version="v2", project_id="p", now=0.0)
+        abandoned.add([run(2), ended])
+    fill(paths.folder, pending, run(2, end_time="2026-01-02T00:00:01Z"))
+    assert publish(paths, {}) == (0, 0)
+    assert content(paths) == {run_id(1): ended, run_id(2): run(2, end_time="2026-01-02T00:00:01Z")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal
 
@@ -42,7 +42,7 @@ def check_completeness(
 ) -> CountCheck:
     """Compares the fetched runs with LangSmith's count; if some are missing, fetches them and compares again.
 
-    A day of which a run is missing or unreadable is `fewer`, whatever the counts are.
+    The counts alone decide: whether a run is missing or unreadable is not asked here.
 
     Args:
         ask_count: Compare with LangSmith's count. False: the day is not checked.
@@ -51,13 +51,6 @@ def check_completeness(
     Raises:
         SourceError: LangSmith did not answer.
     """
-    check = _compare_counts(source, staging, day, ask_count=ask_count, retention_days=retention_days)
-    return replace(check, verdict="fewer") if staging.is_incomplete() else check
-
-
-def _compare_counts(
-    source: RunSource, staging: Staging, day: date, *, ask_count: bool, retention_days: int | None
-) -> CountCheck:
     # LangSmith deletes the first runs of the day when that many days have passed since its beginning.
     past_retention = retention_days is not None and today() >= day + timedelta(days=retention_days)
     if not ask_count:

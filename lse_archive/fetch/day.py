@@ -105,7 +105,7 @@ def _publish_union(
 
     recorded = _recorded_summary(paths)
     incomplete = _incomplete(staging, check, recorded)
-    if incomplete:
+    if incomplete or staging.is_incomplete():  # whatever the counts are
         check = replace(check, verdict="fewer")
     is_unchanged = (
         union.as_recorded
@@ -168,7 +168,8 @@ def _incomplete(staging: Staging, check: CountCheck, recorded: Summary | None) -
     What an earlier fetch missed stays named until the run is here, or LangSmith's count proves the day without it.
     """
     found = set(staging.incomplete())
-    if recorded and check.verdict != "equal":
+    is_proven = check.verdict == "equal" and not staging.is_incomplete()
+    if recorded and not is_proven:
         found.update(name for name in recorded.incomplete if not staging.has_run(name))
     return sorted(found)
 

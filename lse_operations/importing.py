@@ -239,10 +239,13 @@ def _publish(paths: DayPaths, new: dict[str, Candidate], progress: Callable[[int
     summary = ensure_manifest(draft)
     if before is not None:
         summary = msgspec.structs.replace(
-            summary, langsmith_project_id=before.langsmith_project_id, api=before.api, tool=before.tool
+            summary,
+            langsmith_project_id=before.langsmith_project_id,
+            langsmith_count=before.langsmith_count,
+            api=before.api,
+            tool=before.tool,
+            incomplete=[item for item in before.incomplete if item not in new],
         )
-        lacking = [item for item in before.incomplete if item not in new]
-        summary = msgspec.structs.replace(summary, incomplete=lacking)
     summary = msgspec.structs.replace(summary, changed_at=now_text())
     write_manifest(draft.folder, summary, content_sums(read_sums(draft.folder) or {}))
     publish_day(paths, draft.folder)

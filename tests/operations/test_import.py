@@ -10,6 +10,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from archive_fixtures import snapshot
 from day_fixtures import DAY, END, START, mark_incomplete, run, run_id
@@ -18,7 +19,7 @@ from home_fixtures import Installation
 from lse_archive.days import today
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, PrunedDayError, UsageError
 from lse_archive.folder.contents import is_as_recorded
-from lse_archive.folder.manifest import read_summary
+from lse_archive.folder.manifest import content_sums, read_summary, read_sums, write_manifest
 from lse_archive.folder.reader import RunFile, read_folder
 from lse_archive.layout import Layout
 from lse_archive.zips.day import zip_day
@@ -157,6 +158,19 @@ def test_an_import_keeps_archived_runs(layout: Layout, old: Path, write_day: Cal
     summary = read_summary(layout.day("chat", DAY).folder)
     assert summary is not None
     assert summary.runs == 3
+
+
+def test_an_import_keeps_the_count_of_langsmith(layout: Layout, old: Path, write_day: Callable[..., None]) -> None:
+    write_day(run(1, START))
+    folder = layout.day("chat", DAY).folder
+    summary = read_summary(folder)
+    assert summary is not None
+    counted = msgspec.structs.replace(summary, langsmith_count=3)
+    write_manifest(folder, counted, content_sums(read_sums(folder) or {}))
+    assert import_day(layout, "chat", DAY, survey(old).days[DAY]).added == 1
+    after = read_summary(folder)
+    assert after is not None
+    assert after.langsmith_count == 3
 
 
 def test_an_import_keeps_hidden_files_and_names_a_folder_in_its_way(

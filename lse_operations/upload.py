@@ -67,7 +67,7 @@ def upload_day(
         existing = _existing_file(destination, paths, folder)
         action = _decide(paths, zip_file, existing)
         if action in ("created", "replaced"):
-            if existing:
+            if existing and existing.content != zip_file.content:
                 _check_replacement(destination, paths, existing, allow_shrink, may_replace)
             destination.check_folder(need=zip_file.local.size)
         if existing and _is_current(existing, zip_file):

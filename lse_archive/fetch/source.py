@@ -44,7 +44,7 @@ class Page:
         runs: The bytes of each run as LangSmith sent it, newest first.
         next_cursor: The cursor of the next page, None at the end.
         full: Whether it holds as many runs as were requested: then a missing cursor does not prove the end.
-        unserved: The runs that belong to the page and could not be had.
+        unserved: The runs that belong to the page and were not served.
     """
 
     runs: list[bytes]

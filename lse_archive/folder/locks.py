@@ -28,7 +28,7 @@ def day_lock(
     """Holds the day's lock, and first repairs what a killed process left: a publication, or a damaged state.
 
     The system releases the lock when the process exits for any reason. On read-only media there is nothing to lock:
-    no process of this host can write there, and whatever writes next names the cause.
+    no process of this host can write there, and the next write fails with the system's reason.
 
     Args:
         wait_seconds: How long to wait for another writer.

@@ -198,7 +198,7 @@ class LangSmithHttp:
             failures += answer.status != 429
             delay = backoff.fail(answer.retry_after or 0.0)
             if delay is None or failures == attempts:
-                raise self._timed_out(answer, what)
+                raise self._timed_out(answer, what, backoff)
             # After 429 the limiter delays the next request; a smaller page after 413 needs no delay.
             if answer.status != 429 and not (answer.status == 413 and shrunk):
                 _log.info("%s: %s; retrying", what, answer.why)
@@ -271,19 +271,22 @@ class LangSmithHttp:
             if not backoff.allows(seconds):
                 if failure is None or failure.status == 429:
                     failure = _Failure(f"HTTP 429, retry after {seconds:.0f} s", 429)
-                raise self._timed_out(failure, what)
+                raise self._timed_out(failure, what, backoff)
             self._sleep(seconds, what, stop)
 
     def _sleep(self, seconds: float, what: str, stop: threading.Event) -> None:
         if stop.wait(seconds):
             raise SourceError(what, why="it was stopped", hint=_KEPT)
 
-    def _timed_out(self, failure: _Failure, what: str) -> SourceError:
+    def _timed_out(self, failure: _Failure, what: str, backoff: Backoff) -> SourceError:
         patience = self.settings.patience
         if failure.status == 429:
             hint = f"LangSmith refused for {patience:.0f} s: another client may use the same key; try later. {_KEPT}"
             return SourceError(what, why=failure.why, hint=hint)
-        hint = f"It failed for {patience:.0f} s (LSE_PATIENCE): check whether LangSmith can be reached. {_KEPT}"
+        failed = f"{backoff.failures} attempts failed" if backoff.failures > 1 else "One attempt failed"
+        if not backoff.allows(0.0):
+            failed += f", and the patience of {patience:.0f} s (LSE_PATIENCE) ended"
+        hint = f"{failed}: check whether LangSmith can be reached. {_KEPT}"
         return UnansweredError(what, why=failure.why, hint=hint)
 
     def _warn_of_deprecation(self, headers: Mapping[str, str]) -> None:

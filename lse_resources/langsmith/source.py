@@ -38,7 +38,7 @@ _DOWNLOADS = 8
 _PAGE_BYTES = 16 << 20
 _MEMORY_BYTES = 64 << 20
 _NO_LIMIT = math.inf
-# Once a page had to be fetched by ids, LangSmith is known to answer in general: failures are retried only this often.
+# Once a page had to be fetched by ids, LangSmith has served others: a failing request is sent only this often.
 _ATTEMPTS = 4
 _SAMPLES = 10
 _NOT_SERVED = (UnansweredError, StatusError)
@@ -128,7 +128,7 @@ class ProjectSource:
     ) -> Page:
         """See `RunSource.page`.
 
-        The runs of a page that LangSmith cannot serve are listed, and requested by id: one bad run costs itself alone.
+        The runs of a page that LangSmith cannot serve are listed, and requested by id, so that the others are served.
         """
         attempts = _ATTEMPTS if self._isolates and not ids_only else None
         try:

@@ -33,7 +33,7 @@ _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class MissingPayloadError(NotARunError):
-    """A payload of a run could not be had.
+    """A payload of a run was not served, or is not JSON.
 
     Attributes:
         rest: The run without the payload and without links, and the payload if that is not JSON.

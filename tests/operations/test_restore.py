@@ -284,10 +284,11 @@ def test_files_of_a_killed_restore_are_ignored_and_removed(archive: Archive) -> 
     assert leftovers(archive) == []
 
 
-def test_temporary_files_of_exited_processes_are_removed(archive: Archive) -> None:
+def test_temporary_files_of_exited_processes_are_removed(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = archive.add()
+    monkeypatch.setattr("lse_archive.folder.publish._swept", set())  # as in a new process
     for folder, name in ((paths.zip.parent, f".{paths.zip.name}"), (paths.state.parent, f".{paths.state.name}")):
-        for age, kind in ((7200, "old"), (0, "young")):
+        for age, kind in ((90_000, "old"), (7200, "young")):
             temporary = folder / f"{name}.{kind}.tmp"
             temporary.write_bytes(b"")
             os.utime(temporary, (time.time() - age, time.time() - age))

@@ -27,7 +27,7 @@ from lse_archive.folder.manifest import TOOL
 from lse_archive.names import project_slug
 from lse_cli.terminal.texts import counted
 from lse_platform.process_registry import Registry
-from lse_resources.alerts import mail_server, targets
+from lse_resources.alerts import check_targets
 from lse_resources.destinations.google_drive.client import GoogleDrive
 from lse_resources.destinations.object_store import ObjectStore
 from lse_resources.langsmith.client import LangSmith
@@ -273,9 +273,7 @@ def _postgres(settings: Settings) -> Findings:
 
 
 def _alerts(settings: Settings) -> Findings:
-    found = targets(settings)
-    if settings.lse_alert_smtp_url:
-        mail_server(settings.lse_alert_smtp_url.get_secret_value())
+    found = check_targets(settings)
     waiting = sum(1 for _ in Outbox(settings.home / "alerts").waiting())
     if waiting:
         yield Finding("alerts", "wrong", f"{counted(waiting, 'alert')} not delivered yet", "Test it: lse alerts test")

@@ -23,7 +23,7 @@ def locked(path: Path) -> Generator[None]:
     """Holds an exclusive lock on a file, created if missing; the system releases it when the process exits.
 
     Raises:
-        EmbeddedServerError: Another process held the lock for ten minutes: longer than a stop and a start of the server.
+        EmbeddedServerError: Another process held the lock for ten minutes.
         ArchiveError: The file system has no locks.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

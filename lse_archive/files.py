@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Generator
@@ -36,15 +37,27 @@ _unsynced: set[Path] = set()
 
 
 @contextlib.contextmanager
-def publish_file(target: Path) -> Generator[BinaryIO]:
+def publish_file(target: Path, *, mode: int | None = None) -> Generator[BinaryIO]:
     """Opens a temporary file beside the target; on success, syncs it and renames it to the target.
 
     On failure the temporary file is removed, and the target does not change.
+
+    Args:
+        mode: The permissions of the file, from its creation on. Default: those of the process' new files.
+
+    Raises:
+        OSError: It cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("wb+") as file:
+        # O_EXCL follows no link that the owner of a shared directory may have created.
+        descriptor = os.open(
+            temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else mode
+        )
+        with os.fdopen(descriptor, "wb+") as file:
+            if mode is not None:
+                os.fchmod(descriptor, mode)  # independent of the umask
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -44,20 +44,6 @@ def locked(path: Path) -> Generator[None]:
         os.close(fd)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a small text file atomically; all users may read it."""
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    with new.open(
-        "x", encoding="utf-8"
-    ) as file:  # "x" follows no symlink that the owner of the directory may have created
-        os.fchmod(file.fileno(), 0o644)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-
-
 def make_open_dir(path: Path) -> None:
     """Creates a directory that all users may read, if it is missing."""
     path.mkdir(exist_ok=True)

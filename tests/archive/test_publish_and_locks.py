@@ -77,6 +77,26 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["x.zip"]
 
 
+def test_two_writers_of_one_file_in_a_process_do_not_mix(tmp_path):
+    target = tmp_path / "x.json"
+    with publish_file(target) as one, publish_file(target) as other:
+        one.write(b"one")
+        other.write(b"other")
+    assert target.read_bytes() == b"one"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_a_file_has_its_mode_from_the_beginning_whatever_the_umask(tmp_path, mode):
+    before = os.umask(0o077 if mode == 0o644 else 0)
+    try:
+        with publish_file(tmp_path / "x", mode=mode) as file:
+            assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == mode
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == mode
+
+
 def test_a_second_writer_waits_and_learns_the_holder(tmp_path, monkeypatch):
     paths = day_paths(tmp_path)
     holders: list[str] = []

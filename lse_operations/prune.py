@@ -13,13 +13,13 @@ from lse_archive.files import disk_errors
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import content_hash, content_sums, read_sums
 from lse_archive.folder.opened import delete_unread
-from lse_archive.folder.pruned import PrunedDay, is_pruned, pruned_sums, write_pruned
+from lse_archive.folder.pruned import PrunedDay, day_content, write_pruned
 from lse_archive.folder.publish import SCRATCH, displace
 from lse_archive.folder.reader import RunFile, read_folder
 from lse_archive.folder.state import now_text, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import PruneResult
-from lse_archive.zips.day import check_zip
+from lse_archive.zips.day import check_zip, zip_sums
 from lse_operations.checks import check_archive, check_count, check_files, check_rows, compare_rows
 from lse_operations.upload import copy_difference, find_copies
 from lse_resources.destinations.files import LocalFile, StoredFile
@@ -167,15 +167,18 @@ def _prove_restorable(destination: Destination, copy: StoredFile, paths: DayPath
     """Tests the bytes of the copy as a restore does. A local zip with the same bytes was tested by `_prove_here`."""
     if paths.zip.is_file() and LocalFile.read(paths.zip).equals(copy):
         return
-    sums = pruned_sums(paths) if is_pruned(paths) else read_sums(paths.folder) or {}
     paths.archive_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=paths.archive_dir) as scratch:
         downloaded = Path(scratch) / copy.name
         destination.download(copy, downloaded)
         try:
+            sums = zip_sums(downloaded)
             check_zip(downloaded, downloaded, sums)
         except CorruptArchiveError as error:
             raise _NotProvenError(f"its copy cannot be restored: {error.why}") from error
+        # The summary may differ: it describes the content, and is written again with it.
+        if content_hash(content_sums(sums)) != day_content(paths):
+            raise _NotProvenError("its copy holds other content")
 
 
 def _prune(destination: Destination, paths: DayPaths, what: What, copy: StoredFile) -> bool:

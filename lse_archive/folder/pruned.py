@@ -6,14 +6,17 @@ of its runs for the comparison with the database.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import shutil
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 
 import msgspec
 
 from lse_archive.errors import CorruptArchiveError, PrunedDayError
 from lse_archive.files import sync_directory
-from lse_archive.folder.manifest import SUMMARY, SUMS, content_hash, content_sums, read_sums
+from lse_archive.folder.manifest import SUMMARY, SUMS, content_hash, content_sums, read_summary, read_sums
 from lse_archive.folder.publish import discard, flush
 from lse_archive.layout import DayPaths
 
@@ -33,6 +36,7 @@ class PrunedDay(msgspec.Struct, frozen=True, kw_only=True):
         place: Where the copy is.
         remote_sha256: Checksum of the copy at that time.
         remote_bytes: Its size.
+        runs_sha256: Checksum of the list of runs; None in records of version 0.1.0.
     """
 
     pruned_at: str
@@ -40,18 +44,30 @@ class PrunedDay(msgspec.Struct, frozen=True, kw_only=True):
     place: str
     remote_sha256: str
     remote_bytes: int
+    runs_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        datetime.fromisoformat(self.pruned_at)
 
 
 def write_pruned(paths: DayPaths, record: PrunedDay, runs: Iterable[RunLine]) -> None:
-    """Writes the record of a day, whole or not at all, before its files are deleted. Called under the day's lock."""
+    """Writes the record of a day and of these runs before its files are deleted, whole or not at all.
+
+    The caller holds the day's lock.
+    """
     draft = paths.pruned.with_suffix(".draft")
     discard(paths, draft)
     draft.mkdir()
     for name in (SUMMARY, SUMS):
         shutil.copyfile(paths.folder / name, draft / name)
+    listed = hashlib.sha256()
+    with (draft / _RUNS).open("wb") as file:
+        for run, trace, digest in runs:
+            line = f"{run},{trace or ''},{digest.hex()}\n".encode("ascii")
+            listed.update(line)
+            file.write(line)
+    record = msgspec.structs.replace(record, runs_sha256=listed.hexdigest())
     (draft / _RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
-    with (draft / _RUNS).open("w", encoding="ascii") as file:
-        file.writelines(f"{run},{trace or ''},{digest.hex()}\n" for run, trace, digest in runs)
     flush(draft)
     discard(paths, paths.pruned)
     draft.rename(paths.pruned)
@@ -111,13 +127,25 @@ def pruned_runs(paths: DayPaths) -> Iterator[RunLine]:
     """The runs of a pruned day.
 
     Raises:
-        CorruptArchiveError: The list cannot be read.
+        CorruptArchiveError: The list cannot be read, or is not the one that was written; the latter after its last run.
     """
+    listed, count = hashlib.sha256(), 0
     try:
-        with (paths.pruned / _RUNS).open(encoding="ascii") as file:
+        with (paths.pruned / _RUNS).open("rb") as file:
             for line in file:
-                run, trace, digest = line.rstrip("\n").split(",")
+                listed.update(line)
+                count += 1
+                run, trace, digest = line.decode("ascii").rstrip("\n").split(",")
                 yield run, trace or None, bytes.fromhex(digest)
+        record = summary = None
+        with contextlib.suppress(CorruptArchiveError):  # a damaged part proves nothing, and refuses nothing
+            record = read_pruned(paths)
+        with contextlib.suppress(CorruptArchiveError):
+            summary = read_summary(paths.pruned)
+        if record and record.runs_sha256 not in (None, listed.hexdigest()):
+            raise ValueError("its checksum differs from the recorded one")
+        if summary and count < summary.runs:
+            raise ValueError(f"it has {count} of {summary.runs} runs")
     except (OSError, ValueError) as error:
         raise CorruptArchiveError(
             f"the list of runs of {paths.project} {paths.day} is damaged",

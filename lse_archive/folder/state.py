@@ -53,6 +53,10 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
     zip_pruned_at: str | None = None
     copy_pruned_at: str | None = None
 
+    def __post_init__(self) -> None:
+        for time in filter(None, (self.last_fetched_at, self.zip_pruned_at)):  # they are columns of the table `days`
+            datetime.fromisoformat(time)
+
 
 def read_state(paths: DayPaths) -> DayState:
     """The day's state; an empty one if there is none; of a damaged one, what is certain.

@@ -45,6 +45,12 @@ def test_a_damaged_state_keeps_the_proof_of_the_content_that_the_day_has(paths, 
     assert caplog.text == ""
 
 
+def test_a_state_with_a_time_that_is_none_is_damaged(paths):
+    paths.state.write_text(paths.state.read_text().replace("2026-01-03T02:00:00Z", "yesterday"))
+    assert read_state(paths).last_fetched_at is None
+    assert read_state(paths).count_check == "equal"
+
+
 def test_a_damaged_state_proves_no_other_content(paths):
     damage(paths)
     fill(paths.folder, run(2))

@@ -193,17 +193,18 @@ def replace_by_fewer(archive: Archive, runs: int) -> None:
     upload_day(other.destination, other.paths(), allow_shrink=True)
 
 
-@pytest.mark.parametrize("trouble", ["fewer runs", "fewer runs, and the list is damaged"])
+@pytest.mark.parametrize("runs_csv", [None, b"x", b"", b"all but the last line"])
 def test_a_pruned_day_is_not_restored_with_fewer_runs(
-    archive: Archive, prune: Callable[..., PruneResult], trouble: str
+    archive: Archive, prune: Callable[..., PruneResult], runs_csv: bytes | None
 ) -> None:
     prune()
     prune("zips")
     paths = archive.paths()
     replace_by_fewer(archive, 3)
     says = "whose files were pruned, holds 2 runs that the copy does not"
-    if "damaged" in trouble:
-        (paths.pruned / "runs.csv").write_text("x")
+    if runs_csv is not None:
+        lines = (paths.pruned / "runs.csv").read_bytes().splitlines(keepends=True)
+        (paths.pruned / "runs.csv").write_bytes(b"".join(lines[:-1]) if b"last" in runs_csv else runs_csv)
         says = "the list of runs of shop / EMEA 2026-01-02 is damaged"
     before = snapshot(paths.pruned)
     with pytest.raises(ShrinkError, match=says):
@@ -371,6 +372,18 @@ def test_a_day_whose_copy_restore_refuses_is_not_pruned(
     assert kept.action == "kept"
     assert re.search(why, kept.why)
     assert paths.folder.is_dir()
+
+
+def test_a_day_whose_summary_was_written_again_is_pruned_and_restored(
+    archive: Archive, prune: Callable[..., PruneResult]
+) -> None:
+    paths = archive.paths()
+    summary = msgspec.structs.replace(ensure_manifest(paths), langsmith_count=5)
+    write_manifest(paths.folder, summary, content_sums(read_sums(paths.folder) or {}))
+    zip_day(paths)
+    assert upload_day(archive.destination, paths).action == "unchanged"
+    assert prune().action == "pruned"
+    assert archive.restore().action == "restored"
 
 
 def test_a_copy_is_downloaded_for_its_proof_only_where_no_local_zip_has_its_bytes(

@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 import sqlite3
 import time
@@ -15,6 +16,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
 
+from lse_archive.cancellation import wait_for_lock
 from lse_archive.errors import ArchiveError, UsageError
 
 _log = logging.getLogger(__name__)
@@ -36,15 +38,27 @@ _unsynced: set[Path] = set()
 
 
 @contextlib.contextmanager
-def publish_file(target: Path) -> Generator[BinaryIO]:
+def publish_file(target: Path, *, mode: int | None = None) -> Generator[BinaryIO]:
     """Opens a temporary file beside the target; on success, syncs it and renames it to the target.
 
     On failure the temporary file is removed, and the target does not change.
+
+    Args:
+        mode: The permissions of the file, from its creation on. Default: those of the process' new files.
+
+    Raises:
+        OSError: It cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("wb+") as file:
+        # O_EXCL follows no link that the owner of a shared directory may have created.
+        descriptor = os.open(
+            temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else mode
+        )
+        with os.fdopen(descriptor, "wb+") as file:
+            if mode is not None:
+                os.fchmod(descriptor, mode)  # independent of the umask
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -168,30 +182,38 @@ def file_lock(path: Path) -> Generator[None]:
     The lock is `.<name>.lock` beside the file, because a change replaces the file itself. It is held for moments only.
 
     Raises:
-        ArchiveError: The file system is read-only, or has no locks.
+        ArchiveError: The file system has no locks, or another process held the lock for ten minutes.
         OSError: The lock cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    lock = path.with_name(f".{path.name}.lock")
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        lock(descriptor, path)
+        wait_for_lock(
+            lambda: try_lock(descriptor, lock),
+            lambda: ArchiveError(
+                f"{path} cannot be changed",
+                why=f"another process holds {lock}",
+                hint="Wait until it is done, or stop it",
+            ),
+        )
         yield
     finally:
         os.close(descriptor)
 
 
-def lock(descriptor: int, path: Path, *, wait: bool = True) -> bool:
-    """Locks an open file exclusively. `flock` belongs to the open file: two threads exclude each other, too.
+def try_lock(descriptor: int, path: Path, *, shared: bool = False) -> bool:
+    """Locks an open file or folder; False if another holds it. `flock` belongs to the open file: also for threads.
 
     Args:
         path: What is locked, for the error.
-        wait: Wait while another holds the lock. False: return False then.
+        shared: Others may hold a shared lock, too.
 
     Raises:
         ArchiveError: The file system has no locks, or its lock server does not respond (ENOLCK).
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
@@ -201,3 +223,8 @@ def lock(descriptor: int, path: Path, *, wait: bool = True) -> bool:
             hint="Use a local disk, or mount the network file system with locks; lse doctor tries it",
         ) from error
     return True
+
+
+def lock_holder(descriptor: int) -> str:
+    """What the holder of a lock has written into its file."""
+    return os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"

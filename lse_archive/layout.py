@@ -46,7 +46,7 @@ class DayPaths:
     @property
     def retired(self) -> Path:
         """The former folder, while a new one is renamed to its path."""
-        return self._work / f"{self.day}.old"
+        return retired_folder(self.folder)
 
     @property
     def lock(self) -> Path:
@@ -112,6 +112,11 @@ class Layout:
                 day = entry.name.removeprefix(head).removesuffix(".zip")
                 if entry.name == f"{head}{day}.zip" and (found := _day(day)):
                     yield found
+
+
+def retired_folder(folder: Path) -> Path:
+    """See `DayPaths.retired`."""
+    return folder.parent / WORK_DIR / f"{folder.name}.old"
 
 
 def _days_in(folder: Path, suffix: str = "") -> Iterator[date]:

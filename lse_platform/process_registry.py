@@ -102,7 +102,7 @@ class Registry:
     def get(self, name: str) -> ProcessRecord | None:
         """Returns the record of a name, running or not; None if it is missing or malformed.
 
-        A record is replaced as a whole: only a crash of the host damages it, and no process survives that.
+        A record is replaced as a whole: only a crash of the host damages it, and that ends its processes.
         """
         try:
             return msgspec.json.decode(self._path(name).read_bytes(), type=ProcessRecord)

@@ -54,29 +54,64 @@ Send = Callable[[Alert], None]
 def targets(settings: Settings) -> Mapping[str, Send]:
     """The configured targets by name; sends nothing.
 
+    One that is configured incompletely, or whose address is malformed, refuses every alert with its SettingsError: the
+    others get theirs, and its own wait until it is repaired.
+    """
+    found: dict[str, Send] = {}
+    for name, target in _TARGETS.items():
+        try:
+            send = target(settings)
+        except SettingsError as error:
+            send = _refusing(error)
+        if send:
+            found[name] = send
+    return found
+
+
+def check_targets(settings: Settings) -> list[str]:
+    """The names of the configured targets.
+
     Raises:
         SettingsError: A target is configured incompletely, or its address is malformed.
     """
-    found: dict[str, Send] = {}
-    if settings.lse_alert_webhook_url:
-        url = settings.lse_alert_webhook_url.get_secret_value()
-        parts = _split(url)
-        if parts is None or parts.scheme not in ("http", "https"):
-            raise SettingsError("the alert webhook cannot be used", why="LSE_ALERT_WEBHOOK_URL is not an http(s) URL")
-        found["webhook"] = lambda alert: post(url, alert)
-    if bool(settings.lse_alert_smtp_url) != bool(settings.lse_alert_email):
+    return [name for name, target in _TARGETS.items() if target(settings)]
+
+
+def _webhook(settings: Settings) -> Send | None:
+    if not settings.lse_alert_webhook_url:
+        return None
+    url = settings.lse_alert_webhook_url.get_secret_value()
+    parts = _split(url)
+    if parts is None or parts.scheme not in ("http", "https"):
+        raise SettingsError("the alert webhook cannot be used", why="LSE_ALERT_WEBHOOK_URL is not an http(s) URL")
+    return lambda alert: post(url, alert)
+
+
+def _email(settings: Settings) -> Send | None:
+    if not settings.lse_alert_smtp_url and not settings.lse_alert_email:
+        return None
+    if not settings.lse_alert_smtp_url or not settings.lse_alert_email:
         raise SettingsError(
             "alerts by e-mail are configured incompletely",
             why="only one of LSE_ALERT_SMTP_URL and LSE_ALERT_EMAIL is set",
             hint="Set both, or neither",
         )
-    if settings.lse_alert_smtp_url and settings.lse_alert_email:
-        server = settings.lse_alert_smtp_url.get_secret_value()
-        addresses = [address.strip() for address in settings.lse_alert_email.split(",") if address.strip()]
-        if not addresses or not settings.lse_alert_email.isprintable():
-            raise SettingsError("alerts by e-mail cannot be sent", why="LSE_ALERT_EMAIL is not a list of addresses")
-        found["e-mail"] = lambda alert: mail(server, addresses, alert)
-    return found
+    server = settings.lse_alert_smtp_url.get_secret_value()
+    mail_server(server)
+    addresses = [address.strip() for address in settings.lse_alert_email.split(",") if address.strip()]
+    if not addresses or not settings.lse_alert_email.isprintable():
+        raise SettingsError("alerts by e-mail cannot be sent", why="LSE_ALERT_EMAIL is not a list of addresses")
+    return lambda alert: mail(server, addresses, alert)
+
+
+_TARGETS = {"webhook": _webhook, "e-mail": _email}
+
+
+def _refusing(error: SettingsError) -> Send:
+    def refuse(_: Alert) -> None:
+        raise error
+
+    return refuse
 
 
 def post(url: str, alert: Alert) -> None:

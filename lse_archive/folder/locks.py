@@ -6,36 +6,30 @@ import contextlib
 import errno
 import os
 import socket
-import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from lse_archive.cancellation import cancellable_sleep
+from lse_archive.cancellation import wait_for_lock
 from lse_archive.errors import DayLockedError
-from lse_archive.files import lock
+from lse_archive.files import lock_holder, try_lock
 from lse_archive.folder.manifest import require_own
 from lse_archive.folder.publish import recover
 from lse_archive.folder.state import repair_state
 from lse_archive.layout import DayPaths
 
-_POLL_SECONDS = 0.2
-
 
 @contextlib.contextmanager
-def day_lock(
-    paths: DayPaths, *, wait_seconds: float = 600.0, on_wait: Callable[[str], None] | None = None
-) -> Generator[None]:
+def day_lock(paths: DayPaths, *, on_wait: Callable[[str], None] | None = None) -> Generator[None]:
     """Holds the day's lock, and first repairs what a killed process left: a publication, or a damaged state.
 
     The system releases the lock when the process exits for any reason. On read-only media there is nothing to lock:
     no process of this host can write there, and the next write fails with the system's reason.
 
     Args:
-        wait_seconds: How long to wait for another writer.
         on_wait: Called once with the holder, if another writer holds the lock.
 
     Raises:
-        DayLockedError: Another writer held the lock for all that time.
+        DayLockedError: Another writer held the lock for ten minutes.
         ArchiveConflictError: The day's folder is another project's, see `require_own`.
         ArchiveError: The file system has no locks, or the day's folder is a link to nothing.
         OSError: The lock cannot be created.
@@ -45,7 +39,7 @@ def day_lock(
         yield
         return
     try:
-        _wait_for(descriptor, paths, wait_seconds, on_wait)
+        _wait_for(descriptor, paths, on_wait)
         _write_holder(descriptor, f"process {os.getpid()} on {socket.gethostname()}")
         recover(paths)
         for folder in (paths.folder, paths.pruned):
@@ -70,21 +64,16 @@ def _open(path: Path) -> int | None:
         raise
 
 
-def _wait_for(descriptor: int, paths: DayPaths, seconds: float, on_wait: Callable[[str], None] | None) -> None:
-    deadline = time.monotonic() + seconds
-    waiting = False
-    while not lock(descriptor, paths.lock, wait=False):
-        holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip() or "another process"
-        if not waiting and on_wait:
-            on_wait(holder)
-        waiting = True
-        if time.monotonic() >= deadline:
-            raise DayLockedError(
-                f"{paths.project} {paths.day} is being written",
-                why=f"{holder} holds {paths.lock}",
-                hint="Wait until it is done, or stop it",
-            )
-        cancellable_sleep(_POLL_SECONDS)
+def _wait_for(descriptor: int, paths: DayPaths, on_wait: Callable[[str], None] | None) -> None:
+    wait_for_lock(
+        lambda: try_lock(descriptor, paths.lock),
+        lambda: DayLockedError(
+            f"{paths.project} {paths.day} is being written",
+            why=f"{lock_holder(descriptor)} holds {paths.lock}",
+            hint="Wait until it is done, or stop it",
+        ),
+        lambda: on_wait and on_wait(lock_holder(descriptor)),
+    )
 
 
 def _write_holder(descriptor: int, holder: str) -> None:

@@ -7,7 +7,6 @@ reader reads the old one to its end. A displaced folder is deleted under an excl
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
@@ -15,8 +14,10 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lse_archive.errors import ArchiveError
-from lse_archive.layout import WORK_DIR
+from lse_archive.cancellation import wait_for_lock
+from lse_archive.errors import ArchiveError, DayLockedError
+from lse_archive.files import try_lock
+from lse_archive.layout import retired_folder
 
 _log = logging.getLogger(__name__)
 _READ_AT_ONCE = 1 << 16
@@ -73,15 +74,22 @@ def open_folder(folder: Path | Folder) -> Generator[Folder]:
     Raises:
         FileNotFoundError, NotADirectoryError: There is no such folder.
         OSError: It cannot be read.
+        DayLockedError: Another program held it locked exclusively for ten minutes.
     """
     if isinstance(folder, Folder):
         yield folder
         return
-    descriptor = _open_shared(folder)
+    opened = wait_for_lock(
+        lambda: _open_shared(folder),
+        lambda: DayLockedError(
+            f"{folder} cannot be read", why="another process has locked it", hint="Wait until it is done, or stop it"
+        ),
+        lambda: _log.warning("waiting for %s: another process has locked it", folder),
+    )
     try:
-        yield Folder(folder, descriptor)
+        yield opened
     finally:
-        os.close(descriptor)
+        os.close(opened.descriptor)
 
 
 def delete_unread(folder: Path) -> bool:
@@ -95,7 +103,7 @@ def delete_unread(folder: Path) -> bool:
             return True
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if _lock(descriptor, fcntl.LOCK_EX):
+            if _lock(descriptor, folder):
                 shutil.rmtree(folder)
                 return True
         finally:
@@ -114,17 +122,22 @@ def is_read(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        return not _lock(descriptor, fcntl.LOCK_EX)
+        return not _lock(descriptor, folder)
     finally:
         os.close(descriptor)
 
 
-def _open_shared(path: Path) -> int:
+def _open_shared(path: Path) -> Folder | None:
+    """Opens and locks the folder of that path; None if another process has locked it exclusively."""
     while True:
         found, descriptor = _open_any(path)
         try:
-            if _lock(descriptor, fcntl.LOCK_SH) and os.path.samestat(os.fstat(descriptor), found.stat()):
-                return descriptor
+            locked = _lock(descriptor, found, shared=True)
+            if os.path.samestat(os.fstat(descriptor), found.stat()):
+                if locked:
+                    return Folder(path, descriptor)
+                os.close(descriptor)
+                return None
         except FileNotFoundError:
             pass
         except BaseException:
@@ -135,18 +148,15 @@ def _open_shared(path: Path) -> int:
 
 def _open_any(path: Path) -> tuple[Path, int]:
     """Opens the folder. Between the two renames of a publication, the old one is in the work folder."""
-    for found in (path, path.parent / WORK_DIR / f"{path.name}.old"):
+    for found in (path, retired_folder(path)):
         with contextlib.suppress(FileNotFoundError):
             return found, os.open(found, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     return path, os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def _lock(descriptor: int, operation: int) -> bool:
-    """Locks a folder; False if another process holds it. True, too, where the file system has no locks of folders."""
+def _lock(descriptor: int, path: Path, *, shared: bool = False) -> bool:
+    """Locks a folder, see `try_lock`. True, too, where the file system has no locks of folders."""
     try:
-        fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
+        return try_lock(descriptor, path, shared=shared)
+    except ArchiveError:
         return True
-    return True

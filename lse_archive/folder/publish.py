@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import glob
 import logging
 import os
+import re
 import secrets
 import shutil
 import time
@@ -30,8 +30,11 @@ _NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 SCRATCH = ".scratch-"
 """The prefix of short-lived working folders in the archive directory."""
 
-_STALE_SECONDS = 3600
-_STALE_SCRATCH_SECONDS = 24 * 3600
+_DAY = r"\d{4}-\d\d-\d\d"
+_DISPLACED = re.compile(rf"{_DAY}(\.old-[0-9a-f]{{16}}|\.discarded)")  # .discarded: of older versions
+_TEMPORARY = re.compile(rf"\..*{_DAY}\.(zip|state\.json).*\.tmp|{re.escape(SCRATCH)}.*")
+_STALE_SECONDS = 24 * 3600
+_swept: set[Path] = set()
 
 
 def publish_folder(paths: DayPaths, staged: Path) -> None:
@@ -92,6 +95,7 @@ def displace(paths: DayPaths, folder: Path) -> Path:
     """Renames a folder to an unused name for folders to delete; returns the new path. Raises OSError."""
     unused = paths.retired.with_name(f"{paths.retired.name}-{secrets.token_hex(8)}")
     folder.rename(unused)
+    _swept.discard(unused.parent)
     return unused
 
 
@@ -166,17 +170,26 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _sweep(paths: DayPaths) -> None:
-    """Removes displaced folders, and the temporary files and scratch folders of killed processes."""
-    work = paths.state.parent
-    for name in (f"{paths.retired.name}-*", f"{paths.day}.discarded"):  # .discarded: of older versions
-        for path in work.glob(name):
-            delete_unread(path)
-    for folder, name in ((work, paths.state.name), (paths.archive_dir, paths.zip.name)):
-        for path in folder.glob(f".*{glob.escape(name)}*.tmp"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _STALE_SECONDS:  # a recent one may be in use
-                    path.unlink()
-    for path in paths.archive_dir.glob(f"{SCRATCH}*"):
+    """Removes displaced folders, and the temporary files and scratch folders of killed processes.
+
+    With thousands of days, listing a directory takes long: each is listed once in a process, and again when a folder
+    was displaced into it, or could not be deleted.
+    """
+    for folder in {paths.state.parent, paths.archive_dir} - _swept:
+        _swept.add(folder)
         with contextlib.suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > _STALE_SCRATCH_SECONDS:
+            for path in folder.iterdir():
+                if _DISPLACED.fullmatch(path.name):
+                    if not delete_unread(path):
+                        _swept.discard(folder)
+                elif _TEMPORARY.fullmatch(path.name):
+                    _delete_stale(path)
+
+
+def _delete_stale(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - path.stat().st_mtime > _STALE_SECONDS:  # a recent one may be in use
+            if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()

@@ -62,7 +62,7 @@ def read_state(paths: DayPaths) -> DayState:
     """The day's state; an empty one if there is none; of a damaged one, what is certain.
 
     Certain is the proof that LangSmith's count was equal, if the damaged file names the content that the day has. The
-    rest is found again: a day that was never fetched and verified is due.
+    rest is found again: a day without a fetch and a verification is archived again.
     """
     try:
         content = paths.state.read_bytes()

@@ -44,7 +44,10 @@ class Inventory:
     damaged: bool = False
 
     def missing_from(self, new: Inventory) -> dict[str, str]:
-        """The run ids and file names that a replacement by `new` would lose, each with the reason."""
+        """The run ids and file names that a replacement by `new` would lose, each with the reason.
+
+        A file that holds no run may have other content in `new`: it is another version of the same file, not a loss.
+        """
         lost = dict.fromkeys(self.unread, "cannot be read")
         lost |= dict.fromkeys(self.others.keys() - new.names, "is no run, and is not there")
         lost |= dict.fromkeys(self.named - new.runs.keys() - new.named, "is not there")

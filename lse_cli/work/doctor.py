@@ -22,12 +22,12 @@ import msgspec
 import pyrage
 
 from lse_archive.errors import ArchiveError, DestinationError
-from lse_archive.files import flush_directory, lock
+from lse_archive.files import flush_directory, try_lock
 from lse_archive.folder.manifest import TOOL
 from lse_archive.names import project_slug
 from lse_cli.terminal.texts import counted
 from lse_platform.process_registry import Registry
-from lse_resources.alerts import mail_server, targets
+from lse_resources.alerts import check_targets
 from lse_resources.destinations.google_drive.client import GoogleDrive
 from lse_resources.destinations.object_store import ObjectStore
 from lse_resources.langsmith.client import LangSmith
@@ -125,7 +125,7 @@ def _disk(settings: Settings) -> Findings:
         probe = directory / ".lse-doctor"
         try:
             with probe.open("wb") as file:
-                lock(file.fileno(), path)
+                try_lock(file.fileno(), path)
         except OSError as error:
             is_read_only = error.errno == errno.EROFS
             hint = "Mount its file system for writing" if is_read_only else "Change its permissions"
@@ -273,9 +273,7 @@ def _postgres(settings: Settings) -> Findings:
 
 
 def _alerts(settings: Settings) -> Findings:
-    found = targets(settings)
-    if settings.lse_alert_smtp_url:
-        mail_server(settings.lse_alert_smtp_url.get_secret_value())
+    found = check_targets(settings)
     waiting = sum(1 for _ in Outbox(settings.home / "alerts").waiting())
     if waiting:
         yield Finding("alerts", "wrong", f"{counted(waiting, 'alert')} not delivered yet", "Test it: lse alerts test")

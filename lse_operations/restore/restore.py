@@ -54,10 +54,16 @@ def plan(destination: Destination, paths: DayPaths, copy: RemoteArchive, *, veri
         NoKeyError: It must be decrypted, and no key is set.
         ArchiveError: The local files cannot be read.
     """
-    file, content = copy.file, copy.content
     with _disk_errors(paths):
-        unchanged = not verify_only and content is not None and holds(paths, content)
-        local = not verify_only and _is_local(paths, file)
+        unchanged = not verify_only and copy.content is not None and holds(paths, copy.content)
+        return _planned(destination, paths, copy, unchanged=unchanged, verify_only=verify_only)
+
+
+def _planned(
+    destination: Destination, paths: DayPaths, copy: RemoteArchive, *, unchanged: bool, verify_only: bool = False
+) -> RestoreResult:
+    file, content = copy.file, copy.content
+    local = not verify_only and _is_local(paths, file)
     if unchanged:
         action = "unchanged"
     elif not paths.folder.exists():
@@ -101,7 +107,7 @@ def restore_day(
     with _disk_errors(paths), day_lock(paths, on_wait=options.on_wait):
         clear(paths)
         if not options.verify_only and copy.content and holds(paths, copy.content):
-            result = plan(destination, paths, copy)
+            result = _planned(destination, paths, copy, unchanged=True)
             _remove_downloads(paths)
         else:
             result = _restore(destination, paths, copy, file, options)
@@ -159,7 +165,7 @@ def _restore(
             older=unpacked.older,
         )
         if not options.verify_only:
-            result.action = _publish(destination, paths, file, unpacked, source, options, asked=asked)
+            result.action = _publish(destination, paths, copy, unpacked, source, options, asked=asked)
         return result
     finally:
         clear(paths)
@@ -169,15 +175,16 @@ def _restore(
 def _publish(
     destination: Destination,
     paths: DayPaths,
-    file: StoredFile,
+    copy: RemoteArchive,
     unpacked: UnpackedDay,
     source: Path,
     options: RestoreOptions,
     *,
     asked: bool,
 ) -> Literal["restored", "replaced", "unchanged"]:
-    existed = paths.folder.exists()
-    if existed and holds(paths, unpacked.content):
+    file, existed = copy.file, paths.folder.exists()
+    # The content that the copy promises was compared before the download.
+    if existed and unpacked.content != copy.content and holds(paths, unpacked.content):
         return "unchanged"
     if not asked:
         _ask(destination, paths, file, options)

@@ -48,7 +48,9 @@ _COPY_BYTES = 5 << 30  # the largest object that S3 copies in one request
 _TRIES = 3
 _ATTEMPTS = 5
 _STALE = timedelta(days=1)
-_LOCK_EXPIRES = timedelta(minutes=10)
+# The time is the store's: no copy takes ten minutes, and S3 accepts a clock that is up to 15 minutes off.
+_LOCK_EXPIRES = timedelta(minutes=25)
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # A 404 is FileNotFoundError; most other errors, refusals included, are obstore's own.
 _ERRORS = (BaseError, OSError)
 _REFUSALS = (PermissionError, PermissionDeniedError, UnauthenticatedError)
@@ -240,7 +242,7 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def _locked(self, key: str) -> Generator[None]:
-        """Holds a lock object beside an object: no other host replaces it between a look and a copy.
+        """Holds a lock object beside an object: no other host replaces it between the comparison and the copy.
 
         The store creates the lock only if there is none (If-None-Match), and replaces that of a process that has
         exited only if it has not changed (If-Match). A store without conditional writes is used without a lock.
@@ -249,7 +251,7 @@ class ObjectStore:
             ArchiveConflictError: Another process holds the lock.
         """
         folder, _, name = key.rpartition("/")
-        lock, holder = f"{folder}/.{name}.lock", _Holder(socket.gethostname(), os.getpid(), secrets.token_hex(8))
+        lock, holder = f"{folder}/.{name}.lock", _Holder(_host(), os.getpid(), secrets.token_hex(8))
         content = msgspec.json.encode(holder)
         busy = ArchiveConflictError(
             f"{name} is being replaced on {self.place} by another process", hint="Run the command again when it is done"
@@ -276,7 +278,7 @@ class ObjectStore:
         try:
             yield
         finally:
-            with contextlib.suppress(*_ERRORS):  # the object is replaced; the next upload takes the lock over
+            with contextlib.suppress(*_ERRORS):  # the object is replaced; the next upload replaces the lock
                 self._store.delete(lock)
 
     def _delete_stale(self, folder_id: str, name: str) -> None:
@@ -435,7 +437,7 @@ def _has_exited(lock: bytes, written: datetime) -> bool:
         holder = msgspec.json.decode(lock, type=_Holder)
     except msgspec.DecodeError:
         return False
-    if holder.host != socket.gethostname():
+    if holder.host != _host():
         return False
     try:
         os.kill(holder.pid, 0)
@@ -444,6 +446,11 @@ def _has_exited(lock: bytes, written: datetime) -> bool:
     except PermissionError:
         return False
     return holder.pid == os.getpid()  # the day's lock excludes the own threads: this one could not be deleted
+
+
+def _host() -> str:
+    """The name of this host with the id of its boot: several hosts may be named `localhost`."""
+    return f"{socket.gethostname()} {_BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ''}".strip()
 
 
 def _record_key(key: str) -> str:

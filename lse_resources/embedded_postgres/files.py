@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import time
 from collections.abc import Generator
 from pathlib import Path
 
-from lse_archive.cancellation import cancellable_sleep
+from lse_archive.cancellation import wait_for_lock
 from lse_archive.errors import EmbeddedServerError
+from lse_archive.files import lock_holder, try_lock
 
-_POLL_SECONDS = 0.02
 OWN_DATABASE = "Set LSE_DATABASE_URL to a PostgreSQL of your own"
 """The hint where the embedded server cannot be used."""
 SYSTEM_ROOT = Path("/var/lib/lse")
@@ -20,56 +19,29 @@ SYSTEM_ROOT = Path("/var/lib/lse")
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait_seconds: float = 300.0) -> Generator[None]:
+def locked(path: Path) -> Generator[None]:
     """Holds an exclusive lock on a file, created if missing; the system releases it when the process exits.
 
-    Args:
-        wait_seconds: How long to wait for another process: longer than a stop and a start of the server.
-
     Raises:
-        EmbeddedServerError: Another process held the lock for all that time.
+        EmbeddedServerError: Another process held the lock for ten minutes.
+        ArchiveError: The file system has no locks.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        deadline = time.monotonic() + wait_seconds
-        while not try_lock(fd):
-            if time.monotonic() >= deadline:
-                holder = os.pread(fd, 100, 0).decode(errors="replace") or "another process"
-                raise EmbeddedServerError(
-                    "cannot start or stop the embedded PostgreSQL",
-                    why=f"{holder} holds {path}",
-                    hint="Wait until it is done, or stop it",
-                )
-            cancellable_sleep(_POLL_SECONDS)
+        wait_for_lock(
+            lambda: try_lock(fd, path),
+            lambda: EmbeddedServerError(
+                "cannot start or stop the embedded PostgreSQL",
+                why=f"{lock_holder(fd)} holds {path}",
+                hint="Wait until it is done, or stop it",
+            ),
+        )
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"process {os.getpid()}".encode(), 0)
         yield
     finally:
         fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
-
-
-def try_lock(fd: int) -> bool:
-    """Locks an open file exclusively unless another process has locked it; returns whether it did."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a small text file atomically; all users may read it."""
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    with new.open(
-        "x", encoding="utf-8"
-    ) as file:  # "x" follows no symlink that the owner of the directory may have created
-        os.fchmod(file.fileno(), 0o644)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 def make_open_dir(path: Path) -> None:

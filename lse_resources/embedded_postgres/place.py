@@ -12,7 +12,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from lse_archive.errors import EmbeddedServerError
-from lse_resources.embedded_postgres.files import OWN_DATABASE, SYSTEM_ROOT, make_open_dir, write_atomically
+from lse_archive.files import publish_file
+from lse_resources.embedded_postgres.files import OWN_DATABASE, SYSTEM_ROOT, make_open_dir
 from lse_resources.embedded_postgres.host import ServerUser, server_user
 
 PORT = 5432
@@ -100,7 +101,8 @@ def settle_location(home: Path) -> tuple[Location, ServerUser]:
     if not location.socket_dir_is_safe(user.uid):
         location = _with_new_socket_dir(location, user)
     record = {"home": str(home), "place": str(location.place), "socket_dir": str(location.socket_dir)}
-    write_atomically(home / "location", json.dumps(record))
+    with publish_file(home / "location", mode=0o644) as file:
+        file.write(json.dumps(record).encode())
     return location, user
 
 

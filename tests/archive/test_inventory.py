@@ -16,7 +16,7 @@ from lse_archive.folder.manifest import SUMMARY, SUMS
 from lse_archive.layout import DayPaths
 from lse_archive.names import project_folder
 from lse_archive.zips.day import zip_day
-from lse_archive.zips.inventory import Inventory, zip_inventory
+from lse_archive.zips.inventory import Inventory, folder_inventory, zip_inventory
 from lse_operations.upload import find_copies, upload_day
 from lse_resources.destinations.object_store import ObjectStore
 
@@ -204,6 +204,17 @@ def test_a_second_damaged_zip_does_not_replace_the_first(drive_archive: Archive)
 
 
 # ---- inventories -----------------------------------------------------------------------------------------------------
+
+
+def test_another_version_of_a_file_without_a_run_is_no_loss_but_its_absence_is(tmp_path: Path) -> None:
+    path = tmp_path / "trace.log"
+    path.write_bytes(b"one")
+    held = folder_inventory([path])
+    path.write_bytes(b"two")
+    new = folder_inventory([path])
+    assert held.others != new.others
+    assert held.missing_from(new) == {}
+    assert held.missing_from(Inventory()) == {"trace.log": "is no run, and is not there"}
 
 
 def test_an_ended_document_of_a_run_counts_before_a_pending_one(tmp_path: Path) -> None:

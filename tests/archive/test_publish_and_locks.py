@@ -15,8 +15,9 @@ import pytest
 from day_fixtures import day_paths
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, DayLockedError
-from lse_archive.files import publish_file
+from lse_archive.files import file_lock, publish_file
 from lse_archive.folder.locks import day_lock
+from lse_archive.folder.opened import open_folder
 from lse_archive.folder.publish import publish_folder, recover
 from lse_archive.layout import DayPaths
 
@@ -91,7 +92,27 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["x.zip"]
 
 
-def test_a_second_writer_waits_and_learns_the_holder(tmp_path):
+def test_two_writers_of_one_file_in_a_process_do_not_mix(tmp_path):
+    target = tmp_path / "x.json"
+    with publish_file(target) as one, publish_file(target) as other:
+        one.write(b"one")
+        other.write(b"other")
+    assert target.read_bytes() == b"one"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_a_file_has_its_mode_from_the_beginning_whatever_the_umask(tmp_path, mode):
+    before = os.umask(0o077 if mode == 0o644 else 0)
+    try:
+        with publish_file(tmp_path / "x", mode=mode) as file:
+            assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == mode
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == mode
+
+
+def test_a_second_writer_waits_and_learns_the_holder(tmp_path, monkeypatch):
     paths = day_paths(tmp_path)
     holders: list[str] = []
     waiting, entered = threading.Event(), threading.Event()
@@ -109,14 +130,16 @@ def test_a_second_writer_waits_and_learns_the_holder(tmp_path):
         thread.start()
         assert waiting.wait(30)
         assert not entered.is_set()
-        with pytest.raises(DayLockedError, match="is being written"), day_lock(paths, wait_seconds=0):
+        monkeypatch.setattr("lse_archive.cancellation._WAIT_SECONDS", 0)
+        with pytest.raises(DayLockedError, match="is being written"), day_lock(paths):
             pass
     thread.join(30)
     assert entered.is_set()
     assert holders == [f"process {os.getpid()} on {os.uname().nodename}"]
 
 
-def test_the_lock_is_released_when_its_process_exits(tmp_path):
+def test_the_lock_is_released_when_its_process_exits(tmp_path, monkeypatch):
+    monkeypatch.setattr("lse_archive.cancellation._WAIT_SECONDS", 0)
     code = (
         "import sys\nfrom datetime import date\nfrom pathlib import Path\n"
         "from lse_archive.layout import Layout\nfrom lse_archive.folder.locks import day_lock\n"
@@ -130,17 +153,72 @@ def test_the_lock_is_released_when_its_process_exits(tmp_path):
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
         held = pytest.raises(DayLockedError, match=f"process {process.pid} on")
-        with held, day_lock(day_paths(tmp_path), wait_seconds=0):
+        with held, day_lock(day_paths(tmp_path)):
             pass
         process.kill()
         process.wait()
-        with day_lock(day_paths(tmp_path), wait_seconds=0):
+        with day_lock(day_paths(tmp_path)):
             pass
 
 
-def test_locks_of_days_and_projects_are_independent(tmp_path):
-    with day_lock(day_paths(tmp_path)), day_lock(day_paths(tmp_path, "other"), wait_seconds=0):
+def test_locks_of_days_and_projects_are_independent(tmp_path, monkeypatch):
+    monkeypatch.setattr("lse_archive.cancellation._WAIT_SECONDS", 0)
+    with day_lock(day_paths(tmp_path)), day_lock(day_paths(tmp_path, "other")):
         pass
+
+
+def test_the_wait_for_the_lock_of_a_file_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr("lse_archive.cancellation._WAIT_SECONDS", 0)
+    target = tmp_path / "projects.toml"
+    held = pytest.raises(ArchiveError, match=r"projects.toml cannot be changed: another process holds .*\.lock")
+    with file_lock(target), held, file_lock(target):
+        pass
+
+
+def test_a_directory_is_listed_once_for_many_locks_and_again_after_a_displacement(tmp_path, monkeypatch):
+    paths = day_paths(tmp_path)
+    paths.archive_dir.mkdir()
+    listed: list[Path] = []
+    listdir, scandir = os.listdir, os.scandir
+    monkeypatch.setattr(os, "listdir", lambda path: [listed.append(path), listdir(path)][1])
+    monkeypatch.setattr(os, "scandir", lambda path: [listed.append(path), scandir(path)][1])
+    for _ in range(3):
+        with day_lock(paths):
+            pass
+    assert sorted(listed) == sorted([paths.archive_dir, paths.lock.parent])
+    listed.clear()
+    for content in ("old", "new"):
+        publish_folder(paths, staged(paths, content))
+    with day_lock(paths):
+        pass
+    assert listed.count(paths.lock.parent) == 1
+    assert listed.count(paths.archive_dir) == 0
+
+
+def test_a_reader_sleeps_while_another_process_has_locked_the_folder(tmp_path, monkeypatch, caplog):
+    paths = day_paths(tmp_path)
+    publish_folder(paths, staged(paths, "old"))
+    descriptor = os.open(paths.folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    slept: list[float] = []
+
+    def release(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+    monkeypatch.setattr("lse_archive.cancellation.cancellable_sleep", release)
+    with open_folder(paths.folder) as folder:
+        assert folder.read("a.json") == b"old"
+    assert len(slept) == 2
+    assert [record.message for record in caplog.records] == [
+        f"waiting for {paths.folder}: another process has locked it"
+    ]
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    monkeypatch.setattr("lse_archive.cancellation._WAIT_SECONDS", 0)
+    with pytest.raises(DayLockedError, match="another process has locked it"), open_folder(paths.folder):
+        pass
+    os.close(descriptor)
 
 
 # ---- links, and what a file system refuses ---------------------------------------------------------------------------

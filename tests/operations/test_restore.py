@@ -25,12 +25,14 @@ from lse_archive.errors import (
 )
 from lse_archive.folder.manifest import read_summary
 from lse_archive.folder.state import now_text, read_state, update_state
+from lse_archive.layout import DayPaths
 from lse_archive.names import project_folder
 from lse_archive.zips.day import zip_day
 from lse_demo.faults import Fault
 from lse_demo.google_drive.server import DriveServer
 from lse_operations.restore.copies import archived_projects, copies
 from lse_operations.restore.restore import plan
+from lse_operations.restore.unpack import holds
 from lse_operations.upload import upload_day
 
 
@@ -73,6 +75,22 @@ def test_an_equal_local_day_is_skipped(archive: Archive, drive_server: DriveServ
     paths.zip.unlink()
     assert archive.restore().action == "unchanged"
     assert paths.folder.stat().st_ino == before
+
+
+def test_a_restore_compares_the_local_files_once(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = archive.add()
+    compared: list[Path] = []
+
+    def counting(paths: DayPaths, content: str) -> bool:
+        compared.append(paths.folder)
+        return holds(paths, content)
+
+    monkeypatch.setattr("lse_operations.restore.restore.holds", counting)
+    assert archive.restore().action == "unchanged"
+    assert compared == [paths.folder]
+    next(path for path in paths.folder.iterdir() if not path.name.startswith("_")).unlink()
+    assert archive.restore().action == "replaced"
+    assert compared == [paths.folder] * 2
 
 
 def test_an_existing_zip_is_not_downloaded(archive: Archive, drive_server: DriveServer) -> None:
@@ -298,10 +316,11 @@ def test_files_of_a_killed_restore_are_ignored_and_removed(archive: Archive) -> 
     assert leftovers(archive) == []
 
 
-def test_temporary_files_of_exited_processes_are_removed(archive: Archive) -> None:
+def test_temporary_files_of_exited_processes_are_removed(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = archive.add()
+    monkeypatch.setattr("lse_archive.folder.publish._swept", set())  # as in a new process
     for folder, name in ((paths.zip.parent, f".{paths.zip.name}"), (paths.state.parent, f".{paths.state.name}")):
-        for age, kind in ((7200, "old"), (0, "young")):
+        for age, kind in ((90_000, "old"), (7200, "young")):
             temporary = folder / f"{name}.{kind}.tmp"
             temporary.write_bytes(b"")
             os.utime(temporary, (time.time() - age, time.time() - age))

@@ -13,7 +13,7 @@ from home_fixtures import DAY, PROJECT, Installation
 
 from lse_archive.days import day_ranges
 from lse_archive.errors import ArchiveError, SettingsError
-from lse_resources.alerts import Alert, mail, post, targets
+from lse_resources.alerts import Alert, check_targets, mail, post, targets
 from lse_resources.projects import ProjectConfig, add_project
 from lse_resources.settings import Settings
 from lse_sensors.outbox import Outbox
@@ -286,7 +286,24 @@ def test_an_incomplete_target_is_refused(monkeypatch: pytest.MonkeyPatch, name: 
     monkeypatch.setenv("LSE_ENV_FILE", "/dev/null")
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match="LSE_ALERT"):
-        targets(Settings.load())
+        check_targets(Settings.load())
+
+
+def test_a_malformed_address_stops_no_alert_to_the_webhook_and_its_own_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posted: list[Alert] = []
+    monkeypatch.setattr("lse_resources.alerts.post", lambda _url, alert: posted.append(alert))
+    monkeypatch.setenv("LSE_ENV_FILE", "/dev/null")
+    monkeypatch.setenv("LSE_ALERT_WEBHOOK_URL", "https://example.com/hook")
+    monkeypatch.setenv("LSE_ALERT_SMTP_URL", "smtp://mail")
+    monkeypatch.setenv("LSE_ALERT_EMAIL", " , ")
+    outbox, where = Outbox(tmp_path / "alerts"), targets(Settings.load())
+    outbox.put("1", Alert("one"), where)
+    [failure] = outbox.deliver(where)
+    assert "LSE_ALERT_EMAIL is not a list of addresses" in failure
+    assert posted == [Alert("one")]
+    assert [message.target for _, message in outbox.waiting()] == ["e-mail"]
 
 
 def test_an_alert_for_a_removed_target_is_dropped(tmp_path: Path) -> None:

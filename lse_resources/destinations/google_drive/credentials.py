@@ -20,8 +20,7 @@ from google.oauth2 import credentials as oauth2
 from google.oauth2 import service_account
 
 from lse_archive.errors import DestinationError, SettingsError
-from lse_archive.files import file_lock
-from lse_resources.destinations.google_drive.secret import write_secret
+from lse_archive.files import file_lock, publish_file
 from lse_resources.destinations.google_drive.settings import DriveSettings
 
 SCOPE = "https://www.googleapis.com/auth/drive"
@@ -54,7 +53,8 @@ class StoredCredentials(oauth2.Credentials):
             with file_lock(self._path):
                 stored = _read(self._path, _LOGIN).get("refresh_token") if self._path.exists() else None
                 if stored is None or stored in self._known:  # else somebody has signed in since
-                    write_secret(self._path, self.to_json())
+                    with publish_file(self._path, mode=0o600) as file:
+                        file.write(self.to_json().encode())
                     self._known.add(self.refresh_token)
         except OSError as error:
             raise SettingsError(f"cannot write {self._path}", why=error.strerror or str(error)) from error

@@ -11,9 +11,8 @@ from google_auth_oauthlib.flow import InstalledAppFlow
 from oauthlib.oauth2 import OAuth2Error
 
 from lse_archive.errors import DestinationError, SettingsError
-from lse_archive.files import file_lock
+from lse_archive.files import file_lock, publish_file
 from lse_resources.destinations.google_drive.credentials import SCOPE
-from lse_resources.destinations.google_drive.secret import write_secret
 from lse_resources.destinations.google_drive.settings import DriveSettings
 
 
@@ -49,8 +48,8 @@ def login(settings: DriveSettings, *, paste: Callable[[str], str] | None = None)
         raise DestinationError(
             "Google did not sign you in", why=type(error).__name__, hint="Run: lse drive login"
         ) from None
-    with file_lock(settings.token_path):
-        write_secret(settings.token_path, credentials.to_json())
+    with file_lock(settings.token_path), publish_file(settings.token_path, mode=0o600) as file:
+        file.write(credentials.to_json().encode())
 
 
 def _pasted(flow: InstalledAppFlow, paste: Callable[[str], str]) -> Credentials | ExternalCredentials:

@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 
 from lse_archive.errors import ArchiveError
+from lse_archive.files import publish_file
 from lse_resources.destinations.google_drive.files import LocalFile
-from lse_resources.destinations.google_drive.secret import write_secret
 
 
 class UploadSession(msgspec.Struct, frozen=True):
@@ -45,7 +45,8 @@ class SessionFile:
         """Saves the session. Raises ArchiveError."""
         if self._path:
             try:
-                write_secret(self._path, msgspec.json.encode(session).decode())
+                with publish_file(self._path, mode=0o600) as file:
+                    file.write(msgspec.json.encode(session))
             except OSError as error:
                 raise ArchiveError(f"cannot write {self._path}", why=error.strerror or str(error)) from error
 

@@ -409,10 +409,11 @@ def test_a_full_disk_has_its_own_hint(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_start_waits_for_another_one_with_a_bound(tmp_path: Path) -> None:
+def test_a_start_waits_for_another_one_with_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lse_archive.cancellation._WAIT_SECONDS", 0)
     with (
         locked(tmp_path / "lock"),
         pytest.raises(EmbeddedServerError, match=f"process {os.getpid()} holds .*lock"),
-        locked(tmp_path / "lock", wait_seconds=0),
+        locked(tmp_path / "lock"),
     ):
         pass

@@ -14,7 +14,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -217,14 +216,17 @@ def test_the_second_of_two_loads_of_a_day_says_what_it_waits_for(database: Datab
     assert [result.left for result in results] == [0, RUNS]
 
 
-def test_the_wait_for_a_day_ends_with_the_name_of_its_holder(database: Database) -> None:
+def test_the_wait_for_a_day_ends_with_the_name_of_its_holder(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lse_archive.cancellation._WAIT_SECONDS", 0)
     with database.connect() as holder, database.connect() as other, day_advisory_lock(holder, PROJECT, DAY):
         with (
             pytest.raises(DayLockedError, match=rf"Postgres process {holder.info.backend_pid}\) holds.*pg_terminate"),
-            day_advisory_lock(other, PROJECT, DAY, wait_seconds=0),
+            day_advisory_lock(other, PROJECT, DAY),
         ):
             pass
-        with day_advisory_lock(other, PROJECT, DAY + timedelta(days=1), wait_seconds=0):
+        with day_advisory_lock(other, PROJECT, DAY + timedelta(days=1)):
             pass  # another day has its own lock
 
 
@@ -258,8 +260,7 @@ def test_a_day_that_is_locked_is_unknown_and_the_other_checks_go_on(
     installation.fill(runs=2)
     assert installation.lse("archive", "full-sweep", "--project", HOME_PROJECT, "--date", str(HOME_DAY)).code == 0
     database = open_home(Settings.load()).database
-    impatient = partial(day_advisory_lock, wait_seconds=0)
-    monkeypatch.setattr("lse_resources.postgres.verify.day.day_advisory_lock", impatient)
+    monkeypatch.setattr("lse_archive.cancellation._WAIT_SECONDS", 0)
 
     with database.connect() as holder, day_advisory_lock(holder, HOME_PROJECT, HOME_DAY):
         ended = installation.lse("archive", "verify", "--project", HOME_PROJECT, "--date", str(HOME_DAY))

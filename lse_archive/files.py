@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -41,7 +42,7 @@ def publish_file(target: Path) -> Generator[BinaryIO]:
     On failure the temporary file is removed, and the target does not change.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{threading.get_native_id()}.tmp")
     try:
         with temporary.open("wb+") as file:
             yield file

@@ -119,6 +119,11 @@ class LoadResult(msgspec.Struct, kw_only=True):
         """The day's rows after the load."""
         return self.successful_inserts + self.replaced + self.left
 
+    @property
+    def refused(self) -> int:
+        """Runs that could not be loaded; `failed_inserts` also counts files without a run of the day."""
+        return self.total_runs - self.rows
+
 
 class Inconsistency(msgspec.Struct, kw_only=True, frozen=True):
     """One run that differs between files and rows."""

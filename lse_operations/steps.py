@@ -21,8 +21,10 @@ from lse_operations.days_record import note_load, note_verification
 from lse_operations.reporter import Counter, StepReporter
 from lse_operations.restore.restore import restore_pruned
 from lse_operations.upload import upload_day
+from lse_resources.postgres.advisory_locks import OnWait
 from lse_resources.postgres.database import Database
-from lse_resources.postgres.load.day import load_day
+from lse_resources.postgres.load.batches import BATCH_SIZE
+from lse_resources.postgres.load.day import PartlyLoadedError, Progress, load_day
 
 _log = logging.getLogger(__name__)
 
@@ -88,9 +90,36 @@ def load_step(
     """Loads the day's run files into the table `runs`.
 
     Raises:
-        ArchiveError: No run of the day could be loaded; or see `load_day`.
+        ArchiveError: See `load_rows`.
     """
     with reporter.progress("runs_table", "runs") as advance:
+        result = load_rows(
+            paths,
+            database,
+            overwrite=overwrite,
+            on_wait=reporter.waiting,
+            batch_size=batch_size,
+            progress=advance,
+        )
+    reporter.report("runs_table", result)
+    return result
+
+
+def load_rows(
+    paths: DayPaths,
+    database: Database,
+    *,
+    overwrite: bool,
+    on_wait: OnWait,
+    batch_size: int = BATCH_SIZE,
+    progress: Progress | None = None,
+) -> LoadResult:
+    """Loads the day's run files with `load_day`, and records the load in the table `days`.
+
+    Raises:
+        ArchiveError: No run of the day could be loaded; or see `load_day`.
+    """
+    try:
         result = load_day(
             database,
             paths.project,
@@ -98,17 +127,19 @@ def load_step(
             paths.folder,
             batch_size=batch_size,
             overwrite=overwrite,
-            progress=advance,
-            on_wait=reporter.waiting,
+            progress=progress,
+            on_wait=on_wait,
         )
-        note_load(database, paths, result.rows)
-        if result.total_runs and not result.rows:
-            raise ArchiveError(
-                f"none of the {result.total_runs} runs of {paths.project} {paths.day} could be loaded",
-                why=result.errors[0] if result.errors else "",
-                hint="Check the project's name; lse archive verify names the runs",
-            )
-    reporter.report("runs_table", result)
+    except PartlyLoadedError as error:
+        note_load(database, paths, error.rows)
+        raise
+    note_load(database, paths, result.rows)
+    if result.total_runs and not result.rows:
+        raise ArchiveError(
+            f"none of the {result.total_runs} runs of {paths.project} {paths.day} could be loaded",
+            why=result.errors[0] if result.errors else "",
+            hint="Check the project's name; lse archive verify names the runs",
+        )
     return result
 
 

@@ -25,6 +25,8 @@ _PART = 1 << 20  # characters
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\\]")
 _COPY_NAMES = {"\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
 
+_encode = msgspec.json.Encoder().encode
+
 Rows = Iterable[Sequence[Any]]
 
 
@@ -40,34 +42,59 @@ def print_objects(columns: list[str], rows: Rows) -> None:
             why="a JSON object holds each name once",
             hint="Give each column its own name: SELECT … AS name",
         )
+    labels = [f"\n      {_encode(name).decode()}: " for name in columns]
+    labels[1:] = [f",{label}" for label in labels[1:]]
+
+    def pieces(row: Sequence[Any]) -> Iterator[str]:
+        yield f"{before}\n    {{"
+        for label, value in zip(labels, row, strict=True):
+            yield label
+            yield from _parts(value if isinstance(value, JsonText) else _encode(_plain(value)).decode())
+        yield "\n    }"
+
     before = '{\n  "results": ['
     for row in rows:
-        write_json(f"{before}\n    {{")
-        for index, (name, value) in enumerate(zip(columns, row, strict=True)):
-            write_json(f"{',' if index else ''}\n      {msgspec.json.encode(name).decode()}: ")
-            text = value if isinstance(value, JsonText) else msgspec.json.encode(_plain(value)).decode()
-            for part in _parts(text):
-                write_json(part)
-        write_json("\n    }")
+        for text in _joined(pieces(row)):
+            write_json(text)
         before = ","
     write_json("\n  ]\n}\n" if before == "," else f"{before}]\n}}\n")
 
 
 def print_lines(columns: list[str], rows: Rows) -> None:
     """Prints COPY's text format with a header: backslash escapes, control characters as \\x1b, NULL is \\N."""
-    for line in itertools.chain([columns], rows):
+
+    def pieces(line: Sequence[Any]) -> Iterator[str]:
         for index, value in enumerate(line):
-            sys.stdout.write("\t" if index else "")
+            if index:
+                yield "\t"
             if value is None:
-                sys.stdout.write("\\N")
+                yield "\\N"
             else:
-                for part in _parts(_text(value)):
-                    sys.stdout.write(_escaped(part))
-        sys.stdout.write("\n")
+                yield from map(_escaped, _parts(_text(value)))
+        yield "\n"
+
+    for line in itertools.chain([columns], rows):
+        for text in _joined(pieces(line)):
+            sys.stdout.write(text)
+
+
+def _joined(pieces: Iterable[str]) -> Iterator[str]:
+    """Yields many short texts as one: a write takes longer than a join."""
+    batch, size = list[str](), 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece)
+        if size >= _PART:
+            yield "".join(batch)
+            batch, size = [], 0
+    yield "".join(batch)
 
 
 def _parts(text: str | JsonText) -> Iterator[str]:
     """Yields a text in parts: a copy of a long one takes as much memory again."""
+    if isinstance(text, str) and len(text) <= _PART:
+        yield text
+        return
     decoder = codecs.getincrementaldecoder("utf-8")()
     content = text.text if isinstance(text, JsonText) else text
     for begin in range(0, len(content), _PART):
@@ -127,7 +154,7 @@ def _text(value: Any) -> str | JsonText:
     if isinstance(value, JsonText):
         return value
     plain = _plain(value)
-    return msgspec.json.encode(plain).decode() if isinstance(plain, list | bool) else str(plain)
+    return _encode(plain).decode() if isinstance(plain, list | bool) else str(plain)
 
 
 def _escaped(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from lse_archive.results import FetchResult, FullSweepResult, ZipResult
+from lse_archive.results import FetchResult, FullSweepResult, LoadResult, ZipResult
 from lse_cli.terminal.console import DayOutcome
 from lse_cli.terminal.output import error_object
 from lse_cli.terminal.texts import STEP_NAMES
@@ -58,7 +58,10 @@ def worst(*codes: int) -> int:
 
 
 def exit_code(outcome: DayOutcome) -> int:
-    """0 done; 1 a step failed; 3 places differ, a zip lacks files, or LangSmith counts more runs than the day has."""
+    """0 done; 1 a step failed; 3 places differ.
+
+    Also if a zip lacks files, if LangSmith counts more runs than the day has, or if runs were not loaded.
+    """
     if outcome.errors or any(check.verdict == "unknown" for check in outcome.checks):
         return 1
     zipped = outcome.results.get("day_zip")
@@ -66,5 +69,8 @@ def exit_code(outcome: DayOutcome) -> int:
         return 3
     fetched = outcome.results.get("run_files")
     if isinstance(fetched, FetchResult) and fetched.count_check == "fewer":
+        return 3
+    loaded = outcome.results.get("runs_table")
+    if isinstance(loaded, LoadResult) and loaded.refused:
         return 3
     return 3 if any(check.verdict == "differs" for check in outcome.checks) else 0

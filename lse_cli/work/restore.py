@@ -19,10 +19,10 @@ from lse_cli.terminal.output import error_object
 from lse_cli.terminal.texts import describe, size
 from lse_operations.restore.copies import RemoteArchive, archived_projects, copies, repeated_folders
 from lse_operations.restore.restore import RestoreOptions, plan, restore_day
+from lse_operations.steps import load_rows
 from lse_platform.home import open_home
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.protocol import Destination
-from lse_resources.postgres.load.day import load_day
 from lse_resources.projects import read_projects
 from lse_resources.settings import Settings
 
@@ -94,7 +94,8 @@ def restore_days(
         _restore(settings, terminal, destination, confirmed, request)
     entries = [{"project": project, "error": error_object("restore", why)} for project, why in incomplete.items()]
     entries += map(_entry, days)
-    return entries, 1 if any("error" in entry for entry in entries) else 0
+    refused = any(day.result and day.result.db_result and day.result.db_result.refused for day in days)
+    return entries, 1 if any("error" in entry for entry in entries) else 3 if refused else 0
 
 
 def _find(
@@ -162,19 +163,18 @@ def _restore(
         bars.several(lambda day: _restore_one(terminal, destination, day, request, bars), days) as futures,
     ):
         for day, future in zip(days, futures, strict=True):
-            project, date, folder = day.paths.project, day.paths.day, day.paths.folder
             try:
                 day.result = future.result()
                 if request.to_db:
-                    day.result.db_result = load_day(
-                        database(), project, date, folder, overwrite=True, on_wait=terminal.waiting
-                    )
+                    day.result.db_result = load_rows(day.paths, database(), overwrite=True, on_wait=terminal.waiting)
             except ArchiveError as error:
                 day.fail(terminal, error)
                 continue
             terminal.say(f"  ✓ {day.title}: {describe(day.result)}")
             if day.result.db_result:
                 terminal.say(f"      load: {describe(day.result.db_result)}")
+                for line in day.result.db_result.errors:
+                    terminal.warn(f"      {line}")
 
 
 def _restore_one(

@@ -12,6 +12,9 @@ from psycopg import conninfo, errors, sql
 
 from lse_archive.errors import DatabaseAccessError, DatabaseError, SettingsError
 
+NEW_DATABASE = "createdb --template=template0 --encoding=UTF8 --locale-provider=libc --locale=C NAME"
+"""The command that creates a database which can hold every run."""
+
 _DEFAULTS = {"connect_timeout": "10", "application_name": "lse"}
 # The server, the database or the role may have other defaults. They change what is read: the text of times and numbers,
 # the day on which a time falls, and whether psycopg can read times and intervals at all.
@@ -175,8 +178,8 @@ def require_utf8(connection: psycopg.Connection, doing: str) -> None:
         raise DatabaseAccessError(
             doing,
             why=f"the database {name} has the encoding {encoding}, which cannot hold every character of a run",
-            hint="Create one with: createdb --template=template0 --encoding=UTF8 --locale=C NAME, name it in"
-            " LSE_DATABASE_URL, and load the days again: lse archive to-db",
+            hint=f"Create one with: {NEW_DATABASE}, name it in LSE_DATABASE_URL, and load the days again: lse archive"
+            " to-db",
         )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TypeVar
+
+from lse_archive.cancellation import set_cancel_event
 
 _Worker = TypeVar("_Worker")
 _Item = TypeVar("_Item")
@@ -18,7 +21,8 @@ def in_parallel(
 ) -> Generator[_Result]:
     """Yields the results of `work(worker, item)` in the order of the items; each worker has its own thread.
 
-    At most one item per worker, and one more, is in memory at a time.
+    At most one item per worker, and one more, is in memory at a time. After an error or an interrupt the workers end
+    their `cancellable_sleep`.
     """
     idle: SimpleQueue[_Worker] = SimpleQueue()
     for worker in workers:
@@ -32,7 +36,8 @@ def in_parallel(
             idle.put(worker)
 
     pending: deque[Future[_Result]] = deque()
-    with ThreadPoolExecutor(len(workers)) as pool:
+    ended = threading.Event()
+    with ThreadPoolExecutor(len(workers), initializer=set_cancel_event, initargs=(ended,)) as pool:
         try:
             for item in items:
                 pending.append(pool.submit(run, item))
@@ -41,5 +46,6 @@ def in_parallel(
             while pending:
                 yield pending.popleft().result()
         finally:
+            ended.set()
             for future in pending:
                 future.cancel()

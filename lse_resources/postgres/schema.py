@@ -7,15 +7,19 @@ from pathlib import Path
 import psycopg
 from psycopg import errors
 
-from lse_archive.errors import DatabaseError
+from lse_archive.errors import DatabaseAccessError, DatabaseError
 from lse_resources.postgres.advisory_locks import lock_key
-from lse_resources.postgres.database import Database, explained, require_utf8
+from lse_resources.postgres.database import NEW_DATABASE, Database, explain, require_utf8
 
 SCHEMA_VERSION = "0003"
 """The schema revision that this code needs: the newest in `migrations/versions`."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _OLDEST_SERVER = 150000
+_OWNER_HINT = (
+    "Only the owner of the tables and functions may migrate them, and only a role with CREATE on the schema may make"
+    " new ones: run lse db migrate with that role in LSE_DATABASE_URL"
+)
 
 
 class UnpreparedError(DatabaseError):
@@ -26,8 +30,8 @@ def migrate(database: Database) -> None:
     """Migrates the schema to SCHEMA_VERSION.
 
     Raises:
-        DatabaseError: Not reachable, no right to create tables, PostgreSQL before 15, no tables yet and an
-            encoding other than UTF-8, or a newer schema.
+        DatabaseError: Not reachable, no right to change the schema, PostgreSQL before 15, no tables yet and an
+            encoding other than UTF-8 or a Turkish locale, or a newer schema.
     """
     # Alembic and SQLAlchemy are slow to import, and only this function needs them.
     from alembic import command
@@ -44,6 +48,7 @@ def migrate(database: Database) -> None:
         found = _version(connection)
         if found is None:
             require_utf8(connection, doing)
+            _require_latin_case(connection, doing)
         if found is not None and found > SCHEMA_VERSION:
             raise _newer(found)
     config = Config()
@@ -58,10 +63,12 @@ def migrate(database: Database) -> None:
             connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (lock_key("migrations"),))
             config.attributes["connection"] = connection
             command.upgrade(config, SCHEMA_VERSION)
-    except DBAPIError as error:
-        if isinstance(error.orig, psycopg.Error):
-            with explained(doing):
-                raise error.orig from None
+    except (DBAPIError, psycopg.Error) as error:  # migrations use psycopg's connection directly
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(cause, errors.InsufficientPrivilege):
+            raise DatabaseAccessError(doing, why=explain(cause, doing).why, hint=_OWNER_HINT) from None
+        if isinstance(cause, psycopg.Error):
+            raise explain(cause, doing) from None
         raise
 
 
@@ -87,6 +94,16 @@ def _version(connection: psycopg.Connection) -> str | None:
     except errors.UndefinedTable:
         return None
     return row[0] if row else None
+
+
+def _require_latin_case(connection: psycopg.Connection, doing: str) -> None:
+    """Refuses a Turkish or Azeri locale: lower('CHAIN') would not be 'chain' in the typed columns."""
+    if connection.execute("SELECT lower('I')").fetchone() != ("i",):
+        raise DatabaseAccessError(
+            doing,
+            why=f"in the locale of the database {connection.info.dbname}, the small letter of I is not i",
+            hint=f"Create one with: {NEW_DATABASE}, and name it in LSE_DATABASE_URL",
+        )
 
 
 def _newer(found: str) -> DatabaseError:

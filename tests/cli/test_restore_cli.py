@@ -47,7 +47,7 @@ def test_a_month_of_two_projects_is_restored_with_its_rows(installation: Install
     before = snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)
     archive.delete_local()
     with psycopg.connect(installation.database.url) as connection:
-        connection.execute("TRUNCATE runs, loads CASCADE")
+        connection.execute("TRUNCATE runs, loads, days CASCADE")
     listed = installation.lse("archive", "restore", "--all-projects", "--dry-run", "--json")
     assert listed.code == 0
     assert [entry["action"] for entry in listed.json] == ["would restore"] * 60
@@ -57,6 +57,9 @@ def test_a_month_of_two_projects_is_restored_with_its_rows(installation: Install
     assert [entry["action"] for entry in ended.json] == ["restored"] * 60
     assert sum(entry["db_result"]["successful_inserts"] for entry in ended.json) == sum(e["runs"] for e in ended.json)
     assert (snapshot(archive.layout.data_dir), snapshot(archive.layout.archive_dir)) == before
+    with installation.database.connect() as connection:
+        noted = connection.execute("SELECT count(*), sum(rows) FROM days WHERE loaded_at IS NOT NULL").fetchone()
+    assert noted == (60, sum(entry["runs"] for entry in ended.json))
     for project in PROJECTS:
         for day in days:
             assert verify_day(installation.database, project, day, archive.paths(day, project).folder).is_consistent

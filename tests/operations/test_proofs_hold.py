@@ -264,6 +264,27 @@ def test_a_damaged_run_file_replaces_no_row(installation: Installation) -> None:
     assert installation.archive("verify").code == 0
 
 
+def test_a_load_without_a_damaged_file_is_recorded(installation: Installation) -> None:
+    installation.fill(5)
+    assert installation.archive("fetch").code == 0
+    damaged = min(installation.paths().folder.glob("0*.json"))
+    damaged.write_bytes(damaged.read_bytes().replace(b'"name"', b'"mane"'))
+    assert installation.archive("to-db").code == 1
+    with installation.database.connect() as connection:
+        noted = connection.execute("SELECT rows, loaded_at IS NOT NULL FROM days").fetchall()
+    assert (len(installation.rows()), noted) == (4, [(4, True)])
+
+
+def test_a_run_that_was_not_loaded_is_a_difference(installation: Installation) -> None:
+    installation.fill(5)
+    assert installation.archive("full-sweep").code == 0
+    installation.sql("UPDATE runs SET project = 'another' WHERE run_id = %s", min(installation.rows()))
+    for command in (("to-db",), ("to-db", "--dry-run"), ("restore", "--to-db")):
+        ended = installation.archive(*command)
+        assert (ended.code, "is filed under another" in ended.err) == (3, True), command
+    assert len(installation.rows()) == 4
+
+
 def test_a_load_without_rows_is_a_failure(installation: Installation) -> None:
     installation.fill(3)
     assert installation.archive("full-sweep").code == 0

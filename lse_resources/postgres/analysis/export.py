@@ -18,6 +18,7 @@ import psycopg
 from psycopg import sql
 
 from lse_archive.errors import ArchiveError, UsageError
+from lse_archive.files import publish_file
 from lse_resources.postgres.analysis.columns import COLUMNS
 from lse_resources.postgres.database import Database
 
@@ -128,14 +129,9 @@ def _target(path: Path) -> Generator[IO[bytes]]:
             yield file
         return
     target = path.resolve()
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-        partial.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    (target.parent / "..").stat()  # a missing directory is an error, and not made
+    with publish_file(target) as file:
+        yield file
 
 
 def _select_columns(values: list[sql.Literal], contents: bool) -> sql.Composed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from lse_archive.folder.opened import open_folder
 from lse_archive.folder.reader import may_hold_run, run_file_names
 from lse_archive.runs.header import unwrap
 from lse_archive.runs.scanner import NotARunError
+from lse_archive.zips.reader import BROKEN, contents, opened
 from lse_resources.postgres.analysis.columns import COLUMNS, RunColumns, run_columns
 from lse_resources.postgres.analysis.json_values import load_json
 from lse_resources.postgres.database import Database, explain
@@ -241,11 +241,11 @@ def _contents(source: Path) -> Iterator[bytes]:
     except FileNotFoundError:
         raise UsageError(f"{source} does not exist", hint="Name the folder of a day, or its zip") from None
     try:
-        with zipfile.ZipFile(source) as archive:
-            for name in sorted(archive.namelist()):
-                if may_hold_run(name.rpartition("/")[2]):
-                    yield archive.read(name)
-    except (zipfile.BadZipFile, EOFError) as error:
+        with opened(source) as archive:
+            for info in sorted(archive.infolist(), key=attrgetter("filename")):
+                if may_hold_run(info.filename.rpartition("/")[2]):
+                    yield b"".join(contents(archive, info))
+    except BROKEN as error:
         raise CorruptArchiveError(f"{source} cannot be read", why=str(error), hint="Restore it from Drive") from error
 
 

@@ -33,6 +33,18 @@ Progress = Callable[[int, int], None]
 """Called with (done, total), in files."""
 
 
+class PartlyLoadedError(CorruptArchiveError):
+    """Damaged run files were not loaded; all others were.
+
+    Attributes:
+        rows: The day's rows after the load.
+    """
+
+    def __init__(self, what: str, *, why: str, hint: str, rows: int) -> None:
+        super().__init__(what, why=why, hint=hint)
+        self.rows = rows
+
+
 def load_day(
     database: Database,
     project: str,
@@ -59,7 +71,8 @@ def load_day(
         UsageError: The folder does not exist.
         ArchiveConflictError: The folder belongs to another project.
         DayLockedError: Another session loads or verifies the day for more than ten minutes.
-        CorruptArchiveError: Files differ from the day's checksums. They are not loaded; all others are.
+        CorruptArchiveError: The day's checksums cannot be read.
+        PartlyLoadedError: Files differ from the day's checksums. They are not loaded; all others are.
         DatabaseError: Postgres cannot be reached or fails. Committed batches stay loaded.
     """
     started = time.monotonic()
@@ -91,10 +104,11 @@ def load_day(
     if progress and result.total_files:
         progress(result.total_files, result.total_files)
     if damaged:
-        raise CorruptArchiveError(
+        raise PartlyLoadedError(
             f"{len(damaged)} of {len(reader.names)} run files of {project} {day} are not loaded",
             why=f"{damaged[0]} differs from its checksum in {SUMS}" + (", others too" if len(damaged) > 1 else ""),
             hint="Restore the day (lse archive restore) or fetch it again, then load it again",
+            rows=result.rows,
         )
     result.duration_seconds = time.monotonic() - started
     return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -11,6 +10,7 @@ from typing import Literal, TypeVar
 
 import psycopg
 
+from lse_archive.cancellation import cancellable_sleep
 from lse_archive.errors import DatabaseAccessError, DatabaseError
 from lse_archive.folder.reader import RunFile
 from lse_resources.postgres.database import Database, explain, explained, is_lost, is_transient
@@ -144,7 +144,7 @@ class RowWriter:
                     self.close()
                 elif not is_transient(error):
                     raise
-            time.sleep(delay)
+            cancellable_sleep(delay)
         return work(self._connected())
 
     def _connected(self) -> psycopg.Connection:

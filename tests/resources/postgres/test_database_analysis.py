@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import threading
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -17,8 +20,9 @@ from database_fixtures import DAY, PROJECT, RunFolder, run_id, trace_id
 from pandas.testing import assert_frame_equal
 from pyarrow import parquet
 
-from lse_archive.errors import ArchiveError, DatabaseError, UsageError
+from lse_archive.errors import ArchiveError, CorruptArchiveError, DatabaseError, UsageError
 from lse_archive.folder.reader import RunFile, read_folder
+from lse_resources.postgres.analysis import export
 from lse_resources.postgres.analysis.columns import COLUMNS, run_columns
 from lse_resources.postgres.analysis.export import export_runs
 from lse_resources.postgres.analysis.frames import Runs, RunTree, load_runs_from_files
@@ -230,6 +234,39 @@ def test_parquet_contains_every_run_with_types(database: Database, loaded: RunFo
     assert table.column("tags")[6].as_py() == ["a", "b"]
     assert table.column("total_tokens")[6].as_py() == 42
     assert json.loads(table.column("outputs")[2].as_py()) == loaded.run(2)["outputs"]
+
+
+def test_two_exports_to_one_path_at_once_both_write_all(
+    database: Database, loaded: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, both, copy = tmp_path / "out", threading.Barrier(2, timeout=30), export._copy
+
+    def copy_together(*arguments: Any) -> int:
+        both.wait()  # both have opened their file
+        try:
+            return copy(*arguments)
+        finally:
+            both.wait()
+
+    monkeypatch.setattr(export, "_copy", copy_together)
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda _: export_runs(database, PROJECT, DAY, DAY, target, "jsonl"), range(2)))
+
+    assert [made.rows for made in done] == [12, 12]
+    assert target.read_bytes().count(b"\n") == 12
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["out"]
+
+
+def test_a_damaged_zip_is_one_clear_error(loaded: RunFolder, tmp_path: Path) -> None:
+    damaged = Path(shutil.make_archive(str(tmp_path / "day"), "zip", loaded.path))
+    with zipfile.ZipFile(damaged) as archive:
+        info = next(info for info in archive.infolist() if info.compress_size)
+    content = bytearray(damaged.read_bytes())
+    content[info.header_offset + 30 + len(info.filename)] |= 0b110  # the deflate block's type that does not exist
+    damaged.write_bytes(content)
+
+    with pytest.raises(CorruptArchiveError, match=r"cannot be read.*Restore it"):
+        load_runs_from_files(PROJECT, [damaged])
 
 
 def test_a_failed_export_leaves_no_file(database: Database, loaded: RunFolder, tmp_path: Path) -> None:

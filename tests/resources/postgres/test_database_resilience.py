@@ -24,14 +24,15 @@ from home_fixtures import PROJECT as HOME_PROJECT
 from home_fixtures import Installation
 from psycopg.conninfo import make_conninfo
 
-from lse_archive.cancellation import set_cancel_event
+from lse_archive.cancellation import cancellable_sleep, set_cancel_event
 from lse_archive.errors import DatabaseAccessError, DatabaseError, DayLockedError
+from lse_archive.folder.reader import RunFile, read_folder
 from lse_platform.home import open_home
 from lse_resources.embedded_postgres.place import find_location
 from lse_resources.embedded_postgres.server import EmbeddedServer
 from lse_resources.postgres.advisory_locks import day_advisory_lock
 from lse_resources.postgres.database import Database, explained
-from lse_resources.postgres.load.day import load_day
+from lse_resources.postgres.load.day import load_day, write_rows
 from lse_resources.postgres.schema import migrate
 from lse_resources.postgres.verify.day import verify_day
 from lse_resources.settings import Settings
@@ -151,7 +152,7 @@ def test_a_refused_login_fails_the_load_at_once(
         connection.execute("SELECT pg_reload_conf()")
     database = Database(make_conninfo(own_server.url(), user="loader", password="first"))
     delays: list[float] = []
-    monkeypatch.setattr("lse_resources.postgres.load.writer.time.sleep", delays.append)
+    monkeypatch.setattr("lse_resources.postgres.load.writer.cancellable_sleep", delays.append)
 
     def change_password(done: int, total: int) -> None:
         with Database(own_server.url()).connect() as connection:
@@ -164,6 +165,29 @@ def test_a_refused_login_fails_the_load_at_once(
     with pytest.raises(DatabaseAccessError, match=r"password authentication failed.*Check the user and password"):
         load_day(database, PROJECT, DAY, run_folder.fill(RUNS).path, batch_size=BATCH, progress=change_password)
     assert sum(delays) < 1
+
+
+def test_an_interrupt_ends_the_wait_for_the_server(run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    endings, main = list[str](), threading.get_ident()
+
+    def interrupted_sleep(seconds: float) -> None:
+        signal.pthread_kill(main, signal.SIGINT)
+        try:
+            cancellable_sleep(seconds)
+        except KeyboardInterrupt:
+            endings.append("interrupted")
+            raise
+        endings.append("slept")
+
+    monkeypatch.setattr("lse_resources.postgres.load.writer._RETRY_DELAYS", (5.0,))
+    monkeypatch.setattr("lse_resources.postgres.load.writer.cancellable_sleep", interrupted_sleep)
+    monkeypatch.setattr("lse_resources.postgres.load.day.CONNECTIONS", 1)
+    nowhere = Database("postgresql://127.0.0.1:1/none")
+    files = [file for file in read_folder(run_folder.fill(3).path, DAY) if isinstance(file, RunFile)]
+    with pytest.raises(KeyboardInterrupt):
+        list(write_rows(nowhere, PROJECT, DAY, files, "keep", None))
+
+    assert endings == ["interrupted"]
 
 
 @pytest.mark.parametrize("seed", range(3))

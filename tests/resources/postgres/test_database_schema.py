@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 
 import pytest
 from database_fixtures import DAY, PROJECT
+from psycopg.conninfo import make_conninfo
 
-from lse_archive.errors import DatabaseError, SettingsError
+from lse_archive.errors import DatabaseAccessError, DatabaseError, SettingsError
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.days_table import update_day
 from lse_resources.postgres.schema import SCHEMA_VERSION, check_schema, migrate
@@ -64,11 +65,27 @@ def test_a_role_without_the_right_to_create_tables_gets_a_clear_error(
     with empty_database.connect() as connection:
         connection.execute("CREATE ROLE lse_test_guest LOGIN")
         try:
-            from psycopg.conninfo import make_conninfo
-
             with pytest.raises(DatabaseError, match="permission denied for schema public"):
                 migrate(Database(make_conninfo(empty_database.url, user="lse_test_guest")))
         finally:
+            connection.execute("DROP ROLE lse_test_guest")
+
+
+def test_a_role_that_is_not_the_owner_gets_a_clear_error(
+    empty_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr("lse_resources.postgres.schema.SCHEMA_VERSION", "0002")
+        migrate(empty_database)
+    with empty_database.connect() as connection:
+        connection.execute("CREATE ROLE lse_test_guest LOGIN")
+        try:
+            connection.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO lse_test_guest")
+            connection.execute("GRANT CREATE ON SCHEMA public TO lse_test_guest")
+            with pytest.raises(DatabaseAccessError, match=r"must be owner of function lse_time\. Only the owner"):
+                migrate(Database(make_conninfo(empty_database.url, user="lse_test_guest")))
+        finally:
+            connection.execute("DROP OWNED BY lse_test_guest")
             connection.execute("DROP ROLE lse_test_guest")
 
 

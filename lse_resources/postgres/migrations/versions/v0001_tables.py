@@ -59,8 +59,7 @@ $$;
 
 # PostgreSQL's text of jsonb is canonical: equal content gives equal text.
 # Generated columns always agree with `data`, and queries need not decompress it. Both formats of the API are read:
-# v1 `success`, `parent_run_id`, costs as strings; v2 `SUCCESS`, `parent_run_ids` with the root first. In
-# Turkish, lower('I') is not 'i'.
+# v1 `success`, `parent_run_id`, costs as strings; v2 `SUCCESS`, `parent_run_ids` with the root first.
 _TABLES = """
 CREATE TABLE loads (
     load_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -92,9 +91,9 @@ CREATE TABLE runs (
     mark        text[],
     load_id     bigint,
     name              text        GENERATED ALWAYS AS (data ->> 'name') STORED,
-    run_type          text        GENERATED ALWAYS AS (lower(replace(data ->> 'run_type', 'I', 'i'))) STORED,
+    run_type          text        GENERATED ALWAYS AS (lower(data ->> 'run_type')) STORED,
     status            text        GENERATED ALWAYS AS (
-        CASE WHEN data ->> 'status' <> '' THEN lower(replace(data ->> 'status', 'I', 'i'))
+        CASE WHEN data ->> 'status' <> '' THEN lower(data ->> 'status')
              WHEN data ->> 'error' <> '' THEN 'error'
              WHEN data ->> 'end_time' <> '' THEN 'success'
              WHEN data ? 'id' THEN 'pending' END) STORED,

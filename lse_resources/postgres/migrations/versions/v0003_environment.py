@@ -65,10 +65,8 @@ $$;
 # Stored columns are computed only when a row is written.
 _RECOMPUTE = """
 UPDATE runs SET data = data
-WHERE NOT (start_time >= '0001-01-01 00:00:00Z' AND start_time < '10000-01-01 00:00:00Z')
-   OR NOT (end_time >= '0001-01-01 00:00:00Z' AND end_time < '10000-01-01 00:00:00Z')
-   OR (start_time IS NULL AND lse_time(data ->> 'start_time') IS NOT NULL)
-   OR (end_time IS NULL AND lse_time(data ->> 'end_time') IS NOT NULL)
+WHERE start_time IS DISTINCT FROM lse_time(data ->> 'start_time')
+   OR end_time IS DISTINCT FROM lse_time(data ->> 'end_time')
 """
 # A former load may have marked a run whose typed columns failed, or which the database's encoding could not hold.
 # Without the hash of its file such a row counts as changed: `verify` reports it, `--fix` loads it again.

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -146,14 +147,15 @@ def test_a_day_is_archived_under_paths_that_are_not_utf_8(
     assert_clear(zipped, "zip")
 
 
-def test_a_day_that_dagster_refuses_is_one_error_and_the_next_day_goes_on(installation: Installation) -> None:
-    ended = installation.lse(
-        "archive", "zip", "--project", PROJECT, "--start-date", "0999-12-31", "--end-date", "1000-01-01", "--json"
-    )
-    assert ended.code == 1
-    first, second = ended.json
-    assert first["error"]["what"] == "Dagster refuses the day 0999-12-31"
-    assert "has no run files" in second["error"]["what"]
+def test_a_day_that_dagster_cannot_name_is_wrong_usage_and_the_first_that_it_can_is_archived(
+    installation: Installation,
+) -> None:
+    """Dagster writes years without leading zeros."""
+    refused = installation.archive("zip", day=date(999, 12, 31))
+    assert (refused.code, refused.out) == (2, "")
+    assert "the first day of an archive is 1000-01-01" in refused.err
+    ended = installation.archive("zip", "--json", day=date(1000, 1, 1))
+    assert "has no run files" in ended.entry["error"]["what"]
 
 
 # Runs commands one after the other in a mount namespace in which a directory is read-only.

@@ -14,6 +14,11 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _MARKUP = re.compile(r"\](?=[(\[])|<(?=[A-Za-z/!?])")
 
 
+def is_utf8(text: str) -> bool:
+    """Whether the text can be written as UTF-8: not if bytes of a path or an argument were none (PEP 383)."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
 def printable(text: str) -> str:
     """Returns one line without control characters: they, and bytes that are not UTF-8, become escapes such as \\x1b.
 

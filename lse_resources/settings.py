@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from lse_archive.errors import SettingsError
 from lse_archive.files import absolute_path
 from lse_archive.layout import Layout
+from lse_archive.printable import is_utf8
 from lse_resources.destinations.google_drive.settings import AuthType, DriveSettings
 from lse_resources.langsmith.settings import LangSmithSettings
 
@@ -69,7 +70,7 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             if "\0" in value:
                 raise ValueError("it contains a NUL character")
-            if field.field_name not in _PATHS and any("\ud800" <= char <= "\udfff" for char in value):
+            if field.field_name not in _PATHS and not is_utf8(value):
                 raise ValueError("it is not UTF-8")
         return value
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lse_archive.errors import UsageError
+from lse_archive.printable import is_utf8
 
 
 def require_text(parameter: typer.CallbackParam, value: str | None) -> str | None:
@@ -17,7 +18,7 @@ def require_text(parameter: typer.CallbackParam, value: str | None) -> str | Non
     Raises:
         UsageError: The value is empty, or not UTF-8.
     """
-    if value is not None and any("\ud800" <= char <= "\udfff" for char in value):
+    if value is not None and not is_utf8(value):
         raise UsageError(f"{_name(parameter)} is not UTF-8", hint="Use a terminal with the encoding UTF-8")
     if value is not None and not value.strip():
         raise UsageError(f"{_name(parameter)} is empty", hint="Give it a value")

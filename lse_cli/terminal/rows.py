@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from lse_archive.errors import UsageError
-from lse_archive.printable import printable
+from lse_archive.printable import HIDDEN, printable
 from lse_cli.terminal.output import write_json
 from lse_resources.postgres.analysis.frames import JsonText
 
@@ -22,7 +22,7 @@ _MAX_WIDTH = 60  # characters of a cell
 _MIN_WIDTH = 8
 _TABLE_ROWS = 1000
 _PART = 1 << 20  # characters
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\\]")
+_CONTROLS = re.compile(f"[\x00-\x1f{HIDDEN}\\\\]")
 _COPY_NAMES = {"\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v"}
 
 _encode = msgspec.json.Encoder().encode

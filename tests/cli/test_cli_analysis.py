@@ -30,10 +30,12 @@ def loaded(installation: Installation) -> Installation:
 
 def test_lines_have_the_text_format_of_copy(loaded: Installation) -> None:
     values = r"E'a\tb\nc\\d\x1b[31m' AS text, NULL AS nothing, '\x00ff'::bytea AS bytes, '{1,2}'::int[] AS list"
+    values += ", chr(1564) || chr(8206) || chr(8303) AS order_marks"
     ended = loaded.lse("sql", f"SELECT {values}, '{{\"n\": 1.00000000000000000001}}'::jsonb AS json")
     assert ended.out.splitlines() == [
-        "text\tnothing\tbytes\tlist\tjson",
-        r"a\tb\nc\\d\x1b[31m" + "\t" + r"\N" + "\t" + r"\\x00ff" + '\t[1,2]\t{"n": 1.00000000000000000001}',
+        "text\tnothing\tbytes\tlist\torder_marks\tjson",
+        r"a\tb\nc\\d\x1b[31m" + "\t" + r"\N" + "\t" + r"\\x00ff" + "\t[1,2]\t"
+        r"\xd8\x9c\xe2\x80\x8e\xe2\x81\xaf" + '\t{"n": 1.00000000000000000001}',
     ]
 
 

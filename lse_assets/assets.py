@@ -164,11 +164,11 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
             contextlib.closing(client.source(name)) as source,
         ):
             result = fetch_step(paths, source, google_drive.client, ui, options)
-            link = source.project.url
+            link, summary = source.project.url, read_summary(paths.folder)
         places: dict[str, Any] = {"folder": dg.MetadataValue.path(printable(str(paths.folder)))}
         if link:
             places["LangSmith project"] = dg.MetadataValue.url(link)
-        if summary := read_summary(paths.folder):
+        if summary:
             places |= {"errors": summary.errors, "tokens": summary.tokens, "cost": summary.cost}
         return dg.MaterializeResult(metadata=_metadata(result, **places))
 

@@ -129,7 +129,7 @@ class Database:
     @contextmanager
     def session(self, doing: str) -> Generator[psycopg.Connection]:
         """Opens a connection for the block, and turns errors in it into a DatabaseError that begins with `doing`."""
-        with self.connect() as connection, explained(doing):
+        with explained(doing), self.connect() as connection:  # the end of the transaction can fail, too
             yield connection
 
 

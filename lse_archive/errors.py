@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError)
+"""What msgspec raises for bytes that are not the JSON of a type; the latter for a text in it that is not UTF-8."""
+
 CLOCK_HINT = "Set this machine's clock, best from a time server (NTP); lse doctor compares it"
 """What to do when a server refuses a request, or a certificate seems invalid, because of the time."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from lse_archive.errors import UNDECODABLE
 from lse_archive.files import publish_file
 
 _PROC = Path("/proc")
@@ -106,7 +107,7 @@ class Registry:
         """
         try:
             return msgspec.json.decode(self._path(name).read_bytes(), type=ProcessRecord)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, *UNDECODABLE):
             return None
 
     def running(self) -> dict[str, ProcessRecord]:

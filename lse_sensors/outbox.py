@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from lse_archive.errors import ArchiveError
+from lse_archive.errors import UNDECODABLE, ArchiveError
 from lse_archive.files import file_lock, publish_file
 from lse_resources.alerts import Alert, Send, log
 
@@ -64,7 +64,7 @@ class Outbox:
             try:
                 if message := _read(path):
                     yield path, message
-            except msgspec.DecodeError as error:
+            except UNDECODABLE as error:
                 aside = path.rename(path.with_name(f"{path.name}.damaged"))
                 _log.error("an alert is lost: %s is damaged (%s)", aside, error)
 
@@ -76,7 +76,7 @@ class Outbox:
 
 
 def _read(path: Path) -> _Message | None:
-    """The alert of a file; None if it was deleted by another process. Raises msgspec.DecodeError."""
+    """The alert of a file; None if it was deleted by another process. Raises one of `UNDECODABLE`."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Message)
     except FileNotFoundError:

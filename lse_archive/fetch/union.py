@@ -23,7 +23,6 @@ VOLATILE_FIELDS = frozenset(
     {"share_url", "attachments", "s3_urls", "inputs_s3_urls", "outputs_s3_urls", "query_metadata"}
 )
 
-
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 

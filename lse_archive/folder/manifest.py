@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from lse_archive.days import Window, day_window
-from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError
+from lse_archive.errors import UNDECODABLE, ArchiveConflictError, ArchiveError, CorruptArchiveError
 from lse_archive.folder.opened import Folder, open_folder
 from lse_archive.runs.header import RunHeader
 
@@ -202,7 +202,7 @@ def parse_summary(content: bytes, origin: Path) -> Summary:
     """
     try:
         return msgspec.json.decode(content, type=Summary)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNDECODABLE as error:
         raise CorruptArchiveError(f"{origin} has a damaged {SUMMARY}", why=str(error), hint=_RESTORE) from error
 
 

@@ -14,7 +14,7 @@ from datetime import datetime
 
 import msgspec
 
-from lse_archive.errors import CorruptArchiveError, PrunedDayError
+from lse_archive.errors import UNDECODABLE, CorruptArchiveError, PrunedDayError
 from lse_archive.files import sync_directory
 from lse_archive.folder.manifest import SUMMARY, SUMS, content_hash, content_sums, read_summary, read_sums
 from lse_archive.folder.publish import discard, flush
@@ -89,7 +89,7 @@ def read_pruned(paths: DayPaths) -> PrunedDay | None:
         return None
     try:
         return msgspec.json.decode((paths.pruned / _RECORD).read_bytes(), type=PrunedDay)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, *UNDECODABLE) as error:
         raise CorruptArchiveError(
             f"the record of the pruned day {paths.project} {paths.day} is damaged",
             why=str(error),

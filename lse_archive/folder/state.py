@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from lse_archive.errors import CorruptArchiveError
+from lse_archive.errors import UNDECODABLE, CorruptArchiveError
 from lse_archive.files import disk_errors, publish_file
 from lse_archive.folder.pruned import day_content
 from lse_archive.folder.publish import publish_folder
@@ -70,7 +70,7 @@ def read_state(paths: DayPaths) -> DayState:
         return DayState()
     try:
         return msgspec.json.decode(content, type=DayState)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         _log.warning("%s is damaged (%s): the day counts as neither fetched nor verified", paths.state, error)
     proof = _PROOF.search(content)
     with contextlib.suppress(CorruptArchiveError):
@@ -89,7 +89,7 @@ def repair_state(paths: DayPaths) -> None:
         msgspec.json.decode(paths.state.read_bytes(), type=DayState)
     except FileNotFoundError:
         pass
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         state = read_state(paths)
         paths.state.replace(paths.state.with_name(f"{paths.state.name}.damaged"))
         _write(paths, state)

@@ -13,6 +13,7 @@ from uuid import UUID
 import msgspec
 
 from lse_archive.days import parse_time
+from lse_archive.errors import UNDECODABLE
 from lse_archive.runs.scanner import NULL, NotARunError, check_json, load_as, members
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
@@ -97,7 +98,7 @@ def read_header(document: bytes) -> RunHeader:
 def _read_head(document: bytes) -> _RawHeader:
     try:
         return _head_decoder.decode(document)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (*UNDECODABLE, RecursionError):
         return _read_head_tolerantly(document)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from lse_archive.errors import UNDECODABLE
 from lse_archive.runs.scanner import NULL, NotARunError, check_json, elements, load_as, members
 
 
@@ -29,7 +30,7 @@ def cut_page(body: bytes, *, strict: bool = True) -> tuple[list[bytes], str | No
     """
     try:
         page = _page_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (*UNDECODABLE, RecursionError):
         page = _cut_page_tolerantly(body, strict=strict)
     if page.items is not None:
         return [bytes(item) for item in page.items], page.next_cursor or None

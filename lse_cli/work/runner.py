@@ -92,10 +92,7 @@ class Runner:
         try:
             return self._materialize(project, day, steps, config)
         except dg.DagsterError as error:
-            if isinstance(error, dg.DagsterUnknownPartitionError):
-                hint = "Its days have years from 1000 to 9999"
-            else:
-                hint = "Run the command again; if Dagster refuses again, please report it"
+            hint = "Run the command again; if Dagster refuses again, please report it"
             refusal = ArchiveError(f"Dagster refuses the day {day}", why=_one_line(str(error)).rstrip("."), hint=hint)
         except SQLAlchemyError as error:
             why = _one_line(str(getattr(error, "orig", None) or type(error).__name__))

@@ -31,6 +31,7 @@ from obstore.store import from_url
 
 from lse_archive.errors import (
     CLOCK_HINT,
+    UNDECODABLE,
     ArchiveConflictError,
     ArchiveError,
     CorruptArchiveError,
@@ -435,7 +436,7 @@ def _has_exited(lock: bytes, written: datetime) -> bool:
         return True
     try:
         holder = msgspec.json.decode(lock, type=_Holder)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return False
     if holder.host != _host():
         return False

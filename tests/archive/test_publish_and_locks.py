@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from day_fixtures import day_paths
+from day_fixtures import day_paths, refuse_directories
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, DayLockedError
 from lse_archive.files import file_lock, publish_file
@@ -265,18 +265,6 @@ def test_a_link_to_nothing_is_refused_before_anything_is_written(linked: DayPath
     linked.folder.resolve().rename(linked.folder.resolve().with_name("unmounted"))
     with pytest.raises(ArchiveError, match=r"is a link to .*there is no folder.*Mount that disk"), day_lock(linked):
         pass
-
-
-def refuse_directories(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes fsync of a directory fail, as on some network file systems."""
-    fsync = os.fsync
-
-    def refusing(descriptor: int) -> None:
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "Invalid argument")
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", refusing)
 
 
 def test_a_directory_that_cannot_be_flushed_is_a_warning_after_the_publication(

@@ -60,7 +60,7 @@ def test_a_damaged_state_proves_no_other_content(paths):
     assert read_state(paths) == DayState()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"proof": 3}', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b'{"proof": 3}', b"\xff\xfe", b'{"proof": "\xff"}'])
 def test_an_unreadable_state_is_kept_beside_the_new_one(paths, content):
     paths.state.write_bytes(content)
     with day_lock(paths):

@@ -58,6 +58,12 @@ def test_an_exited_process_is_restarted(tmp_path: Path) -> None:
     assert Registry(tmp_path / "run").running() == {}
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b'{"host": "\xff"}'])
+def test_a_damaged_record_counts_as_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "up.json").write_bytes(content)
+    assert Registry(tmp_path).running() == {}
+
+
 def test_a_process_that_keeps_exiting_is_not_restarted(tmp_path: Path) -> None:
     with service(tmp_path, "raise SystemExit('no such port')") as helper:
 

@@ -347,14 +347,15 @@ def test_an_alert_that_is_replaced_while_it_is_sent_is_sent_again(tmp_path: Path
     assert [alert.title for alert in delivered] == ["older", "newer"]
 
 
-def test_a_damaged_alert_is_named_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("content", [b"{", b'{"target": "\xff"}'])
+def test_a_damaged_alert_is_named_and_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
     outbox = Outbox(tmp_path / "alerts")
     outbox.put("1", Alert("one"), {"webhook": lambda _: None})
     path = outbox.directory / "1.webhook.json"
-    path.write_bytes(b"{")
+    path.write_bytes(content)
     assert outbox.deliver({"webhook": lambda _: None}) == []
     assert "an alert is lost" in caplog.text
-    assert (outbox.directory / "1.webhook.json.damaged").read_bytes() == b"{"
+    assert (outbox.directory / "1.webhook.json.damaged").read_bytes() == content
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------

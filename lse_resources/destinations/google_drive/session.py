@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from lse_archive.errors import ArchiveError
+from lse_archive.errors import UNDECODABLE, ArchiveError
 from lse_archive.files import publish_file
 from lse_resources.destinations.google_drive.files import LocalFile
 
@@ -34,7 +34,7 @@ class SessionFile:
         """
         try:
             session = msgspec.json.decode(self._path.read_bytes(), type=UploadSession) if self._path else None
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        except (OSError, *UNDECODABLE):
             return None
         if session is None or (session.size, session.sha256) != (content.size, content.sha256):
             return None

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
-import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -14,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from day_fixtures import refuse_directories
 from langsmith_fixtures import DAY, END, PROJECT, START, Cloud, file_states, local_cloud, published
 
 from lse_archive.days import format_time
@@ -326,14 +324,7 @@ def test_a_day_whose_folder_is_a_link_is_fetched_again_and_again(cloud, tmp_path
 
 
 def test_a_disk_that_cannot_flush_directories_does_not_fail_a_fetch(cloud, monkeypatch, caplog):
-    fsync = os.fsync
-
-    def refusing(descriptor: int) -> None:
-        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "Invalid argument")
-        fsync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", refusing)
+    refuse_directories(monkeypatch)
     cloud.put()
     assert (cloud.fetch().outcome, cloud.fetch().outcome) == ("created", "unchanged")
     assert "cannot be flushed" in caplog.text

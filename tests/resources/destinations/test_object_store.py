@@ -40,6 +40,18 @@ def refill(archive: Archive, runs: int, **fields: Any) -> None:
     zip_day(paths)
 
 
+@pytest.fixture(params=[0, 2])
+def other(request: pytest.FixtureRequest, archive: Archive, store: ObjectStore, tmp_path: Path) -> Archive:
+    """The archive of another host with another zip of the day; the param is how many runs the store's has before."""
+    if request.param:
+        archive.add(runs=request.param)
+    refill(archive, 3)
+    other = Archive(tmp_path / "other", store)
+    other.write(runs=5)
+    zip_day(other.paths())
+    return other
+
+
 def meanwhile(monkeypatch: pytest.MonkeyPatch, store: ObjectStore, act: Callable[[], object]) -> None:
     """Runs an action of another host once during an upload."""
     put, acted = store._put, []
@@ -53,16 +65,9 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, store: ObjectStore, act: Callable
     monkeypatch.setattr(store, "_put", hook)
 
 
-@pytest.mark.parametrize("before", [0, 2])
 def test_the_slower_of_two_hosts_replaces_nothing(
-    archive: Archive, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
+    archive: Archive, store: ObjectStore, other: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if before:
-        archive.add(runs=before)
-    refill(archive, 3)
-    other = Archive(tmp_path / "other", store)
-    other.write(runs=5)
-    zip_day(other.paths())
     meanwhile(monkeypatch, store, lambda: upload_day(store, other.paths()))
     with pytest.raises(ArchiveConflictError, match=r"Run the command again|already"):
         upload_day(store, archive.paths())
@@ -86,16 +91,9 @@ def between_look_and_copy(monkeypatch: pytest.MonkeyPatch, store: ObjectStore, a
     monkeypatch.setattr(store, "_check_unchanged", hook)
 
 
-@pytest.mark.parametrize("before", [0, 2])
 def test_no_host_replaces_an_object_between_the_look_and_the_copy_of_another(
-    archive: Archive, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
+    archive: Archive, store: ObjectStore, other: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if before:
-        archive.add(runs=before)
-    refill(archive, 3)
-    other = Archive(tmp_path / "other", store)
-    other.write(runs=5)
-    zip_day(other.paths())
     refused = []
 
     def upload_too() -> None:

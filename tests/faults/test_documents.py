@@ -99,11 +99,15 @@ def days() -> Iterator[list[Document]]:
 
 
 def _document(draft: Draft, number: int) -> Document:
-    run_id = f"0190f0a0-0000-7000-9000-{number:012x}"
+    run_id = _document_id(number)
     if number % _PLAIN_EVERY == 0:
         draft = Draft([], b"", (b"", b""), str, str, None)
     content = draft.build(run_id, START + number)
     return Document(run_id, content, draft.is_json)
+
+
+def _document_id(number: int) -> str:
+    return f"0190f0a0-0000-7000-9000-{number:012x}"
 
 
 @dataclass
@@ -191,9 +195,11 @@ def _fails(rig: Rig, write: Write, documents: list[Document]) -> bool:
 def _fetch(rig: Rig, documents: list[Document]) -> list[bytes]:
     """Fetches the documents from a LangSmith that sends them as they are.
 
-    Of those that are not JSON, the fetch keeps the bytes, or names the run; then the day is incomplete.
+    Of those that are not JSON, the fetch keeps the bytes, or names the run; then the day is incomplete. A usual run is
+    beside them: a LangSmith that serves no run of a day at all is an error.
     """
     with local_cloud() as cloud:
+        cloud.put(START + _DAY_SIZE, run_id=_document_id(_DAY_SIZE))
         for number, document in enumerate(documents):
             cloud.put(START + number, run_id=document.run_id)
             cloud.rewrite(document.run_id, document.content or b" ")  # the local server joins pages of no empty items

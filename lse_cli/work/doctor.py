@@ -139,9 +139,10 @@ def _days(settings: Settings) -> Findings:
 def _of_project(days: list[DayView], yesterday: date) -> Findings:
     """What is wrong with a project's days; not that yesterday, or a day that has settled, is still to be fetched."""
     missed = [day for day in days if day.is_gap and day.behind and day.date < yesterday]
+    lost = [day for day in days if day.incomplete and not day.last_day]
     is_new = all(day.is_gap for day in days)
     kinds = [
-        ("differ", "lse archive verify", [day for day in days if day.differs]),
+        ("differ", "lse archive verify", [day for day in days if day.differs and day not in lost]),
         ("are still in LangSmith, and not archived", "lse archive full-sweep", missed),
     ]
     for found in alike_behind(days):
@@ -156,6 +157,11 @@ def _of_project(days: list[DayView], yesterday: date) -> Findings:
                 hint = f"lse up archives them by itself; now: {hint}"
             says = f"{found[0].project}: {day_ranges(str(day.date) for day in found)} {what}"
             yield Finding("days", "note" if is_new else "wrong", says, hint)
+    if lost:
+        says = (
+            f"{lost[0].project}: {day_ranges(str(day.date) for day in lost)} are incomplete, and no longer in LangSmith"
+        )
+        yield Finding("days", "note", says, "lse archive verify names the runs that are missing")
 
 
 def _disk(settings: Settings) -> Findings:

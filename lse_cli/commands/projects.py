@@ -35,10 +35,14 @@ def add(
         ),
     ] = 14,
 ) -> None:
-    """Add a project. A running platform picks it up within a minute."""
+    """Add a project. A running platform starts with its days within two minutes."""
+    from datetime import UTC, datetime
+
     from lse_archive.days import FIRST_DAY, parse_day, today
     from lse_archive.errors import UsageError
-    from lse_resources.projects import ProjectConfig, add_project
+    from lse_cli.terminal.texts import counted
+    from lse_operations.day_selection import servable
+    from lse_resources.projects import ProjectConfig, add_project, read_projects
     from lse_resources.settings import Settings
 
     if any(unicodedata.category(char) == "Cc" for char in name):
@@ -51,6 +55,11 @@ def add(
     path = Settings.load().projects_file
     add_project(path, ProjectConfig(name, first, retention_days))
     echo(f"added '{name}' from {start} to {path}")
+    # Read back: the file may have another retention and daily time for all projects.
+    [added] = [project for project in read_projects(path) if project.name == name]
+    if added.schedule != "off" and (days := servable(added, datetime.now(UTC))):
+        served = f"LangSmith still has {counted(len(days), 'day')} of it, from {days[-1]} on"
+        echo(f"{served}: the platform (lse up) starts with them at once, the first to expire first")
 
 
 @app.command()

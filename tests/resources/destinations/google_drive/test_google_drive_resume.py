@@ -45,7 +45,6 @@ def test_the_next_call_continues_the_upload(server: DriveServer, send: Callable[
     send(progress=seen.append)
     assert_stored(server)
     assert seen[0] == 4 * UNIT  # not from the start
-    assert not session_file.exists()
 
 
 @pytest.mark.parametrize("trouble", ["expired", "damaged", "foreign", "other content"])

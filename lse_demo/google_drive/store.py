@@ -35,8 +35,8 @@ class RefusedError(Exception):
 class DriveStore:
     """Files as Drive's resources. Keys that begin with "_" (roles, owner, app) are internal.
 
-    `list_lag` is the number of following answers of files.list in which a change is not visible yet, 0 ends the lag:
-    Drive's search may be some seconds behind files.get.
+    `list_lag` is the number of following answers of files.list in which a change is not visible yet: Drive's search may
+    be some seconds behind files.get.
     """
 
     def __init__(self, directory: Path, *, now: Callable[[], float] = time.time, token_seconds: int = 3600) -> None:
@@ -256,13 +256,18 @@ class DriveStore:
     def _docs(self) -> list[Doc]:
         return list(self._documents.all("file").values())
 
+    def settle(self) -> None:
+        """Lets the next answer of files.list have all changes so far."""
+        with self.lock:
+            self._unlisted.clear()
+
     def _listed(self) -> list[Doc]:
         """Returns the files as the next answer of files.list has them."""
         with self.lock:
             self._lists += 1
             docs = self._documents.all("file")
             for identity, (before, last) in list(self._unlisted.items()):
-                if self._lists > last or not self.list_lag:
+                if self._lists > last:
                     del self._unlisted[identity]
                 elif before is None:
                     docs.pop(identity, None)

@@ -51,6 +51,8 @@ MATRIX: dict[str, Callable[[DriveServer], Any]] = {
     "truncated download": lambda server: server.faults.add(Fault("truncate", media, times=3)),
     "download cut": lambda server: server.faults.add(Fault("cut_body", media, times=3)),
     "listing in small pages": lambda server: setattr(server, "page_cap", 1),
+    "a search that lags": lambda server: setattr(server.store, "list_lag", 3),
+    "creates whose answers come too late": lambda server: server.faults.add(Fault("lose_answer", on("POST"), times=3)),
     "token expired": lambda server: server.faults.add(
         Fault("call", api, after=3, rate=0.3, times=4, action=server.accounts.expire_tokens)
     ),

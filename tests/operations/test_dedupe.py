@@ -304,6 +304,7 @@ def two_folders(installation: Installation, archive: Archive, tmp_path: Path) ->
         with GoogleDrive(settings) as drive:
             upload_day(drive, paths)
     installation.drive.store.list_lag = 0
+    installation.drive.store.settle()
     assert len(installation.drive.store.named(PROJECT)) == 2
     return days
 

@@ -133,9 +133,10 @@ class DriveStore:
             raise RefusedError(403, "cannotAddParent", "A shared drive item must have exactly one parent.")
         docs = [self.find(access, parent, write=True, all_drives=all_drives) for parent in parents]
         if "id" in body:
-            if self._documents.get("issued", body["id"]) is None:
+            issued = self._documents.get("issued", body["id"])
+            if issued is None:
                 raise RefusedError(400, "invalid", "The provided file ID is not usable.", "file.id")
-            if self._documents.get("file", body["id"]) is not None:
+            if issued or self._documents.get("file", body["id"]) is not None:
                 raise RefusedError(409, "fileIdInUse", "A file already exists with the provided ID.")
         if "driveId" not in docs[0]:
             self._check_quota(access.email, size)
@@ -147,6 +148,7 @@ class DriveStore:
             size = content.stat().st_size if content else 0
             parents = self.check_new(access, body, size, all_drives=all_drives)
             identity = body.get("id") or self.new_id()
+            self._documents.put("issued", identity, {"used": True})
             kind = body.get("mimeType") or mime or "application/octet-stream"
             owner = "" if "driveId" in parents[0] else access.email
             name = body.get("name", "Untitled")

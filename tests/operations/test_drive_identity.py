@@ -13,6 +13,8 @@ import pytest
 from archive_fixtures import PROJECT, Archive
 from day_fixtures import DAY
 from drive_rig import FakeSleep
+from home_fixtures import DAY as HOME_DAY
+from home_fixtures import Installation
 
 from lse_archive.errors import ArchiveConflictError
 from lse_archive.folder.manifest import SUMMARY, SUMS
@@ -21,7 +23,7 @@ from lse_archive.layout import DayPaths
 from lse_archive.names import project_folder
 from lse_archive.zips.day import zip_day
 from lse_demo.faults import Fault, on
-from lse_demo.google_drive.server import USER, DriveServer
+from lse_demo.google_drive.server import USER, DriveServer, rate_limit
 from lse_operations.prune import prune_copy, prune_day
 from lse_operations.restore.copies import archived_projects, copies
 from lse_operations.restore.restore import restore_pruned
@@ -31,14 +33,10 @@ from lse_resources.destinations.google_drive.settings import DriveSettings
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
 
-_EVER = 10_000
-
 
 @pytest.fixture
-def archive(drive_archive: Archive, drive_server: DriveServer) -> Archive:
-    """An archive on a Drive whose search shows no change until the test says so."""
-    drive_server.store.list_lag = _EVER
-    return drive_archive
+def archive(lagging_archive: Archive) -> Archive:
+    return lagging_archive
 
 
 @contextmanager
@@ -87,9 +85,8 @@ def test_a_replaced_copy_is_compared_as_it_is_now(archive: Archive) -> None:
 
 
 def test_a_copy_that_is_still_listed_after_its_end_does_not_count(archive: Archive, drive_server: DriveServer) -> None:
-    drive_server.store.list_lag = 0
     paths = archive.add()
-    drive_server.store.list_lag = _EVER
+    archive.settle()
     assert prune_copy(archive.destination, paths).action == "pruned"
     assert find_copies(archive.destination, paths) == []
     assert find_copy_difference(archive.destination, paths) == NO_FILE
@@ -102,8 +99,8 @@ def test_a_copy_that_is_still_listed_after_its_end_does_not_count(archive: Archi
 def test_the_file_of_a_known_id_counts_only_in_its_place(
     archive: Archive, drive_server: DriveServer, change: str
 ) -> None:
-    drive_server.store.list_lag = 0
     paths = archive.add()
+    archive.settle()
     [file] = find_copies(archive.destination, paths)
     files: Any = archive.destination._service.api.files()  # ty: ignore[missing-attribute]
     if change == "deleted":
@@ -127,8 +124,8 @@ def test_the_id_of_another_destination_is_no_error(archive: Archive) -> None:
 
 
 def test_a_second_file_of_the_name_is_still_a_conflict(archive: Archive, drive_server: DriveServer) -> None:
-    drive_server.store.list_lag = 0
     paths = archive.add()
+    archive.settle()
     update_state(paths, drive_file_id=None)
     drive_server.faults.add(Fault("status", lists, status=200, body=b'{"files": []}'))
     upload_day(archive.destination, paths)
@@ -207,3 +204,26 @@ def test_two_processes_create_one_folder(
         assert first.result().action == "created"
     assert len(drive_server.store.named(project_folder(PROJECT))) == 1
     assert [find_copy_difference(archive.destination, paths) for paths in days] == [None, None]
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_days_that_drive_refused_are_uploaded_once(installation: Installation) -> None:
+    """Drive refuses for some days; then it works, and its search lags behind."""
+    days = [HOME_DAY - timedelta(days=back) for back in range(2)]
+    refusal = rate_limit(403, "dailyLimitExceeded", match=lambda request: request.path.startswith("/upload/"))
+    installation.drive.faults.add(refusal)
+    for day in days:
+        installation.fill(3, day=day)
+        assert installation.archive("full-sweep", day=day).code == 1
+    installation.drive.faults.clear()
+    installation.drive.store.list_lag = 1_000_000
+    for _ in range(2):
+        for day in days:
+            ended = installation.archive("full-sweep", "--json", day=day)
+            assert (ended.code, ended.err) == (0, "")
+    store = installation.drive.store
+    assert [len(store.named(installation.paths(day=day).zip.name)) for day in days] == [1, 1]
+    assert installation.uploads() == len(days)

@@ -237,14 +237,7 @@ class GoogleDrive:
 
     def read(self, file_id: str) -> StoredFile | None:
         """The file or folder as it is now; None if it was deleted, or is in the trash."""
-        try:
-            request = self._service.api.files().get(fileId=file_id, fields=FIELDS, **DRIVES)
-            file = DriveFile.of(self._service.run("read the metadata of a file on Drive", request))
-        except DriveRefusalError as refusal:
-            if refusal.status != 404:
-                raise
-            return None
-        return None if file.trashed else file
+        return self._service.read(file_id)
 
     def _current(self, listed: list[StoredFile]) -> list[StoredFile]:
         """Those of the listed files that are still there under their name, as they are now."""

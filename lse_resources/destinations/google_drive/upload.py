@@ -164,8 +164,8 @@ class Upload:
 
     def _is_in_place(self, file: StoredFile) -> bool:
         """Whether the file is in its folder: a finished file may have been moved or trashed before a resumed upload."""
-        now = self._get(file.id)
-        return not now.trashed and now.folder == self._folder_id
+        now = self._service.read(file.id)
+        return now is not None and now.folder == self._folder_id
 
     def _check_existing(self) -> None:
         # The last chunk replaces the content, which another host may have extended since the upload began.
@@ -281,8 +281,7 @@ class Upload:
         if request.resumable_uri and status in (400, 404, 410):
             raise _SessionLostError from error
         if status == 409 and not session.update:
-            file = self._get(session.file_id)
-            if not file.trashed:
+            if file := self._service.read(session.file_id):
                 return file
             self._session = None
             raise _SessionLostError from error

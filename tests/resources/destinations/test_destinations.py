@@ -213,6 +213,7 @@ def test_the_error_for_a_refusing_destination_is_one_line(archive: Archive, faul
 
 def test_a_second_file_under_the_name_is_refused(archive: Archive) -> None:
     paths = archive.add()
+    archive.settle()
     folder = archive.destination.ensure_project_folder(project_folder(PROJECT))
     with pytest.raises(ArchiveConflictError, match="already"):
         archive.destination.upload(paths.zip, paths.zip.name, folder, {})
@@ -591,6 +592,7 @@ def test_an_unreadable_copy_is_replaced(archive: Archive, tmp_path: Path) -> Non
     (tmp_path / "x").write_bytes(b"no zip")
     folder = archive.destination.ensure_project_folder(project_folder(PROJECT))
     archive.destination.upload(tmp_path / "x", paths.zip.name, folder, {})
+    archive.settle()
     assert upload_day(archive.destination, paths).action == "replaced"
     assert find_copy_difference(archive.destination, paths) is None
 

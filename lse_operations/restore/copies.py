@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 
 from lse_archive.days import parse_day
 from lse_archive.errors import ArchiveConflictError, UsageError
@@ -15,7 +15,7 @@ from lse_archive.layout import Layout
 from lse_archive.names import project_folder, project_name, zip_name
 from lse_resources.destinations.encryption import is_encrypted
 from lse_resources.destinations.files import StoredFile
-from lse_resources.destinations.protocol import Destination
+from lse_resources.destinations.protocol import SEARCH_LAG, Destination
 
 _DATED = re.compile(r"(\d{4}-\d{2}-\d{2})\.zip\Z")
 
@@ -133,11 +133,12 @@ def copies(
 
 
 def _uploads(layout: Layout, project: str, first: date | None, last: date | None) -> Iterator[tuple[date, str]]:
-    """The days that this archive has uploaded, each with the id of the copy."""
+    """The days that this archive uploaded within the search lag, each with the id of the copy."""
+    oldest = f"{datetime.now(UTC) - SEARCH_LAG:%Y-%m-%dT%H:%M:%SZ}"  # as `now_text`
     for day in layout.recorded_days(project):
         if (first is None or day >= first) and (last is None or day <= last):
             state = read_state(layout.day(project, day))
-            if state.drive_file_id and not state.copy_pruned_at:
+            if state.drive_file_id and (state.uploaded_at or "") > oldest and not state.copy_pruned_at:
                 yield day, state.drive_file_id
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 from lse_resources.destinations.files import StoredFile
+
+SEARCH_LAG = timedelta(hours=1)
+"""By then a search of the destination finds a new file: on Drive it takes some seconds."""
 
 
 class Destination(Protocol):

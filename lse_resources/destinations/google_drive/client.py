@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,9 +15,7 @@ from lse_resources.destinations.google_drive.retry import DriveRefusalError, Ret
 from lse_resources.destinations.google_drive.service import DRIVES, DriveService
 from lse_resources.destinations.google_drive.settings import DriveSettings
 from lse_resources.destinations.google_drive.upload import Upload
-
-# Drive's search finds a new folder after some seconds; this is on the safe side.
-_SEARCH_LAG = timedelta(hours=1)
+from lse_resources.destinations.protocol import SEARCH_LAG
 
 __all__ = ["DriveAccount", "DriveFile", "DriveFolder", "DriveSettings", "GoogleDrive", "Retries"]
 
@@ -201,7 +199,7 @@ class GoogleDrive:
             move = {"addParents": into.id, "removeParents": folder.id, "body": {}, "fields": "id"}
             request = self._service.api.files().update(fileId=child.id, **move, **DRIVES)
             self._service.run(f"move {child.name} on Drive", request)
-        if datetime.now(UTC) - datetime.fromisoformat(folder.created) < _SEARCH_LAG:
+        if datetime.now(UTC) - datetime.fromisoformat(folder.created) < SEARCH_LAG:
             return False
         self.trash(folder)
         return True

@@ -382,6 +382,34 @@ def test_a_deleted_folder_is_created_again(server: DriveServer, drive: GoogleDri
     assert drive.find_project_folders("P") == [second]
 
 
+@pytest.mark.parametrize("recorded", ["of another account", "of another archive", "damaged"])
+def test_an_unusable_record_of_folders_is_replaced(
+    server: DriveServer, settings: Callable[..., DriveSettings], drive: GoogleDrive, folder: str, recorded: str
+) -> None:
+    record = settings().token_path.with_name("drive_folders.json")
+    if recorded == "of another archive":
+        elsewhere = server.store.add_folder("Elsewhere", USER)
+        with GoogleDrive(settings(folder_url=elsewhere)) as other:
+            other.ensure_project_folder("P")
+    else:
+        record.parent.mkdir(exist_ok=True)
+        record.write_text("{" if recorded == "damaged" else json.dumps({"P": "made-for-another"}))
+    made = drive.ensure_project_folder("P")
+    assert drive.find_project_folders("P") == [made]
+    assert server.store.doc(made)["parents"] == [folder]
+    assert json.loads(record.read_text()) == {"P": made}
+
+
+def test_the_recorded_id_of_a_folder_is_used_again(server: DriveServer, settings: Callable[..., DriveSettings]) -> None:
+    """A killed process has recorded the id and sent its request; Drive may execute that later."""
+    server.faults.add(Fault("status", on("POST", "/drive/v3/files"), times=1, status=403))
+    with GoogleDrive(settings()) as killed, pytest.raises(DestinationError):
+        killed.ensure_project_folder("P")
+    [identity] = json.loads(settings().token_path.with_name("drive_folders.json").read_text()).values()
+    with GoogleDrive(settings()) as later:
+        assert later.ensure_project_folder("P") == identity
+
+
 # Files
 
 

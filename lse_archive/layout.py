@@ -104,6 +104,10 @@ class Layout:
         """The pruned days of a project, oldest first."""
         yield from _days_in(self.data_dir / project_folder(project) / WORK_DIR, ".pruned")
 
+    def recorded_days(self, project: str) -> Iterator[date]:
+        """The days of a project that have a state, oldest first."""
+        yield from _days_in(self.data_dir / project_folder(project) / WORK_DIR, ".state.json")
+
     def zipped_days(self, project: str) -> Iterator[date]:
         """The days of a project that have a local zip, oldest first."""
         head = f"{project_folder(project)}_"
@@ -123,7 +127,7 @@ def _days_in(folder: Path, suffix: str = "") -> Iterator[date]:
     if folder.is_dir():
         for entry in sorted(folder.iterdir()):
             name = entry.name.removesuffix(suffix)
-            if entry.name == name + suffix and entry.is_dir() and (day := _day(name)):
+            if entry.name == name + suffix and (suffix or entry.is_dir()) and (day := _day(name)):
                 yield day
 
 

@@ -11,7 +11,6 @@ from lse_archive.errors import ArchiveConflictError, ArchiveError
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.publish import SCRATCH
 from lse_archive.layout import DayPaths
-from lse_archive.names import project_folder
 from lse_archive.zips.inventory import Inventory, zip_inventory
 from lse_operations.restore.copies import RemoteArchive, copies
 from lse_resources.destinations.encryption import is_encrypted
@@ -85,10 +84,8 @@ def remove(
         DayLockedError: Another process holds the day's lock for too long.
     """
     with day_lock(paths, on_wait=on_wait):
-        folder = destination.find_project_folder(project_folder(paths.project))
-        here = {one.id: one for one in destination.find_file(folder, file.name)} if folder else {}
         for one in (keep, file):
-            now = here.get(one.id)
+            now = destination.read(one.id)
             if now is not None and one is keep:
                 now = destination.prove(now)
             if now is None or _state(now) != _state(one):
@@ -118,4 +115,4 @@ def _same_bytes(file: StoredFile, other: StoredFile) -> bool:
 
 
 def _state(file: StoredFile) -> tuple[object, ...]:
-    return file.revision, file.size, file.sha256, file.md5, file.trashed
+    return file.name, file.folder, file.revision, file.size, file.sha256, file.md5, file.trashed

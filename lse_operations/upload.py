@@ -14,12 +14,13 @@ from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import Summary, content_hash, content_sums, read_sums
 from lse_archive.folder.pruned import read_pruned
 from lse_archive.folder.publish import SCRATCH
-from lse_archive.folder.state import now_text, update_state
+from lse_archive.folder.state import now_text, read_state, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.names import project_folder
 from lse_archive.results import UploadResult
 from lse_archive.zips.day import check_zip, zip_summary, zip_sums
 from lse_archive.zips.inventory import shrink_error, zip_inventory
+from lse_resources.destinations.encryption import is_encrypted
 from lse_resources.destinations.files import LocalFile, StoredFile
 from lse_resources.destinations.protocol import Destination
 
@@ -30,9 +31,25 @@ NO_FILE = ("one file", "no file")
 
 
 def find_copies(destination: Destination, paths: DayPaths) -> list[StoredFile]:
-    """The day's files at the destination, oldest first: one, none, or by mistake several."""
-    folder = destination.find_project_folder(project_folder(paths.project))
-    return destination.find_file(folder, paths.zip.name) if folder else []
+    """The day's files at the destination, oldest first: one, none, or by mistake several.
+
+    The file of the last upload is known by its id: Drive's search may not find it yet.
+    """
+    return _find(destination, paths)[1]
+
+
+def _find(destination: Destination, paths: DayPaths) -> tuple[list[str], list[StoredFile]]:
+    """The project's folders at the destination, and `find_copies`."""
+    folders = destination.find_project_folders(project_folder(paths.project))
+    files = [file for folder in folders for file in destination.find_file(folder, paths.zip.name)]
+    known = read_state(paths).drive_file_id
+    if known and known not in {file.id for file in files}:
+        file = destination.read(known)
+        if file and file.name == paths.zip.name and file.folder in folders:
+            files.append(file)
+    # An unencrypted file beside an encrypted one is a leftover, see `left_behind`.
+    encrypted = [file for file in files if is_encrypted(file)]
+    return folders, sorted(encrypted or files, key=lambda file: file.created)
 
 
 def upload_day(
@@ -63,8 +80,8 @@ def upload_day(
     began = time.monotonic()
     with day_lock(paths, on_wait=on_wait):
         zip_file = _read_zip(paths)
-        folder = destination.find_project_folder(project_folder(paths.project))
-        existing = _existing_file(destination, paths, folder)
+        folders, found = _find(destination, paths)
+        existing = _existing_file(destination, paths, found)
         action = _decide(paths, zip_file, existing)
         if action in ("created", "replaced"):
             if existing and existing.content != zip_file.content:
@@ -72,13 +89,15 @@ def upload_day(
             destination.check_folder(need=zip_file.local.size)
         if existing and _is_current(existing, zip_file):
             file = existing
-            paths.upload_session.unlink(missing_ok=True)  # the upload was done, but its last answer was lost
         else:
-            folder = folder or destination.ensure_project_folder(project_folder(paths.project))
+            if existing:
+                folders = [existing.folder]
+            elif not folders:
+                folders = [destination.ensure_project_folder(project_folder(paths.project))]
             file = destination.upload(
                 paths.zip,
                 paths.zip.name,
-                folder,
+                folders[0],
                 _properties(paths, zip_file),
                 existing=existing,
                 progress=lambda sent: progress(sent, zip_file.local.size),
@@ -92,7 +111,8 @@ def upload_day(
             uploaded_at=now_text(),
             copy_pruned_at=None,
         )
-        for leftover in destination.left_behind(folder, file) if folder else ():
+        paths.upload_session.unlink(missing_ok=True)  # it has the id of the file until the state has it
+        for leftover in destination.left_behind(file.folder, file):
             if not allow_shrink and not _is_same(leftover, zip_file.local, zip_file.content):
                 _check_superset(destination, paths, leftover)
             destination.trash(leftover)
@@ -136,8 +156,7 @@ def _read_zip(paths: DayPaths) -> _Zip:
     return _Zip(summary, sums, content_hash(content_sums(sums)), LocalFile.read(paths.zip))
 
 
-def _existing_file(destination: Destination, paths: DayPaths, folder: str | None) -> StoredFile | None:
-    found = destination.find_file(folder, paths.zip.name) if folder else []
+def _existing_file(destination: Destination, paths: DayPaths, found: list[StoredFile]) -> StoredFile | None:
     if len(found) > 1:
         raise ArchiveConflictError(
             f"{destination.place} has {len(found)} files named {paths.zip.name}",
@@ -232,13 +251,12 @@ def find_copy_difference(destination: Destination, paths: DayPaths) -> tuple[str
         DestinationError: The destination refused or cannot be reached.
         CorruptArchiveError: The local zip or checksums cannot be read.
     """
-    folder = destination.find_project_folder(project_folder(paths.project))
-    found = destination.find_file(folder, paths.zip.name) if folder else []
-    if not folder or not found:
+    found = find_copies(destination, paths)
+    if not found:
         return NO_FILE
     if len(found) > 1:
         return "one file", f"{len(found)} files"
-    if left := destination.left_behind(folder, found[0]):
+    if left := destination.left_behind(found[0].folder, found[0]):
         return "one encrypted file", f"{len(left)} unencrypted beside it"
     return copy_difference(found[0], paths)
 

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lse_archive.errors import SettingsError
 from lse_archive.files import absolute_path
-from lse_archive.layout import Layout
+from lse_archive.layout import WORK_DIR, Layout
 from lse_archive.printable import is_utf8
 from lse_resources.destinations.google_drive.settings import AuthType, DriveSettings
 from lse_resources.langsmith.settings import LangSmithSettings
@@ -169,6 +169,7 @@ class Settings(BaseSettings):
             api_root=self.google_drive_api_root,
             subject=self.google_drive_subject,
             patience=self.lse_patience,
+            folders_path=self.layout.data_dir / WORK_DIR / "drive_folders.json",
         )
 
     @property

@@ -55,7 +55,9 @@ def dedupe(
 ) -> None:
     """Find days that have several files of the same name; keep the one that holds every run, trash the others.
 
-    The command shows what it would do, and asks before it moves files. Exits with 3 if duplicates are left.
+    The command shows what it would do, and asks before it moves files to the trash. Several folders of a project that
+    LSE made are merged into the oldest; if it did not make one of them, the command asks. Exits with 3 if duplicates
+    are left.
     """
     from lse_cli.terminal.console import Terminal
     from lse_cli.terminal.output import end_command

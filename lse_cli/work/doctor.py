@@ -224,9 +224,13 @@ def _drive(settings: Settings) -> Findings:
         return
     with GoogleDrive(settings.drive) as drive:
         folder = drive.check_folder()
+        repeated = drive.duplicate_folders()
     free = "no limit" if folder.free is None else f"{folder.free / 1e9:.1f} GB free"
     kind = "a shared drive" if folder.shared_drive else "My Drive"
     yield Finding("Drive", "ok", f"{folder.account.email} may write to '{folder.name}' in {kind}, {free}")
+    for name, folders in repeated.items():
+        says = f"{counted(len(folders), 'folder')} named '{name}'; they are read as one"
+        yield Finding("Drive", "note", says, "lse drive dedupe merges them")
 
 
 def _bucket(settings: Settings) -> Findings:

@@ -11,13 +11,12 @@ import msgspec
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError
 from lse_archive.layout import DayPaths
-from lse_archive.names import project_folder
 from lse_archive.results import RestoreResult
 from lse_cli.terminal.bars import DayBars
 from lse_cli.terminal.console import Terminal
 from lse_cli.terminal.output import error_object
 from lse_cli.terminal.texts import describe, size
-from lse_operations.restore.copies import RemoteArchive, archived_projects, copies, repeated_folders
+from lse_operations.restore.copies import RemoteArchive, archived_projects, copies
 from lse_operations.restore.restore import RestoreOptions, plan, restore_day
 from lse_operations.steps import load_rows
 from lse_platform.home import open_home
@@ -112,13 +111,12 @@ def _find(
     if projects is None:
         listed = [project.name for project in read_projects(settings.projects_file)]
         projects = list(archived_projects(destination, listed, on_unknown=warn))
-    repeated = repeated_folders(destination)
     days: list[_Day] = []
     for project in projects:
-        if error := repeated.get(project_folder(project)):
-            warn(project, error)
         others: list[StoredFile] = []
-        found = copies(destination, project, request.first, request.last, on_other=others.append)
+        found = copies(
+            destination, project, request.first, request.last, layout=settings.layout, on_other=others.append
+        )
         if others:
             names = ", ".join(file.name for file in others[:3]) + (", …" if len(others) > 3 else "")
             terminal.warn(f"  ! {project}: {len(others):,} other files on {destination.place} are left out: {names}")

@@ -33,7 +33,11 @@ class RefusedError(Exception):
 
 
 class DriveStore:
-    """Files as Drive's resources. Keys that begin with "_" (roles, owner, app) are internal."""
+    """Files as Drive's resources. Keys that begin with "_" (roles, owner, app) are internal.
+
+    `list_lag` is the number of following answers of files.list in which a change is not visible yet: Drive's search may
+    be some seconds behind files.get.
+    """
 
     def __init__(self, directory: Path, *, now: Callable[[], float] = time.time, token_seconds: int = 3600) -> None:
         self.blobs = directory / "blobs"
@@ -43,6 +47,9 @@ class DriveStore:
             folder.mkdir(parents=True, exist_ok=True)
         self.lock = threading.RLock()
         self._now = now
+        self.list_lag = 0
+        self._lists = 0
+        self._unlisted: dict[str, tuple[Doc | None, int]] = {}  # by id: the listed state, and the last list to have it
         self._documents = Documents(directory / "drive.sqlite")
         self.accounts = Accounts(self._documents, now=now, token_seconds=token_seconds)
 
@@ -91,6 +98,11 @@ class DriveStore:
         """Returns all files of that name that are not in the trash, in any folder."""
         return [doc for doc in self._docs() if doc["name"] == name and not doc["trashed"]]
 
+    def move(self, name: str, folder: str) -> None:
+        """Moves all files of that name into a folder, as a user can in the browser."""
+        for doc in self.named(name):
+            self._put({**doc, "parents": [folder]})
+
     def content(self, doc: Mapping[str, Any], revision: str = "") -> Path:
         """Returns the path of the content of a file, or of one of its revisions."""
         return self.blobs / (revision or doc["headRevisionId"])
@@ -107,7 +119,7 @@ class DriveStore:
 
     def search(self, access: Access, matches: Callable[[Doc], bool], *, all_drives: bool) -> Iterator[Doc]:
         """Yields the matching files that are visible to `access`, as `view` returns them."""
-        for doc in self._docs():
+        for doc in self._listed():
             if "parents" in doc and self._visible(access, doc) and (all_drives or "driveId" not in doc):
                 seen = self.view(access, doc)
                 if matches(seen):
@@ -121,9 +133,10 @@ class DriveStore:
             raise RefusedError(403, "cannotAddParent", "A shared drive item must have exactly one parent.")
         docs = [self.find(access, parent, write=True, all_drives=all_drives) for parent in parents]
         if "id" in body:
-            if self._documents.get("issued", body["id"]) is None:
+            issued = self._documents.get("issued", body["id"])
+            if issued is None:
                 raise RefusedError(400, "invalid", "The provided file ID is not usable.", "file.id")
-            if self._documents.get("file", body["id"]) is not None:
+            if issued or self._documents.get("file", body["id"]) is not None:
                 raise RefusedError(409, "fileIdInUse", "A file already exists with the provided ID.")
         if "driveId" not in docs[0]:
             self._check_quota(access.email, size)
@@ -135,6 +148,7 @@ class DriveStore:
             size = content.stat().st_size if content else 0
             parents = self.check_new(access, body, size, all_drives=all_drives)
             identity = body.get("id") or self.new_id()
+            self._documents.put("issued", identity, {"used": True})
             kind = body.get("mimeType") or mime or "application/octet-stream"
             owner = "" if "driveId" in parents[0] else access.email
             name = body.get("name", "Untitled")
@@ -190,6 +204,7 @@ class DriveStore:
                 self.delete(access, child["id"], all_drives=all_drives)
             for revision in self.revisions(doc["id"]):
                 (self.blobs / revision["id"]).unlink()
+            self._lag(doc["id"])
             self._documents.remove("file", doc["id"])
             self._documents.remove("revisions", doc["id"])
 
@@ -243,7 +258,35 @@ class DriveStore:
     def _docs(self) -> list[Doc]:
         return list(self._documents.all("file").values())
 
+    def settle(self) -> None:
+        """Lets the next answer of files.list have all changes so far."""
+        with self.lock:
+            self._unlisted.clear()
+
+    def _listed(self) -> list[Doc]:
+        """Returns the files as the next answer of files.list has them."""
+        with self.lock:
+            self._lists += 1
+            docs = self._documents.all("file")
+            for identity, (before, last) in list(self._unlisted.items()):
+                if self._lists > last:
+                    del self._unlisted[identity]
+                elif before is None:
+                    docs.pop(identity, None)
+                else:
+                    docs[identity] = before
+            return list(docs.values())
+
+    def _lag(self, identity: str) -> None:
+        """Keeps the state in which a file that is about to change stays listed."""
+        with self.lock:
+            if self.list_lag:
+                before, last = self._unlisted.get(identity, (None, 0))
+                listed = before if self._lists < last else self._documents.get("file", identity)
+                self._unlisted[identity] = listed, self._lists + self.list_lag
+
     def _put(self, doc: Doc) -> Doc:
+        self._lag(doc["id"])
         self._documents.put("file", doc["id"], doc)
         return doc
 

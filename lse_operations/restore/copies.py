@@ -6,14 +6,16 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 
 from lse_archive.days import parse_day
 from lse_archive.errors import ArchiveConflictError, UsageError
+from lse_archive.folder.state import read_state
+from lse_archive.layout import Layout
 from lse_archive.names import project_folder, project_name, zip_name
 from lse_resources.destinations.encryption import is_encrypted
 from lse_resources.destinations.files import StoredFile
-from lse_resources.destinations.protocol import Destination, RepeatsNames
+from lse_resources.destinations.protocol import SEARCH_LAG, Destination
 
 _DATED = re.compile(r"(\d{4}-\d{2}-\d{2})\.zip\Z")
 
@@ -81,21 +83,13 @@ def archived_projects(
             yield name
 
 
-def repeated_folders(destination: Destination) -> dict[str, ArchiveConflictError]:
-    """Names that several folders have, each with the error for the user. Raises DestinationError."""
-    names = destination.duplicate_folders() if isinstance(destination, RepeatsNames) else []
-    why, hint = "only the oldest of them is read", "Move the others' files into the oldest by hand, and restore again"
-    return {
-        name: ArchiveConflictError(f"there are several folders named '{name}'", why=why, hint=hint) for name in names
-    }
-
-
 def copies(
     destination: Destination,
     project: str,
     first: date | None = None,
     last: date | None = None,
     *,
+    layout: Layout | None = None,
     on_other: Callable[[StoredFile], None] = lambda _: None,
 ) -> list[RemoteArchive]:
     """The days of a project at the destination, oldest first.
@@ -104,28 +98,48 @@ def copies(
     zip beside an encrypted one of the same content does not count: a killed upload left it.
 
     Args:
+        layout: The local archive, which knows the ids of its uploads: Drive may not list the last ones yet.
         on_other: Called with each file of the project's folder that is the zip of no day, and with zips of other names
             beside a day's usual one.
 
     Raises:
         DestinationError: The destination refused or cannot be reached.
     """
-    folder = destination.find_project_folder(project_folder(project))
+    folders = destination.find_project_folders(project_folder(project))
     by_day: dict[date, list[StoredFile]] = {}
-    for file in destination.list_files(folder) if folder else ():
+    listed = (file for folder in folders for file in destination.list_files(folder))
+    for file in sorted(listed, key=lambda file: (file.created, file.id)):
         day = _day(file.name)
         if day is None:
             on_other(file)
         elif (first is None or day >= first) and (last is None or day <= last):
             by_day.setdefault(day, []).append(file)
+    for day, identity in _uploads(layout, project, first, last) if layout else ():
+        file = None if day in by_day else destination.read(identity)
+        if file and file.folder in folders and _day(file.name) == day:
+            by_day[day] = [file]
     result = []
     for day, files in sorted(by_day.items()):
         named = [file for file in files if file.name == zip_name(project, day)]
         for file in files if named else ():
             if file not in named:
                 on_other(file)
-        result.append(RemoteArchive(project, day, tuple(_without_leftovers(named or files))))
+        files = list(_without_leftovers(named or files))
+        if len(files) > 1:  # some may be listed although they were removed
+            files = [now for file in files if (now := destination.read(file.id)) and now.folder == file.folder]
+        if files:
+            result.append(RemoteArchive(project, day, tuple(files)))
     return result
+
+
+def _uploads(layout: Layout, project: str, first: date | None, last: date | None) -> Iterator[tuple[date, str]]:
+    """The days that this archive uploaded within the search lag, each with the id of the copy."""
+    oldest = f"{datetime.now(UTC) - SEARCH_LAG:%Y-%m-%dT%H:%M:%SZ}"  # as `now_text`
+    for day in layout.recorded_days(project):
+        if (first is None or day >= first) and (last is None or day <= last):
+            state = read_state(layout.day(project, day))
+            if state.drive_file_id and (state.uploaded_at or "") > oldest and not state.copy_pruned_at:
+                yield day, state.drive_file_id
 
 
 def _day(name: str) -> date | None:

@@ -16,7 +16,7 @@ from lse_archive.files import disk_errors
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.pruned import is_pruned
 from lse_archive.folder.state import update_state
-from lse_archive.layout import DayPaths
+from lse_archive.layout import DayPaths, Layout
 from lse_archive.results import RestoreResult
 from lse_operations.restore.copies import RemoteArchive, copies
 from lse_operations.restore.unpack import UnpackedDay, clear, holds, publish, unpack_day
@@ -125,7 +125,8 @@ def restore_pruned(
     """
     if not is_pruned(paths):
         return None
-    found = copies(destination, paths.project, paths.day, paths.day)
+    layout = Layout(paths.data_dir, paths.archive_dir)
+    found = copies(destination, paths.project, paths.day, paths.day, layout=layout)
     if not found:
         raise ArchiveError(
             f"{paths.project} {paths.day} cannot be restored",

@@ -19,7 +19,7 @@ from lse_archive.errors import ArchiveError, CorruptArchiveError, NoKeyError, Se
 from lse_archive.files import absolute_path
 from lse_archive.folder.publish import SCRATCH
 from lse_resources.destinations.files import LocalFile, StoredFile
-from lse_resources.destinations.protocol import Destination, RepeatsNames
+from lse_resources.destinations.protocol import Destination
 
 _age: Any = pyrage  # a Rust module without types
 _SUFFIX = ".age"
@@ -162,9 +162,9 @@ class EncryptedDestination:
         """Raises unless the destination has room for `need` bytes more."""
         return self._inner.check_folder(need)
 
-    def find_project_folder(self, name: str) -> str | None:
-        """The id of a project's folder."""
-        return self._inner.find_project_folder(name)
+    def find_project_folders(self, name: str) -> list[str]:
+        """The ids of a project's folders."""
+        return self._inner.find_project_folders(name)
 
     def ensure_project_folder(self, name: str) -> str:
         """The id of a project's folder; creates the folder if it is missing."""
@@ -174,10 +174,6 @@ class EncryptedDestination:
         """The names of all projects' folders."""
         return self._inner.project_folders()
 
-    def duplicate_folders(self) -> list[str]:
-        """The names that several projects' folders share, where the destination allows that."""
-        return self._inner.duplicate_folders() if isinstance(self._inner, RepeatsNames) else []
-
     def close(self) -> None:
         """Closes all connections."""
         self._inner.close()
@@ -186,6 +182,11 @@ class EncryptedDestination:
         """The encrypted files of that zip; if there are none, the unencrypted ones."""
         encrypted_file = self._inner.find_file(folder_id, name + _SUFFIX)
         return [self._as_zip(file) for file in encrypted_file] or self._inner.find_file(folder_id, name)
+
+    def read(self, file_id: str) -> StoredFile | None:
+        """The file of that id."""
+        file = self._inner.read(file_id)
+        return file and self._as_zip(file)
 
     def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
         """The unencrypted files of a zip that is also encrypted."""

@@ -12,11 +12,13 @@ from lse_archive.files import disk_errors, file_sha256
 class StoredFile:
     """A file at a destination. Times are RFC 3339, hashes lower-case hex; "" or None if unknown.
 
-    `sha256` is confirmed by the destination; `app_properties` are properties that the archive set.
+    `folder` is the id of its folder, `sha256` is confirmed by the destination, `app_properties` are properties that the
+    archive set.
     """
 
     id: str
     name: str
+    folder: str
     size: int  # bytes
     sha256: str | None
     md5: str | None

@@ -123,9 +123,9 @@ class ObjectStore:
         with self._converted_errors("use the bucket"):
             self._store.list_with_delimiter()
 
-    def find_project_folder(self, name: str) -> str | None:
-        """The folder's name; None if it has no object."""
-        return name if name in self.project_folders() else None
+    def find_project_folders(self, name: str) -> list[str]:
+        """The folder's name, in a list; an empty list if it has no object."""
+        return [name] if name in self.project_folders() else []
 
     def ensure_project_folder(self, name: str) -> str:
         """The folder's name; the first object creates the folder."""
@@ -140,6 +140,11 @@ class ObjectStore:
         """The object of that name, in a list; an empty list if there is none."""
         with self._converted_errors(f"read the metadata of {name}"):
             return self._heads([f"{folder_id}/{name}"])
+
+    def read(self, file_id: str) -> StoredFile | None:
+        """The object of that key."""
+        with self._converted_errors("read the metadata of an object"):
+            return next(iter(self._heads([file_id])), None)
 
     def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
         """Nothing: an upload overwrites the object."""
@@ -330,6 +335,7 @@ class ObjectStore:
         return StoredFile(
             id=key,
             name=key.rpartition("/")[2],
+            folder=key.rpartition("/")[0],
             size=meta["size"],
             sha256=sha256,
             # The tag is the MD5 of an object uploaded in one part, without a customer's key (S3, "Object integrity").

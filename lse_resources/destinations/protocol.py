@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from lse_resources.destinations.files import StoredFile
+
+SEARCH_LAG = timedelta(hours=1)
+"""By then a search of the destination finds a new file: on Drive it takes some seconds."""
 
 
 class Destination(Protocol):
@@ -30,12 +34,12 @@ class Destination(Protocol):
         """Raises unless the destination exists and has room for `need` bytes more, as far as it reports that."""
         ...
 
-    def find_project_folder(self, name: str) -> str | None:
-        """The id of a project's folder, None if there is none."""
+    def find_project_folders(self, name: str) -> list[str]:
+        """The ids of a project's folders, oldest first: one, none, or on Drive by mistake several, read as one."""
         ...
 
     def ensure_project_folder(self, name: str) -> str:
-        """The id of a project's folder; creates the folder if it is missing."""
+        """The id of a project's folder, the oldest if there are several; creates the folder if it is missing."""
         ...
 
     def project_folders(self) -> list[str]:
@@ -43,7 +47,14 @@ class Destination(Protocol):
         ...
 
     def find_file(self, folder_id: str, name: str) -> list[StoredFile]:
-        """The files of exactly that name, oldest first: on Drive there may be several."""
+        """The files of exactly that name as they are now, oldest first: on Drive there may be several.
+
+        Drive's search may lag: for some seconds it does not find a new file. `read` does.
+        """
+        ...
+
+    def read(self, file_id: str) -> StoredFile | None:
+        """The file as it is now; None if it was deleted, or is in the trash."""
         ...
 
     def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
@@ -51,7 +62,7 @@ class Destination(Protocol):
         ...
 
     def list_files(self, folder_id: str) -> list[StoredFile]:
-        """All files of a folder, oldest first."""
+        """All files of a folder as the destination lists them, oldest first: Drive's lists lag, see `find_file`."""
         ...
 
     def upload(
@@ -65,7 +76,10 @@ class Destination(Protocol):
         progress: Callable[[int], None] = ...,
         session_file: Path | None = None,
     ) -> StoredFile:
-        """Uploads a file, or replaces `existing`, and compares the checksum at the destination."""
+        """Uploads a file, or replaces `existing`, and compares the checksum at the destination.
+
+        The caller deletes `session_file` when it has recorded the id of the file.
+        """
         ...
 
     def download(self, file: StoredFile, target: Path, *, progress: Callable[[int], None] = ...) -> None:
@@ -82,13 +96,4 @@ class Destination(Protocol):
 
     def close(self) -> None:
         """Closes all connections."""
-        ...
-
-
-@runtime_checkable
-class RepeatsNames(Protocol):
-    """A destination on which two folders may have one name, as on Drive."""
-
-    def duplicate_folders(self) -> list[str]:
-        """The names that several projects' folders share; only the oldest of them is used. Raises DestinationError."""
         ...

@@ -23,12 +23,10 @@ from lse_resources.destinations.object_store import ObjectStore
 ENDED = "2026-01-02T00:00:05Z"
 
 
-@pytest.fixture(params=["drive", "s3"])
+@pytest.fixture(params=["drive_archive", "lagging_archive", "store"])
 def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Archive:
-    if request.param == "drive":
-        return request.getfixturevalue("drive_archive")
-    store: ObjectStore = request.getfixturevalue("store")
-    return Archive(tmp_path, store)
+    found: Archive | ObjectStore = request.getfixturevalue(request.param)
+    return found if isinstance(found, Archive) else Archive(tmp_path, found)
 
 
 def refill(paths: DayPaths, *runs: bytes) -> None:
@@ -46,6 +44,7 @@ def put(archive: Archive, content: bytes) -> None:
     other.write_bytes(content)
     folder = archive.destination.ensure_project_folder(project_folder(PROJECT))
     archive.destination.upload(other, archive.paths().zip.name, folder, {})
+    archive.settle()
 
 
 def zipped(directory: Path, files: dict[str, bytes]) -> bytearray:

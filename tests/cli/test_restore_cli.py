@@ -20,6 +20,7 @@ from lse_archive.results import RestoreResult
 from lse_demo.faults import Fault, Matchable
 from lse_demo.google_drive.server import USER
 from lse_operations.restore.restore import restore_day
+from lse_operations.upload import find_copy_difference, upload_day
 from lse_resources.open_destination import open_destination
 from lse_resources.postgres.load.day import load_day
 from lse_resources.postgres.verify.day import verify_day
@@ -152,18 +153,18 @@ def test_a_folder_of_unknown_project_does_not_stop_the_others(installation: Inst
 
 
 @pytest.mark.parametrize("selection", [["--all-projects"], ["--project", "other"]])
-def test_two_folders_of_the_same_name_are_reported(
+def test_two_folders_of_the_same_name_are_read_as_one(
     installation: Installation, archive: Archive, selection: list[str]
 ) -> None:
-    paths = archive.add(FIRST, "other")
-    installation.drive.store.add_folder("other", USER, parent=Settings.load().drive.folder)
+    days = [archive.add(FIRST + timedelta(days=number), "other") for number in range(2)]
+    second = installation.drive.store.add_folder("other", USER, parent=Settings.load().drive.folder)
+    installation.drive.store.move(days[1].zip.name, second)
+    assert upload_day(archive.destination, days[1]).action == "unchanged"
+    assert find_copy_difference(archive.destination, days[1]) is None
     archive.delete_local()
     ended = installation.lse("archive", "restore", *selection, "--json")
-    assert ended.code == 1
-    [warning, restored] = ended.json
-    assert (warning["project"], warning["error"]["what"]) == ("other", "there are several folders named 'other'")
-    assert restored["action"] == "restored"
-    assert paths.folder.is_dir()
+    assert (ended.code, [entry["action"] for entry in ended.json]) == (0, ["restored"] * 2)
+    assert all(paths.folder.is_dir() for paths in days)
 
 
 def test_a_range_is_restored(installation: Installation, archive: Archive) -> None:

@@ -33,7 +33,7 @@ from lse_resources.postgres.load.day import load_day
 
 pytestmark = pytest.mark.slow
 
-KILL_POINTS = {"drive": 20, "s3": 10, "s3, encrypted": 6}
+KILL_POINTS = {"drive": 20, "lagging drive": 10, "s3": 10, "s3, encrypted": 6}
 FIRST = date(2026, 1, 1)
 REPOSITORY = Path(__file__).parents[2]
 age: Any = pyrage
@@ -53,7 +53,9 @@ class Place:
 @pytest.fixture(params=KILL_POINTS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     kind, _, encrypted = request.param.partition(", ")
-    archive, order = request.getfixturevalue(f"{kind}_place")
+    archive, order = request.getfixturevalue(f"{kind.removeprefix('lagging ')}_place")
+    if kind == "lagging drive":
+        request.getfixturevalue("lagging_archive")
     if encrypted:
         key = tmp_path / "key.txt"
         key.write_text(f"{age.x25519.Identity.generate()}\n")

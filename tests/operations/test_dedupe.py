@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,10 @@ from lse_archive.errors import ArchiveConflictError, DayLockedError
 from lse_archive.folder.locks import day_lock
 from lse_archive.layout import DayPaths
 from lse_archive.zips.day import zip_day
-from lse_demo.faults import Fault
+from lse_demo.faults import Fault, on
 from lse_operations.dedupe import decide, duplicates, remove
-from lse_operations.upload import find_copies, upload_day
+from lse_operations.upload import find_copies, find_copy_difference, upload_day
+from lse_resources.destinations.google_drive.client import GoogleDrive
 from lse_resources.open_destination import open_destination
 from lse_resources.settings import Settings
 
@@ -145,7 +147,16 @@ def test_files_of_other_names_are_not_duplicates(
     archive.destination.trash(find_copies(archive.destination, paths)[0])
     done = installation.lse("drive", "dedupe", "--force", "--json")
     assert (done.code, done.entry["action"], "names differ" in done.entry["why"]) == (3, "unresolved", True)
-    assert len(archive.destination.list_files(archive.destination.find_project_folder(PROJECT) or "")) == 3
+    assert (
+        len(
+            [
+                file
+                for folder in archive.destination.find_project_folders(PROJECT)
+                for file in archive.destination.list_files(folder)
+            ]
+        )
+        == 3
+    )
 
 
 def test_the_kept_file_is_proven_before_another_is_removed(
@@ -279,9 +290,113 @@ def test_both_files_are_kept_if_neither_has_all_runs(
     assert (done.code, done.entry["action"], len(names(installation, paths))) == (3, "unresolved", 2)
 
 
-def test_folders_of_the_same_name_are_reported(installation: Installation, archive: Archive) -> None:
+# ---- folders of the same name ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_folders(installation: Installation, archive: Archive, tmp_path: Path) -> list[DayPaths]:
+    """A day in each of two folders: two hosts, whose searches did not find the folder of the other, made them."""
+    installation.drive.store.list_lag = 1000
+    days = [archive.write(DAY + timedelta(days=number), PROJECT) for number in range(2)]
+    for paths, host in zip(days, "ab", strict=True):
+        zip_day(paths)
+        settings = replace(Settings.load().drive, folders_path=tmp_path / host)
+        with GoogleDrive(settings) as drive:
+            upload_day(drive, paths)
+    installation.drive.store.list_lag = 0
+    installation.drive.store.settle()
+    assert len(installation.drive.store.named(PROJECT)) == 2
+    return days
+
+
+def make_older(installation: Installation) -> None:
+    """Lets the folders be older than any lag of Drive's search."""
+    store = installation.drive.store
+    for number, doc in enumerate(store.named(PROJECT)):
+        store._put({**doc, "createdTime": f"2026-01-0{number + 1}T00:00:00.000Z"})
+
+
+def test_folders_that_two_hosts_made_are_merged(
+    installation: Installation, archive: Archive, two_folders: list[DayPaths]
+) -> None:
+    shown = installation.lse("doctor")
+    assert "2 folders named 'other'; they are read as one" in shown.out
+    assert "lse drive dedupe merges them" in shown.out
+    make_older(installation)
+    first, second = installation.drive.store.named(PROJECT)
+    would = installation.lse("drive", "dedupe", "--dry-run", "--json")
+    assert (would.code, would.entry["action"], would.entry["kept"]) == (3, "would merge", first["id"])
+    merged = installation.lse("drive", "dedupe", "--json")
+    assert (merged.code, merged.entry["action"], merged.entry["merged"]) == (0, "merged", [second["id"]])
+    assert [doc["id"] for doc in installation.drive.store.named(PROJECT)] == [first["id"]]
+    for paths in two_folders:
+        assert find_copy_difference(archive.destination, paths) is None
+        assert upload_day(archive.destination, paths).action == "unchanged"
+    assert installation.lse("drive", "dedupe").code == 0
+    assert "folders named" not in installation.lse("doctor").out
+
+
+def test_a_day_in_both_folders_is_kept_once(
+    installation: Installation, archive: Archive, two_folders: list[DayPaths], tmp_path: Path
+) -> None:
+    make_older(installation)
+    paths = two_folders[1]
+    with GoogleDrive(Settings.load().drive) as drive:
+        drive.upload(paths.zip, paths.zip.name, drive.find_project_folders(PROJECT)[0], {})
+    assert len(names(installation, paths)) == 2
+    done = installation.lse("drive", "dedupe", "--force", "--json")
+    assert (done.code, [entry["action"] for entry in done.json]) == (0, ["resolved", "merged"])
+    assert len(names(installation, paths)) == 1
+    assert find_copy_difference(archive.destination, paths) is None
+
+
+@pytest.mark.usefixtures("two_folders")
+def test_a_new_empty_folder_is_kept_while_a_search_may_not_find_the_other(installation: Installation) -> None:
+    _, second = installation.drive.store.named(PROJECT)
+    merged = installation.lse("drive", "dedupe", "--json")
+    assert (merged.code, merged.entry["action"], merged.entry["merged"]) == (3, "unresolved", [])
+    assert "made within the last hour" in merged.entry["why"]
+    assert not any(second["id"] in doc.get("parents", ()) for doc in installation.drive.store._docs())
+
+
+def test_a_folder_that_lse_did_not_make_is_merged_after_a_question(
+    installation: Installation, archive: Archive, put_duplicate: Callable[..., str]
+) -> None:
+    """Also a folder of an older version, which has no property."""
     archive.add(DAY, PROJECT)
-    folder = installation.environment["GOOGLE_DRIVE_FOLDER_URL"]
-    installation.drive.store.add_folder(PROJECT, "ada@example.com", parent=folder)
+    root = installation.environment["GOOGLE_DRIVE_FOLDER_URL"]
+    other = installation.drive.store.add_folder(PROJECT, "ada@example.com", parent=root)
+    make_older(installation)
+    paths = archive.add(DAY + timedelta(days=1), PROJECT)
+    installation.drive.store.move(paths.zip.name, other)
+    asked = installation.lse("drive", "dedupe")
+    assert (asked.code, "not made by LSE" in asked.out) == (3, True)
+    assert len(installation.drive.store.named(PROJECT)) == 2
+    assert installation.lse("drive", "dedupe", "--project", "another").code == 0
+    done = installation.lse("drive", "dedupe", "--force", "--json")
+    assert (done.code, done.entry["action"], done.entry["merged"]) == (0, "merged", [other])
+    assert find_copy_difference(archive.destination, paths) is None
+
+
+@pytest.mark.usefixtures("two_folders")
+def test_a_refused_move_is_reported(installation: Installation) -> None:
+    make_older(installation)
+    moves = on("PATCH")
+    installation.drive.faults.add(
+        Fault("status", lambda request: moves(request) and "addParents" in request.query, status=403)
+    )
+    done = installation.lse("drive", "dedupe", "--json")
+    assert (done.code, done.entry["action"], "403" in done.entry["why"]) == (3, "unresolved", True)
+    assert len(installation.drive.store.named(PROJECT)) == 2
+
+
+def test_what_was_just_removed_is_no_duplicate(
+    installation: Installation, archive: Archive, put_duplicate: Callable[..., str]
+) -> None:
+    paths = archive.add(DAY, PROJECT)
+    put_duplicate(paths.zip)
+    installation.drive.store.list_lag = 1000
+    assert installation.lse("drive", "dedupe", "--force").code == 0
     ended = installation.lse("drive", "dedupe")
-    assert (ended.code, "several folders named 'other'" in ended.err) == (3, True)
+    assert (ended.code, ended.out) == (0, "no day has two files\n")
+    assert upload_day(archive.destination, paths).action == "unchanged"

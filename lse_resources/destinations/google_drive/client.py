@@ -1,8 +1,8 @@
 """Google Drive as the destination: finds, uploads, downloads and trashes files, and describes account and folder."""
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,10 +10,12 @@ from lse_archive.errors import ArchiveConflictError, DestinationError
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.google_drive.download import download
 from lse_resources.destinations.google_drive.files import FIELDS, FOLDER_TYPE, DriveFile, LocalFile
+from lse_resources.destinations.google_drive.folder_ids import FolderIds
 from lse_resources.destinations.google_drive.retry import DriveRefusalError, Retries
 from lse_resources.destinations.google_drive.service import DRIVES, DriveService
 from lse_resources.destinations.google_drive.settings import DriveSettings
 from lse_resources.destinations.google_drive.upload import Upload
+from lse_resources.destinations.protocol import SEARCH_LAG
 
 __all__ = ["DriveAccount", "DriveFile", "DriveFolder", "DriveSettings", "GoogleDrive", "Retries"]
 
@@ -59,8 +61,7 @@ class GoogleDrive:
         elif settings.auth_type == "adc":
             retries = replace(retries, sign_in="Run: gcloud auth application-default login")
         self._service = DriveService(settings, retries)
-        self._folders_lock = threading.Lock()
-        self._created: dict[str, str] = {}  # ids of the project folders that this client created
+        self._folder_ids = FolderIds(settings.folders_path or settings.token_path.with_name("drive_folders.json"))
 
     def close(self) -> None:
         """Closes all connections."""
@@ -143,55 +144,103 @@ class GoogleDrive:
 
     def project_folders(self) -> list[str]:
         """The names of all projects' folders, sorted, each once."""
-        return sorted({found.name for found in self._list(self._settings.folder, folders=True)})
+        names = {found.name for found in self._list(self._settings.folder, folders=True)}
+        return sorted(names | {name for name in self._folder_ids.all().keys() - names if self._known_folder(name)})
 
-    def duplicate_folders(self) -> list[str]:
-        """The names that several projects' folders share; only the oldest of them is used."""
-        names = [found.name for found in self._list(self._settings.folder, folders=True)]
-        return sorted({name for name in names if names.count(name) > 1})
+    def duplicate_folders(self) -> dict[str, list[StoredFile]]:
+        """The projects' folders that share a name, by name, oldest first; the other methods read them as one."""
+        by_name: dict[str, list[StoredFile]] = {}
+        for folder in self._list(self._settings.folder, folders=True):
+            by_name.setdefault(folder.name, []).append(folder)
+        current = {name: self._current(found) for name, found in sorted(by_name.items()) if len(found) > 1}
+        return {name: folders for name, folders in current.items() if len(folders) > 1}
 
-    def find_project_folder(self, name: str) -> str | None:
-        """The id of the project's folder, the oldest if there are several; None if there is none."""
+    def find_project_folders(self, name: str) -> list[str]:
+        """The ids of the project's folders, oldest first: Drive allows several."""
         found = self._list(self._settings.folder, name, folders=True)
-        return found[0].id if found else None
+        if len(found) > 1:
+            found = self._current(found)
+        unlisted = self._folder_ids.all().get(name) not in {None, *(folder.id for folder in found)}
+        if unlisted and (known := self._known_folder(name)):
+            found = sorted([*found, known], key=_age)
+        return [folder.id for folder in found]
 
     def ensure_project_folder(self, name: str) -> str:
-        """The id of the project's folder; creates the folder if it is missing, once for all threads.
+        """The id of the project's folder; creates the folder if it is missing, once for all processes.
 
-        If several processes create it at the same time, all use the oldest.
+        Its id is recorded before: a process that was killed may have recorded it, and Drive may still be creating the
+        folder. If several hosts create it at the same time, all use the oldest.
         """
-        with self._folders_lock:
-            if (found := self.find_project_folder(name)) is not None:
-                return found
-            # Drive may list a new folder with a delay.
-            if (created := self._created.get(name)) is not None and self._exists(created):
-                return created
-            self._created[name] = self._create_folder(name)
-            return self.find_project_folder(name) or self._created[name]
+        if found := self.find_project_folders(name):
+            return found[0]
+        with self._folder_ids.locked():
+            if found := self.find_project_folders(name):
+                return found[0]
+            for recorded in (self._folder_ids.all().get(name), None):
+                identity = recorded or self._new_folder_id(name)
+                try:
+                    self._create_folder(name, identity)
+                    break
+                except DriveRefusalError as refusal:
+                    # 400: the recorded id is of another account. 409: it is used, and its folder is in the trash, or in
+                    # the archive's folder of an earlier setting.
+                    if recorded is None or refusal.status not in (400, 409):
+                        raise
+            return next(iter(self.find_project_folders(name)), identity)
 
-    def _exists(self, folder_id: str) -> bool:
-        try:
-            request = self._service.api.files().get(fileId=folder_id, fields="trashed", **DRIVES)
-            return not self._service.run("read the Drive folder", request).get("trashed")
-        except DriveRefusalError as refusal:
-            if refusal.status != 404:
-                raise
+    def merge_folder(self, folder: StoredFile, into: StoredFile) -> bool:
+        """Moves everything in a folder into another one, and the empty folder to the trash.
+
+        Returns:
+            False if the empty folder stays: while a search may not find the other one, a process may upload to it.
+        """
+        children = self._current([DriveFile.of(found) for found in self._pages(f"'{_quoted(folder.id)}' in parents")])
+        for child in children:
+            move = {"addParents": into.id, "removeParents": folder.id, "body": {}, "fields": "id"}
+            request = self._service.api.files().update(fileId=child.id, **move, **DRIVES)
+            self._service.run(f"move {child.name} on Drive", request)
+        if datetime.now(UTC) - datetime.fromisoformat(folder.created) < SEARCH_LAG:
             return False
+        self.trash(folder)
+        return True
 
-    def _create_folder(self, name: str) -> str:
-        what, files = f"create the Drive folder {name!r}", self._service.api.files()
-        identity = self._service.run(what, files.generateIds(count=1, space="drive", fields="ids"))["ids"][0]
-        body = {"id": identity, "name": name, "mimeType": FOLDER_TYPE, "parents": [self._settings.folder]}
-        try:
-            self._service.run(what, files.create(body=body, fields="id", **DRIVES))
-        except DriveRefusalError as refusal:
-            if refusal.status != 409:  # 409: the folder exists, because the answer to an earlier attempt was lost
-                raise
+    def _known_folder(self, name: str) -> StoredFile | None:
+        """The project's folder that this installation created, if it is still there."""
+        identity = self._folder_ids.all().get(name)
+        folder = self.read(identity) if identity else None
+        is_in_place = folder and folder.name == name and self._settings.folder in (folder.folder, "root")
+        return folder if is_in_place else None
+
+    def _new_folder_id(self, name: str) -> str:
+        request = self._service.api.files().generateIds(count=1, space="drive", fields="ids")
+        identity = self._service.run(f"create the Drive folder {name!r}", request)["ids"][0]
+        self._folder_ids.set(name, identity)
         return identity
 
+    def _create_folder(self, name: str, identity: str) -> None:
+        body = {"id": identity, "name": name, "mimeType": FOLDER_TYPE, "parents": [self._settings.folder]}
+        # A property of the folder shows that we created it: only this OAuth client or service account can read it.
+        body["appProperties"] = {"project": name.encode()[:100].decode(errors="ignore")}
+        request = self._service.api.files().create(body=body, fields="id", **DRIVES)
+        try:
+            self._service.run(f"create the Drive folder {name!r}", request)
+        except DriveRefusalError as refusal:
+            # 409: the folder exists if the answer to an earlier attempt was lost.
+            if refusal.status != 409 or not self._known_folder(name):
+                raise
+
     def find_file(self, folder_id: str, name: str) -> list[StoredFile]:
-        """The files of exactly that name, oldest first: Drive allows several."""
-        return self._list(folder_id, name)
+        """The files of exactly that name as they are now, oldest first: Drive allows several."""
+        return self._current(self._list(folder_id, name))
+
+    def read(self, file_id: str) -> StoredFile | None:
+        """The file or folder as it is now; None if it was deleted, or is in the trash."""
+        return self._service.read(file_id)
+
+    def _current(self, listed: list[StoredFile]) -> list[StoredFile]:
+        """Those of the listed files that are still there under their name, as they are now."""
+        found = ((file, self.read(file.id)) for file in listed)
+        return [now for file, now in found if now and (now.name, now.folder) == (file.name, file.folder)]
 
     def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
         """Nothing: an upload replaces the file."""
@@ -266,7 +315,7 @@ class GoogleDrive:
             query += f" and name = '{_quoted(name)}'"
         files = (DriveFile.of(resource) for resource in self._pages(query))
         # Drive ignores case in names.
-        return sorted((file for file in files if name in (None, file.name)), key=lambda file: (file.created, file.id))
+        return sorted((file for file in files if name in (None, file.name)), key=_age)
 
     def _pages(self, query: str) -> Iterator[Mapping[str, Any]]:
         token = None
@@ -288,6 +337,10 @@ class GoogleDrive:
             token = answer.get("nextPageToken")
             if not token:
                 return
+
+
+def _age(file: StoredFile) -> tuple[str, str]:
+    return file.created, file.id
 
 
 def _quoted(text: str) -> str:

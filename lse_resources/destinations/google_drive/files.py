@@ -9,7 +9,8 @@ __all__ = ["FIELDS", "FOLDER_TYPE", "DriveFile", "LocalFile"]
 
 FOLDER_TYPE = "application/vnd.google-apps.folder"
 FIELDS = (
-    "id,name,size,sha256Checksum,md5Checksum,appProperties,createdTime,modifiedTime,webViewLink,headRevisionId,trashed"
+    "id,name,parents,size,sha256Checksum,md5Checksum,appProperties,createdTime,modifiedTime,webViewLink,headRevisionId,"
+    "trashed"
 )
 
 
@@ -28,6 +29,7 @@ class DriveFile(StoredFile):
         return cls(
             id=resource["id"],
             name=resource["name"],
+            folder=next(iter(resource.get("parents", ())), ""),
             size=int(resource.get("size", 0)),
             sha256=resource.get("sha256Checksum"),
             md5=resource.get("md5Checksum"),

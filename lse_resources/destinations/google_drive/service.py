@@ -10,7 +10,8 @@ from googleapiclient.discovery_cache import get_static_doc
 from googleapiclient.http import build_http
 
 from lse_resources.destinations.google_drive.credentials import load_credentials
-from lse_resources.destinations.google_drive.retry import Retries, json_answer
+from lse_resources.destinations.google_drive.files import FIELDS, DriveFile
+from lse_resources.destinations.google_drive.retry import DriveRefusalError, Retries, json_answer
 from lse_resources.destinations.google_drive.settings import DriveSettings
 
 DRIVES = {"supportsAllDrives": True}  # without it, files in shared drives are "not found"
@@ -62,6 +63,17 @@ class DriveService:
             return answer if request.method == "DELETE" else json_answer(answer)
 
         return (retries or self.retries).call(what, execute)
+
+    def read(self, file_id: str) -> DriveFile | None:
+        """The file or folder as it is now; None if it was deleted, or is in the trash. Raises DestinationError."""
+        request = self.api.files().get(fileId=file_id, fields=FIELDS, **DRIVES)
+        try:
+            file = DriveFile.of(self.run("read the metadata of a file on Drive", request))
+        except DriveRefusalError as refusal:
+            if refusal.status != 404:
+                raise
+            return None
+        return None if file.trashed else file
 
     def close(self) -> None:
         """Closes the connections of all threads."""

@@ -26,6 +26,7 @@ class DriveSettings:
         api_root: Replaces `https://www.googleapis.com/`; https, or http on this host.
         subject: The user for whom a service account acts (domain-wide delegation).
         patience: Seconds for which a failing request is retried.
+        folders_path: The file of the ids of project folders. Default: beside the token.
     """
 
     folder_url: str
@@ -35,6 +36,7 @@ class DriveSettings:
     api_root: str | None = None
     subject: str | None = None
     patience: float = 300.0
+    folders_path: Path | None = None
 
     def __post_init__(self) -> None:
         folder_id(self.folder_url)

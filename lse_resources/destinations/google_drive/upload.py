@@ -159,15 +159,13 @@ class Upload:
             body = {"appProperties": {**stale, **self._properties}}
             request = self._service.api.files().update(fileId=file.id, body=body, fields=FIELDS, **DRIVES)
             file = DriveFile.of(self._service.run(f"set the properties of {self._name}", request))
-        self._session_file.delete()
         self._progress(file.size)
         return file
 
     def _is_in_place(self, file: StoredFile) -> bool:
         """Whether the file is in its folder: a finished file may have been moved or trashed before a resumed upload."""
-        request = self._service.api.files().get(fileId=file.id, fields="parents,trashed", **DRIVES)
-        now = self._service.run(f"read the metadata of {self._name} on Drive", request)
-        return not now.get("trashed") and self._folder_id in now.get("parents", ())
+        now = self._service.read(file.id)
+        return now is not None and now.folder == self._folder_id
 
     def _check_existing(self) -> None:
         # The last chunk replaces the content, which another host may have extended since the upload began.
@@ -283,8 +281,7 @@ class Upload:
         if request.resumable_uri and status in (400, 404, 410):
             raise _SessionLostError from error
         if status == 409 and not session.update:
-            file = self._get(session.file_id)
-            if not file.trashed:
+            if file := self._service.read(session.file_id):
                 return file
             self._session = None
             raise _SessionLostError from error

@@ -44,7 +44,7 @@ from lse_resources.postgres.load.day import load_day
 
 pytestmark = pytest.mark.slow
 
-KINDS = ["drive", "s3", "drive, encrypted", "s3, encrypted"]
+KINDS = ["drive", "lagging drive", "s3", "drive, encrypted", "lagging drive, encrypted", "s3, encrypted"]
 age: Any = pyrage
 
 
@@ -58,20 +58,21 @@ def key_file(tmp_path: Path) -> Path:
 @pytest.fixture(params=KINDS)
 def archive(request: pytest.FixtureRequest, tmp_path: Path, key_file: Path) -> Archive:
     kind, _, encrypted = request.param.partition(", ")
-    if kind == "drive":
-        destination: Destination = request.getfixturevalue("drive_archive").destination
+    if kind == "s3":
+        archive = Archive(tmp_path, request.getfixturevalue("store"))
     else:
-        destination = request.getfixturevalue("store")
+        archive = request.getfixturevalue("drive_archive" if kind == "drive" else "lagging_archive")
     keys = read_keys(None, key_file, None) if encrypted else None
     assert bool(keys) == bool(encrypted)
     (tmp_path / "archives").mkdir()
-    return Archive(tmp_path, EncryptedDestination(destination, keys, tmp_path / "archives"))
+    archive.destination = EncryptedDestination(archive.destination, keys, tmp_path / "archives")
+    return archive
 
 
 @pytest.fixture
 def faults(request: pytest.FixtureRequest, archive: Archive) -> Faults:
     kind = request.node.callspec.params["archive"]
-    return request.getfixturevalue("drive_server" if kind.startswith("drive") else "s3_proxy").faults
+    return request.getfixturevalue("s3_proxy" if kind.startswith("s3") else "drive_server").faults
 
 
 def rezip(archive: Archive, runs: int) -> None:
@@ -212,6 +213,7 @@ def test_the_error_for_a_refusing_destination_is_one_line(archive: Archive, faul
 
 def test_a_second_file_under_the_name_is_refused(archive: Archive) -> None:
     paths = archive.add()
+    archive.settle()
     folder = archive.destination.ensure_project_folder(project_folder(PROJECT))
     with pytest.raises(ArchiveConflictError, match="already"):
         archive.destination.upload(paths.zip, paths.zip.name, folder, {})
@@ -590,6 +592,7 @@ def test_an_unreadable_copy_is_replaced(archive: Archive, tmp_path: Path) -> Non
     (tmp_path / "x").write_bytes(b"no zip")
     folder = archive.destination.ensure_project_folder(project_folder(PROJECT))
     archive.destination.upload(tmp_path / "x", paths.zip.name, folder, {})
+    archive.settle()
     assert upload_day(archive.destination, paths).action == "replaced"
     assert find_copy_difference(archive.destination, paths) is None
 

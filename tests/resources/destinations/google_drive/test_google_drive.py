@@ -348,10 +348,10 @@ def test_an_invalid_folder_is_an_error_before_any_upload(
 
 @pytest.mark.parametrize("name", ["plain", "it's", "back\\slash", "\\'", "🦉 owl", "a'b\\c\"d", "%2F", " lead"])
 def test_project_folders_are_found_by_their_exact_name(drive: GoogleDrive, name: str) -> None:
-    assert drive.find_project_folder(name) is None
+    assert drive.find_project_folders(name) == []
     made = drive.ensure_project_folder(name)
-    assert drive.ensure_project_folder(name) == drive.find_project_folder(name) == made
-    assert drive.find_project_folder(name.swapcase()) is None or name == name.swapcase()
+    assert [drive.ensure_project_folder(name)] == drive.find_project_folders(name) == [made]
+    assert drive.find_project_folders(name.swapcase()) == [] or name == name.swapcase()
 
 
 def test_concurrent_creators_use_one_folder(drive: GoogleDrive) -> None:
@@ -368,7 +368,7 @@ def test_threads_create_one_folder_before_drive_lists_it(server: DriveServer, dr
     with ThreadPoolExecutor(8) as pool:
         made = set(pool.map(drive.ensure_project_folder, ["P"] * 8))
     server.faults.clear()
-    assert made == {drive.find_project_folder("P")}
+    assert list(made) == drive.find_project_folders("P")
     assert len(server.store.named("P")) == 1
 
 
@@ -379,7 +379,35 @@ def test_a_deleted_folder_is_created_again(server: DriveServer, drive: GoogleDri
     (files.update(fileId=first, body={"trashed": True}) if gone == "trash" else files.delete(fileId=first)).execute()
     second = drive.ensure_project_folder("P")
     assert second != first
-    assert drive.find_project_folder("P") == second
+    assert drive.find_project_folders("P") == [second]
+
+
+@pytest.mark.parametrize("recorded", ["of another account", "of another archive", "damaged"])
+def test_an_unusable_record_of_folders_is_replaced(
+    server: DriveServer, settings: Callable[..., DriveSettings], drive: GoogleDrive, folder: str, recorded: str
+) -> None:
+    record = settings().token_path.with_name("drive_folders.json")
+    if recorded == "of another archive":
+        elsewhere = server.store.add_folder("Elsewhere", USER)
+        with GoogleDrive(settings(folder_url=elsewhere)) as other:
+            other.ensure_project_folder("P")
+    else:
+        record.parent.mkdir(exist_ok=True)
+        record.write_text("{" if recorded == "damaged" else json.dumps({"P": "made-for-another"}))
+    made = drive.ensure_project_folder("P")
+    assert drive.find_project_folders("P") == [made]
+    assert server.store.doc(made)["parents"] == [folder]
+    assert json.loads(record.read_text()) == {"P": made}
+
+
+def test_the_recorded_id_of_a_folder_is_used_again(server: DriveServer, settings: Callable[..., DriveSettings]) -> None:
+    """A killed process has recorded the id and sent its request; Drive may execute that later."""
+    server.faults.add(Fault("status", on("POST", "/drive/v3/files"), times=1, status=403))
+    with GoogleDrive(settings()) as killed, pytest.raises(DestinationError):
+        killed.ensure_project_folder("P")
+    [identity] = json.loads(settings().token_path.with_name("drive_folders.json").read_text()).values()
+    with GoogleDrive(settings()) as later:
+        assert later.ensure_project_folder("P") == identity
 
 
 # Files
@@ -415,7 +443,7 @@ def test_a_download_equals_the_upload(drive: GoogleDrive, tmp_path: Path, size: 
     assert (file.size, dict(file.app_properties)) == (size, facts)
     assert seen[-1] == size
     assert seen == sorted(seen)
-    assert not session_file.exists()
+    assert session_file.exists()  # until the caller has recorded the id
     drive.download(file, tmp_path / "back", progress=seen.append)
     assert (tmp_path / "back").read_bytes() == (tmp_path / "x.zip").read_bytes()
     assert sorted(each.name for each in tmp_path.iterdir() if each.name.endswith(".part")) == []

@@ -87,7 +87,7 @@ def test_delays_double_and_respect_retry_after(
     api = on("GET", "/drive/v3/files")
     server.faults.add(Fault("status", api, times=3))
     server.faults.add(rate_limit(429, match=api, times=1, headers={"Retry-After": "40"}))
-    drive.find_project_folder("P")
+    drive.find_project_folders("P")
     assert fake_sleep.seconds == [1.5, 2.5, 4.5, 40.0]
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "  waiting for Drive: Drive answered 503"
@@ -99,13 +99,13 @@ def test_a_permanent_fault_is_a_clear_error(server: DriveServer, drive: GoogleDr
     with pytest.raises(
         DestinationError, match=r"cannot list the Drive folder: Drive answered 503\. Run the command again later"
     ):
-        drive.find_project_folder("P")
+        drive.find_project_folders("P")
     assert sum(fake_sleep.seconds) == 300.0
     server.faults.clear()
     fake_sleep.seconds.clear()
     server.faults.add(rate_limit(403, "dailyLimitExceeded"))
     with pytest.raises(DestinationError, match="dailyLimitExceeded"):
-        drive.find_project_folder("P")
+        drive.find_project_folders("P")
     assert fake_sleep.seconds == []
 
 

@@ -45,7 +45,6 @@ def test_the_next_call_continues_the_upload(server: DriveServer, send: Callable[
     send(progress=seen.append)
     assert_stored(server)
     assert seen[0] == 4 * UNIT  # not from the start
-    assert not session_file.exists()
 
 
 @pytest.mark.parametrize("trouble", ["expired", "damaged", "foreign", "other content"])
@@ -97,12 +96,11 @@ def test_a_session_of_another_folder_is_not_continued(
     drive.upload(path, "day.zip", elsewhere, {}, session_file=path.with_name("day.zip.upload"))
     [doc] = server.store.named("day.zip")
     assert doc["parents"] == [elsewhere]
-    assert not path.with_name("day.zip.upload").exists()
 
 
-@pytest.mark.parametrize("gone", ["trashed", "moved"])
+@pytest.mark.parametrize("gone", ["trashed", "moved", "deleted"])
 @pytest.mark.parametrize("expired", [False, True])
-def test_a_finished_file_that_was_trashed_or_moved_is_sent_again(
+def test_a_finished_file_that_was_removed_is_sent_again(
     server: DriveServer,
     drive: GoogleDrive,
     send: Callable[..., DriveFile],
@@ -114,6 +112,8 @@ def test_a_finished_file_that_was_trashed_or_moved_is_sent_again(
     created = lose_last_answer(server, send, path)
     if gone == "trashed":
         change(drive, created.id, {"trashed": True})
+    elif gone == "deleted":
+        drive._service.api.files().delete(fileId=created.id).execute()
     else:
         elsewhere = server.store.add_folder("Elsewhere", USER)
         change(drive, created.id, {}, addParents=elsewhere, removeParents=settings.folder)
@@ -235,7 +235,6 @@ def test_a_killed_upload_is_completed_by_the_next_one(
     except ArchiveConflictError:  # the server finished the file after its client was killed
         retry()
     assert_stored(server)
-    assert not path.with_name("day.zip.upload").exists()
 
 
 # Downloads

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ from lse_resources.projects import ProjectConfig
 # Retries after 20, 60 and 140 seconds, with jitter: an outside system may be back by then.
 _RETRY = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 _RETRYABLE = (SourceError, DestinationError, DatabaseError, DayLockedError, OSError)
+_ERROR = dg.AssetCheckSeverity.ERROR
 _NOT_PLOTTED = ("project", "date", "errors", "put_aside", "incomplete", "load_id", "left_out")
 _RUNS_TABLE = {
     "dagster/table_name": "runs",
@@ -263,16 +264,22 @@ def _verification(shared: _Shared, deps: list[dg.AssetsDefinition]) -> dg.Assets
         google_drive: DestinationResource,
         postgres: PostgresResource,
         ui: dg.ResourceParam[StepReporter],
-    ) -> dg.MaterializeResult:
-        """Compares all copies of the day in their current state. Any day can be verified again; nothing is fetched."""
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        """Compares all copies of the day in their current state. Any day can be verified again; nothing is fetched.
+
+        A day with a check that is ERROR is not materialized: it shows as failed.
+        """
         paths = shared.paths(context, archive)
         options = VerifyOptions(config.detailed, config.fix_missing, config.fix, config.skip)
         with _step(context, ui):
             checks = verify_step(paths, google_drive.client, postgres.database, ui, options)
-        return dg.MaterializeResult(
-            metadata={"differences": sum(check.total for check in checks)},
-            check_results=[_check_result(check) for check in checks],
-        )
+        results = [_check_result(check) for check in checks]
+        red = [result.check_name for result in results if not result.passed and result.severity == _ERROR]
+        if not red:
+            yield dg.MaterializeResult(check_results=results)
+            return
+        yield from results
+        raise dg.Failure(description=f"{', '.join(map(str, red))} failed", allow_retries=False)
 
     return verification
 
@@ -294,7 +301,7 @@ def _check_specs(shared: _Shared) -> list[dg.AssetCheckSpec]:
 
 def _check_result(check: StepCheck) -> dg.AssetCheckResult:
     # ERROR if a difference was found or nothing could be compared: a warning raises no alert.
-    severity = dg.AssetCheckSeverity.WARN if check.verdict == "unproven" else dg.AssetCheckSeverity.ERROR
+    severity = dg.AssetCheckSeverity.WARN if check.verdict == "unproven" else _ERROR
     metadata: dict[str, Any] = {"differences": check.total}
     if check.hint:
         metadata["what to do"] = printable(check.hint)

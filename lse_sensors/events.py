@@ -27,6 +27,7 @@ _BACKFILL, _TICK, _PARTITION, _WILL_RETRY = (
     "dagster/partition",
     "dagster/will_retry",
 )
+_CAUSES = {DagsterEventType.STEP_FAILURE, DagsterEventType.ASSET_CHECK_EVALUATION}
 _UNFINISHED = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.NOT_STARTED,
@@ -116,7 +117,9 @@ def _details(metadata: Mapping[str, Any]) -> list[str]:
     for row in records[:_DETAILS]:
         values = f" (expected {row['expected']}, found {row['found']})" if row["expected"] or row["found"] else ""
         lines.append(f"{row['item']}: {row['what']}{values}")
-    more = int(_text(metadata.get("differences")) or len(records)) - len(lines)
+        if way := row.get("see"):  # absent in records of an earlier version
+            lines.append(f"  {way}")
+    more = int(_text(metadata.get("differences")) or len(records)) - _DETAILS
     return [*lines, f"… and {more:,} more"] if more > 0 else lines
 
 
@@ -146,7 +149,10 @@ def _failures(
         # Dagster retries this run.
         if run is None or run.tags.get(_WILL_RETRY) == "true":
             continue
-        step, reason, hint = _cause(instance, run)
+        cause = _cause(instance, run)
+        if cause is None:
+            continue
+        step, reason, hint = cause
         events.append(
             Event(
                 project=_project(run, step, names),
@@ -162,19 +168,29 @@ def _failures(
     return events
 
 
-def _cause(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, str, str]:
-    """The first step that failed, why, and what to do. Only LSE's own errors are quoted: they contain no secrets."""
-    for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_FAILURE):
+def _cause(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, str, str] | None:
+    """The first step that failed, why, and what to do; None if its failed checks, events of their own, are all.
+
+    Only LSE's own errors are quoted: they contain no secrets.
+    """
+    checked: set[str] = set()
+    for entry in instance.all_logs(run.run_id, of_type=_CAUSES):
         event = entry.dagster_event
         if event is None or event.step_key is None:
             continue
         data: Any = event.event_specific_data
+        if event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
+            if not data.passed and data.severity == AssetCheckSeverity.ERROR:
+                checked.add(event.step_key)
+            continue
+        if event.step_key in checked:
+            continue
         failure = getattr(data, "user_failure_data", None)
         if failure is not None and failure.description:
             return event.step_key, failure.description, ""
         name = data.error.cls_name if getattr(data, "error", None) else "no reason recorded"
         return event.step_key, f"{name} in {event.step_key}", "Read the log of the run, then run it again"
-    return "", "its process has exited, or it could not be started", "Materialize the day again"
+    return None if checked else ("", "its process has exited, or it could not be started", "Materialize the day again")
 
 
 def _project(run: dg.DagsterRun, step: str, names: Mapping[str, str]) -> str:

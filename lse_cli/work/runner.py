@@ -168,7 +168,7 @@ class Runner:
         # Dagster records an interrupt as a failure and does not raise it.
         if reason and reason.value == "UNEXPECTED_TERMINATION":
             raise KeyboardInterrupt
-        if not self._terminal.day.errors:
+        if not self._terminal.day.errors and not _is_reported(result):
             step, cause = _cause(result, failure)
             hint = f"Please report it; the run {result.run_id} in the UI has the details"
             self._terminal.failed(step, ArchiveError("an unexpected error occurred", why=cause, hint=hint))
@@ -195,6 +195,12 @@ def _watched_interrupts() -> Generator[Callable[[], bool]]:
             yield interrupted
         finally:
             signal.set_wakeup_fd(former)
+
+
+def _is_reported(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether every failed step has reported why (it raised `dg.Failure`), for example by a failed check."""
+    failures = [event.step_failure_data for event in result.filter_events(lambda event: event.is_step_failure)]
+    return bool(failures) and all(failure.user_failure_data for failure in failures)
 
 
 def _cause(result: dg.ExecuteInProcessResult, failure: dg.DagsterEvent) -> tuple[str, str]:

@@ -90,6 +90,7 @@ def test_a_changed_row_sends_one_alert_and_one_resolution(
     [text] = hook.texts
     assert text.startswith(f"{PROJECT} {DAY}: runs_match_files failed\n")
     assert run in text
+    assert f"lse sql \"SELECT data FROM runs WHERE run_id = '{run}'\"" in text
     assert "What to do: " in text
     assert f"{UI}/runs/" in text
     assert post_office.texts == [text]

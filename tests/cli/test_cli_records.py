@@ -15,7 +15,7 @@ from lse_cli.terminal.texts import STEP_NAMES
 from lse_demo.faults import Fault, on
 from lse_operations.checks import CHECKS
 from lse_operations.steps import STEPS
-from lse_platform.asset_keys import asset_key
+from lse_platform.asset_keys import asset_key, job_name
 from lse_resources.postgres.database import Database
 
 pytestmark = pytest.mark.slow
@@ -45,8 +45,32 @@ def test_the_instance_has_the_materializations_and_checks_of_the_command_line(in
         assert statuses == dict.fromkeys(CHECKS, AssetCheckExecutionRecordStatus.SUCCEEDED) | failed
         latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
         assert run_id in str(latest[dg.AssetCheckKey(verification, "runs_match_files")].event)
-        assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
-        assert {run.tags["dagster/partition"] for run in instance.get_runs()} == {str(DAY)}
+        verified, swept = instance.get_runs()
+        assert (verified.status, swept.status) == (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS)
+
+
+def test_a_run_has_the_name_and_place_of_the_platforms_and_no_internal_tag_that_the_ui_shows(
+    installation: Installation,
+) -> None:
+    installation.fill(4)
+    assert installation.archive("full-sweep").code == 0
+    with installation.instance() as instance:
+        [run] = instance.get_runs()
+    assert run.job_name == job_name(PROJECT)
+    assert run.remote_job_origin is not None
+    assert (run.remote_job_origin.location_name, run.remote_job_origin.job_name) == ("lse", run.job_name)
+    shown = {name: value for name, value in run.tags.items() if not name.startswith((".dagster/", "dagster/"))}
+    assert shown == {"project": PROJECT}
+    assert run.tags["dagster/partition"] == str(DAY)
+
+
+def test_a_hostile_project_name_is_harmless_in_the_tags(installation: Installation) -> None:
+    name = "a\x1b[31m\u202eb\nc"
+    installation.fill(1, project=name)
+    assert installation.archive("fetch", project=name).code == 0
+    with installation.instance() as instance:
+        [run] = instance.get_runs()
+    assert run.tags["project"] == "a\\x1b[31m\\u202eb\\nc"
 
 
 def test_the_times_of_records_are_utc_whatever_the_servers_time_zone_is(installation: Installation) -> None:

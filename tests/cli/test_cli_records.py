@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from urllib.parse import quote
 
 import dagster as dg
@@ -11,6 +12,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from home_fixtures import DAY, PROJECT, Installation
 from psycopg import sql
 
+from lse_archive.names import project_slug
 from lse_cli.terminal.texts import STEP_NAMES
 from lse_demo.faults import Fault, on
 from lse_operations.checks import CHECKS
@@ -86,12 +88,34 @@ def test_the_times_of_records_are_utc_whatever_the_servers_time_zone_is(installa
         assert connection.execute(f"SELECT abs(extract(epoch FROM {times})) < 3600 FROM runs").fetchall() == [(True,)]
 
 
-def test_a_failed_step_is_a_failed_run_with_its_cause(installation: Installation) -> None:
-    installation.store.project(PROJECT)
-    installation.langsmith.behavior.api_keys = frozenset(("another",))
-    assert installation.archive("fetch").code == 1
+def test_a_project_that_does_not_exist_leaves_nothing_in_the_catalog(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.fill(2)
+    assert installation.archive("fetch").code == 0
+    days = "--start-date", str(DAY - timedelta(days=1)), "--end-date", str(DAY)
+    for command in ("full-sweep", "fetch", "zip", "upload", "to-db", "verify"):
+        ended = installation.lse("archive", command, "--project", "shop / EMAE", *days, "--json")
+        assert ended.code == 1, command
+        assert [entry["date"] for entry in ended.json] == [days[1], days[3]]
+        assert all(entry["error"]["what"] for entry in ended.json)
+    monkeypatch.setenv("LANGSMITH_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "0.1")
+    assert installation.archive("full-sweep", project="new here").code == 1
+    # What is archived here is known without LangSmith.
+    assert installation.archive("full-sweep", "--skip-fetch").code == 0
+    assert installation.archive("fetch", "--force").code == 1
     with installation.instance() as instance:
-        [run] = instance.get_runs()
+        assert {key.path[0] for key in instance.all_asset_keys()} == {project_slug(PROJECT)}
+
+
+def test_a_failed_step_is_a_failed_run_with_its_cause(installation: Installation) -> None:
+    installation.fill(1)
+    assert installation.archive("fetch").code == 0
+    installation.langsmith.behavior.api_keys = frozenset(("another",))
+    assert installation.archive("fetch", "--force").code == 1
+    with installation.instance() as instance:
+        [run, _] = instance.get_runs()
         assert run.status == dg.DagsterRunStatus.FAILURE
         [failure] = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
         assert "Check LANGSMITH_API_KEY" in str(failure.dagster_event)

@@ -32,6 +32,8 @@ _BACKFILL, _TICK, _PARTITION, _WILL_RETRY = (
     "dagster/partition",
     "dagster/will_retry",
 )
+# The daemon does not retry a command's run (see `Runner`).
+_INTERRUPTED = {"dagster/failure_reason": "UNEXPECTED_TERMINATION", "dagster/max_retries": "0"}
 _UNFINISHED = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.NOT_STARTED,
@@ -188,8 +190,8 @@ def _batch(tags: Mapping[str, str]) -> str:
 
 
 def _failure(instance: dg.DagsterInstance, run: dg.DagsterRun | None, names: Mapping[str, str]) -> Event | None:
-    # Dagster retries this run.
-    if run is None or run.tags.get(_WILL_RETRY) == "true":
+    # Dagster retries this run, or its user has interrupted the command.
+    if run is None or run.tags.get(_WILL_RETRY) == "true" or _INTERRUPTED.items() <= run.tags.items():
         return None
     cause = _cause(instance, run)
     if cause is None:

@@ -12,6 +12,7 @@ import dagster as dg
 import psycopg
 import pytest
 from alert_targets import MailServer, Webhook, mail_server, webhook
+from dagster._core.events import JobFailureData, RunFailureReason
 from home_fixtures import DAY, PROJECT, Installation
 
 from lse_archive.days import day_ranges
@@ -512,6 +513,19 @@ def test_a_run_that_dagster_retries_sends_no_alert(watch: Watch, installation: I
             instance.report_run_failed(run, "its process has exited")
     watch.tick()
     assert [text.splitlines()[0] for text in hook.texts] == ["_empty_job 2026-01-00: the run failed"]
+
+
+def test_a_killed_command_sends_an_alert_and_an_interrupted_one_does_not(
+    watch: Watch, installation: Installation, hook: Webhook
+) -> None:
+    tags = {"dagster/max_retries": "0"}
+    with installation.instance() as instance:
+        for reason in (RunFailureReason.UNEXPECTED_TERMINATION, RunFailureReason.RUN_EXCEPTION):
+            tags["dagster/partition"] = reason.value
+            run = instance.create_run_for_job(_empty_job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+            instance.report_run_failed(run, "it ended", JobFailureData(error=None, failure_reason=reason))
+    watch.tick()
+    assert [text.splitlines()[0] for text in hook.texts] == ["_empty_job RUN_EXCEPTION: the run failed"]
 
 
 def test_a_failed_run_of_a_backfill_waits_for_the_others(

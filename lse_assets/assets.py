@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 import msgspec
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from lse_archive.days import parse_day
 from lse_archive.errors import (
@@ -40,13 +41,14 @@ from lse_operations.steps import (
     verify_step,
     zip_step,
 )
-from lse_platform.asset_keys import asset_key, job_name, langsmith_key
-from lse_platform.exited_runs import tag_owner
+from lse_platform.asset_keys import FAILED_CHECKS, asset_key, job_name, langsmith_key
+from lse_platform.exited_runs import tag_run
 from lse_resources.projects import ProjectConfig
 
 # Retries after 20, 60 and 140 seconds, with jitter: an outside system may be back by then.
 _RETRY = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 _RETRYABLE = (SourceError, DestinationError, DatabaseError, DayLockedError, OSError)
+_ERROR = dg.AssetCheckSeverity.ERROR
 _NOT_PLOTTED = ("project", "date", "errors", "put_aside", "incomplete", "load_id", "left_out")
 _RUNS_TABLE = {
     "dagster/table_name": "runs",
@@ -98,9 +100,9 @@ class _Shared:
 
 
 @contextlib.contextmanager
-def _step(context: dg.AssetExecutionContext, reporter: StepReporter) -> Generator[None]:
+def _step(shared: _Shared, context: dg.AssetExecutionContext, reporter: StepReporter) -> Generator[None]:
     """Reports a failure, and fails the step with the error's text. Only retryable errors are retried."""
-    tag_owner(context)
+    tag_run(context, shared.project.name)
     try:
         yield
     except (ArchiveError, OSError) as error:
@@ -164,7 +166,7 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
         paths = shared.paths(context, archive)
         options = FetchOptions(config.ask_count, config.allow_shrink, shared.project.retention_days)
         with (
-            _step(context, ui),
+            _step(shared, context, ui),
             langsmith.client() as client,
             contextlib.closing(client.source(name)) as source,
         ):
@@ -197,7 +199,7 @@ def _day_zip(shared: _Shared, run_files: dg.AssetsDefinition) -> dg.AssetsDefini
         """The day's zip. The same files give the same bytes, and it is read back before it is published."""
         paths = shared.paths(context, archive)
         target = Path(config.output_dir) / paths.zip.name if config.output_dir else paths.zip
-        with _step(context, ui):
+        with _step(shared, context, ui):
             result = zip_step(paths, ui, target=target, allow_shrink=config.allow_shrink)
         more: dict[str, Any] = {"ratio": round(result.bytes_in / result.bytes, 2)}
         if result.left_out:
@@ -225,7 +227,7 @@ def _drive_file(shared: _Shared, day_zip: dg.AssetsDefinition, upload: UploadSte
         ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
         """The zip on Google Drive or in an object store, compared by checksum after the upload."""
-        with _step(context, ui):
+        with _step(shared, context, ui):
             paths = shared.paths(context, archive)
             result = upload(paths, google_drive.client, ui, allow_shrink=config.allow_shrink)
         link = {"url": dg.MetadataValue.url(result.url)} if result.url else {}
@@ -251,7 +253,7 @@ def _runs_table(shared: _Shared, run_files: dg.AssetsDefinition) -> dg.AssetsDef
     ) -> dg.MaterializeResult:
         """The day's rows in the table `runs`, one per run, as in the files."""
         paths = shared.paths(context, archive)
-        with _step(context, ui):
+        with _step(shared, context, ui):
             result = load_step(paths, postgres.database(), ui, batch_size=config.batch_size, overwrite=config.overwrite)
         rows = {"dagster/partition_row_count": result.rows}
         return dg.MaterializeResult(metadata=_metadata(result, **rows))
@@ -274,20 +276,23 @@ def _verification(shared: _Shared, deps: list[dg.AssetsDefinition]) -> dg.Assets
         google_drive: DestinationResource,
         postgres: PostgresResource,
         ui: dg.ResourceParam[StepReporter],
-    ) -> dg.MaterializeResult:
-        """Compares all copies of the day in their current state. Any day can be verified again; nothing is fetched."""
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        """Compares all copies of the day in their current state. Any day can be verified again; nothing is fetched.
+
+        A day with a check that is ERROR is not materialized: it shows as failed.
+        """
         paths = shared.paths(context, archive)
         options = VerifyOptions(config.detailed, config.fix_missing, config.fix, config.skip)
-        with _step(context, ui):
+        with _step(shared, context, ui):
             checks = verify_step(paths, google_drive.client, postgres.database, ui, options)
-        return dg.MaterializeResult(
-            metadata={
-                "differences": sum(check.total for check in checks),
-                "verdict": day_verdict(checks, config.skip)
-                or "not known: a place was skipped, or could not be reached",
-            },
-            check_results=[_check_result(check) for check in checks],
-        )
+        results = [_check_result(check) for check in checks]
+        red = ", ".join(str(one.check_name) for one in results if not one.passed and one.severity == _ERROR)
+        if not red:
+            verdict = day_verdict(checks, config.skip) or "not known: a place was skipped, or could not be reached"
+            yield dg.MaterializeResult(metadata={"verdict": verdict}, check_results=results)
+            return
+        yield from results
+        raise dg.Failure(description=f"{red} failed", metadata={FAILED_CHECKS: red}, allow_retries=False)
 
     return verification
 
@@ -309,7 +314,7 @@ def _check_specs(shared: _Shared) -> list[dg.AssetCheckSpec]:
 
 def _check_result(check: StepCheck) -> dg.AssetCheckResult:
     # ERROR if a difference was found or nothing could be compared: a warning raises no alert.
-    severity = dg.AssetCheckSeverity.WARN if check.verdict == "unproven" else dg.AssetCheckSeverity.ERROR
+    severity = dg.AssetCheckSeverity.WARN if check.verdict == "unproven" else _ERROR
     metadata: dict[str, Any] = {"differences": check.total}
     if check.hint:
         metadata["what to do"] = printable(check.hint)
@@ -336,9 +341,14 @@ def project_definitions(project: ProjectConfig) -> dg.Definitions:
         group_name=project_slug(project.name).replace("-", "_"),
         kinds={"langsmith"},
     )
-    job = dg.define_asset_job(
+    return dg.Definitions(assets=[external, *project_assets(project, _RETRY)], jobs=[project_job(project)])
+
+
+def project_job(project: ProjectConfig) -> UnresolvedAssetJobDefinition:
+    """The job of a project's assets."""
+    return dg.define_asset_job(
         job_name(project.name),
         selection=dg.AssetSelection.assets(*[asset_key(project.name, step) for step in STEPS]),
-        description=f"Archives a day of '{name}' end to end and verifies it, or only verifies it again.",
+        description=f"Archives a day of '{markdown(project.name)}' end to end and verifies it, or only verifies it"
+        " again.",
     )
-    return dg.Definitions(assets=[external, *project_assets(project, _RETRY)], jobs=[job])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -26,6 +29,7 @@ from lse_archive.folder.reader import NOT_AS_RECORDED, open_run_files
 from lse_archive.folder.state import DayVerdict, read_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import VerificationResult
+from lse_archive.runs.header import CANONICAL_UUID
 from lse_archive.zips.day import check_zip
 from lse_operations.reporter import Advance, StepReporter
 from lse_operations.upload import NO_FILE, find_copy_difference
@@ -35,6 +39,7 @@ from lse_resources.postgres.verify.day import verify_against, verify_day
 
 Verdict = Literal["agrees", "differs", "unproven", "unknown"]
 MAX_ROWS = 50
+_NO_ROW = "missing in the database"
 OpenDestination = Callable[[], AbstractContextManager[Destination]]
 """Opens the archive's destination. Raises SettingsError where none is set up."""
 
@@ -66,12 +71,17 @@ class VerifyOptions:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One difference: of a run, a file, or a count."""
+    """One difference: of a run, a file, or a count.
+
+    Attributes:
+        see: How to look at it: the path of its file, a command, or both; empty if there is neither.
+    """
 
     item: str
     what: str
     expected: str = ""
     found: str = ""
+    see: str = ""
 
 
 class StepCheck(msgspec.Struct, frozen=True):
@@ -132,7 +142,35 @@ def check_steps(
         "runs_match_files": rows,
     }
     for name, check in checks.items():
-        yield StepCheck(name, "unproven", "it was skipped on request") if name in options.skip else check()
+        if name in options.skip:
+            yield StepCheck(name, "unproven", "it was skipped on request")
+        else:
+            yield _with_ways(paths, check())
+
+
+def _with_ways(paths: DayPaths, check: StepCheck) -> StepCheck:
+    """The check, each of its differences with the way to what it names."""
+    if not check.differences:
+        return check
+    files: dict[str, Path] = {}
+    with contextlib.suppress(OSError):  # a check says so
+        for path in paths.folder.iterdir():
+            files[path.name] = files[path.name.partition("_")[0]] = path
+
+    def way(row: Difference) -> str:
+        if row.item == paths.zip.name:
+            return str(paths.zip) if paths.zip.exists() else ""
+        ways = [str(files[row.item])] if row.item in files else []
+        is_run = CANONICAL_UUID.fullmatch(row.item)
+        if is_run and check.name == "langsmith_count":
+            project = shlex.quote(paths.project)
+            ways.append(f"lse archive fetch --refresh --project {project} --date {paths.day}")
+        elif is_run and row.what != _NO_ROW:
+            ways.append(f"lse sql \"SELECT data FROM runs WHERE run_id = '{row.item}'\"")
+        return "; ".join(ways)
+
+    rows = tuple(replace(row, see=way(row)) for row in check.differences)
+    return msgspec.structs.replace(check, differences=rows)
 
 
 def day_verdict(checks: Sequence[StepCheck], skipped: Sequence[str] = ()) -> DayVerdict | None:
@@ -311,7 +349,7 @@ def check_copy(paths: DayPaths, destination: Destination | SettingsError) -> Ste
 def check_rows(result: VerificationResult) -> StepCheck:
     """`runs_match_files`: the result of the comparison of files with rows."""
     name = "runs_match_files"
-    rows = [Difference(run, "missing in the database") for run in result.missing_runs_in_db]
+    rows = [Difference(run, _NO_ROW) for run in result.missing_runs_in_db]
     rows += [Difference(run, "missing in the files") for run in result.missing_runs_in_files]
     rows += [Difference(run.run_id, run.what, run.expected, run.found) for run in result.inconsistent_runs]
     rows += [Difference(broken.partition(": ")[0], broken.partition(": ")[2]) for broken in result.broken_files]

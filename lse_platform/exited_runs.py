@@ -8,25 +8,33 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from lse_archive.printable import printable
 from lse_platform.process_registry import ProcessRecord, describe, is_running
 
-_RUN, _HOST, _PID, _STARTED, _BOOT = "lse/run", "lse/host", "lse/process", "lse/started", "lse/boot"
+# The UI does not show tags that begin with `.dagster/`.
+_RUN, _HOST, _PID, _STARTED, _BOOT = (f".dagster/lse/{name}" for name in ("run", "host", "process", "started", "boot"))
 _UNDER_WAY = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
 
 
-def tag_owner(context: dg.AssetExecutionContext) -> None:
-    """Tags the run with the current process, which executes it.
+def run_tags(run_id: str, project: str) -> dict[str, str]:
+    """The tags of a run: its project, and the current process, which executes it.
 
     The tags include the run id: a run that is executed again gets a copy of the tags of the exited process.
     """
     record = describe(os.getpid())
-    tags = {
-        _RUN: context.run.run_id,
+    return {
+        "project": printable(project),
+        _RUN: run_id,
         _HOST: record.host,
         _PID: str(record.pid),
         _STARTED: record.started,
         _BOOT: record.boot,
     }
+
+
+def tag_run(context: dg.AssetExecutionContext, project: str) -> None:
+    """Sets the tags of a run that was created elsewhere, see `run_tags`."""
+    tags = run_tags(context.run.run_id, project)
     if any(context.run.tags.get(name) != value for name, value in tags.items()):
         context.instance.add_run_tags(context.run.run_id, tags)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -10,16 +10,21 @@ from dagster import (
     AssetCheckSeverity,
     DagsterEventType,
     DagsterRunStatus,
+    EventLogRecord,
     EventRecordsFilter,
     RunsFilter,
     RunStatusChangeRecordsFilter,
 )
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
 
+from lse_platform.asset_keys import FAILED_CHECKS
 from lse_resources.projects import ProjectConfig, key_owners
 from lse_sensors.problems import RUN, AlertState, Event
 
 _LIMIT = 500
+# How long after an event an earlier one is still expected to be committed.
+_LOOK_BACK_SECONDS = 600.0
+_MAX_KNOWN = 2_000
 _DETAILS = 3
 _BACKFILL, _TICK, _PARTITION, _WILL_RETRY = (
     "dagster/backfill",
@@ -27,6 +32,8 @@ _BACKFILL, _TICK, _PARTITION, _WILL_RETRY = (
     "dagster/partition",
     "dagster/will_retry",
 )
+# The daemon does not retry a command's run (see `Runner`).
+_INTERRUPTED = {"dagster/failure_reason": "UNEXPECTED_TERMINATION", "dagster/max_retries": "0"}
 UNFINISHED = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.NOT_STARTED,
@@ -42,8 +49,17 @@ def new_state(instance: dg.DagsterInstance) -> AlertState:
     return AlertState(newest, newest)
 
 
-def read_events(instance: dg.DagsterInstance, state: AlertState, projects: list[ProjectConfig]) -> list[Event]:
-    """Returns the events since the last call, and advances the cursors of the state."""
+def read_events(
+    instance: dg.DagsterInstance, state: AlertState, projects: list[ProjectConfig], now: float
+) -> list[Event]:
+    """Returns the events since the last call, in the order of their ids, and advances the cursors of the state.
+
+    An event gets its id when it is written, and can be read when it is committed: maybe after events with greater ids.
+    So the events of the last `_LOOK_BACK_SECONDS` are read again, and those that were not known then are new.
+
+    Args:
+        now: Seconds since 1970.
+    """
     names = key_owners(projects)
     runs: dict[str, dg.DagsterRun | None] = {}
 
@@ -52,8 +68,60 @@ def read_events(instance: dg.DagsterInstance, state: AlertState, projects: list[
             runs[run_id] = instance.get_run_by_id(run_id)
         return runs[run_id]
 
-    events = _evaluations(instance, state, names, run_of)
-    return events + _failures(instance, state, names, run_of)
+    # Ascending: with the newest first, the cursor would skip all other pages.
+    checks = instance.event_log_storage.get_event_records(
+        EventRecordsFilter(DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=state.checks),
+        limit=_LIMIT + len(state.read_checks),
+        ascending=True,
+    )
+    failures = instance.fetch_run_status_changes(
+        RunStatusChangeRecordsFilter(DagsterEventType.RUN_FAILURE, after_storage_id=state.failures),
+        limit=_LIMIT + len(state.read_failures),
+        ascending=True,
+    ).records
+    known = {*state.read_checks, *state.read_failures}
+    records = sorted([*checks, *failures], key=lambda record: record.storage_id)
+    first = next((record.storage_id for record in records if record.storage_id not in known), None)
+    # Known ones after the first new one, too: what was read too late has maybe been resolved already.
+    found = [
+        (record.storage_id in known, event)
+        for record in records
+        if first is not None and record.storage_id >= first and (event := _event(instance, record, names, run_of))
+    ]
+    state.checks, state.read_checks = _advance(state.checks, checks, now)
+    state.failures, state.read_failures = _advance(state.failures, failures, now)
+    return _unreported(found)
+
+
+def _advance(cursor: int, records: Sequence[EventLogRecord], now: float) -> tuple[int, list[int]]:
+    """The new cursor, and the ids beyond it that are known: those of the last time, at most `_MAX_KNOWN`."""
+    old = 0
+    while old < len(records) and (
+        records[old].event_log_entry.timestamp < now - _LOOK_BACK_SECONDS or len(records) - old > _MAX_KNOWN
+    ):
+        old += 1
+    ids = [record.storage_id for record in records]
+    return (ids[old - 1] if old else cursor), ids[old:]
+
+
+def _unreported(found: Sequence[tuple[bool, Event]]) -> list[Event]:
+    """The events that are new, without what known later ones have made obsolete.
+
+    Args:
+        found: Events in order, and whether each is known.
+    """
+    last_known = {(event.place, event.name): number for number, (known, event) in enumerate(found) if known}
+    events: list[Event] = []
+    failed: set[tuple[str, str]] = set()
+    for number, (known, event) in enumerate(found):
+        key = event.place, event.name
+        if not known and not (event.passed and last_known.get(key, -1) > number):
+            events.append(event)
+            if not event.passed:
+                failed.add(key)
+        elif known and event.passed and not failed.isdisjoint((key, (event.place, RUN))):
+            events.append(event)  # it has resolved what is reported only now
+    return events
 
 
 def is_running(instance: dg.DagsterInstance, batch: str) -> bool:
@@ -67,44 +135,35 @@ def is_running(instance: dg.DagsterInstance, batch: str) -> bool:
     return backfill is not None and backfill.status not in BULK_ACTION_TERMINAL_STATUSES
 
 
-def _evaluations(
+def _event(
     instance: dg.DagsterInstance,
-    state: AlertState,
+    record: EventLogRecord,
     names: Mapping[str, str],
     run_of: Callable[[str], dg.DagsterRun | None],
-) -> list[Event]:
-    # Ascending: with the newest first, the cursor would skip all other pages.
-    records = instance.event_log_storage.get_event_records(
-        EventRecordsFilter(DagsterEventType.ASSET_CHECK_EVALUATION, after_cursor=state.checks),
-        limit=_LIMIT,
-        ascending=True,
+) -> Event | None:
+    """The event of a record; None if it is neither a problem nor a check that passed."""
+    dagster_event, run = record.event_log_entry.dagster_event, run_of(record.run_id)
+    if dagster_event is None:
+        return None
+    if dagster_event.event_type != DagsterEventType.ASSET_CHECK_EVALUATION:
+        return _failure(instance, run, names)
+    evaluation: Any = dagster_event.event_specific_data
+    # A warning means that something cannot be proven: the UI shows it, and it raises no alert.
+    if not evaluation.passed and evaluation.severity != AssetCheckSeverity.ERROR:
+        return None
+    slug = evaluation.asset_key.path[0]
+    tags = run.tags if run else {}
+    return Event(
+        project=names.get(slug, slug),
+        day=evaluation.partition or tags.get(_PARTITION, ""),
+        name=evaluation.check_name,
+        passed=evaluation.passed,
+        reason="" if evaluation.passed else evaluation.description or "it failed",
+        details=[] if evaluation.passed else _details(evaluation.metadata),
+        hint="" if evaluation.passed else _text(evaluation.metadata.get("what to do")),
+        run_id=record.run_id,
+        batch=_batch(tags),
     )
-    events = []
-    for record in records:
-        state.checks = record.storage_id
-        dagster_event, run = record.event_log_entry.dagster_event, run_of(record.run_id)
-        if dagster_event is None:
-            continue
-        evaluation: Any = dagster_event.event_specific_data
-        # A warning means that something cannot be proven: the UI shows it, and it raises no alert.
-        if not evaluation.passed and evaluation.severity != AssetCheckSeverity.ERROR:
-            continue
-        slug = evaluation.asset_key.path[0]
-        tags = run.tags if run else {}
-        events.append(
-            Event(
-                project=names.get(slug, slug),
-                day=evaluation.partition or tags.get(_PARTITION, ""),
-                name=evaluation.check_name,
-                passed=evaluation.passed,
-                reason="" if evaluation.passed else evaluation.description or "it failed",
-                details=[] if evaluation.passed else _details(evaluation.metadata),
-                hint="" if evaluation.passed else _text(evaluation.metadata.get("what to do")),
-                run_id=record.run_id,
-                batch=_batch(tags),
-            )
-        )
-    return events
 
 
 def _details(metadata: Mapping[str, Any]) -> list[str]:
@@ -116,7 +175,9 @@ def _details(metadata: Mapping[str, Any]) -> list[str]:
     for row in records[:_DETAILS]:
         values = f" (expected {row['expected']}, found {row['found']})" if row["expected"] or row["found"] else ""
         lines.append(f"{row['item']}: {row['what']}{values}")
-    more = int(_text(metadata.get("differences")) or len(records)) - len(lines)
+        if way := row.get("see"):  # absent in records of an earlier version
+            lines.append(f"  {way}")
+    more = int(_text(metadata.get("differences")) or len(records)) - _DETAILS
     return [*lines, f"… and {more:,} more"] if more > 0 else lines
 
 
@@ -128,48 +189,39 @@ def _batch(tags: Mapping[str, str]) -> str:
     return next((f"{tag}={tags[tag]}" for tag in (_BACKFILL, _TICK) if tag in tags), "")
 
 
-def _failures(
-    instance: dg.DagsterInstance,
-    state: AlertState,
-    names: Mapping[str, str],
-    run_of: Callable[[str], dg.DagsterRun | None],
-) -> list[Event]:
-    records = instance.fetch_run_status_changes(
-        RunStatusChangeRecordsFilter(DagsterEventType.RUN_FAILURE, after_storage_id=state.failures),
-        limit=_LIMIT,
-        ascending=True,
-    ).records
-    events = []
-    for record in records:
-        state.failures = record.storage_id
-        run = run_of(record.run_id)
-        # Dagster retries this run.
-        if run is None or run.tags.get(_WILL_RETRY) == "true":
-            continue
-        step, reason, hint = _cause(instance, run)
-        events.append(
-            Event(
-                project=_project(run, step, names),
-                day=run.tags.get(_PARTITION, ""),
-                name=RUN,
-                passed=False,
-                reason=reason,
-                hint=hint,
-                run_id=run.run_id,
-                batch=_batch(run.tags),
-            )
-        )
-    return events
+def _failure(instance: dg.DagsterInstance, run: dg.DagsterRun | None, names: Mapping[str, str]) -> Event | None:
+    # Dagster retries this run, or its user has interrupted the command.
+    if run is None or run.tags.get(_WILL_RETRY) == "true" or _INTERRUPTED.items() <= run.tags.items():
+        return None
+    cause = _cause(instance, run)
+    if cause is None:
+        return None
+    step, reason, hint = cause
+    return Event(
+        project=_project(run, step, names),
+        day=run.tags.get(_PARTITION, ""),
+        name=RUN,
+        passed=False,
+        reason=reason,
+        hint=hint,
+        run_id=run.run_id,
+        batch=_batch(run.tags),
+    )
 
 
-def _cause(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, str, str]:
-    """The first step that failed, why, and what to do. Only LSE's own errors are quoted: they contain no secrets."""
+def _cause(instance: dg.DagsterInstance, run: dg.DagsterRun) -> tuple[str, str, str] | None:
+    """The first step that failed, why, and what to do; None if it failed by its checks, which are events of their own.
+
+    Only LSE's own errors are quoted: they contain no secrets.
+    """
     for entry in instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_FAILURE):
         event = entry.dagster_event
         if event is None or event.step_key is None:
             continue
         data: Any = event.event_specific_data
         failure = getattr(data, "user_failure_data", None)
+        if failure is not None and FAILED_CHECKS in failure.metadata:
+            return None
         if failure is not None and failure.description:
             return event.step_key, failure.description, ""
         name = data.error.cls_name if getattr(data, "error", None) else "no reason recorded"

@@ -60,15 +60,23 @@ class AlertState(msgspec.Struct):
     """The sensor's state between its runs.
 
     Attributes:
-        checks, failures: Storage ids of the last check evaluation and the last run failure that were read.
+        checks, failures: Storage ids up to which check evaluations and run failures are not read again.
+        read_checks, read_failures: The greater ids that were read: an event may be committed after later ones.
         held: Events that are not in an alert yet, by batch.
         open: Names of the failed checks and runs that were reported, by place.
     """
 
     checks: int
     failures: int
+    read_checks: list[int] = []
+    read_failures: list[int] = []
     held: dict[str, Batch] = {}
     open: dict[str, list[str]] = {}
+
+    @property
+    def newest(self) -> int:
+        """The greatest storage id that was read."""
+        return max(self.checks, self.failures, *self.read_checks, *self.read_failures)
 
 
 def add_events(state: AlertState, events: Iterable[Event], now: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -41,13 +42,15 @@ def alerts_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     settings = Settings.load()
     where, now = targets(settings), time.time()
     state = msgspec.json.decode(context.cursor, type=AlertState) if context.cursor else new_state(context.instance)
-    add_events(state, read_events(context.instance, state, known_projects(settings)), now)
+    add_events(state, read_events(context.instance, state, known_projects(settings), now), now)
     ui_url = settings.lse_ui_url.rstrip("/")
     alerts = take_alerts(state, lambda batch: is_running(context.instance, batch), now, ui_url)
     outbox = outbox_of(settings)
     for number, alert in enumerate(alerts):
-        # The same events give the same key: if the cursor was not saved, the alert is not duplicated.
-        outbox.put(f"{max(state.checks, state.failures):012}-{number}", alert, where)
+        # The same alert has the same key: if the cursor was not saved, it is not duplicated. Another one has another
+        # key, also if no newer event was read: a batch has ended, or an event was committed late.
+        digest = hashlib.sha256(msgspec.json.encode(alert)).hexdigest()[:16]
+        outbox.put(f"{state.newest:012}-{number}-{digest}", alert, where)
     context.update_cursor(msgspec.json.encode(state).decode())
     return _delivered(outbox, where, len(alerts))
 

@@ -16,7 +16,8 @@ from lse_archive.days import parse_time
 from lse_archive.errors import UNDECODABLE
 from lse_archive.runs.scanner import NULL, NotARunError, check_json, load_as, members
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
+CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
+"""The id of a run as a `RunHeader` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ def _header(head: _RawHeader) -> RunHeader:
 
 
 def _uuid(text: str) -> str:
-    if _UUID.fullmatch(text):
+    if CANONICAL_UUID.fullmatch(text):
         return text
     try:
         return str(UUID(text))

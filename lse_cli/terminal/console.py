@@ -180,6 +180,8 @@ class Terminal:
         for row in check.differences:
             values = f": expected {row.expected}, found {row.found}" if row.expected or row.found else ""
             self.say(f"      {row.item}  {row.what}{values}")
+            if row.see:
+                self.say(f"        {row.see}")
         if check.total > len(check.differences):
             self.say(f"      … and {check.total - len(check.differences):,} more")
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from datetime import date
+from itertools import chain
 from typing import Any
 
 from lse_archive.days import day_ranges
 from lse_archive.errors import AccessError, ArchiveConflictError, ArchiveError, SettingsError
+from lse_archive.folder.contents import require_folder
 from lse_cli.selection import Selection
 from lse_cli.terminal.console import DayOutcome, Terminal
 from lse_cli.terminal.texts import counted
 from lse_cli.work.outcome import entry, exit_code, worst
 from lse_cli.work.range_uploads import RangeUploads
 from lse_cli.work.runner import Runner
-from lse_resources.projects import ProjectConfig
+from lse_resources.langsmith.client import LangSmith
+from lse_resources.projects import ProjectConfig, read_projects
 from lse_resources.settings import Settings
 
 _FILE_STEPS = frozenset(("run_files", "day_zip", "drive_file"))
@@ -100,16 +103,36 @@ def _one_day(
     config: Mapping[str, Mapping[str, object]],
 ) -> DayOutcome:
     try:
+        _require_project(settings, project.name, day, steps)
         if "run_files" in steps:
             _ask_before_fetch(settings, terminal, project, day)
         outcome = runner.run(project, day, steps, config)
-    except ArchiveConflictError as error:
-        terminal.failed("run_files", error)
+    except ArchiveError as error:
+        terminal.failed(steps[0], error)
         outcome = terminal.day
     not_done = [step for step in steps if step not in outcome.results and step not in outcome.errors]
     if outcome.errors and not_done:
         terminal.not_done(not_done)
     return outcome
+
+
+def _require_project(settings: Settings, name: str, day: date, steps: list[str]) -> None:
+    """Returns if the project is listed, or archived here, or in LangSmith where it is fetched.
+
+    A run of any other name would fail, and Dagster would keep the assets of that name in its catalog.
+
+    Raises:
+        ArchiveError: It is not known, or LangSmith cannot be reached.
+    """
+    layout = settings.layout
+    found = layout.days(name), layout.pruned_days(name), layout.zipped_days(name)
+    if any(True for _ in chain(*found)) or any(one.name == name for one in read_projects(settings.projects_file)):
+        return
+    if "run_files" in steps:
+        with contextlib.closing(LangSmith(settings.langsmith)) as client:
+            client.project(name)
+    else:
+        require_folder(layout.day(name, day))
 
 
 def _ask_before_fetch(settings: Settings, terminal: Terminal, project: ProjectConfig, day: date) -> None:

@@ -20,6 +20,7 @@ from lse_resources.settings import Settings
 
 if TYPE_CHECKING:
     import dagster as dg
+    from dagster._core.execution.job_execution_result import JobExecutionResult
 
     from lse_operations.steps import UploadStep
 
@@ -42,7 +43,7 @@ class Runner:
         self._terminal = terminal
         self._upload = upload
         self._exit = contextlib.ExitStack()
-        self._assets: dict[ProjectConfig, list[dg.AssetsDefinition]] = {}
+        self._jobs: dict[ProjectConfig, dg.JobDefinition] = {}
 
     def __enter__(self) -> Runner:
         warnings.filterwarnings("ignore")
@@ -103,34 +104,54 @@ class Runner:
     def _materialize(
         self, project: ProjectConfig, day: date, steps: list[str], config: Mapping[str, Mapping[str, object]]
     ) -> DayOutcome:
-        import dagster as dg
+        from dagster._core.definitions.job_base import InMemoryJob
+        from dagster._core.execution.api import execute_run
+        from dagster._core.storage.tags import MAX_RETRIES_TAG, PARTITION_NAME_TAG
+        from dagster._core.utils import make_new_run_id
 
-        from lse_assets.assets import project_assets
-        from lse_location.definitions import resources
+        from lse_platform.asset_keys import asset_key, job_origin
+        from lse_platform.exited_runs import run_tags
 
-        if project not in self._assets:
-            self._assets[project] = project_assets(project, upload=self._upload)
-        assets = self._assets[project]
-        by_name = {asset.key.path[-1]: asset for asset in assets}
-        self._wait_for_pools({pool for step in steps if (pool := by_name[step].op.pool)})
-        ops = {by_name[step].op.name: {"config": dict(config[step])} for step in steps if step in config}
-        result = dg.materialize(
-            assets,
-            selection=[by_name[step] for step in steps],
-            partition_key=str(day),
-            resources=resources(self._terminal),
-            instance=self._instance,
+        job = self._job(project)
+        nodes = {step: job.asset_layer.get(asset_key(project.name, step)).assets_def.op for step in steps}
+        self._wait_for_pools({op.pool for op in nodes.values() if op.pool})
+        run_id = make_new_run_id()
+        # The daemon repeats a run that it launched and whose process was lost; this one is the user's.
+        tags = {PARTITION_NAME_TAG: str(day), MAX_RETRIES_TAG: "0"}
+        run = self._instance.create_run_for_job(
+            job,
+            run_id=run_id,
             run_config={
-                "ops": ops,
+                "ops": {nodes[step].name: {"config": dict(config[step])} for step in steps if step in config},
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             },
-            raise_on_error=False,
+            tags=tags | run_tags(run_id, project.name),
+            asset_selection={asset_key(project.name, step) for step in steps},
+            remote_job_origin=job_origin(project.name),
         )
+        result = execute_run(InMemoryJob(job), run, self._instance)
         if self._terminal.interrupted():
             raise KeyboardInterrupt
         if not result.success:
             self._explain(result)
         return self._terminal.day
+
+    def _job(self, project: ProjectConfig) -> dg.JobDefinition:
+        import dagster as dg
+
+        from lse_assets.assets import project_assets, project_job
+        from lse_location.definitions import resources
+        from lse_platform.asset_keys import job_name
+
+        if project not in self._jobs:
+            definitions = dg.Definitions(
+                assets=project_assets(project, upload=self._upload),
+                jobs=[project_job(project)],
+                resources=resources(self._terminal),
+                executor=dg.in_process_executor,
+            )
+            self._jobs[project] = definitions.resolve_job_def(job_name(project.name))
+        return self._jobs[project]
 
     def _wait_for_pools(self, pools: set[str]) -> None:
         """Releases the pool slots of exited runs, and waits while running ones hold all slots of a pool.
@@ -161,14 +182,14 @@ class Runner:
             if info.limit is not None and info.assigned_step_count >= info.limit
         }
 
-    def _explain(self, result: dg.ExecuteInProcessResult) -> None:
+    def _explain(self, result: JobExecutionResult) -> None:
         """Raises KeyboardInterrupt, or reports a failure that no step has reported: a defect of this program."""
         [failure] = result.filter_events(lambda event: event.is_job_failure)
         reason = failure.job_failure_data.failure_reason
         # Dagster records an interrupt as a failure and does not raise it.
         if reason and reason.value == "UNEXPECTED_TERMINATION":
             raise KeyboardInterrupt
-        if not self._terminal.day.errors:
+        if not self._terminal.day.errors and not _is_reported(result):
             step, cause = _cause(result, failure)
             hint = f"Please report it; the run {result.run_id} in the UI has the details"
             self._terminal.failed(step, ArchiveError("an unexpected error occurred", why=cause, hint=hint))
@@ -197,7 +218,13 @@ def _watched_interrupts() -> Generator[Callable[[], bool]]:
             signal.set_wakeup_fd(former)
 
 
-def _cause(result: dg.ExecuteInProcessResult, failure: dg.DagsterEvent) -> tuple[str, str]:
+def _is_reported(result: JobExecutionResult) -> bool:
+    """Whether every failed step has reported why (it raised `dg.Failure`), for example by a failed check."""
+    failures = [event.step_failure_data for event in result.filter_events(lambda event: event.is_step_failure)]
+    return bool(failures) and all(failure.user_failure_data for failure in failures)
+
+
+def _cause(result: JobExecutionResult, failure: dg.DagsterEvent) -> tuple[str, str]:
     """The step that failed first, and its innermost error message."""
     for event in result.filter_events(lambda event: event.is_step_failure):
         error = event.step_failure_data.error

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import date, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 from home_fixtures import DAY, PROJECT, Installation
 
 from lse_assets.assets import project_assets, project_definitions
@@ -120,7 +123,7 @@ def test_failed_checks_name_differences_and_the_fix(installation: Installation) 
 
     result = materialize("verification")
 
-    assert result.success  # the checks fail, the run succeeds
+    assert not result.success
     found = checks(result)
     assert {name for name, check in found.items() if check.passed} >= {"langsmith_count"}
     for name in ("run_files_intact", "zip_matches_files", "runs_match_files"):
@@ -129,13 +132,66 @@ def test_failed_checks_name_differences_and_the_fix(installation: Installation) 
     rows = differing(found["runs_match_files"])
     assert {changed, deleted} <= {row["item"] for row in rows}
     [row] = differing(found["run_files_intact"])
-    assert (row["item"], row["what"]) == (damaged.name, "changed")
+    assert (row["item"], row["what"], row["see"]) == (damaged.name, "changed", str(damaged))
 
     damaged.write_bytes(content)
     assert materialize("day_zip", "verification", verification={"fix": True}).success
     assert {name for name, check in checks(materialize("verification")).items() if not check.passed} <= {
         "drive_matches_zip"
     }
+
+
+def test_the_runs_of_red_checks_have_a_way_to_them(installation: Installation) -> None:
+    installation.fill(7)
+    assert installation.archive("full-sweep").code == 0
+    changed, deleted, extra, *_ = sorted(installation.rows())
+    files = {path.name[:36]: path for path in installation.paths().folder.glob("[0-9a-f]*.json")}
+    installation.sql("""UPDATE runs SET data = data || '{"name": "by hand"}' WHERE run_id = %s""", changed)
+    installation.sql("DELETE FROM runs WHERE run_id = %s", deleted)
+    files[extra].unlink()
+
+    found = checks(materialize("verification"))
+
+    see = {row["item"]: row["see"] for row in differing(found["runs_match_files"])}
+    assert see[deleted] == str(files[deleted])
+    path, _, command = see[changed].partition("; ")
+    assert path == str(files[changed])
+    for run, line in {changed: command, extra: see[extra]}.items():
+        printed = installation.lse(*shlex.split(line)[1:], "--json")
+        assert (printed.code, run in printed.out) == (0, True)
+    [row] = differing(found["run_files_intact"])
+    assert (row["what"], row["see"]) == ("missing", "")
+
+
+def test_a_day_with_a_red_check_is_failed_until_it_is_verified_again(installation: Installation) -> None:
+    installation.fill(7)
+    other = DAY - timedelta(days=1)
+    assert installation.archive("full-sweep").code == 0
+    assert installation.archive("full-sweep", day=other).code == 0
+    run = min(installation.rows())
+    installation.sql("DELETE FROM runs WHERE run_id = %s", run)
+    [verification] = [one for one in project_assets(_CONFIG) if one.key == asset_key(PROJECT, "verification")]
+    days = verification.partitions_def
+    assert days is not None
+
+    with installation.instance() as instance:
+
+        def statuses() -> dict[date, AssetPartitionStatus | None]:
+            found = instance.get_status_by_partition(verification.key, [str(DAY), str(other)], days)
+            assert found is not None
+            return {day: found[str(day)] for day in (DAY, other)}
+
+        assert set(statuses().values()) == {AssetPartitionStatus.MATERIALIZED}
+        assert installation.archive("verify").code == 3
+        assert statuses() == {DAY: AssetPartitionStatus.FAILED, other: AssetPartitionStatus.MATERIALIZED}
+        [record] = instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
+        assert record.dagster_run.tags["dagster/will_retry"] == "false"
+        evaluated = instance.event_log_storage.get_asset_check_execution_history(
+            dg.AssetCheckKey(verification.key, "runs_match_files"), limit=1
+        )
+        assert [check.status for check in evaluated] == [AssetCheckExecutionRecordStatus.FAILED]
+        assert installation.archive("verify", "--fix").code == 0
+        assert set(statuses().values()) == {AssetPartitionStatus.MATERIALIZED}
 
 
 def differing(check: dg.AssetCheckEvaluation) -> list[Any]:

@@ -118,6 +118,21 @@ def test_a_refused_key_is_not_retried(installation: Installation) -> None:
     assert retried_steps(result) == []
 
 
+def test_a_red_check_is_not_retried(installation: Installation) -> None:
+    installation.fill(7)
+    recorder = FailureRecorder(installation, repairs=False)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert materialize(instance, recorder, retry_policy=_FAST_RETRIES).success
+        installation.sql("DELETE FROM runs WHERE run_id = %s", min(installation.rows()))
+        result = materialize(instance, recorder, "verification", retry_policy=_FAST_RETRIES)
+
+    assert not result.success
+    assert retried_steps(result) == []
+    [red] = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert red.check_name == "runs_match_files"
+
+
 def test_the_platform_retries_steps_that_use_the_network_with_growing_delays() -> None:
     shared = dg.Definitions(resources=resources(LogReporter()))
     definitions = dg.Definitions.merge(shared, project_definitions(_CONFIG))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from urllib.parse import quote
 
 import dagster as dg
@@ -11,11 +12,12 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 from home_fixtures import DAY, PROJECT, Installation
 from psycopg import sql
 
+from lse_archive.names import project_slug
 from lse_cli.terminal.texts import STEP_NAMES
 from lse_demo.faults import Fault, on
 from lse_operations.checks import CHECKS
 from lse_operations.steps import STEPS
-from lse_platform.asset_keys import asset_key
+from lse_platform.asset_keys import asset_key, job_name
 from lse_resources.postgres.database import Database
 
 pytestmark = pytest.mark.slow
@@ -45,8 +47,32 @@ def test_the_instance_has_the_materializations_and_checks_of_the_command_line(in
         assert statuses == dict.fromkeys(CHECKS, AssetCheckExecutionRecordStatus.SUCCEEDED) | failed
         latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
         assert run_id in str(latest[dg.AssetCheckKey(verification, "runs_match_files")].event)
-        assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
-        assert {run.tags["dagster/partition"] for run in instance.get_runs()} == {str(DAY)}
+        verified, swept = instance.get_runs()
+        assert (verified.status, swept.status) == (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS)
+
+
+def test_a_run_has_the_name_and_place_of_the_platforms_and_no_internal_tag_that_the_ui_shows(
+    installation: Installation,
+) -> None:
+    installation.fill(4)
+    assert installation.archive("full-sweep").code == 0
+    with installation.instance() as instance:
+        [run] = instance.get_runs()
+    assert run.job_name == job_name(PROJECT)
+    assert run.remote_job_origin is not None
+    assert (run.remote_job_origin.location_name, run.remote_job_origin.job_name) == ("lse", run.job_name)
+    shown = {name: value for name, value in run.tags.items() if not name.startswith((".dagster/", "dagster/"))}
+    assert shown == {"project": PROJECT}
+    assert run.tags["dagster/partition"] == str(DAY)
+
+
+def test_a_hostile_project_name_is_harmless_in_the_tags(installation: Installation) -> None:
+    name = "a\x1b[31m\u202eb\nc"
+    installation.fill(1, project=name)
+    assert installation.archive("fetch", project=name).code == 0
+    with installation.instance() as instance:
+        [run] = instance.get_runs()
+    assert run.tags["project"] == "a\\x1b[31m\\u202eb\\nc"
 
 
 def test_the_times_of_records_are_utc_whatever_the_servers_time_zone_is(installation: Installation) -> None:
@@ -62,12 +88,34 @@ def test_the_times_of_records_are_utc_whatever_the_servers_time_zone_is(installa
         assert connection.execute(f"SELECT abs(extract(epoch FROM {times})) < 3600 FROM runs").fetchall() == [(True,)]
 
 
-def test_a_failed_step_is_a_failed_run_with_its_cause(installation: Installation) -> None:
-    installation.store.project(PROJECT)
-    installation.langsmith.behavior.api_keys = frozenset(("another",))
-    assert installation.archive("fetch").code == 1
+def test_a_project_that_does_not_exist_leaves_nothing_in_the_catalog(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.fill(2)
+    assert installation.archive("fetch").code == 0
+    days = "--start-date", str(DAY - timedelta(days=1)), "--end-date", str(DAY)
+    for command in ("full-sweep", "fetch", "zip", "upload", "to-db", "verify"):
+        ended = installation.lse("archive", command, "--project", "shop / EMAE", *days, "--json")
+        assert ended.code == 1, command
+        assert [entry["date"] for entry in ended.json] == [days[1], days[3]]
+        assert all(entry["error"]["what"] for entry in ended.json)
+    monkeypatch.setenv("LANGSMITH_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("LSE_LANGSMITH_PATIENCE", "0.1")
+    assert installation.archive("full-sweep", project="new here").code == 1
+    # What is archived here is known without LangSmith.
+    assert installation.archive("full-sweep", "--skip-fetch").code == 0
+    assert installation.archive("fetch", "--force").code == 1
     with installation.instance() as instance:
-        [run] = instance.get_runs()
+        assert {key.path[0] for key in instance.all_asset_keys()} == {project_slug(PROJECT)}
+
+
+def test_a_failed_step_is_a_failed_run_with_its_cause(installation: Installation) -> None:
+    installation.fill(1)
+    assert installation.archive("fetch").code == 0
+    installation.langsmith.behavior.api_keys = frozenset(("another",))
+    assert installation.archive("fetch", "--force").code == 1
+    with installation.instance() as instance:
+        [run, _] = instance.get_runs()
         assert run.status == dg.DagsterRunStatus.FAILURE
         [failure] = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
         assert "Check LANGSMITH_API_KEY" in str(failure.dagster_event)

@@ -262,7 +262,9 @@ def test_an_incomplete_day_is_kept_everywhere_named_and_healed(installation: Ins
     verified = installation.archive("verify", "--json")
     [count] = [check for check in verified.entry["checks"] if check["name"] == "langsmith_count"]
     assert (verified.code, count["verdict"]) == (3, "differs")
-    assert [row["item"] for row in count["differences"]] == [unserved, name]
+    again = f"lse archive fetch --refresh --project '{PROJECT}' --date {DAY}"
+    ways = {unserved: again, name: str(installation.paths().folder / name)}
+    assert {row["item"]: row["see"] for row in count["differences"]} == ways
 
     installation.langsmith.behavior.broken_runs = {}
     installation.store.delete([run_uuid(2)])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import timedelta
+import contextlib
+import time
+from collections.abc import Generator, Iterator
+from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
+import psycopg
 import pytest
 from alert_targets import MailServer, Webhook, mail_server, webhook
+from dagster._core.events import JobFailureData, RunFailureReason
 from home_fixtures import DAY, PROJECT, Installation
 
 from lse_archive.days import day_ranges
@@ -16,6 +20,7 @@ from lse_archive.errors import ArchiveError, SettingsError
 from lse_resources.alerts import Alert, check_targets, mail, post, targets
 from lse_resources.projects import ProjectConfig, add_project
 from lse_resources.settings import Settings
+from lse_sensors.events import read_events
 from lse_sensors.outbox import Outbox
 from lse_sensors.problems import RUN, AlertState, Event, add_events, problem_alert, take_alerts
 from lse_sensors.sensors import alerts_sensor
@@ -90,6 +95,7 @@ def test_a_changed_row_sends_one_alert_and_one_resolution(
     [text] = hook.texts
     assert text.startswith(f"{PROJECT} {DAY}: runs_match_files failed\n")
     assert run in text
+    assert f"lse sql \"SELECT data FROM runs WHERE run_id = '{run}'\"" in text
     assert "What to do: " in text
     assert f"{UI}/runs/" in text
     assert post_office.texts == [text]
@@ -141,6 +147,118 @@ def test_an_unproven_check_sends_no_alert(
     installation.archive("verify")
     watch.tick()
     assert hook.texts == []
+
+
+# ---- events that are committed late -------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def held_event(installation: Installation, kind: str, content: str) -> Generator[None]:
+    """The last event of a kind is in a transaction that is committed at the end: it has its id, and nobody sees it."""
+    url = installation.environment["LSE_DAGSTER_DATABASE_URL"]
+    columns = "run_id, event, dagster_event_type, timestamp, step_key, asset_key, partition"
+    with psycopg.connect(url) as connection:
+        newest = "SELECT max(id) FROM event_logs WHERE dagster_event_type = %s AND event LIKE %s"
+        [row] = connection.execute(
+            f"DELETE FROM event_logs WHERE id = ({newest}) RETURNING {columns}".encode(),
+            (kind, f"%{content}%"),
+        ).fetchall()
+        connection.commit()
+        connection.execute(f"INSERT INTO event_logs ({columns}) VALUES (%s, %s, %s, %s, %s, %s, %s)".encode(), row)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "what"),
+    [("ASSET_CHECK_EVALUATION", "runs_match_files", "runs_match_files"), ("PIPELINE_FAILURE", "", "the run")],
+)
+def test_an_event_that_is_committed_after_later_ones_is_reported_once(
+    watch: Watch, installation: Installation, hook: Webhook, kind: str, content: str, what: str
+) -> None:
+    def fail(day: date) -> None:
+        if kind == "PIPELINE_FAILURE":
+            keys, installation.langsmith.behavior.api_keys = installation.langsmith.behavior.api_keys, frozenset()
+            assert installation.archive("fetch", "--force", day=day).code == 1
+            installation.langsmith.behavior.api_keys = keys
+        else:
+            installation.sql("DELETE FROM runs WHERE run_date = %s", day)
+            assert installation.archive("verify", day=day).code == 3
+
+    other = DAY - timedelta(days=1)
+    installation.fill(3, day=other)
+    assert installation.archive("full-sweep", day=other).code == 0
+    watch.tick()
+    fail(DAY)
+    with held_event(installation, kind, content):
+        fail(other)
+        watch.tick()
+        assert [text.splitlines()[0] for text in hook.texts] == [f"{PROJECT} {other}: {what} failed"]
+    for _ in range(3):
+        watch.tick()
+    assert [text.splitlines()[0] for text in hook.texts[1:]] == [f"{PROJECT} {DAY}: {what} failed"]
+
+
+def test_a_late_failure_whose_repair_is_known_is_reported_and_resolved(
+    watch: Watch, installation: Installation, hook: Webhook
+) -> None:
+    damage(installation)
+    assert installation.archive("verify").code == 3
+    with held_event(installation, "ASSET_CHECK_EVALUATION", "runs_match_files"):
+        assert installation.archive("verify", "--fix").code == 0
+        watch.tick()
+        assert hook.texts == []
+    for _ in range(2):
+        watch.tick()
+    titles = [text.splitlines()[0] for text in hook.texts]
+    assert titles == [f"{PROJECT} {DAY}: runs_match_files failed", f"resolved: {PROJECT} {DAY}"]
+
+
+def test_a_late_pass_does_not_resolve_a_later_failure(watch: Watch, installation: Installation, hook: Webhook) -> None:
+    damage(installation)
+    assert installation.archive("verify", "--fix").code == 0
+    with held_event(installation, "ASSET_CHECK_EVALUATION", "runs_match_files"):
+        damage(installation)
+        assert installation.archive("verify").code == 3
+        watch.tick()
+    for _ in range(2):
+        watch.tick()
+    assert [text.splitlines()[0] for text in hook.texts] == [f"{PROJECT} {DAY}: runs_match_files failed"]
+
+
+def test_what_is_remembered_is_bounded(
+    watch: Watch, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert installation.archive("verify").code == 0
+    with installation.instance() as instance:
+        state = AlertState(0, 0)
+        read_events(instance, state, [], time.time())
+        newest = state.newest
+        assert state.read_checks[-1] == newest
+        assert len(state.read_checks) > 3
+        monkeypatch.setattr("lse_sensors.events._MAX_KNOWN", 3)
+        read_events(instance, state, [], time.time())
+        assert (len(state.read_checks), state.newest) == (3, newest)
+        read_events(instance, state, [], time.time() + 3600)
+        assert (state.checks, state.read_checks) == (newest, [])
+
+
+def test_an_alert_that_waits_is_not_replaced_by_one_of_a_batch_that_ends(
+    watch: Watch, installation: Installation, hook: Webhook
+) -> None:
+    hook.status = 503
+    with installation.instance() as instance:
+        tags = {"dagster/backfill": "abc", "dagster/max_retries": "0"}
+        started = dg.DagsterRunStatus.STARTED
+        first, second = (instance.create_run_for_job(_empty_job, tags=tags, status=started) for _ in range(2))
+        alone = instance.create_run_for_job(_empty_job, tags={"dagster/max_retries": "0"}, status=started)
+        instance.report_run_failed(first, "gone")
+        instance.report_run_failed(alone, "gone")
+        watch.tick()
+        instance.report_run_canceled(second)
+    watch.tick()
+    hook.status = 200
+    watch.tick()
+    assert len(hook.texts) == 2
 
 
 # ---- grouping, in plain events -------------------------------------------------------------------------------------
@@ -395,6 +513,19 @@ def test_a_run_that_dagster_retries_sends_no_alert(watch: Watch, installation: I
             instance.report_run_failed(run, "its process has exited")
     watch.tick()
     assert [text.splitlines()[0] for text in hook.texts] == ["_empty_job 2026-01-00: the run failed"]
+
+
+def test_a_killed_command_sends_an_alert_and_an_interrupted_one_does_not(
+    watch: Watch, installation: Installation, hook: Webhook
+) -> None:
+    tags = {"dagster/max_retries": "0"}
+    with installation.instance() as instance:
+        for reason in (RunFailureReason.UNEXPECTED_TERMINATION, RunFailureReason.RUN_EXCEPTION):
+            tags["dagster/partition"] = reason.value
+            run = instance.create_run_for_job(_empty_job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+            instance.report_run_failed(run, "it ended", JobFailureData(error=None, failure_reason=reason))
+    watch.tick()
+    assert [text.splitlines()[0] for text in hook.texts] == ["_empty_job RUN_EXCEPTION: the run failed"]
 
 
 def test_a_failed_run_of_a_backfill_waits_for_the_others(

@@ -127,13 +127,13 @@ def test_only_runs_of_exited_processes_are_failed(installation: Installation) ->
         process.communicate(b"\n")
     with subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
         running = _tags(process.pid)
-        other = exited | {"lse/host": "another"}
+        other = exited | {".dagster/lse/host": "another"}
         with _instance() as instance:
             runs = {
                 name: _started(instance, tags)
                 for name, tags in {"exited": exited, "running": running, "elsewhere": other, "copied": exited}.items()
             }
-            instance.add_run_tags(runs["copied"], {"lse/run": "of the run that this one repeats"})
+            instance.add_run_tags(runs["copied"], {".dagster/lse/run": "of the run that this one repeats"})
             with dg.build_sensor_context(instance) as context:
                 skipped = dead_runs_sensor(context)
             assert isinstance(skipped, dg.SkipReason)
@@ -150,8 +150,8 @@ def test_a_run_of_the_command_line_is_tagged_with_its_process(installation: Inst
     assert installation.archive("fetch").code == 0
     with installation.instance() as instance:
         [run] = instance.get_runs()
-        assert run.tags["lse/run"] == run.run_id
-        assert run.tags["lse/process"].isdigit()
+        assert run.tags[".dagster/lse/run"] == run.run_id
+        assert run.tags[".dagster/lse/process"].isdigit()
 
 
 def _instance() -> dg.DagsterInstance:
@@ -165,16 +165,16 @@ def _instance() -> dg.DagsterInstance:
 def _tags(pid: int) -> dict[str, str]:
     record = describe(pid)
     return {
-        "lse/host": record.host,
-        "lse/process": str(record.pid),
-        "lse/started": record.started,
-        "lse/boot": record.boot,
+        ".dagster/lse/host": record.host,
+        ".dagster/lse/process": str(record.pid),
+        ".dagster/lse/started": record.started,
+        ".dagster/lse/boot": record.boot,
     }
 
 
 def _started(instance: dg.DagsterInstance, tags: dict[str, str]) -> str:
     run = instance.create_run_for_job(_empty_job, tags=tags, status=DagsterRunStatus.STARTED)
-    instance.add_run_tags(run.run_id, {"lse/run": run.run_id})
+    instance.add_run_tags(run.run_id, {".dagster/lse/run": run.run_id})
     return run.run_id
 
 

@@ -20,6 +20,20 @@ def check_page(check: str) -> str:
     return f"/assets/{PROJECT}/verification?view=checks&checkDetail={check}"
 
 
+def test_the_first_page_has_the_runs_of_the_command_line_which_can_be_executed_again(browser: Browser) -> None:
+    browser.wait_for("/", re.compile(r"archive_support_bot\s+\d+"))
+    body = browser.wait_for("/runs", re.compile(f"project: {PROJECT}"))
+    assert f"partition: {today() - timedelta(days=1)}" in body
+    assert "lse/" not in body
+    assert "__ephemeral_asset_job__" not in body
+    browser.page.locator('a[href^="/runs/"]').first.click()
+    browser.page.get_by_role("button", name="Re-execute all").wait_for()
+    former = browser.page.url
+    browser.page.get_by_role("button", name="Re-execute all").click()
+    browser.page.wait_for_url(lambda url: "/runs/" in url and url != former)
+    browser.wait_for(f"/runs/{browser.page.url.rpartition('/')[2]}", re.compile(r"Run\s+[0-9a-f]{8}\s+Success"))
+
+
 def test_materialize_a_day(browser: Browser, platform: Platform) -> None:
     assert platform.rows(DAY) == []
     browser.materialize(GROUP, "Materialize all", str(DAY), "Launch 1 run")
@@ -59,16 +73,21 @@ def test_a_changed_row_fails_the_check_and_sends_one_alert(browser: Browser, pla
     assert "lse archive verify --fix" in body
     browser.page.get_by_text(run).first.wait_for()
     browser.screenshot("red-check")
+    browser.wait_for(verification, re.compile(r"Failed \(1\)"))
+    counts = rf"{PROJECT} / verification\s(.*\n)+?\d+\n\d+\n1\n"  # materialized, missing, failed
+    browser.wait_for("/assets", re.compile(counts))
     wait_until(lambda: len(platform.alerts(str(day))) == 1, 90, "the alert was not sent")
     [text] = [text for text in platform.hook.texts if str(day) in text.splitlines()[0]]
     assert text.startswith(f"{PROJECT} {day}: runs_match_files failed")
-    assert run in text
+    assert f"lse sql \"SELECT data FROM runs WHERE run_id = '{run}'\"" in text
     assert f"{platform.url}/runs/" in text
 
     platform.sql("DELETE FROM runs WHERE run_id = %s", run)
     browser.materialize(GROUP, "Materialize all", str(day), "Launch 1 run")
     wait_until(lambda: len(platform.alerts(str(day))) == 2, 120, "the alert of the repair was not sent")
     assert platform.alerts(str(day))[1] == f"resolved: {PROJECT} {day}"
+    browser.wait_for(verification, re.compile(r"Failed \(0\)"))
+    browser.wait_for_day(day, "verification")
     wait_until(
         lambda: len([text for text in platform.mail.texts if str(day) in text.splitlines()[0]]) == 2,
         30,

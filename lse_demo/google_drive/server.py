@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from lse_demo.faults import Fault, Faults
 from lse_demo.google_drive import discovery as discovery
@@ -107,6 +107,8 @@ class DriveServer(LocalServer):
         if request.path == "/token" and request.method == "POST":
             return self._token(request)
         if request.path == "/o/oauth2/auth":
+            if urlsplit(request.query["redirect_uri"]).hostname not in ("127.0.0.1", "::1", "localhost"):
+                return Answer(400, b"Error 400: redirect_uri_mismatch")  # the demo's client is a desktop application
             code = self.accounts.code(request.query, request.query.get("login_hint", USER))
             back = urlencode({"code": code, "state": request.query.get("state", ""), "scope": request.query["scope"]})
             return Answer(302, headers={"Location": f"{request.query['redirect_uri']}?{back}"})

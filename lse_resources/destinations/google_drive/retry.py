@@ -9,7 +9,7 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -61,6 +61,8 @@ _HINTS = {
 _TOKEN_HINTS = {
     # The token request of a service account has the time, which may differ by minutes only.
     "Invalid JWT: Token must be": CLOCK_HINT,
+    "Token has been expired or revoked": "Run: lse drive login. If that happens every 7 days, the OAuth app is in the"
+    " status Testing: publish it (docs/destinations.md)",
     "Invalid email or User ID": "Check GOOGLE_DRIVE_SUBJECT",
     "unauthorized_client": "In the Admin console, allow the service account's client id the scope"
     " https://www.googleapis.com/auth/drive (domain-wide delegation), or unset GOOGLE_DRIVE_SUBJECT",
@@ -196,15 +198,20 @@ def explain(what: str, error: Exception, sign_in: str) -> DestinationError:
         return DriveRefusalError(what, why=why, hint=hint, status=status, reason=reason)
     if isinstance(error, RefreshError) and not is_retryable(error):
         answer = error.args[1] if len(error.args) > 1 and isinstance(error.args[1], dict) else {}
-        parts = [str(answer[key])[:200].rstrip(".") for key in ("error", "error_description") if answer.get(key)]
-        reason = ": ".join(parts) or "refused"
-        hint = next((hint for part, hint in _TOKEN_HINTS.items() if part in reason), sign_in)
+        reason, hint = explain_token_refusal(answer, sign_in)
         return DestinationError(what, why=f"Google no longer accepts the sign-in ({reason})", hint=hint)
     if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _CERTIFICATE_TIMES:
         return DestinationError(what, why=f"Google's certificate: {error.verify_message}", hint=CLOCK_HINT)
     return DestinationError(
         what, why=f"Google Drive cannot be reached ({_kind(error)})", hint="Check the network and run the command again"
     )
+
+
+def explain_token_refusal(answer: Mapping[str, Any], otherwise: str) -> tuple[str, str]:
+    """The reason in an answer of Google's token endpoint (RFC 6749, 5.2), and the hint: by default `otherwise`."""
+    parts = [str(answer[key])[:200].rstrip(".") for key in ("error", "error_description") if answer.get(key)]
+    reason = ": ".join(parts) or "refused"
+    return reason, next((hint for part, hint in _TOKEN_HINTS.items() if part in reason), otherwise)
 
 
 def _kind(error: Exception) -> str:

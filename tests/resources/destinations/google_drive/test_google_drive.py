@@ -4,14 +4,12 @@ import json
 import logging
 import ssl
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from google.auth.exceptions import RefreshError
 
@@ -20,7 +18,6 @@ from lse_demo.faults import Fault, on
 from lse_demo.google_drive.server import USER, DriveServer
 from lse_resources.destinations.google_drive.client import DriveSettings, GoogleDrive, Retries
 from lse_resources.destinations.google_drive.credentials import load_credentials
-from lse_resources.destinations.google_drive.login import login
 from lse_resources.destinations.google_drive.retry import explain
 from lse_resources.destinations.google_drive.settings import folder_id
 
@@ -230,30 +227,6 @@ def test_the_error_without_a_token_names_the_login_command(
     server.accounts.write_client_secrets(tmp_path / "client.json", url=server.url)
     with pytest.raises(DestinationError, match="lse drive login"):
         GoogleDrive(settings(credentials_path=tmp_path / "client.json"))
-
-
-def test_login_works_by_browser_and_by_paste(
-    server: DriveServer, settings: Callable[..., DriveSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.accounts.write_client_secrets(tmp_path / "client.json", url=server.url)
-    monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
-    chosen = settings(credentials_path=tmp_path / "client.json")
-
-    class Browser:
-        def open(self, url: str, **_: object) -> None:
-            threading.Thread(target=httpx.get, args=(url,), kwargs={"follow_redirects": True}, daemon=True).start()
-
-    monkeypatch.setattr("webbrowser.get", lambda _=None: Browser())
-    login(chosen)
-    with GoogleDrive(chosen, retries=NEVER) as drive:
-        assert drive.about().email == USER
-    chosen.token_path.unlink()
-    login(chosen, paste=lambda url: httpx.get(url).headers["location"])
-    assert stat.S_IMODE(chosen.token_path.stat().st_mode) == 0o600
-    with GoogleDrive(chosen, retries=NEVER) as drive:
-        assert drive.about().email == USER
-    with pytest.raises(DestinationError, match="access_denied"):
-        login(chosen, paste=lambda _: "http://localhost:1/?error=access_denied")
 
 
 def test_a_service_account_needs_a_shared_drive_or_a_subject(

@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     google_drive_credentials_path: Path | None = None
     google_drive_subject: str | None = None
     google_drive_api_root: str | None = None
+    google_drive_acknowledge_abuse: bool = False
 
     lse_archive_url: str | None = None
     aws_access_key_id: SecretStr | None = None
@@ -170,6 +171,7 @@ class Settings(BaseSettings):
             subject=self.google_drive_subject,
             patience=self.lse_patience,
             folders_path=self.layout.data_dir / WORK_DIR / "drive_folders.json",
+            acknowledge_abuse=self.google_drive_acknowledge_abuse,
         )
 
     @property

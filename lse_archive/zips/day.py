@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -29,7 +30,7 @@ from lse_archive.folder.state import read_state, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import ZipResult
 from lse_archive.zips.inventory import folder_inventory, shrink_error, zip_inventory
-from lse_archive.zips.reader import BROKEN, digests, opened
+from lse_archive.zips.reader import BROKEN, file_name, opened, sha256
 from lse_archive.zips.unzip import inspect
 from lse_archive.zips.writer import write_zip
 
@@ -122,15 +123,16 @@ def check_zip(file: Path | IO[bytes], name: Path, sums: dict[str, bytes]) -> Non
     """
     try:
         with opened(file) as archive:
-            names = {info.filename for info in archive.infolist()}
+            entries, found = inspect(archive, name)
+            names = {entry for _, entry in entries}
             if names != {*sums, SUMS}:
                 raise CorruptArchiveError(
                     f"{name} is damaged", why=f"other files than expected: {min(names ^ {*sums, SUMS})}"
                 )
-            if inspect(archive, name)[1].sums != sums:
+            if found.sums != sums:
                 raise CorruptArchiveError(f"{name} is damaged", why=f"its {SUMS} differs from the expected one")
-            for entry, digest in digests(archive):
-                if entry in sums and sums[entry] != digest:
+            for info, entry in entries:
+                if entry in sums and sums[entry] != sha256(archive, info):
                     raise CorruptArchiveError(f"{name} is damaged", why=f"{entry} differs from its checksum")
     except BROKEN as error:
         raise CorruptArchiveError(f"{name} is damaged", why=str(error)) from error
@@ -168,8 +170,11 @@ def require_own_zip(path: Path, project: str) -> None:
 def _member(path: Path, name: str) -> bytes:
     try:
         with opened(path) as archive:
-            return archive.read(name)
-    except (*BROKEN, KeyError) as error:
+            found = next((info for info in archive.infolist() if file_name(info) == name), None)
+            if found is None:
+                raise zipfile.BadZipFile(f"it holds no {name}")
+            return archive.read(found)
+    except BROKEN as error:
         raise CorruptArchiveError(
             f"{path} is damaged", why=str(error), hint="Make it again: lse archive zip"
         ) from error

@@ -16,7 +16,7 @@ from lse_archive.errors import RefusedArchiveError, ShrinkError
 from lse_archive.folder.manifest import SUMMARY, SUMS
 from lse_archive.runs.header import unwrap
 from lse_archive.runs.scanner import NotARunError
-from lse_archive.zips.reader import BROKEN, contents
+from lse_archive.zips.reader import BROKEN, file_name, normalize_names, sha256
 from lse_archive.zips.unzip import IN_MEMORY_BYTES, check_overlaps
 
 _RUN_NAME = re.compile(rb"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:_[0-9A-Za-z.]*)?\.json")
@@ -104,11 +104,11 @@ def zip_inventory(path: Path) -> Inventory:
     inventory = Inventory()
     try:
         with zipfile.ZipFile(path) as archive:
+            normalize_names(archive)
             is_readable = _is_readable(archive, path)
             for info in archive.infolist():
-                name = info.filename.rpartition("/")[2]
                 if not info.is_dir():
-                    _add_entry(inventory, archive, info, name, is_readable=is_readable)
+                    _add_entry(inventory, archive, info, file_name(info), is_readable=is_readable)
     except BROKEN:
         inventory.damaged = True
         content = _map(path)
@@ -137,11 +137,9 @@ def _add_entry(
         if info.header_offset < 0 or not is_readable:  # negative if the beginning of the zip is missing
             raise zipfile.BadZipFile
         if is_manifest or info.file_size > IN_MEMORY_BYTES:
-            digest = hashlib.sha256()
-            for piece in contents(archive, info):
-                digest.update(piece)
+            digest = sha256(archive, info)
             if not is_manifest:
-                inventory._add_other(name, digest.digest())
+                inventory._add_other(name, digest)
         else:
             inventory._add(name, archive.read(info))
     except BROKEN:

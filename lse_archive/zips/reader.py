@@ -31,10 +31,7 @@ BROKEN = (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, OverflowError,
 
 @contextlib.contextmanager
 def opened(file: Path | IO[bytes]) -> Generator[zipfile.ZipFile]:
-    """Opens a zip, and checks that no file starts before its beginning.
-
-    In a zip with checksums (`SUMS`) a name that is not marked as UTF-8 is the name on disk, byte for byte: so
-    `write_zip` stores names that are not UTF-8. `zipfile` reads such names as cp437, which older tools used.
+    """Opens a zip, and checks that no file starts before its beginning. Its names are normalized.
 
     Raises:
         BROKEN: It is no zip, or damaged.
@@ -44,30 +41,52 @@ def opened(file: Path | IO[bytes]) -> Generator[zipfile.ZipFile]:
     with zipfile.ZipFile(file) as archive:
         if any(info.header_offset < 0 for info in archive.infolist()):
             raise zipfile.BadZipFile("its beginning is missing")
-        if has_checksums(archive):
-            for info in archive.infolist():
-                if not (info.flag_bits & _UTF8 or info.filename.isascii()):
-                    info.filename = os.fsdecode(info.filename.encode("cp437"))
+        normalize_names(archive)
         yield archive
+
+
+def normalize_names(archive: zipfile.ZipFile) -> None:
+    """Changes the names of a zip's files to those that every check uses, however the writing tool spelled them.
+
+    - A path has no parts that lead nowhere: `./a//b` is `a/b`. A part `..` and a slash at the beginning stay.
+    - "/" separates its parts (PKWARE's APPNOTE.TXT, 4.4.17). If no such path leads to a `SUMS`, "\\" separates them
+      too: tools of Windows write it, on whose file systems it is in no name.
+    - With a `SUMS` at such a path, a name that is not marked as UTF-8 is the name on disk, byte for byte: `write_zip`
+      stores it so. `zipfile` reads such names as cp437, which older tools used.
+    """
+    is_from_here = has_checksums(archive)
+    for info in archive.infolist():
+        name = info.filename
+        if not is_from_here:
+            name = name.replace("\\", "/")
+        elif not (info.flag_bits & _UTF8 or name.isascii()):
+            name = os.fsdecode(name.encode("cp437"))
+        *folders, last = name.split("/")
+        path = "/".join([*(part for part in folders if part not in ("", ".")), last])
+        info.filename = f"/{path}" if name.startswith("/") else path or "./"
 
 
 def has_checksums(archive: zipfile.ZipFile) -> bool:
     """Whether the zip holds a `SUMS`; zips of older tools do not."""
-    return any(info.filename.rpartition("/")[2] == SUMS for info in archive.infolist())
+    return any(file_name(info) == SUMS for info in archive.infolist())
 
 
-def digests(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
-    """Name and sha256 of every file, in the directory's order; names, sizes and CRCs are checked as `zipfile` does.
+def file_name(info: zipfile.ZipInfo) -> str:
+    """The name of a file without its folders."""
+    return info.filename.rpartition("/")[2]
+
+
+def sha256(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The digest of a file; its name, size and CRC are checked as `zipfile` does.
 
     Raises:
-        BROKEN: A file is damaged.
+        BROKEN: The file is damaged.
         OSError: The zip cannot be read.
     """
-    for info in archive.infolist():
-        digest = hashlib.sha256()
-        for piece in contents(archive, info):
-            digest.update(piece)
-        yield info.filename, digest.digest()
+    digest = hashlib.sha256()
+    for piece in contents(archive, info):
+        digest.update(piece)
+    return digest.digest()
 
 
 def contents(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes | bytearray]:

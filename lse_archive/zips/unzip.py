@@ -22,7 +22,7 @@ from lse_archive.folder.manifest import (
     parse_summary,
     parse_sums,
 )
-from lse_archive.zips.reader import BROKEN, contents, has_checksums, opened
+from lse_archive.zips.reader import BROKEN, contents, file_name, has_checksums, opened
 
 _LOCAL_HEADER_BYTES = 30
 _NAME_BYTES = 255
@@ -35,7 +35,7 @@ _PLAIN_RATIO = 200
 _PLAIN_BYTES = 64 << 20
 _ENCRYPTED = 0x1
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_ABSOLUTE = re.compile(r"[A-Za-z]:|\\")
+_DRIVE = re.compile(r"[A-Za-z]:")
 _DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"com{n}" for n in range(10)), *(f"lpt{n}" for n in range(10))])
 
 
@@ -45,7 +45,8 @@ class Contents:
 
     Attributes:
         sums: The checksums in it; None for an older tool's archive.
-        summary: The summary in it; None for an older tool's archive.
+        summary: The summary in it; None for an older tool's archive. Without `sums`, its content hash is not checked
+            yet.
         files: Files in it.
         bytes: Their size.
         hidden: Files of desktops (`.DS_Store`, `__MACOSX/…`) that are not extracted.
@@ -61,8 +62,8 @@ class Contents:
 def extract(source: Path, target: Path, *, progress: Callable[[int, int], None] = lambda _done, _all: None) -> Contents:
     """Writes an archive's files into a new folder, flat.
 
-    Sizes are enforced while reading: the directory of the zip is not trusted. A `_summary.json` without checksums is
-    of another tool, and is written as `_summary.original.json`.
+    Sizes are enforced while reading: the directory of the zip is not trusted. A `_summary.json` of another tool is
+    written as `_summary.original.json`.
 
     Args:
         progress: Called with (done, total), in files.
@@ -80,7 +81,7 @@ def extract(source: Path, target: Path, *, progress: Callable[[int, int], None] 
         directory = os.open(target, os.O_RDONLY)
         try:
             for done, (info, name) in enumerate(entries, 1):
-                if found.sums is None and name == SUMMARY:
+                if found.summary is None and name == SUMMARY:
                     name = f"{Path(SUMMARY).stem}.original.json"
                 _write(archive, info, name, directory, source)
                 progress(done, len(entries))
@@ -125,7 +126,7 @@ def inspect(archive: zipfile.ZipFile, source: Path) -> tuple[list[tuple[zipfile.
         _check_entry(info, source, foreign=foreign)
         if info.is_dir():
             continue
-        if info.filename.startswith("__MACOSX/") or info.filename.rpartition("/")[2].startswith("."):
+        if info.filename.startswith("__MACOSX/") or file_name(info).startswith("."):
             hidden.append(info.filename)
         else:
             entries.append(info)
@@ -145,6 +146,9 @@ def inspect(archive: zipfile.ZipFile, source: Path) -> tuple[list[tuple[zipfile.
         _check_summary(summary, sums, by_name, source)
     elif total > max(_PLAIN_BYTES, _PLAIN_RATIO * size):
         raise RefusedArchiveError(f"{source.name} is refused", why=f"its {size:,} bytes would extract to {total:,}")
+    elif SUMMARY in by_name:
+        with contextlib.suppress(CorruptArchiveError):  # it is another tool's
+            summary = parse_summary(_manifest(archive, by_name[SUMMARY], source), source)
     return named, Contents(sums, summary, len(named), total, tuple(hidden))
 
 
@@ -160,15 +164,15 @@ def _announced(descriptor: int, size: int) -> int:
 
 
 def _check_entry(info: zipfile.ZipInfo, source: Path, *, foreign: bool) -> None:
-    # "\", drives and devices mean something on Windows alone, where LSE does not run. In a zip with checksums they are
-    # names of a folder on a system like this one; an older tool's zip may be from Windows.
-    parts = re.split(r"[/\\]" if foreign else "/", info.filename.removesuffix("/"))
+    # Drives and devices mean something on Windows alone, where LSE does not run. In a zip with checksums they are names
+    # of a folder on a system like this one; an older tool's zip may be from Windows.
+    parts = info.filename.removesuffix("/").split("/")
     kind = stat.S_IFMT(info.external_attr >> 16)
     allowed_kinds = (0, stat.S_IFDIR if info.is_dir() else stat.S_IFREG)
     refusals = [
-        ("\0" in info.orig_filename or not info.filename, "a truncated name"),
-        (info.filename.startswith("/") or (foreign and _ABSOLUTE.match(info.filename)), "an absolute name"),
-        (".." in parts or "." in parts, "a name that leads out of its folder"),
+        ("\0" in info.orig_filename or not info.orig_filename, "a truncated name"),
+        (info.filename.startswith("/") or (foreign and _DRIVE.match(info.filename)), "an absolute name"),
+        (".." in parts or (parts[-1] == "." and not info.is_dir()), "a name that leads out of its folder"),
         (foreign and any(_is_device(part) for part in parts), "the name of a device"),
         (any(len(os.fsencode(part)) > _NAME_BYTES for part in parts), "a name that is too long"),
         (stat.S_ISLNK(kind), "a link"),
@@ -200,12 +204,19 @@ def _flat(entries: Sequence[zipfile.ZipInfo], source: Path) -> list[tuple[zipfil
         raise RefusedArchiveError(
             f"{source.name} is refused", why=f"it holds several folders: {_shown(first)}, {_shown(second)}"
         )
-    named = [(info, info.filename.rpartition("/")[2]) for info in entries]
+    named = [(info, file_name(info)) for info in entries]
     names = set()
     for _, name in named:
         if name in names:
             raise RefusedArchiveError(f"{source.name} is refused", why=f"it holds {_shown(name)} twice")
         names.add(name)
+        meant = name.casefold().rstrip(". ")
+        if meant in (SUMMARY, SUMS) and name != meant:
+            raise RefusedArchiveError(
+                f"{source.name} is refused",
+                why=f"its {_shown(name)} is not named {meant}: the tool that wrote it changes names",
+                hint="Zip the day again with a tool that keeps names as they are",
+            )
     return named
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lse_archive.errors import UsageError
 from lse_cli.commands.options import DryRunOption, ForceOption, JsonOption, ProjectOption, require_text
 from lse_cli.terminal.output import echo
 
@@ -16,20 +17,50 @@ app = typer.Typer(
 
 @app.command()
 def login(
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port",
+            metavar="NUMBER",
+            min=1,
+            max=65535,
+            help="Local port to which the browser is redirected. Default: any free one.",
+        ),
+    ] = None,
     paste: Annotated[
         bool,
-        typer.Option("--paste", help="For a server without a browser: open the link on another machine. Default: off."),
+        typer.Option("--paste", help="Open the link on any machine, and paste the address it leads to. Default: off."),
     ] = False,
 ) -> None:
-    """Sign in with a Google account (GOOGLE_DRIVE_AUTH_TYPE=oauth2). Only you can read the token, under LSE_HOME."""
+    """Sign in with a Google account (GOOGLE_DRIVE_AUTH_TYPE=oauth2). Only you can read the token, under LSE_HOME.
+
+    The command prints a link and waits ten minutes for the browser. If the browser is on another machine, forward the
+    port (ssh -L PORT:127.0.0.1:PORT HOST), or use --paste.
+    """
     from lse_resources.destinations.google_drive.client import GoogleDrive
     from lse_resources.destinations.google_drive.login import login as sign_in
     from lse_resources.settings import Settings
 
+    if port and paste:
+        raise UsageError("--port and --paste exclude each other", hint="With --paste, no port is used")
     settings = Settings.load().drive
-    sign_in(settings, paste=_prompt_for_address if paste else None)
+    sign_in(settings, port=port or 0, announce=_announce, paste=_prompt_for_address if paste else None)
     with GoogleDrive(settings) as client:
         echo(f"signed in as {client.about().email}")
+
+
+def _announce(url: str, port: int) -> None:
+    from lse_resources.destinations.google_drive.login import MINUTES
+
+    for line in (
+        "Open this link in a browser on this machine, and allow access:",
+        "",
+        url,
+        "",
+        f"Waiting for the browser on port {port}, for {MINUTES} minutes. If it is on another machine, forward that port"
+        f" (there: ssh -L {port}:127.0.0.1:{port} HOST), or press Ctrl-C and run: lse drive login --paste",
+    ):
+        echo(line)
 
 
 def _prompt_for_address(url: str) -> str:

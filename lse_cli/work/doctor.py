@@ -224,13 +224,13 @@ def _drive(settings: Settings) -> Findings:
         return
     with GoogleDrive(settings.drive) as drive:
         folder = drive.check_folder()
-        repeated = drive.duplicate_folders()
-    free = "no limit" if folder.free is None else f"{folder.free / 1e9:.1f} GB free"
-    kind = "a shared drive" if folder.shared_drive else "My Drive"
-    yield Finding("Drive", "ok", f"{folder.account.email} may write to '{folder.name}' in {kind}, {free}")
-    for name, folders in repeated.items():
-        says = f"{counted(len(folders), 'folder')} named '{name}'; they are read as one"
-        yield Finding("Drive", "note", says, "lse drive dedupe merges them")
+        free = "no limit" if folder.free is None else f"{folder.free / 1e9:.1f} GB free"
+        kind = "a shared drive" if folder.shared_drive else "My Drive"
+        says = f"{folder.account.email} uploaded a file to '{folder.name}' in {kind}, and trashed it; {free}"
+        yield _try_upload(drive, folder.id, Finding("Drive", "ok", says))
+        for name, folders in drive.duplicate_folders().items():
+            says = f"{counted(len(folders), 'folder')} named '{name}'; they are read as one"
+            yield Finding("Drive", "note", says, "lse drive dedupe merges them")
 
 
 def _bucket(settings: Settings) -> Findings:
@@ -247,27 +247,34 @@ def _bucket(settings: Settings) -> Findings:
         says = "no key is set: the credentials come from the AWS role of this host"
         yield Finding("bucket", "note", says, f"If this host has no role, set {' and '.join(key)}")
     with contextlib.closing(ObjectStore(url, settings.object_store)) as store:
-        yield _try_bucket(store, url)
+        hint = "Check address, endpoint and credentials: they must allow list, get, put and delete in the folder"
+        says = f"{url}: an object was uploaded, read, listed and deleted"
+        yield _try_upload(store, "", Finding("bucket", "ok", says, hint))
 
 
-def _try_bucket(store: ObjectStore, url: str) -> Finding:
-    """Uploads and deletes an object with the same requests as an upload: list, put, get, copy, delete."""
-    name = f"lse-doctor-{platform.node()}"  # one name: at most one object is left
+def _try_upload(destination: GoogleDrive | ObjectStore, folder: str, success: Finding) -> Finding:
+    """Uploads and removes a file with the same requests as an upload of a day.
+
+    Args:
+        success: The finding if all is well; its hint is for every error, without one the error's own counts.
+    """
+    name = f"lse-doctor-{platform.node()}"  # one name: at most one file is left
     with tempfile.TemporaryDirectory(prefix="lse-doctor-") as scratch:
         probe = Path(scratch) / name
-        probe.write_bytes(b"a test object of lse doctor\n")
+        probe.write_bytes(b"a test file of lse doctor\n")
         try:
-            store.check_folder()
-            left = next(iter(store.find_file("", name)), None)
-            store.trash(store.upload(probe, name, "", {}, existing=left))
+            destination.check_folder()
+            left = next(iter(destination.find_file(folder, name)), None)
+            destination.trash(destination.upload(probe, name, folder, {}, existing=left))
         except DestinationError as error:
             says = f"{error.what}: {error.why}"
             with contextlib.suppress(DestinationError):
-                if store.find_file("", name):
-                    says = f"{url} accepts objects and does not delete them ({name} is left): {error.why}"
-            hint = "Check address, endpoint and credentials: they must allow list, get, put and delete in the folder"
-            return Finding("bucket", "wrong", says, hint)
-    return Finding("bucket", "ok", f"{url}: an object was uploaded, read, listed and deleted")
+                if destination.find_file(folder, name):
+                    place = destination.place
+                    says = f"{place} accepts files and does not delete them ({name} is left): {error.why}"
+            hint = success.hint or error.hint or "Check the rights of this account in the folder"
+            return Finding(success.name, "wrong", says, hint)
+    return Finding(success.name, "ok", success.says)
 
 
 def _encryption(settings: Settings) -> Findings:

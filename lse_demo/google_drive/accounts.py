@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,16 @@ _JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The rights of an access token. `app` is the client to which the token was issued."""
+    """The rights of an access token. `app` is the client to which the token was issued.
+
+    `keys` are the resource keys of one request, by file id.
+    """
 
     email: str
     scopes: tuple[str, ...]
     app: str
     expires: float
+    keys: Mapping[str, str] = field(default_factory=dict)
 
 
 class GrantError(Exception):
@@ -153,7 +157,7 @@ class Accounts:
             key.verify(_unpad(signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256())
         except (InvalidSignature, ValueError, KeyError, IndexError) as error:
             raise GrantError("invalid_grant", "Invalid JWT Signature.") from error
-        if claims["exp"] < self._now():
+        if not claims["iat"] - 300 < self._now() < claims["exp"]:
             raise GrantError("invalid_grant", "Invalid JWT: Token must be a short-lived token.")
         subject = claims.get("sub", email)
         if subject != email and subject not in self.get(email).get("delegates", ()):
@@ -176,8 +180,13 @@ class Accounts:
         endpoints = {"auth_uri": f"{url}/o/oauth2/auth", "token_uri": f"{url}/token"}
         _write(path, {"installed": {**client, **endpoints, "redirect_uris": ["http://localhost"]}})
 
-    def write_service_account(self, path: Path, email: str, *, url: str, delegates: tuple[str, ...] = ()) -> None:
-        """Creates a service account without storage that may act for `delegates`, and writes its key file."""
+    def write_service_account(
+        self, path: Path, email: str, *, url: str, delegates: tuple[str, ...] = (), limit: int | None = 0
+    ) -> None:
+        """Creates a service account that may act for `delegates`, and writes its key file.
+
+        It owns no storage; Drive refuses its uploads, though `about.get` may report a limit.
+        """
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         secret = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -185,7 +194,7 @@ class Accounts:
         public = key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        account = {"name": email, "limit": 0, "public_key": public.decode(), "delegates": delegates}
+        account = {"name": email, "limit": limit, "public_key": public.decode(), "delegates": delegates}
         self._documents.put("account", email, account)
         identity = {"type": "service_account", "project_id": "lse-demo", "private_key_id": "demo", "client_id": "1"}
         secret_part = {"private_key": secret.decode(), "client_email": email, "token_uri": f"{url}/token"}

@@ -10,10 +10,10 @@ import json
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from lse_demo.faults import Fault, Faults
 from lse_demo.google_drive import discovery as discovery
@@ -107,6 +107,8 @@ class DriveServer(LocalServer):
         if request.path == "/token" and request.method == "POST":
             return self._token(request)
         if request.path == "/o/oauth2/auth":
+            if urlsplit(request.query["redirect_uri"]).hostname not in ("127.0.0.1", "::1", "localhost"):
+                return Answer(400, b"Error 400: redirect_uri_mismatch")  # the demo's client is a desktop application
             code = self.accounts.code(request.query, request.query.get("login_hint", USER))
             back = urlencode({"code": code, "state": request.query.get("state", ""), "scope": request.query["scope"]})
             return Answer(302, headers={"Location": f"{request.query['redirect_uri']}?{back}"})
@@ -145,6 +147,8 @@ class DriveServer(LocalServer):
         if request.method != "GET" and not any("readonly" not in scope for scope in access.scopes):
             message = "Request had insufficient authentication scopes."
             raise RefusedError(403, "insufficientPermissions", message)
+        keys = request.headers.get("X-Goog-Drive-Resource-Keys") or ""
+        access = replace(access, keys=dict(pair.split("/", 1) for pair in keys.split(",") if pair))
         return self._routes[call.id](_ApiRequest(request, access, call))
 
     def _answer(self, call: Call, value: Doc) -> Answer:
@@ -174,11 +178,11 @@ class DriveServer(LocalServer):
         return self._answer(api.call, {"kind": "drive#about", "user": user, "storageQuota": quota})
 
     def _drives(self, api: _ApiRequest) -> Answer:
-        drives = [_drive(doc) for doc in self.store.drives(api.access.email)]
+        drives = [_drive(doc) for doc in self.store.drives(api.access)]
         return self._answer(api.call, {"kind": "drive#driveList", "drives": drives})
 
     def _drive(self, api: _ApiRequest) -> Answer:
-        found = [doc for doc in self.store.drives(api.access.email) if doc["id"] == api.call.params["driveId"]]
+        found = [doc for doc in self.store.drives(api.access) if doc["id"] == api.call.params["driveId"]]
         if not found:
             raise RefusedError(404, "notFound", f"Shared drive not found: {api.call.params['driveId']}")
         return self._answer(api.call, _drive(found[0]))
@@ -216,6 +220,10 @@ class DriveServer(LocalServer):
         if api.call.params.get("alt") == "media":
             if "headRevisionId" not in doc:
                 raise RefusedError(403, "fileNotDownloadable", "Only files with binary content can be downloaded.")
+            is_allowed = api.call.flag("acknowledgeAbuse") and doc["_owner"] == api.access.email
+            if doc.get("_abusive") and not is_allowed:
+                message = "This file has been identified as malware or spam and cannot be downloaded."
+                raise RefusedError(403, "cannotDownloadAbusiveFile", message)
             return _media(api.request, self.store.content(doc), doc["mimeType"])
         return self._answer(api.call, self.store.view(api.access, doc))
 

@@ -14,6 +14,7 @@ from lse_demo.google_drive.accounts import DRIVE_SCOPE, Access, Accounts
 from lse_demo.google_drive.documents import Documents
 
 FOLDER = "application/vnd.google-apps.folder"
+SHORTCUT = "application/vnd.google-apps.shortcut"
 _ROLES = ("reader", "writer", "owner")  # ascending
 _WRITABLE = {"name", "mimeType", "appProperties", "properties", "description", "starred", "createdTime", "modifiedTime"}
 _SETTABLE = {"create": _WRITABLE | {"id", "parents"}, "update": _WRITABLE | {"trashed"}}
@@ -77,15 +78,34 @@ class DriveStore:
         self._put({**doc, "_roles": dict(roles or {}), **({"driveId": drive} if drive else {})})
         return doc["id"]
 
+    def add_shortcut(self, name: str, email: str, target: str, *, parent: str = "") -> str:
+        """Adds a shortcut that `email` created in the browser."""
+        doc = self._new(self.new_id(), name, SHORTCUT, [parent or self.root(email)], email, "")
+        found = self._documents.get("file", target) or {"mimeType": "application/zip"}  # the target may be deleted
+        details = {"targetId": target, "targetMimeType": found["mimeType"]}
+        details |= {"targetResourceKey": found["resourceKey"]} if "resourceKey" in found else {}
+        self._put({**doc, "shortcutDetails": details})
+        return doc["id"]
+
+    def share_link(self, identity: str, role: str) -> str:
+        """Gives everybody who has the link the role "reader" or "writer"; returns the link's resource key."""
+        doc, key = self.doc(identity), "0-" + secrets.token_urlsafe(16)
+        self._put({**doc, "resourceKey": key, "_roles": {**doc["_roles"], "anyone": role}})
+        return key
+
+    def flag_abuse(self, identity: str) -> None:
+        """Flags a file as malware: only its owner may download it, and must acknowledge that."""
+        self._put({**self.doc(identity), "_abusive": True})
+
     def add_drive(self, name: str, members: Mapping[str, str]) -> str:
         """Adds a shared drive, whose files have no owner and count for no quota."""
         identity = "0AD" + secrets.token_hex(8)
         self._put({**self._new(identity, name, FOLDER, [], "", ""), "driveId": identity, "_roles": dict(members)})
         return identity
 
-    def drives(self, email: str) -> list[Doc]:
+    def drives(self, access: Access) -> list[Doc]:
         """Returns the shared drives that an account can see."""
-        return [doc for doc in self._docs() if doc.get("driveId") == doc["id"] and self._role(email, doc)]
+        return [doc for doc in self._docs() if doc.get("driveId") == doc["id"] and self._role(access, doc)]
 
     def doc(self, identity: str) -> Doc:
         """Returns the stored resource. Raises RefusedError (404)."""
@@ -112,7 +132,7 @@ class DriveStore:
         doc = self.doc(self.root(access.email) if identity == "root" else identity)
         if not self._visible(access, doc) or ("driveId" in doc and not all_drives):
             raise RefusedError(404, "notFound", f"File not found: {identity}.", "fileId")
-        if write and self._role(access.email, doc) not in _ROLES[1:]:
+        if write and self._role(access, doc) not in _ROLES[1:]:
             message = "The user does not have sufficient permissions for this file."
             raise RefusedError(403, "insufficientFilePermissions", message)
         return doc
@@ -237,7 +257,7 @@ class DriveStore:
 
     def view(self, access: Access, doc: Mapping[str, Any]) -> Doc:
         """Returns the resource with the fields that depend on the account of `access`."""
-        role = self._role(access.email, doc)
+        role = self._role(access, doc)
         may_write = role in _ROLES[1:]
         seen = {key: value for key, value in doc.items() if not key.startswith("_")}
         seen["trashed"] = self._is_trashed(doc)
@@ -301,13 +321,15 @@ class DriveStore:
         doc |= {"_owner": owner, "_app": app, "_roles": {}, "_app_properties": {}}
         return {**doc, "parents": parents} if parents else doc
 
-    def _role(self, email: str, doc: Mapping[str, Any]) -> str | None:
-        if doc["_owner"] == email:
+    def _role(self, access: Access, doc: Mapping[str, Any]) -> str | None:
+        if doc["_owner"] == access.email:
             return "owner"
-        roles = [doc["_roles"].get(email)]
+        roles = [doc["_roles"].get(access.email)]
+        if "resourceKey" in doc and access.keys.get(doc["id"]) == doc["resourceKey"]:
+            roles.append(doc["_roles"].get("anyone"))
         for parent in doc.get("parents", ()):
             above = self._documents.get("file", parent)
-            roles.append(self._role(email, above) if above else None)
+            roles.append(self._role(access, above) if above else None)
         return max(filter(None, roles), key=_ROLES.index, default=None)
 
     def _is_trashed(self, doc: Mapping[str, Any]) -> bool:
@@ -318,7 +340,7 @@ class DriveStore:
     def _visible(self, access: Access, doc: Mapping[str, Any]) -> bool:
         # The scope drive.file gives access only to files that the same app created.
         full_access = any(scope in (DRIVE_SCOPE, f"{DRIVE_SCOPE}.readonly") for scope in access.scopes)
-        return (full_access or doc["_app"] == access.app) and self._role(access.email, doc) is not None
+        return (full_access or doc["_app"] == access.app) and self._role(access, doc) is not None
 
     def _check_body(self, body: Mapping[str, Any], action: str) -> None:
         for field in body:

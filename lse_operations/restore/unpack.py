@@ -71,9 +71,13 @@ def unpack_day(
             f"{source.name} is refused",
             why=f"it holds {contents.summary.project} {contents.summary.date}, not {paths.project} {paths.day}",
         )
-    summary = ensure_manifest(unpacked)
+    damaged = CorruptArchiveError(f"{source.name} is damaged", why="its files differ from its checksums")
+    try:
+        summary = ensure_manifest(unpacked)  # without checksums, the summary has the content hash
+    except CorruptArchiveError:
+        raise damaged from None
     if contents.sums is not None and not is_as_recorded(unpacked.folder):
-        raise CorruptArchiveError(f"{source.name} is damaged", why="its files differ from its checksums")
+        raise damaged
     return UnpackedDay(unpacked, summary, summary.content_sha256, contents.sums is None, contents.hidden)
 
 

@@ -23,6 +23,7 @@ from lse_archive.days import today
 from lse_archive.folder.state import now_text, update_state
 from lse_cli.work.doctor import examine
 from lse_demo.faults import Fault, on
+from lse_demo.google_drive.server import USER
 from lse_platform.home import open_home
 from lse_resources.alerts import Alert
 from lse_resources.destinations.object_store import ObjectStore
@@ -122,6 +123,42 @@ def test_a_problem_is_named_with_its_fix(
     assert list(found) == [name]
     assert hint in found[name]
     assert "hush" not in found[name]
+
+
+def probes(installation: Installation) -> list[bool]:
+    """Returns, for each test file on Drive, whether it is in the trash."""
+    docs = installation.drive.store._documents.all("file").values()
+    return [doc["trashed"] for doc in docs if doc["name"].startswith("lse-doctor-")]
+
+
+def test_a_file_is_uploaded_to_drive_and_trashed(healthy: Installation) -> None:
+    assert "✓ Drive" in healthy.lse("doctor").out
+    assert probes(healthy) == [True]
+
+
+def test_a_file_that_cannot_be_trashed_on_drive_is_left_once(healthy: Installation) -> None:
+    refused = Fault("status", lambda request: request.method == "PATCH" and b"trashed" in request.body, status=403)
+    healthy.drive.faults.add(refused)
+    for _ in range(2):
+        assert "does not delete them" in wrong(healthy)["Drive"]
+    assert probes(healthy) == [False]
+
+
+def test_a_service_account_whose_folder_is_in_my_drive(
+    healthy: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bot, drive = "bot@lse-demo.iam.gserviceaccount.com", healthy.drive
+    drive.accounts.write_service_account(tmp_path / "key.json", bot, url=drive.url, limit=15 << 30)
+    folder = drive.store.add_folder("Shown", USER, roles={bot: "writer"})
+    for name, value in {
+        "GOOGLE_DRIVE_FOLDER_URL": folder,
+        "GOOGLE_DRIVE_AUTH_TYPE": "service_account",
+        "GOOGLE_DRIVE_CREDENTIALS_PATH": str(tmp_path / "key.json"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    found = wrong(healthy)["Drive"]
+    assert "A service account has no storage of its own: use a folder in a shared drive" in found
+    assert "Free space" not in found
 
 
 def test_a_project_that_is_not_in_langsmith(healthy: Installation) -> None:

@@ -30,6 +30,7 @@ from lse_archive.names import project_folder
 from lse_archive.zips.day import zip_day
 from lse_demo.faults import Fault
 from lse_demo.google_drive.server import DriveServer
+from lse_operations.checks import check_archive
 from lse_operations.restore.copies import archived_projects, copies
 from lse_operations.restore.restore import plan
 from lse_operations.restore.unpack import holds
@@ -241,6 +242,34 @@ def test_a_zip_of_an_older_tool(archive: Archive, tmp_path: Path, folder: str) -
     assert plan(archive.destination, paths, copy).action == "would compare"
     assert archive.restore().action == "unchanged"
     assert zip_day(paths).written
+
+
+@pytest.mark.parametrize("folder", ["shop\\", "./", "shop//"])
+def test_a_copy_that_another_tool_zipped_again_is_proven_as_ours_is(
+    archive: Archive, drive_server: DriveServer, tmp_path: Path, folder: str
+) -> None:
+    paths = archive.add()
+    before = snapshot(archive.layout.data_dir)
+    with zipfile.ZipFile(paths.zip) as ours:
+        files = {name: ours.read(name) for name in ours.namelist()}
+    archive.delete_local()
+    for changed in (True, False):
+        with zipfile.ZipFile(tmp_path / "again.zip", "w", zipfile.ZIP_DEFLATED) as again:
+            for name, content in files.items():
+                is_changed = changed and name.startswith(run_id(2))
+                again.writestr(folder + name, content.replace(b"00:00:00", b"00:00:01") if is_changed else content)
+        for copy in copies(archive.destination, PROJECT):
+            archive.destination.trash(copy.file)
+        put(archive, tmp_path / "again.zip", paths.zip.name)
+        if changed:
+            with pytest.raises(CorruptArchiveError, match="differ from its checksums"):
+                archive.restore()
+            assert not paths.folder.exists()
+    result = archive.restore()
+    assert (result.action, result.older) == ("restored", False)
+    assert snapshot(archive.layout.data_dir) == before
+    assert check_archive(paths).verdict == "agrees"
+    assert not zip_day(paths).written
 
 
 def test_the_same_day_twice_is_a_conflict(archive: Archive, drive_server: DriveServer) -> None:

@@ -9,13 +9,16 @@ from typing import Any, Self
 from lse_archive.errors import ArchiveConflictError, DestinationError
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.google_drive.download import download
-from lse_resources.destinations.google_drive.files import FIELDS, FOLDER_TYPE, DriveFile, LocalFile
+from lse_resources.destinations.google_drive.files import FIELDS, FOLDER_TYPE, SHORTCUT_TYPE, DriveFile, LocalFile
 from lse_resources.destinations.google_drive.folder_ids import FolderIds
-from lse_resources.destinations.google_drive.retry import DriveRefusalError, Retries
+from lse_resources.destinations.google_drive.retry import NO_STORAGE_HINT, DriveRefusalError, Retries
 from lse_resources.destinations.google_drive.service import DRIVES, DriveService
 from lse_resources.destinations.google_drive.settings import DriveSettings
 from lse_resources.destinations.google_drive.upload import Upload
 from lse_resources.destinations.protocol import SEARCH_LAG
+
+_USE_FOLDER = "use the Drive folder"
+_NO_FOLDER = f"mimeType != '{FOLDER_TYPE}'"
 
 __all__ = ["DriveAccount", "DriveFile", "DriveFolder", "DriveSettings", "GoogleDrive", "Retries"]
 
@@ -58,10 +61,13 @@ class GoogleDrive:
         retries = retries or Retries(settings.patience)
         if settings.auth_type == "service_account":
             retries = replace(retries, sign_in=f"Check the service account and its key, {settings.credentials_path}")
+            if not settings.subject:
+                retries = replace(retries, storage=NO_STORAGE_HINT)
         elif settings.auth_type == "adc":
             retries = replace(retries, sign_in="Run: gcloud auth application-default login")
         self._service = DriveService(settings, retries)
         self._folder_ids = FolderIds(settings.folders_path or settings.token_path.with_name("drive_folders.json"))
+        self._followed: set[str] = set()  # ids of files and folders outside the archive, to which shortcuts led
 
     def close(self) -> None:
         """Closes all connections."""
@@ -88,17 +94,8 @@ class GoogleDrive:
 
         Raises DestinationError with the reason if it does not.
         """
-        what = "use the Drive folder"
-        fields = "id,name,mimeType,trashed,driveId,capabilities(canAddChildren)"
-        request = self._service.api.files().get(fileId=self._settings.folder, fields=fields, **DRIVES)
-        found = self._service.run(what, request, retries=self._service.retries.impatient())
+        what, found = _USE_FOLDER, self._archive_folder(self._service.retries.impatient())
         account, name, shared = self.about(), found["name"], "driveId" in found
-        if found["mimeType"] != FOLDER_TYPE:
-            raise DestinationError(
-                f"cannot {what}", why=f"{name!r} is not a folder", hint="Set GOOGLE_DRIVE_FOLDER_URL to a folder's link"
-            )
-        if found.get("trashed"):
-            raise DestinationError(f"cannot {what}", why=f"{name!r} is in the trash", hint="Restore it in Drive")
         if not found.get("capabilities", {}).get("canAddChildren"):
             raise DestinationError(
                 f"cannot {what}",
@@ -107,17 +104,29 @@ class GoogleDrive:
             )
         free = None if shared or account.limit is None else max(0, account.limit - account.usage)
         if free is not None and (free == 0 or free < need):
-            if self._settings.auth_type == "service_account" and account.limit == 0:
-                raise DestinationError(
-                    f"cannot {what}",
-                    why="a service account has no storage",
-                    hint="Use a folder in a shared drive, set GOOGLE_DRIVE_SUBJECT, or sign in as a user (oauth2)",
-                )
             why = (
                 f"the storage of {account.email} is full" if free == 0 else f"{need} bytes are needed, {free} are free"
             )
-            raise DestinationError(f"cannot {what}", why=why, hint="Free space, or use a folder in a shared drive")
+            raise DestinationError(f"cannot {what}", why=why, hint=self._service.retries.storage)
         return DriveFolder(found["id"], name, shared, account, free)
+
+    def _archive_folder(self, retries: Retries) -> Mapping[str, Any]:
+        """The archive's folder. Raises DestinationError if it is none, or in the trash."""
+        what = f"cannot {_USE_FOLDER}"
+        fields = "id,name,mimeType,trashed,driveId,capabilities(canAddChildren),shortcutDetails(targetId)"
+        request = self._service.api.files().get(fileId=self._settings.folder, fields=fields, **DRIVES)
+        found = self._service.run(_USE_FOLDER, request, retries=retries)
+        name = found["name"]
+        if found["mimeType"] == SHORTCUT_TYPE:
+            target = found.get("shortcutDetails", {}).get("targetId", "")
+            hint = f"Set GOOGLE_DRIVE_FOLDER_URL to what it leads to: https://drive.google.com/drive/folders/{target}"
+            raise DestinationError(what, why=f"{name!r} is a shortcut", hint=hint)
+        if found["mimeType"] != FOLDER_TYPE:
+            hint = "Set GOOGLE_DRIVE_FOLDER_URL to a folder's link"
+            raise DestinationError(what, why=f"{name!r} is not a folder", hint=hint)
+        if found.get("trashed"):
+            raise DestinationError(what, why=f"{name!r} is in the trash", hint="Restore it in Drive")
+        return found
 
     def describe(self) -> dict[str, str]:
         """Describes account and folder for a user, without secrets."""
@@ -239,7 +248,7 @@ class GoogleDrive:
 
     def _current(self, listed: list[StoredFile]) -> list[StoredFile]:
         """Those of the listed files that are still there under their name, as they are now."""
-        found = ((file, self.read(file.id)) for file in listed)
+        found = ((file, file if file.id in self._followed else self.read(file.id)) for file in listed)
         return [now for file, now in found if now and (now.name, now.folder) == (file.name, file.folder)]
 
     def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
@@ -284,6 +293,7 @@ class GoogleDrive:
             CorruptArchiveError: Drive stored other bytes, three times; none of them is left under the name.
             DestinationError: Drive refused or could not be reached.
         """
+        self._require_own(name, folder_id, existing)
         content = LocalFile.read(path)
         upload = Upload(
             self._service,
@@ -300,22 +310,61 @@ class GoogleDrive:
         return upload.run()
 
     def download(self, file: StoredFile, target: Path, *, progress: Callable[[int], None] = _ignore) -> None:
-        """See `download.download`."""
-        download(self._service, file, target, progress)
+        """See `download.download`. Raises DestinationError, too, for a shortcut that leads to no file."""
+        _require_content(f"cannot download {file.name}", file)
+        download(self._service, file, target, progress, acknowledge_abuse=self._settings.acknowledge_abuse)
 
     def trash(self, file: StoredFile) -> None:
-        """Moves a file to Drive's trash, which keeps it for 30 days."""
+        """Moves a file to Drive's trash, which keeps it for 30 days. Not the target of a shortcut."""
+        if file.id in self._followed:
+            raise _shortcut_error(file.name)
         request = self._service.api.files().update(fileId=file.id, body={"trashed": True}, fields="id", **DRIVES)
         self._service.run(f"trash {file.name}", request)
 
+    def _require_own(self, name: str, folder_id: str, existing: StoredFile | None) -> None:
+        """Raises DestinationError if an upload would write outside the archive, or over something that is no file."""
+        if folder_id in self._followed or (existing and existing.id in self._followed):
+            raise _shortcut_error(name if existing else "the project's folder")
+        if existing:
+            _require_content(f"cannot replace {name}", existing)
+
     def _list(self, folder_id: str, name: str | None = None, *, folders: bool = False) -> list[StoredFile]:
-        sign = "=" if folders else "!="
-        query = f"'{_quoted(folder_id)}' in parents and mimeType {sign} '{FOLDER_TYPE}' and trashed = false"
+        kind = f"(mimeType = '{FOLDER_TYPE}' or mimeType = '{SHORTCUT_TYPE}')" if folders else _NO_FOLDER
+        query = f"'{_quoted(folder_id)}' in parents and {kind} and trashed = false"
         if name is not None:
             query += f" and name = '{_quoted(name)}'"
-        files = (DriveFile.of(resource) for resource in self._pages(query))
-        # Drive ignores case in names.
-        return sorted((file for file in files if name in (None, file.name)), key=_age)
+        found, linked = [], []
+        for resource in self._pages(query):
+            details = resource.get("shortcutDetails")
+            if name not in (None, resource["name"]):  # Drive ignores case in names
+                continue
+            if details is None:
+                found.append(DriveFile.of(resource))
+            elif (details.get("targetMimeType") == FOLDER_TYPE) == folders:
+                if name is not None and not folders:
+                    raise _shortcut_error(name)
+                linked.append(DriveFile.of(resource) if name is None and folders else self._follow(resource))
+        if folders:
+            names = {folder.name for folder in found}
+            linked = [folder for folder in linked if folder.name not in names]
+        if folders and not found and not linked:  # else a wrong folder would look like an empty archive
+            self._archive_folder(self._service.retries)
+        return sorted([*found, *linked], key=_age)
+
+    def _follow(self, shortcut: Mapping[str, Any]) -> StoredFile:
+        """The target of a shortcut, with the shortcut's name; the shortcut itself if it leads to no readable file."""
+        target, name = shortcut["shortcutDetails"]["targetId"], shortcut["name"]
+        if key := shortcut["shortcutDetails"].get("targetResourceKey"):
+            self._service.resource_keys[target] = key
+        request = self._service.api.files().get(fileId=target, fields=FIELDS, **DRIVES)
+        try:
+            found = self._service.run(f"follow the shortcut {name} on Drive", request)
+        except DriveRefusalError as refusal:
+            if refusal.status != 404 or shortcut["shortcutDetails"].get("targetMimeType") == FOLDER_TYPE:
+                raise
+            return DriveFile.of(shortcut)
+        self._followed.add(target)
+        return replace(DriveFile.of(found), name=name)
 
     def _pages(self, query: str) -> Iterator[Mapping[str, Any]]:
         token = None
@@ -333,7 +382,10 @@ class GoogleDrive:
                 raise DestinationError(
                     "cannot list the Drive folder", why="Drive searched only a part of it", hint="Try again later"
                 )
-            yield from answer.get("files", ())
+            for resource in answer.get("files", ()):
+                if "resourceKey" in resource:
+                    self._service.resource_keys[resource["id"]] = resource["resourceKey"]
+                yield resource
             token = answer.get("nextPageToken")
             if not token:
                 return
@@ -341,6 +393,24 @@ class GoogleDrive:
 
 def _age(file: StoredFile) -> tuple[str, str]:
     return file.created, file.id
+
+
+def _require_content(what: str, file: StoredFile) -> None:
+    """Raises DestinationError for what Drive stores no bytes of: it has no checksum."""
+    if file.sha256 is None and file.md5 is None:
+        raise DestinationError(
+            what,
+            why="it has no content: it is a document of Google's, or a shortcut to a file out of this account's reach",
+            hint="Put the zip itself into its place in Drive, or ask for access to it",
+        )
+
+
+def _shortcut_error(name: str) -> DestinationError:
+    return DestinationError(
+        f"{name} on Drive is a shortcut",
+        why="what it leads to is not in the archive's folder: it is read by a restore, and not changed or relied on",
+        hint="Move it to the trash in Drive, and put the file or folder itself into its place",
+    )
 
 
 def _quoted(text: str) -> str:

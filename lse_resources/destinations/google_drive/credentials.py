@@ -81,14 +81,29 @@ def load_credentials(settings: DriveSettings) -> Credentials:
         # The stored token is newer, unless the file has another refresh token.
         if stored is None or stored.get("refresh_token") != content.get("refresh_token"):
             stored = content
-    elif "installed" not in content:
-        raise SettingsError(
-            f"{path} is not the credentials file of a desktop application",
-            hint="In Google's console, create an OAuth client of type 'Desktop app' and download its JSON",
-        )
+    else:
+        _require_desktop(path, content)
     if stored is None:
         raise DestinationError("nobody has signed in to Google Drive", hint=_LOGIN)
     return _parsed(settings.token_path, _user, stored).save_to(settings.token_path, former)
+
+
+def read_client(path: Path, parse: Callable[[dict[str, Any]], T]) -> T:
+    """What `parse` makes of the client-secrets JSON of a desktop application. Raises SettingsError."""
+    content = _read(path)
+    _require_desktop(path, content)
+    return _parsed(path, parse, content)
+
+
+def _require_desktop(path: Path, content: dict[str, Any]) -> None:
+    if "installed" not in content:
+        raise SettingsError(
+            f"{path} is not the credentials file of a desktop application",
+            why="it is that of a web application, which Google redirects to registered addresses only"
+            if "web" in content
+            else "",
+            hint="In Google's console, create an OAuth client of type 'Desktop app' and download its JSON",
+        )
 
 
 def _adc() -> Credentials:

@@ -18,10 +18,21 @@ _PIECE = 8 << 20  # bytes per request, held in memory
 _TRIES = 3
 
 
-def download(service: DriveService, file: StoredFile, target: Path, progress: Callable[[int], None]) -> None:
+def download(
+    service: DriveService,
+    file: StoredFile,
+    target: Path,
+    progress: Callable[[int], None],
+    *,
+    acknowledge_abuse: bool = False,
+) -> None:
     """Downloads `file`, compares its checksum, and moves it to `target`.
 
     An interrupted download leaves `.<name>.<checksum>.part` beside the target; the next call continues it.
+
+    Args:
+        acknowledge_abuse: Download it, too, if Google takes it for malware or spam; only its owner, or
+            a manager of its shared drive, may: https://developers.google.com/workspace/drive/api/guides/manage-downloads
 
     Raises:
         DestinationError: Drive refused, or could not be reached for too long.
@@ -33,7 +44,7 @@ def download(service: DriveService, file: StoredFile, target: Path, progress: Ca
     part = target.with_name(f".{target.name}.{mark}.part")
     try:
         for _ in range(_TRIES):
-            _fetch(service, file, part, progress)
+            _fetch(service, file, part, progress, acknowledge_abuse=acknowledge_abuse)
             if LocalFile.read(part).equals(file):
                 part.replace(target)
                 return
@@ -47,9 +58,11 @@ def download(service: DriveService, file: StoredFile, target: Path, progress: Ca
     )
 
 
-def _fetch(service: DriveService, file: StoredFile, part: Path, progress: Callable[[int], None]) -> None:
+def _fetch(
+    service: DriveService, file: StoredFile, part: Path, progress: Callable[[int], None], *, acknowledge_abuse: bool
+) -> None:
     attempts = service.retries.attempts(f"download {file.name}")
-    request = service.api.files().get_media(fileId=file.id, **DRIVES)
+    request = service.api.files().get_media(fileId=file.id, acknowledgeAbuse=acknowledge_abuse, **DRIVES)
     with part.open("ab") as stream:
         if stream.tell() > file.size:
             stream.truncate(0)

@@ -5,12 +5,13 @@ from typing import Any
 
 from lse_resources.destinations.files import LocalFile, StoredFile
 
-__all__ = ["FIELDS", "FOLDER_TYPE", "DriveFile", "LocalFile"]
+__all__ = ["FIELDS", "FOLDER_TYPE", "SHORTCUT_TYPE", "DriveFile", "LocalFile"]
 
 FOLDER_TYPE = "application/vnd.google-apps.folder"
+SHORTCUT_TYPE = "application/vnd.google-apps.shortcut"
 FIELDS = (
-    "id,name,parents,size,sha256Checksum,md5Checksum,appProperties,createdTime,modifiedTime,webViewLink,headRevisionId,"
-    "trashed"
+    "id,name,parents,size,sha256Checksum,md5Checksum,appProperties,createdTime,modifiedTime,webViewLink,headRevisionId,trashed,"
+    "resourceKey,shortcutDetails"
 )
 
 

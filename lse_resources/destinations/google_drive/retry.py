@@ -9,7 +9,7 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -35,8 +35,9 @@ CALL_ERRORS = (
 _RETRYABLE_403 = {"userRateLimitExceeded", "rateLimitExceeded", "backendError"}
 _ADMINISTRATOR = "Ask the administrator of your Google Workspace to allow this application to use Drive"
 _HINTS = {
-    "cannotDownloadAbusiveFile": "Google takes the file for malware or spam. Its owner can download it in the browser:"
-    " do that, unpack it, and import its run files: lse archive import",
+    "cannotDownloadAbusiveFile": "Google takes the file for malware or spam. If you trust it, and this account owns it,"
+    " set GOOGLE_DRIVE_ACKNOWLEDGE_ABUSE=true, and run the command again. Or its owner downloads it in the browser, and"
+    " you unpack it, and import its run files: lse archive import",
     "cannotDownloadFile": "Ask the folder's owner to allow downloads",
     "downloadQuotaExceeded": "Run the command again tomorrow",
     "domainPolicy": _ADMINISTRATOR,
@@ -46,7 +47,6 @@ _HINTS = {
     "teamDriveHierarchyTooDeep": "Use a folder nearer to the root of the shared drive",
     "myDriveHierarchyDepthLimitExceeded": "Use a folder nearer to the root of My Drive",
     "activeItemCreationLimitExceeded": "Delete files of this account, or use another account",
-    "storageQuotaExceeded": "Free space, or use a folder in a shared drive",
     "teamDriveFileLimitExceeded": "Remove files from the shared drive, or use another one",
     "numChildrenInNonRootLimitExceeded": "Move old projects to another folder",
     "insufficientFilePermissions": "Ask the folder's owner to make this account an editor",
@@ -57,10 +57,17 @@ _HINTS = {
     "dailyLimitExceeded": "Run the command again tomorrow",
     "notFound": "Check GOOGLE_DRIVE_FOLDER_URL, and that the folder is shared with this account",
 }
+STORAGE_HINT = "Free space, or use a folder in a shared drive"
+NO_STORAGE_HINT = (
+    "A service account has no storage of its own: use a folder in a shared drive, set GOOGLE_DRIVE_SUBJECT to a user,"
+    " or sign in as a user (GOOGLE_DRIVE_AUTH_TYPE=oauth2)"
+)
 # By a part of the answer to a request for an access token; any other refusal needs a new sign-in.
 _TOKEN_HINTS = {
     # The token request of a service account has the time, which may differ by minutes only.
     "Invalid JWT: Token must be": CLOCK_HINT,
+    "Token has been expired or revoked": "Run: lse drive login. If that happens every 7 days, the OAuth app is in the"
+    " status Testing: publish it (docs/destinations.md)",
     "Invalid email or User ID": "Check GOOGLE_DRIVE_SUBJECT",
     "unauthorized_client": "In the Admin console, allow the service account's client id the scope"
     " https://www.googleapis.com/auth/drive (domain-wide delegation), or unset GOOGLE_DRIVE_SUBJECT",
@@ -94,6 +101,7 @@ class Retries:
     Attributes:
         patience: Seconds without progress; see `Backoff`.
         sign_in: The hint when the credentials are no longer accepted.
+        storage: The hint when there is no room.
     """
 
     patience: float = 300.0
@@ -101,6 +109,7 @@ class Retries:
     sleep: Callable[[float], None] = cancellable_sleep
     jitter: Callable[[], float] = random.random
     sign_in: str = "Run: lse drive login"
+    storage: str = STORAGE_HINT
 
     def call(self, what: str, function: Callable[[], T]) -> T:
         """Returns the result of `function`, which is repeated while it fails with a retryable error.
@@ -137,9 +146,9 @@ class Attempts(Backoff):
         header = error.resp.get("retry-after") if isinstance(error, HttpError) else None
         delay = self.fail(retry_after_seconds(header) or 0.0) if is_retryable(error) else None
         if delay is None:
-            raise explain(self._what, error, self._retries.sign_in) from error
+            raise explain(self._what, error, self._retries) from error
         if self.failures == WARN_AFTER:
-            _log.warning("  waiting for Drive: %s", explain(self._what, error, self._retries.sign_in).why)
+            _log.warning("  waiting for Drive: %s", explain(self._what, error, self._retries).why)
         self._retries.sleep(delay)
 
 
@@ -177,8 +186,8 @@ def is_retryable(error: Exception) -> bool:
     return not isinstance(error, ssl.SSLCertVerificationError)
 
 
-def explain(what: str, error: Exception, sign_in: str) -> DestinationError:
-    """The error for the user, without the URL of a session and without tokens."""
+def explain(what: str, error: Exception, retries: Retries) -> DestinationError:
+    """The error for the user, without the URL of a session and without tokens; `retries` has the hints."""
     what = f"cannot {what}"
     if isinstance(error, HttpError):
         status = int(error.resp.status)
@@ -188,17 +197,15 @@ def explain(what: str, error: Exception, sign_in: str) -> DestinationError:
             + (f" {reason}" if reason else "")
             + (f", {message.rstrip('.')}" if message else "")
         )
-        hint = (
-            sign_in
-            if status == 401
-            else _HINTS.get(reason, "Run the command again later" if is_retryable(error) else "")
-        )
+        if status == 401:
+            hint = retries.sign_in
+        elif reason == "storageQuotaExceeded":
+            hint = NO_STORAGE_HINT if message.startswith("Service Accounts") else retries.storage
+        else:
+            hint = _HINTS.get(reason, "Run the command again later" if is_retryable(error) else "")
         return DriveRefusalError(what, why=why, hint=hint, status=status, reason=reason)
-    if isinstance(error, RefreshError) and not is_retryable(error):
-        answer = error.args[1] if len(error.args) > 1 and isinstance(error.args[1], dict) else {}
-        parts = [str(answer[key])[:200].rstrip(".") for key in ("error", "error_description") if answer.get(key)]
-        reason = ": ".join(parts) or "refused"
-        hint = next((hint for part, hint in _TOKEN_HINTS.items() if part in reason), sign_in)
+    if isinstance(error, GoogleAuthError) and not is_retryable(error):
+        reason, hint = explain_token_refusal(_token_answer(error), retries.sign_in)
         return DestinationError(what, why=f"Google no longer accepts the sign-in ({reason})", hint=hint)
     if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _CERTIFICATE_TIMES:
         return DestinationError(what, why=f"Google's certificate: {error.verify_message}", hint=CLOCK_HINT)
@@ -207,5 +214,20 @@ def explain(what: str, error: Exception, sign_in: str) -> DestinationError:
     )
 
 
+def explain_token_refusal(answer: Mapping[str, Any], otherwise: str) -> tuple[str, str]:
+    """The reason in an answer of Google's token endpoint (RFC 6749, 5.2), and the hint: by default `otherwise`."""
+    parts = [str(answer[key])[:200].rstrip(".") for key in ("error", "error_description") if answer.get(key)]
+    reason = ": ".join(parts) or "refused"
+    return reason, next((hint for part, hint in _TOKEN_HINTS.items() if part in reason), otherwise)
+
+
+def _token_answer(error: GoogleAuthError) -> Mapping[str, Any]:
+    """The answer of the token endpoint, which google-auth keeps; else what it says itself."""
+    kept = error.args[1] if len(error.args) > 1 else None
+    return kept if isinstance(kept, dict) else {"error": error.args[0] if error.args else ""}
+
+
 def _kind(error: Exception) -> str:
+    if isinstance(error, RefreshError):
+        return explain_token_refusal(_token_answer(error), "")[0]
     return getattr(error, "strerror", None) or type(error).__name__

@@ -2,9 +2,11 @@
 
 import json
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import google_auth_httplib2
+from google.auth.credentials import Credentials
 from googleapiclient.discovery import build_from_document
 from googleapiclient.discovery_cache import get_static_doc
 from googleapiclient.http import build_http
@@ -17,15 +19,36 @@ from lse_resources.destinations.google_drive.settings import DriveSettings
 DRIVES = {"supportsAllDrives": True}  # without it, files in shared drives are "not found"
 
 
+class _Http(google_auth_httplib2.AuthorizedHttp):
+    """Sends the resource keys of the files that a request names."""
+
+    def __init__(self, credentials: Credentials, resource_keys: Mapping[str, str]) -> None:
+        super().__init__(credentials, http=build_http())  # build_http does not follow 308, which is no redirect here
+        self._resource_keys = resource_keys
+
+    def request(
+        self, uri: str, method: str = "GET", body: Any = None, headers: Any = None, *args: Any, **options: Any
+    ) -> Any:
+        named = f"{uri} {body}" if isinstance(body, str) else uri
+        keys = ",".join(f"{file_id}/{key}" for file_id, key in list(self._resource_keys.items()) if file_id in named)
+        if keys:
+            headers = {**(headers or {}), "X-Goog-Drive-Resource-Keys": keys}
+        return super().request(uri, method, body, headers, *args, **options)
+
+
 class DriveService:
     """Calls of Drive v3 by Google's client. Threads may share it.
 
     httplib2 is not thread-safe, so each thread gets a service of its own. Another root is set in the document, because
     uploads ignore `client_options.api_endpoint`.
+
+    Attributes:
+        resource_keys: The keys of files and folders that are shared by a link, by id.
     """
 
     def __init__(self, settings: DriveSettings, retries: Retries) -> None:
         self.retries = retries
+        self.resource_keys = {settings.folder: settings.resource_key} if settings.resource_key else {}
         self._credentials = load_credentials(settings)
         self._document: dict[str, Any] = json.loads(get_static_doc("drive", "v3") or "{}")
         if settings.root_url:
@@ -41,10 +64,7 @@ class DriveService:
         """This thread's service object: `api.files().list(…)` and so on."""
         service = getattr(self._local, "service", None)
         if service is None:
-            # build_http does not follow 308, which is no redirect here.
-            service = build_from_document(
-                self._document, http=google_auth_httplib2.AuthorizedHttp(self._credentials, http=build_http())
-            )
+            service = build_from_document(self._document, http=_Http(self._credentials, self.resource_keys))
             self._local.service = service
             with self._lock:
                 self._services.append(service)

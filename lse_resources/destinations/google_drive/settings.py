@@ -11,6 +11,7 @@ from lse_archive.errors import SettingsError
 
 AuthType = Literal["oauth2", "service_account", "adc"]
 _ID = re.compile(r"[A-Za-z0-9_-]{10,}|root")
+_RESOURCE_KEY = re.compile(r"[?&]resourcekey=([A-Za-z0-9_-]+)")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -25,6 +26,7 @@ class DriveSettings:
         token_path: The file of the user's token, of mode 0600.
         api_root: Replaces `https://www.googleapis.com/`; https, or http on this host.
         subject: The user for whom a service account acts (domain-wide delegation).
+        acknowledge_abuse: Download files that Google takes for malware or spam.
         patience: Seconds for which a failing request is retried.
         folders_path: The file of the ids of project folders. Default: beside the token.
     """
@@ -37,6 +39,7 @@ class DriveSettings:
     subject: str | None = None
     patience: float = 300.0
     folders_path: Path | None = None
+    acknowledge_abuse: bool = False
 
     def __post_init__(self) -> None:
         folder_id(self.folder_url)
@@ -70,6 +73,16 @@ class DriveSettings:
     def folder(self) -> str:
         """The id of the archive's folder."""
         return folder_id(self.folder_url)
+
+    @property
+    def resource_key(self) -> str | None:
+        """The resource key in the folder's link, None if there is none.
+
+        With it, an account may use a folder that was shared by its link before September 2021:
+        https://developers.google.com/workspace/drive/api/guides/resource-keys
+        """
+        found = _RESOURCE_KEY.search(self.folder_url)
+        return found[1] if found else None
 
 
 def folder_id(url: str) -> str:

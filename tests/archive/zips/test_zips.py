@@ -21,7 +21,7 @@ from lse_archive.folder.contents import ensure_manifest
 from lse_archive.folder.manifest import SUMS, content_hash, content_sums, read_sums, write_manifest
 from lse_archive.layout import DayPaths
 from lse_archive.zips.day import check_zip, zip_day, zip_summary, zip_sums
-from lse_archive.zips.reader import digests
+from lse_archive.zips.reader import sha256
 from lse_operations.restore.unpack import unpack_day
 
 
@@ -148,7 +148,7 @@ def read_by_zipfile(path):
 def read_by_us(path):
     try:
         with zipfile.ZipFile(path) as archive:
-            return list(digests(archive))
+            return [(info.filename, sha256(archive, info)) for info in archive.infolist()]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
         return None
 

@@ -4,23 +4,20 @@ import json
 import logging
 import ssl
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from google.auth.exceptions import RefreshError
+from google.auth.exceptions import OAuthError, RefreshError
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, DestinationError, SettingsError
 from lse_demo.faults import Fault, on
 from lse_demo.google_drive.server import USER, DriveServer
 from lse_resources.destinations.google_drive.client import DriveSettings, GoogleDrive, Retries
 from lse_resources.destinations.google_drive.credentials import load_credentials
-from lse_resources.destinations.google_drive.login import login
 from lse_resources.destinations.google_drive.retry import explain
 from lse_resources.destinations.google_drive.settings import folder_id
 
@@ -166,11 +163,16 @@ def test_the_error_for_a_revoked_token_names_the_login_command(server: DriveServ
         drive.about()
 
 
+@pytest.mark.parametrize("seconds", [-7200, 7200])
 def test_the_error_for_a_wrong_clock_says_so(
-    server: DriveServer, settings: Callable[..., DriveSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: DriveServer,
+    settings: Callable[..., DriveSettings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: int,
 ) -> None:
     server.accounts.write_service_account(tmp_path / "key.json", BOT, url=server.url)
-    monkeypatch.setattr(server.accounts, "_now", lambda: time.time() + 7200)
+    monkeypatch.setattr(server.accounts, "_now", lambda: time.time() + seconds)
     chosen = settings(auth_type="service_account", credentials_path=tmp_path / "key.json")
     with (
         GoogleDrive(chosen, retries=NEVER) as drive,
@@ -189,17 +191,28 @@ def test_the_error_for_a_wrong_clock_says_so(
         ({"error": "admin_policy_enforced"}, "administrator"),
         ({"error": "invalid_rapt"}, "sign in"),
         ("no answer", "sign in"),
+        ({"error": "invalid_grant", "error_description": "Token has been expired or revoked."}, "publish"),
     ],
 )
 def test_the_error_for_a_refused_sign_in_says_what_to_do(answer: object, hint: str) -> None:
-    assert hint in explain("list the folder", RefreshError("refused", answer), "sign in").hint
+    assert hint in explain("list the folder", RefreshError("refused", answer), Retries(sign_in="sign in")).hint
+
+
+def test_the_reason_of_every_refusal_of_the_token_endpoint_is_shown() -> None:
+    described = {"error": "internal_failure", "error_description": "Backend Error"}
+    for error, shown in (
+        (RefreshError("x", described, retryable=True), "internal_failure: Backend Error"),
+        (OAuthError("Error code invalid_grant: bad audience", "{}"), "invalid_grant: bad audience"),
+        (RefreshError("The credentials do not contain the necessary fields"), "the necessary fields"),
+    ):
+        assert shown in explain("list the folder", error, Retries()).why
 
 
 @pytest.mark.parametrize("code", [9, 10])
 def test_the_error_for_a_certificate_that_is_not_valid_now_names_the_clock(code: int) -> None:
     error = ssl.SSLCertVerificationError("certificate verify failed")
     error.verify_code, error.verify_message = code, "certificate has expired"
-    assert "clock" in explain("list the folder", error, "sign in").hint
+    assert "clock" in explain("list the folder", error, Retries()).hint
 
 
 @pytest.mark.parametrize(
@@ -232,30 +245,6 @@ def test_the_error_without_a_token_names_the_login_command(
         GoogleDrive(settings(credentials_path=tmp_path / "client.json"))
 
 
-def test_login_works_by_browser_and_by_paste(
-    server: DriveServer, settings: Callable[..., DriveSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server.accounts.write_client_secrets(tmp_path / "client.json", url=server.url)
-    monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
-    chosen = settings(credentials_path=tmp_path / "client.json")
-
-    class Browser:
-        def open(self, url: str, **_: object) -> None:
-            threading.Thread(target=httpx.get, args=(url,), kwargs={"follow_redirects": True}, daemon=True).start()
-
-    monkeypatch.setattr("webbrowser.get", lambda _=None: Browser())
-    login(chosen)
-    with GoogleDrive(chosen, retries=NEVER) as drive:
-        assert drive.about().email == USER
-    chosen.token_path.unlink()
-    login(chosen, paste=lambda url: httpx.get(url).headers["location"])
-    assert stat.S_IMODE(chosen.token_path.stat().st_mode) == 0o600
-    with GoogleDrive(chosen, retries=NEVER) as drive:
-        assert drive.about().email == USER
-    with pytest.raises(DestinationError, match="access_denied"):
-        login(chosen, paste=lambda _: "http://localhost:1/?error=access_denied")
-
-
 def test_a_service_account_needs_a_shared_drive_or_a_subject(
     server: DriveServer, settings: Callable[..., DriveSettings], tmp_path: Path, path: Path
 ) -> None:
@@ -265,9 +254,18 @@ def test_a_service_account_needs_a_shared_drive_or_a_subject(
     shown = server.store.add_folder("Shown", USER, roles={BOT: "writer"})
     with (
         GoogleDrive(settings(**facts, folder_url=shown), retries=NEVER) as drive,
-        pytest.raises(DestinationError, match="a service account has no storage"),
+        pytest.raises(DestinationError, match=r"A service account has no storage.*shared drive"),
     ):
         drive.check_folder()
+    server.accounts.set_limit(BOT, 15 << 30)  # as Drive reports for some, though it refuses their uploads
+    with GoogleDrive(settings(**facts, folder_url=shown), retries=NEVER) as drive:
+        drive.check_folder()
+        project = drive.ensure_project_folder("P")
+        with pytest.raises(
+            DestinationError, match=r"storageQuotaExceeded.*A service account has no storage"
+        ) as refused:
+            drive.upload(path, "a.zip", project, {})
+        assert "Free space" not in str(refused.value)
     team = server.store.add_drive("Team", {BOT: "writer"})
     with GoogleDrive(settings(**facts, folder_url=team), retries=NEVER) as drive:
         assert drive.check_folder().shared_drive

@@ -152,8 +152,9 @@ def unexpected_files(archive: Archive) -> list[str]:
 
 def test_upload(place: Place, step: Step) -> None:
     archive = place.archive
-    events = count_events(step, "upload", day(archive, 0))
-    for number, kill_point in enumerate(kill_points(place, events), 1):
+    count_events(step, "upload", day(archive, 0))  # creates the project's folder
+    events = count_events(step, "upload", day(archive, 1))
+    for number, kill_point in enumerate(kill_points(place, events), 2):
         paths = day(archive, number)
         before = snapshot(archive.layout.data_dir)
         content = paths.zip.read_bytes()

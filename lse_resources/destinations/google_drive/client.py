@@ -284,22 +284,23 @@ class GoogleDrive:
         query = f"'{_quoted(folder_id)}' in parents and {kind} and trashed = false"
         if name is not None:
             query += f" and name = '{_quoted(name)}'"
-        found, linked = [], []
+        own, shortcuts = [], []
         for resource in self._pages(query):
-            details = resource.get("shortcutDetails")
+            target = resource.get("shortcutDetails")
             if name not in (None, resource["name"]):  # Drive ignores case in names
                 continue
-            if details is None:
-                found.append(DriveFile.of(resource))
-            elif (details.get("targetMimeType") == FOLDER_TYPE) == folders:
-                if name is not None and not folders:
-                    raise _shortcut_error(name)
-                linked.append(DriveFile.of(resource) if name is None and folders else self._follow(resource))
-        if folders and name is not None and found:
-            linked = []
-        if folders and not found and not linked:  # else a wrong folder would look like an empty archive
+            if target is None:
+                own.append(DriveFile.of(resource))
+            elif (target.get("targetMimeType") == FOLDER_TYPE) == folders:
+                shortcuts.append(resource)
+        if folders and not own and not shortcuts:  # else a wrong folder would look like an empty archive
             self._archive_folder(self._service.retries)
-        return sorted([*found, *linked], key=lambda file: (file.created, file.id))
+        if name is not None and shortcuts and not folders:
+            raise _shortcut_error(name)
+        if name is not None and own:
+            shortcuts = []
+        follow = DriveFile.of if folders and name is None else self._follow
+        return sorted([*own, *map(follow, shortcuts)], key=lambda file: (file.created, file.id))
 
     def _follow(self, shortcut: Mapping[str, Any]) -> StoredFile:
         """The target of a shortcut, with the shortcut's name; the shortcut itself if it leads to no readable file."""

@@ -67,7 +67,7 @@ class GoogleDrive:
             retries = replace(retries, sign_in="Run: gcloud auth application-default login")
         self._service = DriveService(settings, retries)
         self._folder_ids = FolderIds(settings.folders_path or settings.token_path.with_name("drive_folders.json"))
-        self._followed: set[str] = set()  # ids of files and folders outside the archive, to which shortcuts led
+        self._followed: dict[str, str] = {}  # files and folders outside the archive, and the names of their shortcuts
 
     def close(self) -> None:
         """Closes all connections."""
@@ -244,11 +244,12 @@ class GoogleDrive:
 
     def read(self, file_id: str) -> StoredFile | None:
         """The file or folder as it is now; None if it was deleted, or is in the trash."""
-        return self._service.read(file_id)
+        file = self._service.read(file_id)
+        return replace(file, name=self._followed.get(file_id, file.name)) if file else None
 
     def _current(self, listed: list[StoredFile]) -> list[StoredFile]:
         """Those of the listed files that are still there under their name, as they are now."""
-        found = ((file, file if file.id in self._followed else self.read(file.id)) for file in listed)
+        found = ((file, self.read(file.id)) for file in listed)
         return [now for file, now in found if now and (now.name, now.folder) == (file.name, file.folder)]
 
     def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
@@ -333,23 +334,24 @@ class GoogleDrive:
         query = f"'{_quoted(folder_id)}' in parents and {kind} and trashed = false"
         if name is not None:
             query += f" and name = '{_quoted(name)}'"
-        found, linked = [], []
+        own, shortcuts = [], []
         for resource in self._pages(query):
-            details = resource.get("shortcutDetails")
+            target = resource.get("shortcutDetails")
             if name not in (None, resource["name"]):  # Drive ignores case in names
                 continue
-            if details is None:
-                found.append(DriveFile.of(resource))
-            elif (details.get("targetMimeType") == FOLDER_TYPE) == folders:
-                if name is not None and not folders:
-                    raise _shortcut_error(name)
-                linked.append(DriveFile.of(resource) if name is None and folders else self._follow(resource))
-        if folders:
-            names = {folder.name for folder in found}
-            linked = [folder for folder in linked if folder.name not in names]
-        if folders and not found and not linked:  # else a wrong folder would look like an empty archive
+            if target is None:
+                own.append(DriveFile.of(resource))
+            elif (target.get("targetMimeType") == FOLDER_TYPE) == folders:
+                shortcuts.append(resource)
+        if folders and not own and not shortcuts:  # else a wrong folder would look like an empty archive
             self._archive_folder(self._service.retries)
-        return sorted([*found, *linked], key=_age)
+        if name is not None and shortcuts and not folders:
+            raise _shortcut_error(name)
+        if folders:
+            names = {folder.name for folder in own}
+            shortcuts = [shortcut for shortcut in shortcuts if shortcut["name"] not in names]
+        follow = DriveFile.of if folders and name is None else self._follow
+        return sorted([*own, *map(follow, shortcuts)], key=_age)
 
     def _follow(self, shortcut: Mapping[str, Any]) -> StoredFile:
         """The target of a shortcut, with the shortcut's name; the shortcut itself if it leads to no readable file."""
@@ -363,7 +365,7 @@ class GoogleDrive:
             if refusal.status != 404 or shortcut["shortcutDetails"].get("targetMimeType") == FOLDER_TYPE:
                 raise
             return DriveFile.of(shortcut)
-        self._followed.add(target)
+        self._followed[target] = name
         return replace(DriveFile.of(found), name=name)
 
     def _pages(self, query: str) -> Iterator[Mapping[str, Any]]:

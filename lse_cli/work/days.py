@@ -10,7 +10,6 @@ from typing import Any
 
 from lse_archive.days import day_ranges
 from lse_archive.errors import AccessError, ArchiveConflictError, ArchiveError, SettingsError
-from lse_archive.folder.contents import require_folder
 from lse_cli.selection import Selection
 from lse_cli.terminal.console import DayOutcome, Terminal
 from lse_cli.terminal.texts import counted
@@ -103,7 +102,7 @@ def _one_day(
     config: Mapping[str, Mapping[str, object]],
 ) -> DayOutcome:
     try:
-        _require_project(settings, project.name, day, steps)
+        _require_project(settings, project.name, steps)
         if "run_files" in steps:
             _ask_before_fetch(settings, terminal, project, day)
         outcome = runner.run(project, day, steps, config)
@@ -116,7 +115,7 @@ def _one_day(
     return outcome
 
 
-def _require_project(settings: Settings, name: str, day: date, steps: list[str]) -> None:
+def _require_project(settings: Settings, name: str, steps: list[str]) -> None:
     """Returns if the project is listed, or archived here, or in LangSmith where it is fetched.
 
     A run of any other name would fail, and Dagster would keep the assets of that name in its catalog.
@@ -128,11 +127,14 @@ def _require_project(settings: Settings, name: str, day: date, steps: list[str])
     found = layout.days(name), layout.pruned_days(name), layout.zipped_days(name)
     if any(True for _ in chain(*found)) or any(one.name == name for one in read_projects(settings.projects_file)):
         return
-    if "run_files" in steps:
-        with contextlib.closing(LangSmith(settings.langsmith)) as client:
-            client.project(name)
-    else:
-        require_folder(layout.day(name, day))
+    if "run_files" not in steps:
+        raise ArchiveError(
+            f"nothing of the project '{name}' is archived here",
+            why=f"there is no day of it in {layout.data_dir} and {layout.archive_dir}",
+            hint="Check its spelling (lse projects list), or fetch it first: lse archive fetch",
+        )
+    with contextlib.closing(LangSmith(settings.langsmith)) as client:
+        client.project(name)
 
 
 def _ask_before_fetch(settings: Settings, terminal: Terminal, project: ProjectConfig, day: date) -> None:

@@ -136,6 +136,9 @@ def test_a_project_missing_in_langsmith_does_not_stop_the_others(installation: I
 
 
 def test_days_that_were_never_fetched(installation: Installation) -> None:
+    for command in ("zip", "upload", "to-db", "verify"):
+        one_line(installation.archive(command), 1, f"nothing of the project '{PROJECT}'", "Check its spelling")
+    assert installation.lse("projects", "add", PROJECT, "--start", str(DAY)).code == 0
     one_line(installation.archive("zip"), 1, "has no run files", "lse archive fetch")
     one_line(installation.archive("upload"), 1, "has no zip", "lse archive zip")
     one_line(installation.archive("to-db"), 1, "there are no run files", "Fetch or restore the day first")

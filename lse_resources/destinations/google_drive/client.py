@@ -245,7 +245,7 @@ class GoogleDrive:
     def read(self, file_id: str) -> StoredFile | None:
         """The file or folder as it is now; None if it was deleted, or is in the trash."""
         file = self._service.read(file_id)
-        return replace(file, name=self._followed.get(file_id, file.name)) if file else None
+        return self._as_found(file) if file else None
 
     def _current(self, listed: list[StoredFile]) -> list[StoredFile]:
         """Those of the listed files that are still there under their name, as they are now."""
@@ -263,7 +263,11 @@ class GoogleDrive:
     def prove(self, file: StoredFile) -> StoredFile:
         """The file as Drive has it now; Drive itself computes the checksum."""
         request = self._service.api.files().get(fileId=file.id, fields=FIELDS, **DRIVES)
-        return DriveFile.of(self._service.run(f"read the metadata of {file.name} on Drive", request))
+        return self._as_found(DriveFile.of(self._service.run(f"read the metadata of {file.name} on Drive", request)))
+
+    def _as_found(self, file: StoredFile) -> StoredFile:
+        """The file with the name under which a list has it: what a shortcut leads to has that of the shortcut."""
+        return replace(file, name=self._followed.get(file.id, file.name))
 
     def upload(
         self,

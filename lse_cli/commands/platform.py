@@ -50,7 +50,7 @@ def down() -> None:
     from lse_platform.platform import stop_platform
     from lse_resources.settings import Settings
 
-    stopped = stop_platform(Settings.load())
+    stopped = stop_platform(Settings.load(), echo)
     echo(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
 
 

@@ -120,18 +120,23 @@ def test_projects_sync_adds_what_is_missing(installation: Installation) -> None:
     assert "every project" in installation.lse("projects", "sync").out
 
 
-def test_only_runs_of_exited_processes_are_failed(installation: Installation) -> None:
+def test_only_runs_of_exited_processes_are_failed_that_an_older_version_started(installation: Installation) -> None:
     waits = [sys.executable, "-c", "input()"]
     with subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
         exited = _tags(process.pid)
+        elsewhere = exited | {"lse/boot": "another"}
         process.communicate(b"\n")
     with subprocess.Popen(waits, stdin=subprocess.PIPE) as process:
         running = _tags(process.pid)
-        other = exited | {"lse/host": "another"}
         with _instance() as instance:
             runs = {
                 name: _started(instance, tags)
-                for name, tags in {"exited": exited, "running": running, "elsewhere": other, "copied": exited}.items()
+                for name, tags in {
+                    "exited": exited,
+                    "running": running,
+                    "elsewhere": elsewhere,
+                    "copied": exited,
+                }.items()
             }
             instance.add_run_tags(runs["copied"], {"lse/run": "of the run that this one repeats"})
             with dg.build_sensor_context(instance) as context:
@@ -141,17 +146,9 @@ def test_only_runs_of_exited_processes_are_failed(installation: Installation) ->
             status = {name: instance.get_run_by_id(run).status for name, run in runs.items()}  # ty: ignore
             assert status.pop("exited") == DagsterRunStatus.FAILURE
             assert set(status.values()) == {DagsterRunStatus.STARTED}
-            assert fail_exited_runs(instance, platform_starts=True) == [runs["copied"]]
+            freed = fail_exited_runs(instance, platform_starts=True)
+            assert sorted(freed) == sorted([runs["copied"], runs["elsewhere"]])
         process.communicate(b"\n")
-
-
-def test_a_run_of_the_command_line_is_tagged_with_its_process(installation: Installation) -> None:
-    installation.fill()
-    assert installation.archive("fetch").code == 0
-    with installation.instance() as instance:
-        [run] = instance.get_runs()
-        assert run.tags["lse/run"] == run.run_id
-        assert run.tags["lse/process"].isdigit()
 
 
 def _instance() -> dg.DagsterInstance:
@@ -163,12 +160,13 @@ def _instance() -> dg.DagsterInstance:
 
 
 def _tags(pid: int) -> dict[str, str]:
+    """The tags that version 0.1 gave a run of the process, before its host got another name."""
     record = describe(pid)
     return {
-        "lse/host": record.host,
+        "lse/host": "before",
         "lse/process": str(record.pid),
         "lse/started": record.started,
-        "lse/boot": record.boot,
+        "lse/boot": record.boot.partition(" ")[0],
     }
 
 

@@ -149,6 +149,12 @@ def stop_platform(settings: Settings, say: Say) -> list[str]:
     return stopped
 
 
+def require_stopped(settings: Settings) -> None:
+    """Raises ArchiveError if the home's platform runs."""
+    if holder := Registry(settings.home / "run").holder():
+        raise ArchiveError(f"the platform of {settings.home} is running", why=holder, hint="Stop it first: lse down")
+
+
 def _watch(settings: Settings, services: list[Service], stop: threading.Event, url: str, say: Say) -> None:
     projects = _stamp(settings)
     while not stop.wait(1.0):

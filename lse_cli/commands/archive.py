@@ -220,10 +220,12 @@ def _run(
     sweep: bool = False,
 ) -> None:
     from lse_cli.selection import select
+    from lse_resources.places import record_places
     from lse_resources.settings import Settings
 
     settings = Settings.load()
     selection = select(settings, project, date, start_date, end_date)
+    record_places(settings)
     # Imported after the options are checked: Dagster takes a second to import.
     from lse_cli.terminal.console import Terminal
     from lse_cli.terminal.output import end_command

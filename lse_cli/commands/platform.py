@@ -13,6 +13,7 @@ def register(app: typer.Typer) -> None:
     """Adds the commands to the application."""
     app.command()(up)
     app.command()(down)
+    app.command()(relocate)
     app.command()(demo)
 
 
@@ -40,9 +41,12 @@ def up(
 ) -> None:
     """Run the platform until Ctrl-C: database, UI and daemon."""
     from lse_platform.platform import run_platform
+    from lse_resources.places import record_places
     from lse_resources.settings import Settings
 
-    run_platform(Settings.load(), port=port, host=host, say=echo)
+    settings = Settings.load()
+    record_places(settings)
+    run_platform(settings, port=port, host=host, say=echo)
 
 
 def down() -> None:
@@ -50,8 +54,23 @@ def down() -> None:
     from lse_platform.platform import stop_platform
     from lse_resources.settings import Settings
 
-    stopped = stop_platform(Settings.load(), echo)
+    stopped = stop_platform(Settings.read(), echo)
     echo(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+def relocate() -> None:
+    """Record that data, archives and projects.toml of LSE_HOME were moved to where the settings name them now."""
+    from lse_platform.platform import require_stopped
+    from lse_resources.places import relocate
+    from lse_resources.settings import Settings
+
+    settings = Settings.read()
+    require_stopped(settings)
+    changed = relocate(settings)
+    for name, before, place in changed:
+        echo(f"{name}: {before or 'not recorded'} → {place}")
+    if not changed:
+        echo("nothing has changed")
 
 
 def demo(

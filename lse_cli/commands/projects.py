@@ -38,6 +38,7 @@ def add(
     """Add a project. A running platform picks it up within a minute."""
     from lse_archive.days import FIRST_DAY, parse_day, today
     from lse_archive.errors import UsageError
+    from lse_resources.places import record_places
     from lse_resources.projects import ProjectConfig, add_project
     from lse_resources.settings import Settings
 
@@ -48,7 +49,9 @@ def add(
         raise UsageError(f"the start {first} is in the future", hint="Set the first day to archive")
     if first < FIRST_DAY:
         raise UsageError(f"the start {first} is before the first day of an archive, {FIRST_DAY}")
-    path = Settings.load().projects_file
+    settings = Settings.load()
+    record_places(settings)
+    path = settings.projects_file
     add_project(path, ProjectConfig(name, first, retention_days))
     echo(f"added '{name}' from {start} to {path}")
 
@@ -63,9 +66,11 @@ def sync(
     from lse_archive.days import today
     from lse_operations.new_projects import add_new, missing_projects
     from lse_resources.langsmith.client import LangSmith
+    from lse_resources.places import record_places
     from lse_resources.settings import Settings
 
     settings = Settings.load()
+    record_places(settings)
     with contextlib.closing(LangSmith(settings.langsmith)) as client:
         missing = missing_projects(client, settings.projects_file)
     refused = {} if dry_run else add_new(settings.projects_file, missing, today())

@@ -9,16 +9,27 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from lse_archive.errors import SettingsError, UsageError
 from lse_archive.files import file_lock, publish_file
-
-if TYPE_CHECKING:
-    from lse_resources.settings import Settings
+from lse_archive.layout import Layout
 
 _SETTINGS = ("LSE_DATA_DIR", "LSE_ARCHIVE_DIR", "LSE_PROJECTS_FILE")
 _RELOCATE = "lse relocate"
+
+
+class Settings(Protocol):
+    """What of the settings is compared; all paths are absolute."""
+
+    @property
+    def home(self) -> Path: ...
+
+    @property
+    def layout(self) -> Layout: ...
+
+    @property
+    def projects_file(self) -> Path: ...
 
 
 def record_places(settings: Settings) -> None:

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from lse_cli.commands.group import Group
 from lse_cli.commands.options import require_text
 from lse_cli.terminal.output import echo
 from lse_resources.projects import MAX_RETENTION_DAYS
 
-app = typer.Typer(help="The archived projects (projects.toml).", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(cls=Group, help="The archived projects (projects.toml).", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
@@ -91,7 +92,7 @@ def list_(
 ) -> None:
     """List the projects with their first days."""
     from lse_archive.names import project_slug
-    from lse_cli.terminal.texts import counted
+    from lse_archive.texts import counted
     from lse_resources.projects import lists_none, read_projects
     from lse_resources.settings import Settings
 

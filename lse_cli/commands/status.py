@@ -107,7 +107,7 @@ def _mark(day: DayView, place: str) -> str:
 def _summary(days: list[DayView]) -> Iterator[str]:
     """One line for each project and kind of problem."""
     from lse_archive.days import day_ranges
-    from lse_cli.terminal.texts import counted
+    from lse_archive.texts import counted
 
     kinds = (
         ("differs", [day for day in days if day.differs]),

@@ -14,6 +14,7 @@ from lse_archive.results import (
     VerificationResult,
     ZipResult,
 )
+from lse_archive.texts import counted
 
 # Names of the steps as users see them, in the order in which a day is processed.
 STEP_NAMES = {
@@ -23,11 +24,6 @@ STEP_NAMES = {
     "runs_table": "load",
     "verification": "verify",
 }
-
-
-def counted(count: int, noun: str) -> str:
-    """The number with its noun: 1 run, 2 runs, 1,000 runs."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def size(count: int) -> str:

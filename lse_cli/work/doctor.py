@@ -25,7 +25,7 @@ from lse_archive.errors import ArchiveError, DestinationError
 from lse_archive.files import flush_directory, try_lock
 from lse_archive.folder.manifest import TOOL
 from lse_archive.names import project_slug
-from lse_cli.terminal.texts import counted
+from lse_archive.texts import counted
 from lse_platform.process_registry import Registry
 from lse_resources.alerts import check_targets
 from lse_resources.destinations.google_drive.client import GoogleDrive

@@ -14,6 +14,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from lse_archive.errors import ArchiveError, DatabaseError
+from lse_archive.texts import counted
 from lse_cli.terminal.console import DayOutcome, Terminal
 from lse_resources.projects import ProjectConfig
 from lse_resources.settings import Settings
@@ -145,7 +146,8 @@ class Runner:
             release_pool_slots(self._instance)
             full = self._full(pools)
             for pool in full.keys() - reported:
-                self._terminal.warn(f"  waiting: the pool {pool} is full, {full[pool]} other steps are running")
+                steps = counted(full[pool], "other step is", "other steps are")
+                self._terminal.warn(f"  waiting: the pool {pool} is full, {steps} running")
             reported |= full.keys()
             if full:
                 time.sleep(_POLL_SECONDS)

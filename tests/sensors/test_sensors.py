@@ -60,7 +60,7 @@ def test_days_about_to_expire_are_one_warning(bare_installation: Installation, a
     [title] = titles()
     assert title == f"4 days are not archived and verified, and can be fetched until {today()} only"
     skipped, _ = tick(expiring_days_sensor, cursor)
-    assert "0 of them new" in skipped
+    assert "0 new" in skipped
     assert len(titles()) == 1
 
 
@@ -87,7 +87,7 @@ def test_unlisted_projects_are_reported_once(installation: Installation, alerts_
         installation.fill(runs=1, project=name)
     list_project(installation, 5, name="one")
     _, cursor = tick(new_projects_sensor)
-    assert titles() == ["1 LangSmith projects are not archived"]
+    assert titles() == ["1 LangSmith project is not archived"]
     tick(new_projects_sensor, cursor)
     assert len(titles()) == 1
     assert [project.name for project in read_projects(installation.directory / "projects.toml")] == ["one"]
@@ -99,7 +99,7 @@ def test_new_projects_are_added_if_the_setting_is_on(installation: Installation,
     _, cursor = tick(new_projects_sensor)
     [project] = read_projects(installation.directory / "projects.toml")
     assert (project.name, project.start) == ("two / 2", today() - timedelta(days=13))
-    assert titles() == ["1 new LangSmith projects are archived from now on"]
+    assert titles() == ["1 new LangSmith project is archived from now on"]
     tick(new_projects_sensor, cursor)
     assert len(titles()) == 1
 

@@ -285,8 +285,11 @@ def _alerts(settings: Settings) -> Findings:
 
 
 def _platform(settings: Settings) -> Findings:
-    running = Registry(settings.home / "run").running()
+    registry = Registry(settings.home / "run")
+    running = registry.running()
     if "daemon" in running:
         yield Finding("platform", "ok", f"running: {', '.join(running)}")
+    elif holder := registry.holder():
+        yield Finding("platform", "ok", f"running elsewhere: {holder}")
     else:
         yield Finding("platform", "note", "not running: no day is archived automatically", "Start it: lse up")

@@ -132,3 +132,13 @@ def test_a_platform_of_another_container_is_neither_joined_nor_stopped(bare_inst
                 act()
         assert path.exists()
     assert stop_platform(settings, print) == []
+
+
+def test_a_stop_says_so_before_it_waits(bare_installation: Installation) -> None:
+    settings = Settings.load()
+    registry, running = Registry(settings.home / "run"), []
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as daemon:
+        registry.add("daemon", daemon.pid)
+        stopped = stop_platform(settings, lambda text: running.append((text, list(registry.running()))))
+    assert stopped == ["daemon"]
+    assert running == [("stopping the UI, the daemon and the database …", ["daemon"])]

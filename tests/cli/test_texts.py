@@ -13,7 +13,7 @@ from lse_archive.texts import counted
 _PLURAL = re.compile(
     r"\{[^{}]+\} (?!for |in )(?:\w+ )?"
     r"(?:day|run|file|project|row|alert|place|trace|zip|copie|folder|step|line|link|page|check"
-    r"|failure|object|load|entrie|message|request|group|schedule|sensor|role|table|part|second|minute)s\b"
+    r"|failure|object|load|entrie|message|request|group|schedule|sensor|role|table|part|second|minute)s\b|\{len\([^}]*\{"
 )
 _NEVER_ONE = (
     "KEEP_REPLACED_DAYS", "EVENT_DAYS", "len(found)} days)", "{len(found)} files named", '"one file"', "announced}",

@@ -73,7 +73,7 @@ def test_archived_and_verified_days_are_no_warning(bare_installation: Installati
             bare_installation.paths(day=day), last_fetched_at=now_text(), verified_at=now_text(), count_check=proof
         )
     tick(expiring_days_sensor)
-    assert [title[:6] for title in titles()] == ["1 days"]
+    assert [title[:8] for title in titles()] == ["1 day is"]
 
 
 def test_a_new_project_is_no_warning(bare_installation: Installation) -> None:

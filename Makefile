@@ -19,7 +19,7 @@ help:
 	@echo "make test     lint, types and tests"
 	@echo "make test-quick  the quick tests alone"
 	@echo "make test-nightly  failing system calls and odd documents, with many more cases"
-	@echo "make test-ui  the UI in a real browser; needs Chromium (Debian: apt-get install chromium)"
+	@echo "make test-ui  the UI in a real browser, and the README in a fresh clone; needs Chromium (Debian: apt-get install chromium)"
 	@echo "make test-wheel  the wheel in an empty environment; needs the package index"
 
 install: $(STAMP)

@@ -16,10 +16,12 @@ from lse_archive.errors import ArchiveError, UsageError
 from lse_archive.files import disk_error
 from lse_archive.printable import printable
 from lse_cli.commands import alerts, analysis, archive, backfill, database, doctor, drive, platform, projects, status
+from lse_cli.commands.group import Group
 from lse_cli.terminal.output import discard, echo
 
 app = typer.Typer(
     name="lse",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

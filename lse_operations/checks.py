@@ -30,6 +30,7 @@ from lse_archive.folder.state import DayVerdict, read_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import VerificationResult
 from lse_archive.runs.header import CANONICAL_UUID
+from lse_archive.texts import counted
 from lse_archive.zips.day import check_zip
 from lse_operations.reporter import Advance, StepReporter
 from lse_operations.upload import NO_FILE, find_copy_difference
@@ -106,7 +107,7 @@ class StepCheck(msgspec.Struct, frozen=True):
 
 def _differing(name: str, says: str, hint: str, found: Iterable[Difference]) -> StepCheck:
     rows = list(found)
-    return StepCheck(name, "differs", says.format(n=len(rows)), hint, len(rows), tuple(rows[:MAX_ROWS]))
+    return StepCheck(name, "differs", says, hint, len(rows), tuple(rows[:MAX_ROWS]))
 
 
 def check_steps(
@@ -231,25 +232,26 @@ def check_count(paths: DayPaths) -> StepCheck:
         return StepCheck(name, "unproven", str(error), error.hint)
     if summary and summary.incomplete:
         rows = [Difference(item, _lacking(item)) for item in summary.incomplete]
-        return _differing(name, "the day is incomplete: LangSmith did not serve {n} runs, or not as runs", hint, rows)
+        says = f"the day is incomplete: LangSmith did not serve {counted(len(rows), 'run')}, or not as runs"
+        return _differing(name, says, hint, rows)
     if state.count_check == "equal":
         try:
             content = day_content(paths)
         except CorruptArchiveError as error:
             return StepCheck(name, "unproven", str(error), error.hint)
         if content is None or content != state.proven_content:
-            says = f"LangSmith counted {count} runs, but the content of the day has changed since then"
+            says = f"LangSmith counted {counted(count or 0, 'run')}, but the content of the day has changed since then"
             return StepCheck(name, "unproven", says, "Fetch the day again while LangSmith has it")
-        counted = f"LangSmith counted {count} runs, and served" if count is not None else "LangSmith served"
-        return StepCheck(name, "agrees", f"{counted} them all")
+        answer = f"LangSmith counted {counted(count, 'run')}, and served" if count is not None else "LangSmith served"
+        return StepCheck(name, "agrees", f"{answer} them all")
     if state.count_check == "fewer":
         row = Difference("the day", "runs", "all" if count is None else str(count), str(served))
-        says = f"LangSmith counts {count} runs and served {served}"
+        says = f"LangSmith counts {counted(count or 0, 'run')} and served {served}"
         if count is None:
             says = "LangSmith did not serve every run again"
         return _differing(name, says, f"{hint}; its index may lag", [row])
     says = {
-        "more": f"LangSmith counts {count} runs and served {served}: it is deleting some",
+        "more": f"LangSmith counts {counted(count or 0, 'run')} and served {served}: it is deleting some",
         "unproven": "the day was past LangSmith's retention when it was fetched: it cannot be proven complete",
         "not_asked": "LangSmith's count was not requested (--no-count)",
     }.get(state.count_check or "", "the day was not fetched by this installation: LangSmith's count is not known")
@@ -297,8 +299,10 @@ def _check_files(name: str, folder: Folder) -> StepCheck:
     if SUMMARY not in recorded or not is_summary_as_recorded(folder, recorded):
         differences.append(Difference(SUMMARY, "changed or missing"))
     if differences:
-        return _differing(name, "{n} files differ from the checksums", hint, differences)
-    return StepCheck(name, "agrees", f"{len(recorded) - 1} files agree with their checksums")
+        says = counted(len(differences), "file differs", "files differ")
+        return _differing(name, f"{says} from the checksums", hint, differences)
+    says = counted(len(recorded) - 1, "file agrees with its checksum", "files agree with their checksums")
+    return StepCheck(name, "agrees", says)
 
 
 def check_archive(paths: DayPaths) -> StepCheck:
@@ -314,7 +318,7 @@ def check_archive(paths: DayPaths) -> StepCheck:
         check_zip(paths.zip, paths.zip, sums)
     except CorruptArchiveError as error:
         return _differing(name, "the archive differs from the files", hint, [Difference(paths.zip.name, error.why)])
-    return StepCheck(name, "agrees", f"the archive holds exactly the {len(sums)} files")
+    return StepCheck(name, "agrees", f"the archive holds exactly the files: {len(sums):,}")
 
 
 def check_copy(paths: DayPaths, destination: Destination | SettingsError) -> StepCheck:
@@ -357,8 +361,8 @@ def check_rows(result: VerificationResult) -> StepCheck:
         hint = "Load missing rows and replace differing ones from the files: lse archive verify --fix"
         if any(broken.endswith(NOT_AS_RECORDED) for broken in result.broken_files):
             hint = "Restore the day from its zip or from Drive: files here are damaged"
-        return _differing(name, "files and rows differ in {n} places", hint, rows)
-    says = f"{result.total_runs_in_files} runs agree in files and rows"
+        return _differing(name, f"files and rows differ in {counted(len(rows), 'place')}", hint, rows)
+    says = f"{counted(result.total_runs_in_files, 'run agrees', 'runs agree')} in files and rows"
     if result.broken_files:
-        says += f"; {len(result.broken_files)} files hold no run of the day"
+        says += f"; without a run of the day: {counted(len(result.broken_files), 'file')}"
     return StepCheck(name, "agrees", says, total=0, differences=tuple(rows[:MAX_ROWS]))

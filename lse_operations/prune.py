@@ -19,6 +19,7 @@ from lse_archive.folder.reader import RunFile, hidden_names, read_folder
 from lse_archive.folder.state import now_text, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import PruneResult
+from lse_archive.texts import counted
 from lse_archive.zips.day import check_zip, zip_sums
 from lse_operations.checks import check_archive, check_count, check_files, check_rows, compare_rows
 from lse_operations.upload import copy_difference, find_copies
@@ -146,7 +147,7 @@ def _prove_here(paths: DayPaths) -> None:
 def _the_copy(destination: Destination, paths: DayPaths) -> StoredFile:
     found = find_copies(destination, paths)
     if len(found) != 1:
-        raise _NotProvenError(f"{destination.place} has {len(found) or 'no'} files of it")
+        raise _NotProvenError(f"{destination.place} has {counted(len(found), 'file')} of it")
     return found[0]
 
 

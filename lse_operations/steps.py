@@ -15,6 +15,7 @@ from lse_archive.folder.pruned import day_content, is_pruned
 from lse_archive.folder.state import now_text, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import FetchResult, LoadResult, UploadResult, ZipResult
+from lse_archive.texts import counted
 from lse_archive.zips.day import zip_day
 from lse_operations.checks import OpenDestination, StepCheck, VerifyOptions, check_steps, day_verdict
 from lse_operations.days_record import note_load, note_verification
@@ -136,7 +137,7 @@ def load_rows(
     note_load(database, paths, result.rows)
     if result.total_runs and not result.rows:
         raise ArchiveError(
-            f"none of the {result.total_runs} runs of {paths.project} {paths.day} could be loaded",
+            f"{paths.project} {paths.day} could not be loaded: {counted(result.total_runs, 'run')}, all rejected",
             why=result.errors[0] if result.errors else "",
             hint="Check the project's name; lse archive verify names the runs",
         )

@@ -26,6 +26,8 @@ LOOPBACK = "127.0.0.1"
 _NAMES = ("webserver", "daemon")
 _START_SECONDS = 120.0
 _STOP_SECONDS = 20.0
+_STOPPING = "stopping the UI, the daemon and the database …"
+_ELSEWHERE = "It may run in another container or on another host: stop it there with lse down"
 
 Say = Callable[[str], object]
 
@@ -40,16 +42,34 @@ def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBAC
         ArchiveError: It runs already, the port is taken, or one of its processes exits repeatedly.
     """
     registry = Registry(settings.home / "run")
+    with _only_platform(settings, registry, say) as lock:
+        _run(settings, registry, lock, port=port, host=host, say=say)
+
+
+@contextlib.contextmanager
+def _only_platform(settings: Settings, registry: Registry, say: Say) -> Generator[int]:
+    """Holds the lock of the home's platform; first stops what a killed `lse up` left on this system."""
     running = registry.running()
-    if up := running.pop("up", None):
-        raise ArchiveError(
-            f"the platform of {settings.home} is already running",
-            why=f"process {up.pid}",
-            hint="Use it, or stop it: lse down",
-        )
-    for name in [name for name in _NAMES if name in running]:
+    if up := running.get("up"):
+        raise _runs_already(settings, f"process {up.pid}", "Use it, or stop it: lse down")
+    for name, record in running.items():
         say(f"stopping the {name} of a killed `lse up` …")
-        terminate(running[name], _STOP_SECONDS)
+        terminate(record, _STOP_SECONDS)
+    with registry.locked() as lock:
+        if lock is None:
+            raise _runs_already(settings, f"{registry.holder()} holds its lock", _ELSEWHERE)
+        registry.add("up", os.getpid())
+        try:
+            yield lock
+        finally:
+            registry.remove("up")
+
+
+def _runs_already(settings: Settings, why: str, hint: str) -> ArchiveError:
+    return ArchiveError(f"the platform of {settings.home} is already running", why=why, hint=hint)
+
+
+def _run(settings: Settings, registry: Registry, lock: int, *, port: int, host: str, say: Say) -> None:
     if not _is_loopback(host):
         say(
             f"WARNING: everybody who can reach {host}:{port} can use the UI, which has no login. Put a proxy with"
@@ -69,15 +89,13 @@ def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBAC
     with _stop_on_signals(stop), contextlib.ExitStack() as exits:
         if not settings.lse_database_url:
             exits.callback(embedded_server(settings).stop)
-        registry.add("up", os.getpid())
-        exits.callback(registry.remove, "up")
         workspace = ["-w", str(WORKSPACE)]
         commands = {
             "webserver": [script_path("dagster-webserver"), "-h", host, "-p", str(port), *workspace],
             "daemon": [sys.executable, "-m", "lse_platform.daemon", "run", *workspace],
         }
         logs = settings.home / "logs"
-        services = [Service(name, command, environment, registry, logs) for name, command in commands.items()]
+        services = [Service(name, command, environment, registry, logs, [lock]) for name, command in commands.items()]
         for service in services:
             exits.enter_context(service)
         say("starting the UI and the daemon …")
@@ -87,7 +105,7 @@ def run_platform(settings: Settings, *, port: int, say: Say, host: str = LOOPBAC
                 file.write(url.encode())
             say(f"LSE is up: {url}  (logs in {logs}; Ctrl-C stops it)")
         _watch(settings, services, stop, url, say)
-        say("stopping …")
+        say(_STOPPING)
 
 
 def platform_url(settings: Settings) -> str:
@@ -96,25 +114,45 @@ def platform_url(settings: Settings) -> str:
     Raises:
         ArchiveError: It is not running.
     """
+    registry = Registry(settings.home / "run")
     with contextlib.suppress(FileNotFoundError):
         url = (settings.home / "run" / "url").read_text()
-        if "webserver" in Registry(settings.home / "run").running():
+        if "webserver" in registry.running():
             return url
+    if holder := registry.holder():
+        raise ArchiveError("the platform does not run here", why=f"{holder} holds its lock", hint=_ELSEWHERE)
     raise ArchiveError("the platform is not running", hint="Start it: lse up")
 
 
-def stop_platform(settings: Settings) -> list[str]:
-    """Stops all processes of the home; returns the names of those that were running."""
+def stop_platform(settings: Settings, say: Say) -> list[str]:
+    """Stops all processes of the home; returns the names of those that were running.
+
+    Raises:
+        ArchiveError: The platform runs in another container or on another host.
+    """
     registry = Registry(settings.home / "run")
     stopped = []
+    if registry.running():
+        say(_STOPPING)
     for name in ("up", *_NAMES):
         record = registry.get(name)
         if record and terminate(record, _STOP_SECONDS):
             stopped.append(name)
+    if holder := registry.holder():
+        raise ArchiveError(
+            f"cannot stop the platform of {settings.home}", why=f"{holder} holds its lock", hint=_ELSEWHERE
+        )
+    for name in ("up", *_NAMES):
         registry.remove(name)
     if not settings.lse_database_url and embedded_server(settings).stop():
         stopped.append("embedded PostgreSQL")
     return stopped
+
+
+def require_stopped(settings: Settings) -> None:
+    """Raises ArchiveError if the home's platform runs."""
+    if holder := Registry(settings.home / "run").holder():
+        raise ArchiveError(f"the platform of {settings.home} is running", why=holder, hint="Stop it first: lse down")
 
 
 def _watch(settings: Settings, services: list[Service], stop: threading.Event, url: str, say: Say) -> None:

@@ -1,6 +1,7 @@
 """Registry of the processes that LSE started: one file each, so that another command can find and stop them.
 
-The system reuses process ids. A process is identified by its id, its start time, its host, and the boot of the host.
+The system reuses process ids. A process is identified by its id, its start time, and where its id means a process.
+Whether the platform runs at all, here or in another container, says its lock, which the system frees.
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from lse_archive.boot import pid_space
 from lse_archive.errors import UNDECODABLE
-from lse_archive.files import publish_file
+from lse_archive.files import lock_holder, publish_file, try_lock
 
 _PROC = Path("/proc")
-_BOOT_ID = _PROC / "sys/kernel/random/boot_id"
+_HAS_PROC = (_PROC / "self" / "stat").exists()
 _POLL = 0.02
 
 
@@ -32,18 +34,16 @@ class ProcessRecord:
     Args:
         pid: Process id; also the id of its group if it leads one.
         started: Opaque start time: clock ticks since boot on Linux, the output of `ps` elsewhere.
-        host: Name of the host.
-        boot: Id of the host's current boot; empty where the system has none.
+        boot: Where the process id is valid, see `pid_space`; records of older versions have the boot alone.
     """
 
     pid: int
     started: str
-    host: str
     boot: str
 
 
 def describe(pid: int) -> ProcessRecord:
-    """Returns the record of a running process of this host.
+    """Returns the record of a running process of this system.
 
     Raises:
         ProcessLookupError: There is no such process, or it is a zombie.
@@ -51,14 +51,13 @@ def describe(pid: int) -> ProcessRecord:
     started = _start_time(pid)
     if started is None:
         raise ProcessLookupError(f"no process {pid}")
-    return ProcessRecord(pid, started, socket.gethostname(), _boot())
+    return ProcessRecord(pid, started, pid_space())
 
 
 def is_running(record: ProcessRecord) -> bool:
-    """Whether the process of the record runs. False for a process of another host."""
-    if (record.host, record.boot) != (socket.gethostname(), _boot()):
-        return False
-    return _start_time(record.pid) == record.started
+    """Whether the process of the record runs. False for a process of another host or container."""
+    here = pid_space()
+    return record.boot in (here, here.partition(" ")[0]) and _start_time(record.pid) == record.started
 
 
 def terminate(record: ProcessRecord, timeout: float = 10.0) -> bool:
@@ -111,13 +110,50 @@ class Registry:
             return None
 
     def running(self) -> dict[str, ProcessRecord]:
-        """Returns the recorded processes of this host that run, by name."""
+        """Returns the recorded processes of this host or container that run, by name."""
         names = sorted(path.stem for path in self.directory.glob("*.json"))
         return {name: record for name in names if (record := self.get(name)) and is_running(record)}
 
     def remove(self, name: str) -> None:
         """Deletes a record; the process is not stopped."""
         self._path(name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Generator[int | None]:
+        """Holds the lock of the home's platform; yields its descriptor, or None if another process holds it.
+
+        Processes that inherit the descriptor hold the lock, too.
+
+        Raises:
+            ArchiveError: The file system has no locks.
+            OSError: The lock cannot be created.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if not try_lock(descriptor, self._lock):
+                yield None
+                return
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def holder(self) -> str:
+        """What holds the lock of the home's platform, for messages; empty if nothing does."""
+        try:
+            descriptor = os.open(self._lock, os.O_RDONLY)
+        except FileNotFoundError:
+            return ""
+        try:
+            return "" if try_lock(descriptor, self._lock, shared=True) else lock_holder(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @property
+    def _lock(self) -> Path:
+        return self.directory / "platform.lock"
 
     def _path(self, name: str) -> Path:
         return self.directory / f"{name}.json"
@@ -133,13 +169,9 @@ def _wait(condition: Callable[[], bool], timeout: float) -> bool:
     return True
 
 
-def _boot() -> str:
-    return _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
-
-
 def _start_time(pid: int) -> str | None:
     """Returns the start time of a process; None if it does not run or is a zombie."""
-    if _BOOT_ID.exists():
+    if _HAS_PROC:
         fields = _stat(pid)
         return fields[19] if fields else None
     reply = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
@@ -148,7 +180,7 @@ def _start_time(pid: int) -> str | None:
 
 
 def _group_runs(group: int) -> bool:
-    if _BOOT_ID.exists():
+    if _HAS_PROC:
         members = (_stat(int(process.name)) for process in _PROC.iterdir() if process.name.isdigit())
         return any(fields and int(fields[2]) == group for fields in members)
     reply = subprocess.run(["ps", "-A", "-o", "stat=,pgid="], capture_output=True, text=True, check=True)

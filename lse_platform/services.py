@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -22,16 +22,27 @@ _STARTS_SECONDS = 600.0
 
 
 class Service:
-    """A process that runs while the context is open; call `look_after` every second or so."""
+    """A process that runs while the context is open; call `look_after` every second or so.
+
+    Args:
+        keep: File descriptors that the process inherits.
+    """
 
     def __init__(
-        self, name: str, command: list[str], environment: dict[str, str], registry: Registry, logs: Path
+        self,
+        name: str,
+        command: list[str],
+        environment: dict[str, str],
+        registry: Registry,
+        logs: Path,
+        keep: Sequence[int] = (),
     ) -> None:
         self.name = name
         self.log = logs / f"{name}.log"
         self._command = command
         self._environment = environment
         self._registry = registry
+        self._keep = keep
         self._starts: deque[float] = deque(maxlen=_STARTS)
 
     def __enter__(self) -> Self:
@@ -55,6 +66,7 @@ class Service:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                pass_fds=self._keep,
             )
         self._record = self._registry.add(self.name, self._child.pid)
 

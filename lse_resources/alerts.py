@@ -16,6 +16,7 @@ import msgspec
 
 from lse_archive.errors import ArchiveError, SettingsError
 from lse_archive.printable import printable
+from lse_archive.texts import counted
 from lse_resources.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Alert(msgspec.Struct, frozen=True):
         """The whole message, of bounded length."""
         shown = [line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}…" for line in self.lines[:_MAX_LINES]]
         if len(self.lines) > _MAX_LINES:
-            shown.append(f"… and {len(self.lines) - _MAX_LINES:,} more lines")
+            shown.append(f"… and {counted(len(self.lines) - _MAX_LINES, 'more line')}")
         return "\n".join([self.title, "", *shown])
 
 

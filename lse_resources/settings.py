@@ -17,6 +17,7 @@ from lse_archive.layout import WORK_DIR, Layout
 from lse_archive.printable import is_utf8
 from lse_resources.destinations.google_drive.settings import AuthType, DriveSettings
 from lse_resources.langsmith.settings import LangSmithSettings
+from lse_resources.places import check_places
 
 _MAX_SECONDS = 1e9  # more than 30 years; a wait of more than 292 years is an error in Python
 
@@ -99,7 +100,19 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: Any) -> Settings:
-        """Reads the settings.
+        """Reads the settings of a home.
+
+        Raises:
+            UsageError: The home belongs to other places, see `check_places`.
+            SettingsError: As `read`; or the record of the places is damaged.
+        """
+        settings = cls.read(**overrides)
+        check_places(settings)
+        return settings
+
+    @classmethod
+    def read(cls, **overrides: Any) -> Settings:
+        """Reads the settings, whatever the places of the home are.
 
         Raises:
             SettingsError: A setting is malformed, and the text does not contain its value; or `.env` cannot be read.

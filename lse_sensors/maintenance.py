@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from lse_archive.texts import counted
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.urls import dagster_url, libpq_url
 from lse_resources.settings import Settings
@@ -56,7 +57,7 @@ def prune_event_logs(dagster: Database, days: int = EVENT_DAYS) -> int:
 def prune(context: dg.OpExecutionContext) -> None:
     """Deletes log lines of old runs."""
     events = prune_event_logs(Database(libpq_url(dagster_url(Settings.load()))))
-    context.log.info(f"{events:,} log lines older than {EVENT_DAYS} days were deleted")
+    context.log.info(f"deleted: {counted(events, 'log line')} older than {EVENT_DAYS} days")
 
 
 @dg.job(executor_def=dg.in_process_executor)

@@ -13,6 +13,7 @@ import msgspec
 
 from lse_archive.days import day_ranges
 from lse_archive.errors import ArchiveError
+from lse_archive.texts import counted
 from lse_operations.day_selection import expiring
 from lse_operations.new_projects import add_new, missing_projects
 from lse_platform.exited_runs import fail_exited_runs
@@ -58,15 +59,16 @@ def alerts_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 def _delivered(outbox: Outbox, where: Mapping[str, Send], new: int) -> dg.SkipReason:
     failures = outbox.deliver(where)
     if failures:
-        return dg.SkipReason(f"{new} new alerts; not delivered, sent again later: {'; '.join(failures)}")
-    return dg.SkipReason(f"{new} new alerts" if new else "nothing new")
+        return dg.SkipReason(f"{counted(new, 'new alert')}; not delivered, sent again later: {'; '.join(failures)}")
+    return dg.SkipReason(counted(new, "new alert") if new else "nothing new")
 
 
 @dg.sensor(name="dead_runs", minimum_interval_seconds=30, default_status=_RUNNING)
 def dead_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """Fails runs whose process has exited, so that they free queue slots; the daemon retries those it launched."""
     failed = fail_exited_runs(context.instance)
-    return dg.SkipReason(f"failed {len(failed)} runs of exited processes" if failed else "no run has lost its process")
+    says = counted(len(failed), "run of an exited process", "runs of exited processes")
+    return dg.SkipReason(f"failed {says}" if failed else "no run has lost its process")
 
 
 @dg.sensor(name="expiring_days", minimum_interval_seconds=3600, default_status=_RUNNING)
@@ -82,11 +84,12 @@ def expiring_days_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         for name in dict.fromkeys(one.project for one in new):
             days = day_ranges(str(one.day) for one in new if one.project == name)
             lines.append(f"{name}: {days}: lse archive full-sweep --force --project '{name}' --start-date …")
-        title = f"{len(new)} days are not archived and verified, and can be fetched until {first} only"
+        title = counted(len(new), "day is", "days are")
+        title += f" not archived and verified, and can be fetched until {first} only"
         outbox_of(settings).put(f"expiring-{_stamp(now)}", Alert(title, lines), targets(settings))
     # Days that LangSmith no longer serves, and days that are verified, leave the cursor.
     context.update_cursor(msgspec.json.encode([f"{one.day} {one.project}" for one in found]).decode())
-    return dg.SkipReason(f"{len(found)} days are about to expire, {len(new)} of them new")
+    return dg.SkipReason(f"{counted(len(found), 'day is', 'days are')} about to expire, {len(new)} new")
 
 
 @dg.sensor(name="new_projects", minimum_interval_seconds=6 * 3600, default_status=_RUNNING)
@@ -102,19 +105,19 @@ def new_projects_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     if adds_new_projects(settings.projects_file):
         refused = add_new(settings.projects_file, missing, now.date())
         added = [name for name in missing if name not in refused]
-        title = f"{len(added)} new LangSmith projects are archived from now on"
+        title = f"{counted(len(added), 'new LangSmith project is', 'new LangSmith projects are')} archived from now on"
         if refused:
             title += f", {len(refused)} cannot be"
         new = [*added, *(str(error) for name, error in refused.items() if name not in reported)]
         reported = list(refused)
     else:
-        title = f"{len(missing)} LangSmith projects are not archived"
+        title = f"{counted(len(missing), 'LangSmith project is', 'LangSmith projects are')} not archived"
         new, reported = [name for name in missing if name not in reported], missing
     if new:
         lines = [*new, "Archive them all: lse projects sync. One of them: lse projects add NAME --start DAY"]
         outbox_of(settings).put(f"projects-{_stamp(now)}", Alert(title, lines), targets(settings))
     context.update_cursor(msgspec.json.encode(reported).decode())
-    return dg.SkipReason(f"{len(missing)} projects were not archived, {len(new)} of them new")
+    return dg.SkipReason(f"{counted(len(missing), 'project was', 'projects were')} not archived, {len(new)} new")
 
 
 def _stamp(now: datetime) -> str:

@@ -17,6 +17,7 @@ from lse_archive.folder.reader import InvalidFile, read_folder
 from lse_archive.layout import DayPaths
 from lse_archive.runs.header import unwrap
 from lse_archive.runs.scanner import members
+from lse_archive.texts import counted
 
 # Links that are signed again for each answer, and fields that only hold the location of a payload.
 VOLATILE_FIELDS = frozenset(
@@ -98,7 +99,7 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> Union:
     lost = sorted(name for name in damaged | missing if not staging.has_file(name))
     if lost and not allow_shrink:
         raise CorruptArchiveError(
-            f"{len(lost)} files of {paths.folder} are damaged or missing, and LangSmith no longer serves them",
+            f"{counted(len(lost), 'file')} of {paths.folder} unreadable, and LangSmith no longer serves the content",
             why=f"they differ from {SUMS}: {', '.join(lost[:3])}{', …' if len(lost) > 3 else ''}",
             hint="Restore the day from its zip or from Drive, then fetch again",
         )

@@ -16,6 +16,7 @@ from lse_archive.errors import RefusedArchiveError, ShrinkError
 from lse_archive.folder.manifest import SUMMARY, SUMS
 from lse_archive.runs.header import unwrap
 from lse_archive.runs.scanner import NotARunError
+from lse_archive.texts import counted
 from lse_archive.zips.reader import BROKEN, file_name, normalize_names, sha256
 from lse_archive.zips.unzip import IN_MEMORY_BYTES, check_overlaps
 
@@ -159,10 +160,10 @@ def _run_ids(content: bytes | mmap.mmap) -> set[str]:
 
 def shrink_error(what: str, than: str, lost: dict[str, str], hint: str) -> ShrinkError:
     """The error that names the runs or files that would be lost, see `Inventory.missing_from`."""
-    runs = "runs" if all(_RUN_NAME.fullmatch(os.fsencode(f"{name}.json")) for name in lost) else "files"
+    noun = "run" if all(_RUN_NAME.fullmatch(os.fsencode(f"{name}.json")) for name in lost) else "file"
     example = min(lost)
     return ShrinkError(
-        f"{what} holds {len(lost)} {runs} that {than} does not",
+        f"{what} holds {counted(len(lost), noun)} that {than} does not",
         why=f"for example {example}, which {lost[example]}",
         hint=hint,
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from lse_cli.commands.group import Group
 from lse_cli.terminal.output import echo
 
-app = typer.Typer(help="Alerts: webhook and e-mail.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(cls=Group, help="Alerts: webhook and e-mail.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.callback()

@@ -69,8 +69,9 @@ def export(
     force: ForceOption = False,
 ) -> None:
     """Write a range of days from the database to a file, or as csv or jsonl into a pipe. Default: yesterday."""
+    from lse_archive.texts import counted
     from lse_cli.selection import read_range
-    from lse_cli.terminal.texts import counted, size
+    from lse_cli.terminal.texts import size
     from lse_cli.work.export import export_range
     from lse_resources.settings import Settings
 

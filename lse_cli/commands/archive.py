@@ -11,6 +11,7 @@ import typer
 from lse_archive.errors import UsageError
 from lse_archive.files import absolute_path
 from lse_cli.commands import restore
+from lse_cli.commands.group import Group
 from lse_cli.commands.options import (
     DateOption,
     DryRunOption,
@@ -22,7 +23,7 @@ from lse_cli.commands.options import (
 )
 from lse_cli.terminal.output import echo
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(cls=Group, rich_markup_mode=None)
 
 ShrinkOption = Annotated[
     bool,
@@ -223,10 +224,12 @@ def _run(
     sweep: bool = False,
 ) -> None:
     from lse_cli.selection import select
+    from lse_resources.places import record_places
     from lse_resources.settings import Settings
 
     settings = Settings.load()
     selection = select(settings, project, date, start_date, end_date)
+    record_places(settings)
     # Imported after the options are checked: Dagster takes a second to import.
     from lse_cli.terminal.console import Terminal
     from lse_cli.terminal.output import end_command
@@ -247,8 +250,8 @@ def rollback(
     """Undo a load: delete its rows, and restore the rows that it replaced. The files stay."""
     import msgspec
 
+    from lse_archive.texts import counted
     from lse_cli.terminal.output import print_json
-    from lse_cli.terminal.texts import counted
     from lse_platform.home import open_home
     from lse_resources.postgres.load.rollback import rollback_load
     from lse_resources.settings import Settings

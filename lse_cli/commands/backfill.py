@@ -25,8 +25,9 @@ def backfill(
     """
     from lse_archive.errors import UsageError
     from lse_archive.names import project_slug
+    from lse_archive.texts import counted
     from lse_cli.selection import select
-    from lse_cli.terminal.texts import STEP_NAMES, counted
+    from lse_cli.terminal.texts import STEP_NAMES
     from lse_platform.platform import platform_url
     from lse_platform.webserver import launch_backfill
     from lse_resources.projects import KEY_HINT, key_owners, read_projects
@@ -34,9 +35,16 @@ def backfill(
 
     settings = Settings.load()
     selection = select(settings, project, date, start_date, end_date)
-    owners = key_owners(read_projects(settings.projects_file))
+    listed = read_projects(settings.projects_file)
+    owners = key_owners(listed)
     served = []
     for one in selection.projects:
+        if one not in listed:
+            raise UsageError(
+                f"the platform does not archive '{one.name}'",
+                why=f"it is not in {settings.projects_file}",
+                hint="Add it: lse projects add NAME --start DAY. Or use lse archive full-sweep",
+            )
         if (owner := owners.get(project_slug(one.name), one.name)) == one.name:
             served.append(one)
         else:

@@ -6,11 +6,15 @@ from typing import Annotated
 
 import typer
 
+from lse_cli.commands.group import Group
 from lse_cli.commands.options import require_text
 from lse_cli.terminal.output import echo
 
 app = typer.Typer(
-    help="The database: its URL, its schema, and the rights of roles.", no_args_is_help=True, rich_markup_mode=None
+    cls=Group,
+    help="The database: its URL, its schema, and the rights of roles.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 

@@ -7,11 +7,15 @@ from typing import Annotated
 import typer
 
 from lse_archive.errors import UsageError
+from lse_cli.commands.group import Group
 from lse_cli.commands.options import DryRunOption, ForceOption, JsonOption, ProjectOption, require_text
 from lse_cli.terminal.output import echo
 
 app = typer.Typer(
-    help="Google Drive: sign in, resolve duplicates, and prune copies.", no_args_is_help=True, rich_markup_mode=None
+    cls=Group,
+    help="Google Drive: sign in, resolve duplicates, and prune copies.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 

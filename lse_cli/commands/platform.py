@@ -13,6 +13,7 @@ def register(app: typer.Typer) -> None:
     """Adds the commands to the application."""
     app.command()(up)
     app.command()(down)
+    app.command()(relocate)
     app.command()(demo)
 
 
@@ -41,13 +42,15 @@ def up(
     """Run the platform until Ctrl-C: database, UI and daemon. Days that are due start at once."""
     from datetime import UTC, datetime
 
-    from lse_cli.terminal.texts import counted
+    from lse_archive.texts import counted
     from lse_operations.overview import days_behind
     from lse_platform.platform import run_platform
+    from lse_resources.places import record_places
     from lse_resources.projects import read_projects
     from lse_resources.settings import Settings
 
     settings = Settings.load()
+    record_places(settings)
     active = [project for project in read_projects(settings.projects_file) if project.schedule != "off"]
     if due := sum(map(len, days_behind(settings, active, datetime.now(UTC)))):
         echo(f"due: {counted(due, 'day')}; they start with the platform, the first to expire first")
@@ -59,8 +62,23 @@ def down() -> None:
     from lse_platform.platform import stop_platform
     from lse_resources.settings import Settings
 
-    stopped = stop_platform(Settings.load())
+    stopped = stop_platform(Settings.read(), echo)
     echo(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+def relocate() -> None:
+    """Record that data, archives and projects.toml of LSE_HOME were moved to where the settings name them now."""
+    from lse_platform.platform import require_stopped
+    from lse_resources.places import relocate
+    from lse_resources.settings import Settings
+
+    settings = Settings.read()
+    require_stopped(settings)
+    changed = relocate(settings)
+    for name, before, place in changed:
+        echo(f"{name}: {before or 'not recorded'} → {place}")
+    if not changed:
+        echo("nothing has changed")
 
 
 def demo(

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from lse_cli.commands.group import Group
 from lse_cli.commands.options import require_text
 from lse_cli.terminal.output import echo
 from lse_resources.projects import MAX_RETENTION_DAYS
 
-app = typer.Typer(help="The archived projects (projects.toml).", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(cls=Group, help="The archived projects (projects.toml).", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
@@ -40,8 +41,9 @@ def add(
 
     from lse_archive.days import FIRST_DAY, parse_day, today
     from lse_archive.errors import UsageError
-    from lse_cli.terminal.texts import counted
+    from lse_archive.texts import counted
     from lse_operations.day_selection import servable
+    from lse_resources.places import record_places
     from lse_resources.projects import ProjectConfig, add_project, read_projects
     from lse_resources.settings import Settings
 
@@ -52,7 +54,9 @@ def add(
         raise UsageError(f"the start {first} is in the future", hint="Set the first day to archive")
     if first < FIRST_DAY:
         raise UsageError(f"the start {first} is before the first day of an archive, {FIRST_DAY}")
-    path = Settings.load().projects_file
+    settings = Settings.load()
+    record_places(settings)
+    path = settings.projects_file
     add_project(path, ProjectConfig(name, first, retention_days))
     echo(f"added '{name}' from {start} to {path}")
     # Read back: the file may have another retention and daily time for all projects.
@@ -72,9 +76,11 @@ def sync(
     from lse_archive.days import today
     from lse_operations.new_projects import add_new, missing_projects
     from lse_resources.langsmith.client import LangSmith
+    from lse_resources.places import record_places
     from lse_resources.settings import Settings
 
     settings = Settings.load()
+    record_places(settings)
     with contextlib.closing(LangSmith(settings.langsmith)) as client:
         missing = missing_projects(client, settings.projects_file)
     refused = {} if dry_run else add_new(settings.projects_file, missing, today())
@@ -95,7 +101,7 @@ def list_(
 ) -> None:
     """List the projects with their first days."""
     from lse_archive.names import project_slug
-    from lse_cli.terminal.texts import counted
+    from lse_archive.texts import counted
     from lse_resources.projects import lists_none, read_projects
     from lse_resources.settings import Settings
 

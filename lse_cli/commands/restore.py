@@ -80,6 +80,7 @@ def restore(
     from lse_cli.terminal.output import end_command
     from lse_cli.work.restore import RestoreRequest, restore_days
     from lse_resources.open_destination import open_destination
+    from lse_resources.places import record_places
     from lse_resources.settings import Settings
 
     settings = Settings.load()
@@ -96,6 +97,7 @@ def restore(
         verify_only=verify_only,
         allow_shrink=allow_shrink,
     )
+    record_places(settings)
     with open_destination(settings) as destination:
         entries, code = restore_days(settings, Terminal(json=json, force=force), destination, request)
     end_command(entries, code, json=json)
@@ -149,8 +151,11 @@ def import_(
     from lse_cli.terminal.console import Terminal
     from lse_cli.terminal.output import end_command
     from lse_cli.work.importing import import_directory
+    from lse_resources.places import record_places
     from lse_resources.settings import Settings
 
+    settings = Settings.load()
+    record_places(settings)
     terminal = Terminal(json=json, force=force)
-    entries, code = import_directory(Settings.load().layout, terminal, directory, project, dry_run=dry_run)
+    entries, code = import_directory(settings.layout, terminal, directory, project, dry_run=dry_run)
     end_command(entries, code, json=json)

@@ -113,7 +113,8 @@ def _mark(day: DayView, place: str) -> str:
 def _summary(days: list[DayView]) -> Iterator[str]:
     """One line for each project and kind of problem."""
     from lse_archive.days import day_ranges
-    from lse_cli.terminal.texts import alike_behind, counted, missing_steps
+    from lse_archive.texts import counted
+    from lse_cli.terminal.texts import alike_behind, missing_steps
 
     kinds = (
         ("differs", [day for day in days if day.differs], ""),

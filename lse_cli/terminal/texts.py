@@ -17,6 +17,7 @@ from lse_archive.results import (
     VerificationResult,
     ZipResult,
 )
+from lse_archive.texts import counted
 
 if TYPE_CHECKING:
     from lse_operations.overview import DayView
@@ -46,11 +47,6 @@ def alike_behind(days: Iterable[DayView]) -> list[list[DayView]]:
         if day.behind and not day.is_gap:
             alike.setdefault(day.behind, []).append(day)
     return list(alike.values())
-
-
-def counted(count: int, noun: str) -> str:
-    """The number with its noun: 1 run, 2 runs, 1,000 runs."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def size(count: int) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 from lse_archive.days import day_ranges
 from lse_archive.errors import AccessError, ArchiveConflictError, ArchiveError, SettingsError
+from lse_archive.texts import counted
 from lse_cli.selection import Selection
 from lse_cli.terminal.console import DayOutcome, Terminal
-from lse_cli.terminal.texts import counted
 from lse_cli.work.outcome import entry, exit_code, worst
 from lse_cli.work.range_uploads import RangeUploads
 from lse_cli.work.runner import Runner

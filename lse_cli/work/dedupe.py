@@ -9,8 +9,9 @@ from typing import Any
 from lse_archive.errors import ArchiveConflictError, ArchiveError
 from lse_archive.layout import Layout
 from lse_archive.names import project_folder, project_name
+from lse_archive.texts import counted
 from lse_cli.terminal.console import Terminal
-from lse_cli.terminal.texts import counted, size
+from lse_cli.terminal.texts import size
 from lse_operations.dedupe import Decision, decide, duplicates, remove
 from lse_operations.restore.copies import archived_projects
 from lse_resources.destinations.encryption import EncryptedDestination

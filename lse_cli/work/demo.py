@@ -18,6 +18,7 @@ from rich.table import Table
 from lse_archive.days import today
 from lse_archive.errors import ArchiveError
 from lse_archive.folder.state import read_state
+from lse_archive.texts import counted
 from lse_cli.selection import Selection
 from lse_cli.terminal.console import LineConsole, Terminal
 from lse_cli.terminal.texts import size
@@ -165,7 +166,7 @@ def _trace(out: LineConsole, settings: Settings, days: list[date]) -> None:
             total += fill(client, name, day, _TRACES, seed)
     client.cleanup()
     seconds = time.monotonic() - began
-    out.put(f"{total:,} runs in the projects {' and '.join(map(repr, _PROJECTS))} ({seconds:.1f} s)")
+    out.put(f"{counted(total, 'run')} in the projects {' and '.join(map(repr, _PROJECTS))} ({seconds:.1f} s)")
 
 
 def _break_and_repair(out: LineConsole, settings: Settings, one_day: Selection) -> None:

@@ -26,7 +26,8 @@ from lse_archive.errors import ArchiveError, DestinationError
 from lse_archive.files import flush_directory, try_lock
 from lse_archive.folder.manifest import TOOL
 from lse_archive.names import project_slug
-from lse_cli.terminal.texts import alike_behind, counted, missing_steps
+from lse_archive.texts import counted
+from lse_cli.terminal.texts import alike_behind, missing_steps
 from lse_operations.overview import DayView, all_days, unlisted
 from lse_platform.process_registry import Registry
 from lse_resources.alerts import check_targets
@@ -339,8 +340,11 @@ def _alerts(settings: Settings) -> Findings:
 
 
 def _platform(settings: Settings) -> Findings:
-    running = Registry(settings.home / "run").running()
+    registry = Registry(settings.home / "run")
+    running = registry.running()
     if "daemon" in running:
         yield Finding("platform", "ok", f"running: {', '.join(running)}")
+    elif holder := registry.holder():
+        yield Finding("platform", "ok", f"running elsewhere: {holder}")
     else:
         yield Finding("platform", "note", "not running: no day is archived automatically", "Start it: lse up")

@@ -10,9 +10,10 @@ import msgspec
 from lse_archive.errors import ArchiveConflictError, ArchiveError, UsageError
 from lse_archive.layout import Layout
 from lse_archive.names import require_name
+from lse_archive.texts import counted
 from lse_cli.terminal.console import Terminal
 from lse_cli.terminal.output import error_object
-from lse_cli.terminal.texts import counted, describe
+from lse_cli.terminal.texts import describe
 from lse_cli.work.outcome import worst
 from lse_operations.importing import Survey, import_day, survey
 

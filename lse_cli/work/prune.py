@@ -13,10 +13,11 @@ import msgspec
 from lse_archive.days import today
 from lse_archive.errors import ArchiveConflictError, ArchiveError, DatabaseError, DestinationError, UsageError
 from lse_archive.layout import DayPaths
+from lse_archive.texts import counted
 from lse_cli.selection import select_projects
 from lse_cli.terminal.console import Terminal
 from lse_cli.terminal.output import error_object
-from lse_cli.terminal.texts import counted, describe, size
+from lse_cli.terminal.texts import describe, size
 from lse_cli.work.outcome import worst
 from lse_operations.prune import What, prune_copy, prune_day
 from lse_operations.restore.copies import copies

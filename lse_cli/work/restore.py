@@ -12,6 +12,7 @@ import msgspec
 from lse_archive.errors import ArchiveConflictError, ArchiveError
 from lse_archive.layout import DayPaths
 from lse_archive.results import RestoreResult
+from lse_archive.texts import counted
 from lse_cli.terminal.bars import DayBars
 from lse_cli.terminal.console import Terminal
 from lse_cli.terminal.output import error_object
@@ -119,7 +120,9 @@ def _find(
         )
         if others:
             names = ", ".join(file.name for file in others[:3]) + (", …" if len(others) > 3 else "")
-            terminal.warn(f"  ! {project}: {len(others):,} other files on {destination.place} are left out: {names}")
+            terminal.warn(
+                f"  ! {project}: left out on {destination.place}: {counted(len(others), 'other file')}: {names}"
+            )
         days += [_Day(settings.layout.day(project, copy.day), copy) for copy in found]
     return days, incomplete
 

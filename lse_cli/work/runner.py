@@ -14,6 +14,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from lse_archive.errors import ArchiveError, DatabaseError
+from lse_archive.texts import counted
 from lse_cli.terminal.console import DayOutcome, Terminal
 from lse_resources.projects import ProjectConfig
 from lse_resources.settings import Settings
@@ -125,7 +126,7 @@ class Runner:
                 "ops": {nodes[step].name: {"config": dict(config[step])} for step in steps if step in config},
                 "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
             },
-            tags=tags | run_tags(run_id, project.name),
+            tags=tags | run_tags(self._instance, run_id, project.name),
             asset_selection={asset_key(project.name, step) for step in steps},
             remote_job_origin=job_origin(project.name),
         )
@@ -166,7 +167,8 @@ class Runner:
             release_pool_slots(self._instance)
             full = self._full(pools)
             for pool in full.keys() - reported:
-                self._terminal.warn(f"  waiting: the pool {pool} is full, {full[pool]} other steps are running")
+                steps = counted(full[pool], "other step is", "other steps are")
+                self._terminal.warn(f"  waiting: the pool {pool} is full, {steps} running")
             reported |= full.keys()
             if full:
                 time.sleep(_POLL_SECONDS)

@@ -8,7 +8,6 @@ import hashlib
 import os
 import re
 import secrets
-import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from obstore.exceptions import (
 )
 from obstore.store import from_url
 
+from lse_archive.boot import pid_space
 from lse_archive.errors import (
     CLOCK_HINT,
     UNDECODABLE,
@@ -51,7 +51,6 @@ _ATTEMPTS = 5
 _STALE = timedelta(days=1)
 # The time is the store's: no copy takes ten minutes, and S3 accepts a clock that is up to 15 minutes off.
 _LOCK_EXPIRES = timedelta(minutes=25)
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # A 404 is FileNotFoundError; most other errors, refusals included, are obstore's own.
 _ERRORS = (BaseError, OSError)
 _REFUSALS = (PermissionError, PermissionDeniedError, UnauthenticatedError)
@@ -257,7 +256,7 @@ class ObjectStore:
             ArchiveConflictError: Another process holds the lock.
         """
         folder, _, name = key.rpartition("/")
-        lock, holder = f"{folder}/.{name}.lock", _Holder(_host(), os.getpid(), secrets.token_hex(8))
+        lock, holder = f"{folder}/.{name}.lock", _Holder(pid_space(), os.getpid(), secrets.token_hex(8))
         content = msgspec.json.encode(holder)
         busy = ArchiveConflictError(
             f"{name} is being replaced on {self.place} by another process", hint="Run the command again when it is done"
@@ -429,7 +428,7 @@ def _hint(error: Exception) -> str:
 
 
 class _Holder(msgspec.Struct, frozen=True):
-    """The process that holds a lock object; `token` makes its content unique."""
+    """The process that holds a lock object; `host` is its `pid_space`, and `token` makes the content unique."""
 
     host: str
     pid: int
@@ -444,7 +443,7 @@ def _has_exited(lock: bytes, written: datetime) -> bool:
         holder = msgspec.json.decode(lock, type=_Holder)
     except UNDECODABLE:
         return False
-    if holder.host != _host():
+    if not holder.host or holder.host != pid_space():
         return False
     try:
         os.kill(holder.pid, 0)
@@ -453,11 +452,6 @@ def _has_exited(lock: bytes, written: datetime) -> bool:
     except PermissionError:
         return False
     return holder.pid == os.getpid()  # the day's lock excludes the own threads: this one could not be deleted
-
-
-def _host() -> str:
-    """The name of this host with the id of its boot: several hosts may be named `localhost`."""
-    return f"{socket.gethostname()} {_BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ''}".strip()
 
 
 def _record_key(key: str) -> str:

@@ -177,6 +177,14 @@ def _bring_up(location: Location, user: ServerUser) -> None:
         return False
 
     if not _wait(ready_or_startable, _START_TIMEOUT) or not _is_ready(location):
+        with (location.home / "alive").open("a") as alive:
+            held = not try_lock(alive.fileno(), location.home / "alive")
+        if held and not server_processes(location.data):
+            raise EmbeddedServerError(
+                f"the embedded PostgreSQL in {location.data} cannot be used here",
+                why="it runs in another container or on another host",
+                hint=f"Use it there, or stop it there with lse down. Or: {OWN_DATABASE}",
+            )
         raise _failure("the embedded PostgreSQL does not become ready", location)
 
 

@@ -96,7 +96,7 @@ def test_an_unreadable_file_without_a_run_id_in_its_name_is_not_replaced(archive
     put(archive, flip(content.copy(), b"start_time"))
     paths = archive.write(runs=2)
     zip_day(paths)
-    with pytest.raises(ShrinkError, match=r"holds 1 files .*trace-1\.json, which cannot be read"):
+    with pytest.raises(ShrinkError, match=r"holds 1 file .*trace-1\.json, which cannot be read"):
         upload_day(archive.destination, paths)
     archive.destination.trash(find_copies(archive.destination, paths)[0])
     put(archive, bytes(content[:-30]))
@@ -139,7 +139,7 @@ def test_a_run_that_has_ended_is_not_replaced_by_its_pending_state(archive: Arch
     upload_day(archive.destination, paths)
     refill(paths, run(1), run(2), run(3))
     zip_day(paths)
-    with pytest.raises(ShrinkError, match=f"holds 1 runs .*{run_id(1)}, which has not ended there"):
+    with pytest.raises(ShrinkError, match=f"holds 1 run .*{run_id(1)}, which has not ended there"):
         upload_day(archive.destination, paths)
 
 

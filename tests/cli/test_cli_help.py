@@ -15,6 +15,7 @@ from home_fixtures import Installation
 from typer.core import TyperCommand
 
 from lse_cli.main import app
+from tools.cli_docs import commands as all_commands
 
 _HEAVY = {"dagster", "langsmith", "googleapiclient", "psycopg", "alembic", "sqlalchemy", "rich"}
 _PROBE = """
@@ -94,3 +95,19 @@ def test_all_archive_commands_take_the_same_selection() -> None:
             assert {"--project", "--json"} <= options, words
             if words not in ("archive import", "archive prune"):
                 assert {"--start-date", "--end-date"} <= options, words
+
+
+@pytest.mark.parametrize("width", [100, 80, 50])
+def test_no_help_is_cut(width: int) -> None:
+    for words, command in all_commands():
+        size = {"terminal_width": width, "max_content_width": width}
+        context = command.make_context(" ".join(words), [], resilient_parsing=True, **size)
+        printed = command.get_help(context)
+        assert max(map(len, printed.splitlines())) <= width, words
+        members = getattr(command, "commands", {}).values()
+        said = [member.help.split("\n\n")[0].partition(". ")[0].removesuffix(".") for member in members]
+        said += [getattr(parameter, "help", None) or "" for parameter in command.params]
+        said.append(command.help or "")
+        unbroken = " ".join(printed.split()).replace("- ", "-")  # a line may end after a hyphen
+        for text in said:
+            assert " ".join(text.split()).replace("- ", "-") in unbroken, words

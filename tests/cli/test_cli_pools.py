@@ -55,7 +55,7 @@ def test_the_command_reports_a_full_pool_and_waits(installation: Installation) -
         running = instance.create_run_for_job(_empty_job, status=dg.DagsterRunStatus.STARTED).run_id
         assert storage.claim_concurrency_slot(_POOL, running, "step").is_claimed
         with terminal(installation, *_FETCH) as shown:
-            shown.until("waiting: the pool langsmith is full, 1 other steps are running")
+            shown.until("waiting: the pool langsmith is full, 1 other step is running")
             assert not installation.paths().folder.exists()
             storage.free_concurrency_slots_for_run(running)
             assert shown.end() == 0

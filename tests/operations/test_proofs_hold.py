@@ -296,6 +296,6 @@ def test_a_load_without_rows_is_a_failure(installation: Installation) -> None:
         manifest.unlink()
     ended = installation.archive("to-db", project="misspelled")
     assert ended.code == 1
-    assert f"none of the 3 runs of misspelled {DAY} could be loaded" in ended.err
+    assert f"misspelled {DAY} could not be loaded: 3 runs, all rejected" in ended.err
     assert "is filed under" in ended.err
     assert installation.rows("misspelled") == {}

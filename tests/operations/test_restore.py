@@ -152,7 +152,7 @@ def test_runs_that_are_only_local_are_kept(archive: Archive) -> None:
     paths = archive.add(runs=3)
     archive.write(runs=4)
     before = snapshot(archive.layout.data_dir)
-    with pytest.raises(ShrinkError, match=f"holds 1 runs that the copy does not: for example {run_id(4)}"):
+    with pytest.raises(ShrinkError, match=f"holds 1 run that the copy does not: for example {run_id(4)}"):
         archive.restore()
     assert snapshot(archive.layout.data_dir) == before
     archive.restore(allow_shrink=True)
@@ -168,7 +168,7 @@ def test_a_local_zip_with_more_runs_is_kept(archive: Archive) -> None:
     for path in paths.folder.iterdir():
         path.unlink()
     paths.folder.rmdir()
-    with pytest.raises(ShrinkError, match=r"\.zip holds 1 runs"):
+    with pytest.raises(ShrinkError, match=r"\.zip holds 1 run"):
         archive.restore()
     assert not paths.folder.exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import urllib.request
 
 import pytest
@@ -26,6 +27,7 @@ def test_up_replaces_a_killed_platform(bare_installation: Installation) -> None:
         first.process.send_signal(signal.SIGKILL)
         first.process.wait()
         assert is_running(records["webserver"])
+        assert registry.holder() == f"process {first.process.pid} on {socket.gethostname()}"  # of the UI and the daemon
         log = bare_installation.directory / "up.log"
         log.write_text("")
         second = Up(bare_installation, "--port", port)
@@ -42,3 +44,4 @@ def test_up_replaces_a_killed_platform(bare_installation: Installation) -> None:
         first.process.kill()
         bare_installation.lse("down")
     assert registry.running() == {}
+    assert registry.holder() == ""

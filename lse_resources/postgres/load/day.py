@@ -12,6 +12,7 @@ from lse_archive.errors import CorruptArchiveError
 from lse_archive.folder.manifest import SUMS, read_sums, require_own
 from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile, open_run_files
 from lse_archive.results import LoadResult
+from lse_archive.texts import counted
 from lse_resources.postgres.advisory_locks import OnWait, day_advisory_lock
 from lse_resources.postgres.database import Database, require_utf8
 from lse_resources.postgres.load.batches import BATCH_SIZE, CONNECTIONS, batches
@@ -105,7 +106,7 @@ def load_day(
         progress(result.total_files, result.total_files)
     if damaged:
         raise PartlyLoadedError(
-            f"{len(damaged)} of {len(reader.names)} run files of {project} {day} are not loaded",
+            f"not loaded: {len(damaged):,} of {counted(len(reader.names), 'run file')} of {project} {day}",
             why=f"{damaged[0]} differs from its checksum in {SUMS}" + (", others too" if len(damaged) > 1 else ""),
             hint="Restore the day (lse archive restore) or fetch it again, then load it again",
             rows=result.rows,

@@ -635,7 +635,7 @@ def test_the_next_upload_removes_an_unencrypted_zip(archive: Archive, faults: Fa
     # A zip with more runs than the encrypted one is not a leftover.
     more = Archive(archive.directory / "more", inner)
     more.add(runs=6)
-    with pytest.raises(ShrinkError, match="holds 1 runs"):
+    with pytest.raises(ShrinkError, match="holds 1 run"):
         upload_day(archive.destination, paths)
     assert find_copies(inner, paths) != []
 

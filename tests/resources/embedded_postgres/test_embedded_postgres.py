@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -417,3 +418,14 @@ def test_a_start_waits_for_another_one_with_a_bound(tmp_path: Path, monkeypatch:
         locked(tmp_path / "lock"),
     ):
         pass
+
+
+def test_a_server_of_another_container_is_named(fresh: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lse_resources.embedded_postgres.server._START_TIMEOUT", 0)
+    fresh.home.mkdir(parents=True)
+    with (fresh.home / "alive").open("w") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)  # its processes are not visible here, and the lock is
+        with pytest.raises(EmbeddedServerError, match="it runs in another container or on another host"):
+            fresh.start()
+    monkeypatch.undo()
+    fresh.start()

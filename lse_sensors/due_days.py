@@ -9,6 +9,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from lse_archive.names import project_slug
+from lse_archive.texts import counted
 from lse_operations.overview import DayView, days_behind
 from lse_operations.steps import STEPS
 from lse_platform.asset_keys import asset_key, job_name
@@ -50,7 +51,9 @@ def due_days_sensor(
             yield request(day, now, has_destination=settings.has_destination)
         if not days:
             waiting = sum(map(len, behind))
-            yield dg.SkipReason(f"{waiting} days are under way, or retried later" if waiting else "no day is due")
+            yield dg.SkipReason(
+                f"{counted(waiting, 'day is', 'days are')} under way, or retried later" if waiting else "no day is due"
+            )
 
     return due_days
 

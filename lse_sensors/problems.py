@@ -112,10 +112,12 @@ def take_alerts(state: AlertState, is_running: Callable[[str], bool], now: float
                 if _resolve(state, event):
                     resolved[event.place] = event
             else:
+                resolved.pop(event.place, None)
                 names = state.open.setdefault(event.place, [])
+                if event.name in names and event.day:
+                    continue  # it was reported: a day that is behind is tried again and again
                 if event.name not in names:
                     names.append(event.name)
-                resolved.pop(event.place, None)
                 problems.append(event)
     alerts = []
     if problems:

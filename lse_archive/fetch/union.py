@@ -99,7 +99,7 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> Union:
     lost = sorted(name for name in damaged | missing if not staging.has_file(name))
     if lost and not allow_shrink:
         raise CorruptArchiveError(
-            f"{counted(len(lost), 'file')} of {paths.folder} damaged or missing, and LangSmith no longer serves the content",
+            f"{counted(len(lost), 'file')} of {paths.folder} damaged or missing, and no longer in LangSmith",
             why=f"they differ from {SUMS}: {', '.join(lost[:3])}{', …' if len(lost) > 3 else ''}",
             hint="Restore the day from its zip or from Drive, then fetch again",
         )

@@ -17,7 +17,8 @@ _PLURAL = re.compile(
 )
 _NEVER_ONE = (
     "KEEP_REPLACED_DAYS", "EVENT_DAYS", "len(found)} days)", "{len(found)} files named", '"one file"', "announced}",
-    "len(self.files)", "len(projects)} projects", "len(places)} days", "of {summary.runs}", "{url}", "{MINUTES}", "accepts files",
+    "len(self.files)", "len(projects)} projects", "len(places)} days", "of {summary.runs}", "{url}",
+    "{MINUTES}", "accepts files",
 )  # fmt: skip
 
 

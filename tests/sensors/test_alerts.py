@@ -300,6 +300,16 @@ def test_a_failure_outside_the_backfill_is_sent_at_once() -> None:
     assert alert.title == "shop 2026-01-02: run_files_intact failed"
 
 
+def test_a_day_that_fails_again_and_again_is_reported_once_until_it_is_resolved() -> None:
+    state = AlertState(0, 0)
+    sent = []
+    for now, events in enumerate([[bad(1)], [bad(1)], [bad(1), bad(1, name=RUN)], [bad(1)], [good(1)], [bad(1)]]):
+        add_events(state, events, now=now)
+        sent.append([alert.title for alert in take_alerts(state, ended, now, UI)])
+    check, run = "shop 2026-01-01: run_files_intact failed", "shop 2026-01-01: the run failed"
+    assert sent == [[check], [], [run], [], ["resolved: shop 2026-01-01"], [check]]
+
+
 def test_the_wait_for_a_backfill_is_bounded() -> None:
     state = AlertState(0, 0)
     add_events(state, [bad(1, "backfill=x")], now=0)

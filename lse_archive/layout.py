@@ -59,6 +59,11 @@ class DayPaths:
         return self._work / f"{self.day}.state.json"
 
     @property
+    def late_feedback(self) -> Path:
+        """Feedback that was found after the day's last fetch, see `lse_archive.folder.late_feedback`."""
+        return self._work / f"{self.day}.feedback.jsonl"
+
+    @property
     def restoring(self) -> Path:
         """The folder in which a restore or an import prepares a day before its publication."""
         return self._work / f"{self.day}.restore"

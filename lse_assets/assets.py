@@ -47,7 +47,17 @@ from lse_resources.projects import ProjectConfig
 # Retries after 20, 60 and 140 seconds, with jitter: an outside system may be back by then.
 _RETRY = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 _RETRYABLE = (SourceError, DestinationError, DatabaseError, DayLockedError, OSError)
-_NOT_PLOTTED = ("project", "date", "errors", "put_aside", "incomplete", "load_id", "left_out")
+_NOT_PLOTTED = (
+    "project",
+    "date",
+    "errors",
+    "put_aside",
+    "incomplete",
+    "load_id",
+    "left_out",
+    "feedback_differs",
+    "feedback_unproven",
+)
 _RUNS_TABLE = {
     "dagster/table_name": "runs",
     "dagster/column_schema": dg.TableSchema(
@@ -157,7 +167,9 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         """Every run that started on the day, root and child, as LangSmith sent it: one JSON file each."""
         paths = shared.paths(context, archive)
-        options = FetchOptions(config.ask_count, config.allow_shrink, shared.project.retention_days)
+        options = FetchOptions(
+            config.ask_count, config.allow_shrink, shared.project.retention_days, feedback=config.feedback
+        )
         with (
             _step(context, ui),
             langsmith.client() as client,

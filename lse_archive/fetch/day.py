@@ -85,10 +85,13 @@ def fetch_day(
             check = check_completeness(
                 source, staging, paths.day, ask_count=options.ask_count, retention_days=options.retention_days
             )
-            feedback = DayFeedback(staging, paths) if options.feedback else None
+            recorded = _recorded_summary(paths)
+            feedback = DayFeedback(staging, paths, recorded) if options.feedback else None
             if feedback:
                 feedback.read(source)
-            result = _publish_union(paths, source, staging, check, feedback, allow_shrink=options.allow_shrink)
+            result = _publish_union(
+                paths, source, staging, check, recorded, feedback, allow_shrink=options.allow_shrink
+            )
     result.requests = source.requests
     result.throttled = source.throttled
     result.duration_seconds = round(time.monotonic() - began, 3)
@@ -105,6 +108,7 @@ def _publish_union(
     source: RunSource,
     staging: Staging,
     check: CountCheck,
+    recorded: Summary | None,
     feedback: DayFeedback | None,
     *,
     allow_shrink: bool,
@@ -115,8 +119,7 @@ def _publish_union(
         with staging.transaction():
             rewritten = FEEDBACK_FILES if feedback else ()
             union = unite(paths, staging, allow_shrink=allow_shrink, rewritten=rewritten)
-    recorded = _recorded_summary(paths)
-    found = feedback.write(recorded) if feedback else FeedbackSummary.of(recorded)
+    found = feedback.write() if feedback else FeedbackSummary.of(recorded)
     content = content_hash(staging.sums())
     tally = Tally(paths.day)
     for header, size in staging.headers():

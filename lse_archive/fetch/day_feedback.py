@@ -59,6 +59,7 @@ class DayFeedback:
     """The feedback of one fetch, in the journal of its staging.
 
     Attributes:
+        recorded: The summary of the published day.
         read_at: When the reading began, ISO 8601 UTC.
         late: The lines of `read_late_feedback` that it holds.
         differs: Ids of runs whose records are not as many as their `feedback_stats` say.
@@ -67,6 +68,7 @@ class DayFeedback:
 
     staging: Staging
     paths: DayPaths
+    recorded: Summary | None
     read_at: str = field(default_factory=now_text)
     late: list[bytes] = field(default_factory=list)
     differs: list[str] = field(default_factory=list)
@@ -159,7 +161,13 @@ class DayFeedback:
             counts = [one.n for one in read_stats(stats or b"{}").values()]
             if here or None in counts or any(counts):
                 asked[str(UUID(bytes=key))] = max(here, sum(count or 0 for count in counts), 1)
-        return asked
+        former = FeedbackSummary.of(self.recorded)
+        named = [*former.feedback_differs, *former.feedback_unproven]
+        return asked | {run_id: 1 for run_id in named if run_id not in asked and self._is_served(run_id)}
+
+    def _is_served(self, run_id: str) -> bool:
+        run = self.staging.find(run_id)
+        return run is not None and run.served
 
     def _read(self, source: RunSource, expected: dict[str, int]) -> None:
         unread = read_feedback(source, pack(expected), self._add)
@@ -197,7 +205,7 @@ class DayFeedback:
             compared[str(UUID(bytes=run))] = _match(stats, found), (stats, found)
         return compared
 
-    def write(self, recorded: Summary | None) -> FeedbackSummary:
+    def write(self) -> FeedbackSummary:
         """Writes the files into the staged folder, after the union of the runs; returns the fields of the summary.
 
         A record that LangSmith no longer has is marked, if its run was served and its feedback read to the end.
@@ -225,7 +233,7 @@ class DayFeedback:
             ).fetchone()[0]
             asked = {str(UUID(bytes=run)) for (run,) in db.execute("SELECT run FROM asked")}
         # What an earlier read of a run missed stays named until the run is read again.
-        former = FeedbackSummary.of(recorded)
+        former = FeedbackSummary.of(self.recorded)
         return FeedbackSummary(
             feedback=counts[FEEDBACK],
             feedback_deleted=deleted,

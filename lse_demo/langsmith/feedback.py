@@ -1,5 +1,6 @@
 """Feedback of the local LangSmith: records, their queries, and the statistics that runs are served with."""
 
+import math
 import random
 import sqlite3
 import statistics
@@ -163,7 +164,8 @@ class FeedbackTable:
 
     def _statistic(self, rows: Sequence[tuple[bool, bool, bytes]]) -> dict[str, Any]:
         records = [_loaded(body) for _, _, body in rows]
-        scores = [float(score) for one in records if isinstance(score := one.get("score"), int | float)]
+        given = [one.get("score") for one in records]
+        scores = [float(score) for score in given if isinstance(score, int | float) and math.isfinite(score)]
         counted = [
             1 for thread, failed, _ in rows if (self.count_errors or not failed) and (self.count_threads or not thread)
         ]

@@ -14,6 +14,7 @@ from lse_operations.reporter import LogReporter, StepReporter
 from lse_platform.home import known_projects
 from lse_resources.projects import KEY_HINT, key_owners
 from lse_resources.settings import Settings
+from lse_sensors.late_feedback import late_feedback, late_feedback_schedule
 from lse_sensors.maintenance import maintenance, maintenance_schedule
 from lse_sensors.schedules import project_schedules
 from lse_sensors.sensors import SENSORS
@@ -48,8 +49,12 @@ def definitions() -> dg.Definitions:
         dg.Definitions(
             resources=resources(LogReporter()),
             executor=dg.in_process_executor,
-            jobs=[maintenance],
-            schedules=[maintenance_schedule, *(one for project in projects for one in project_schedules(project))],
+            jobs=[maintenance, late_feedback],
+            schedules=[
+                maintenance_schedule,
+                late_feedback_schedule,
+                *(one for project in projects for one in project_schedules(project)),
+            ],
             sensors=SENSORS,
         ),
         *[project_definitions(project) for project in projects],

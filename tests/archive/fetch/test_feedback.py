@@ -1,4 +1,4 @@
-"""The feedback of a day: complete although pages have no order, united with what is archived, and proven by the runs."""
+"""The feedback of a day: complete although pages have no order, and united with what is archived."""
 
 from __future__ import annotations
 
@@ -303,7 +303,8 @@ def test_records_that_the_statistics_may_not_count_are_unproven_at_most(cloud, k
     run = cloud.put(START)
     setattr(cloud.store.feedback, f"count_{kind}", counted)
     give(cloud, run, score=1)
-    give(cloud, run, **({"error": True} if kind == "errors" else {"feedback_thread_id": "t"}))
+    fields: dict[str, Any] = {"error": True} if kind == "errors" else {"feedback_thread_id": "t"}
+    give(cloud, run, **fields)
     result = cloud.fetch()
     assert (result.feedback, result.feedback_differs) == (2, [])
     assert result.feedback_unproven == ([] if counted else [run])

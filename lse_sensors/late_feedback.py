@@ -1,7 +1,5 @@
 """The daily pass over late feedback: the days that it concerns are due again."""
 
-from __future__ import annotations
-
 import contextlib
 from datetime import UTC, datetime
 

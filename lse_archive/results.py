@@ -11,8 +11,9 @@ class FetchResult(msgspec.Struct, kw_only=True):
     """What a fetch found and what it did to the day's folder.
 
     Attributes:
-        outcome: `created`, `updated` (the union differed), `unchanged` (nothing was written), or `kept` (the day
-            existed and was not fetched again).
+        outcome: `created`, `updated` (the union differed), `unchanged` (nothing was written), `kept` (the day
+            existed and was not fetched again), or `not_served` (the day is past the retention, LangSmith serves no run
+            of it and none is here: nothing was written, because an empty archive would claim that it had no runs).
         added, changed, unchanged, no_longer_served: Runs, compared with the former folder. Runs that LangSmith no
             longer serves are kept.
         langsmith_count: Runs of the day by LangSmith's own count; None if it was not requested.
@@ -26,7 +27,7 @@ class FetchResult(msgspec.Struct, kw_only=True):
 
     project: str
     date: str
-    outcome: Literal["created", "updated", "unchanged", "kept"]
+    outcome: Literal["created", "updated", "unchanged", "kept", "not_served"]
     runs: int
     traces: int
     bytes: int

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from lse_archive.names import project_slug
 from lse_archive.printable import markdown, printable
 from lse_assets.config import FetchConfig, LoadConfig, UploadConfig, VerifyConfig, ZipConfig
 from lse_assets.resources import ArchiveResource, DestinationResource, LangSmithResource, PostgresResource
-from lse_operations.checks import CHECKS, StepCheck, VerifyOptions
+from lse_operations.checks import CHECKS, StepCheck, VerifyOptions, day_verdict
 from lse_operations.reporter import StepReporter
 from lse_operations.steps import (
     STEPS,
@@ -156,6 +156,7 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
         pool="langsmith",
         retry_policy=shared.retry_policy,
         deps=[langsmith_key(name)],
+        output_required=False,
     )
     def run_files(
         context: dg.AssetExecutionContext,
@@ -164,8 +165,12 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
         langsmith: LangSmithResource,
         google_drive: DestinationResource,
         ui: dg.ResourceParam[StepReporter],
-    ) -> dg.MaterializeResult:
-        """Every run that started on the day, root and child, as LangSmith sent it: one JSON file each."""
+    ) -> Iterator[dg.MaterializeResult | dg.AssetObservation]:
+        """Every run that started on the day, root and child, as LangSmith sent it: one JSON file each.
+
+        A day that LangSmith no longer has, and of which nothing is here, is not materialized, and its other steps are
+        skipped: nobody can prove that it was empty.
+        """
         paths = shared.paths(context, archive)
         options = FetchOptions(
             config.ask_count, config.allow_shrink, shared.project.retention_days, feedback=config.feedback
@@ -177,12 +182,18 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
         ):
             result = fetch_step(paths, source, google_drive.client, ui, options)
             link, summary = source.project.url, read_summary(paths.folder)
+        if result.outcome == "not_served":
+            says = "LangSmith serves no run of the day, which is past its retention: nothing is archived or proven"
+            yield dg.AssetObservation(
+                context.asset_key, description=says, partition=context.partition_key, metadata=_metadata(result)
+            )
+            return
         places: dict[str, Any] = {"folder": dg.MetadataValue.path(printable(str(paths.folder)))}
         if link:
             places["LangSmith project"] = dg.MetadataValue.url(link)
         if summary:
             places |= {"errors": summary.errors, "tokens": summary.tokens, "cost": summary.cost}
-        return dg.MaterializeResult(metadata=_metadata(result, **places))
+        yield dg.MaterializeResult(metadata=_metadata(result, **places))
 
     return run_files
 
@@ -282,7 +293,11 @@ def _verification(shared: _Shared, deps: list[dg.AssetsDefinition]) -> dg.Assets
         with _step(context, ui):
             checks = verify_step(paths, google_drive.client, postgres.database, ui, options)
         return dg.MaterializeResult(
-            metadata={"differences": sum(check.total for check in checks)},
+            metadata={
+                "differences": sum(check.total for check in checks),
+                "verdict": day_verdict(checks, config.skip)
+                or "not known: a place was skipped, or could not be reached",
+            },
             check_results=[_check_result(check) for check in checks],
         )
 

@@ -14,9 +14,10 @@ from lse_operations.reporter import LogReporter, StepReporter
 from lse_platform.home import known_projects
 from lse_resources.projects import KEY_HINT, key_owners
 from lse_resources.settings import Settings
+from lse_sensors.due_days import due_days_sensor
 from lse_sensors.late_feedback import late_feedback, late_feedback_schedule
 from lse_sensors.maintenance import maintenance, maintenance_schedule
-from lse_sensors.schedules import project_schedules
+from lse_sensors.schedules import weekly_schedule
 from lse_sensors.sensors import SENSORS
 
 _log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def resources(ui: StepReporter) -> dict[str, object]:
 
 @dg.definitions
 def definitions() -> dg.Definitions:
-    """Reads `projects.toml` and defines each project's assets and schedules, and the sensors."""
+    """Reads `projects.toml` and defines each project's assets and schedule, and the sensors."""
     # A hundred projects are 260,000 permanent objects: frequent garbage collections would be slow.
     gc.set_threshold(100_000)
     listed = known_projects(Settings.load())
@@ -45,17 +46,16 @@ def definitions() -> dg.Definitions:
         if project not in projects:
             owner = owners[project_slug(project.name)]
             _log.error("'%s' is not archived: its key is that of '%s'. %s", project.name, owner, KEY_HINT)
+    of_projects = [project_definitions(project) for project in projects]
+    active = [project for project in projects if project.schedule != "off"]
+    jobs = [job for one in of_projects for job in one.jobs or ()]
     return dg.Definitions.merge(
         dg.Definitions(
             resources=resources(LogReporter()),
             executor=dg.in_process_executor,
             jobs=[maintenance, late_feedback],
-            schedules=[
-                maintenance_schedule,
-                late_feedback_schedule,
-                *(one for project in projects for one in project_schedules(project)),
-            ],
-            sensors=SENSORS,
+            schedules=[maintenance_schedule, late_feedback_schedule, *map(weekly_schedule, active)],
+            sensors=[*SENSORS, *([due_days_sensor(active, jobs)] if active else [])],
         ),
-        *[project_definitions(project) for project in projects],
+        *of_projects,
     )

@@ -23,7 +23,7 @@ from lse_archive.folder.manifest import SUMMARY, content_sums, read_summary, rea
 from lse_archive.folder.opened import Folder
 from lse_archive.folder.pruned import day_content, is_pruned, pruned_runs, pruned_sums, read_pruned
 from lse_archive.folder.reader import NOT_AS_RECORDED, open_run_files
-from lse_archive.folder.state import read_state
+from lse_archive.folder.state import DayVerdict, read_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import VerificationResult
 from lse_archive.zips.day import check_zip
@@ -135,6 +135,21 @@ def check_steps(
     }
     for name, check in checks.items():
         yield StepCheck(name, "unproven", "it was skipped on request") if name in options.skip else check()
+
+
+def day_verdict(checks: Sequence[StepCheck], skipped: Sequence[str] = ()) -> DayVerdict | None:
+    """The verdict of a day, see `DayState.verdict`; None if a check was skipped, or a place could not be reached.
+
+    Proven are completeness and the agreement of all places that are configured: without a destination, the other places
+    prove the day. What LangSmith's statistics of feedback count is not documented: no later fetch can prove it.
+    """
+    verdicts = {check.name: check.verdict for check in checks}
+    if "differs" in verdicts.values():
+        return "wrong"
+    if skipped or "unknown" in verdicts.values():
+        return None
+    unproven = {name for name, verdict in verdicts.items() if verdict == "unproven"}
+    return "not_provable" if unproven - {"drive_matches_zip", "feedback_complete"} else "proven"
 
 
 def compare_rows(

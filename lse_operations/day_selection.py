@@ -1,4 +1,4 @@
-"""Day selection: the days to archive, to fetch again or to verify again, from files and states on disk."""
+"""Day selection: which days are due, expire or are verified again, from files and states on disk."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from lse_resources.projects import ProjectConfig
 
 SETTLED_AFTER_DAYS = 3
 """Runs of a day can arrive and end late: the day is fetched again this many days later."""
-
-CATCH_UP_DAYS = 31
-"""Maximum number of days in one tick."""
 
 VERIFIED_WEEKLY_DAYS = 30
 ROTATION_WEEKS = 26
@@ -38,22 +35,30 @@ def servable(project: ProjectConfig, now: datetime) -> list[date]:
     return sorted(days_between(first, today - timedelta(days=1)), reverse=True)
 
 
-def days_to_archive(layout: Layout, project: ProjectConfig, now: datetime) -> list[date]:
-    """The days to fetch at `now`, newest first: those never fetched, and those last fetched too early.
+def is_fetch_due(project: ProjectConfig, day: date, state: DayState, now: datetime) -> bool:
+    """Whether the day is to be fetched at `now`.
 
-    These are yesterday, the day three days back, and days that were missed; at most `CATCH_UP_DAYS`, and none that
-    LangSmith no longer serves.
+    It is if it was never fetched, or not since it has settled, or if the fetch did not prove what is here: it is
+    incomplete, or its content has changed since. A day is over, and has settled, at the project's daily time.
     """
-    due = [day for day in servable(project, now) if _is_due(read_state(layout.day(project.name, day)), day, now)]
-    return due[:CATCH_UP_DAYS]
-
-
-def _is_due(state: DayState, day: date, now: datetime) -> bool:
+    if project.schedule == "off":
+        return False
+    daily = at_daily_time(project, now)
+    if day >= daily.date() or last_day(project, day) < now.astimezone(UTC).date():
+        return False
     last_fetched_at = moment(state.last_fetched_at)
     if last_fetched_at is None or state.count_check == "fewer":
         return True
+    if state.count_check == "equal" and state.verdict == "not_provable":
+        return True
     settled = datetime.combine(day + timedelta(days=SETTLED_AFTER_DAYS), time(), UTC)
-    return last_fetched_at < settled <= now
+    return last_fetched_at < settled <= daily
+
+
+def at_daily_time(project: ProjectConfig, now: datetime) -> datetime:
+    """The time at which a day of the project begins at midnight, if it begins at its daily time; not `off`."""
+    hour, minute = map(int, project.schedule.split(":"))
+    return now.astimezone(UTC) - timedelta(hours=hour, minutes=minute)
 
 
 def days_to_verify(layout: Layout, project: ProjectConfig, now: datetime) -> list[date]:
@@ -81,14 +86,14 @@ def expiring(layout: Layout, project: ProjectConfig, now: datetime) -> Iterator[
     for day in reversed(servable(project, now)):
         if expires_soon(project, day, today):
             state = read_state(layout.day(project.name, day))
-            if state.verified_at is None or state.count_check == "fewer":
+            if state.verdict in (None, "wrong") or state.count_check == "fewer":
                 yield Expiring(project.name, day, last_day(project, day))
 
 
 def expires_soon(project: ProjectConfig, day: date, today: date) -> bool:
     """Whether LangSmith still serves the day, and its retention is in the last third, or in the last two days.
 
-    Earlier than that, the daily schedule retries the day.
+    Earlier than that, the sensor `due_days` retries the day.
     """
     return 0 <= (last_day(project, day) - today).days < max(2, project.retention_days // 3)
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from lse_archive.folder.manifest import read_summary
 from lse_archive.folder.pruned import read_pruned
-from lse_archive.folder.state import read_state
+from lse_archive.folder.state import DayVerdict, read_state
 from lse_archive.layout import DayPaths
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.days_table import update_day
@@ -21,13 +21,13 @@ def note_load(database: Database, paths: DayPaths, rows: int) -> None:
     _update(database, paths, {"rows": rows, "loaded_at": datetime.now(UTC)})
 
 
-def note_verification(database: Database, paths: DayPaths, *, consistent: bool) -> None:
-    """Records that all places of the day were just compared, and whether they agreed.
+def note_verification(database: Database, paths: DayPaths, verdict: DayVerdict) -> None:
+    """Records that all places of the day were just compared, and the verdict.
 
     Raises:
         DatabaseError: Postgres cannot be reached or refuses.
     """
-    _update(database, paths, {"consistent": consistent, "verified_at": datetime.now(UTC)})
+    _update(database, paths, {"verdict": verdict, "verified_at": datetime.now(UTC)})
 
 
 def _update(database: Database, paths: DayPaths, values: dict[str, object]) -> None:

@@ -26,7 +26,7 @@ from lse_archive.layout import DayPaths, Layout
 from lse_archive.runs.feedback import FEEDBACK_FILES, FeedbackRecord, read_lines, read_record, split_mark
 from lse_archive.runs.header import read_header
 from lse_archive.runs.scanner import NotARunError
-from lse_operations.day_selection import moment
+from lse_operations.day_selection import at_daily_time, last_day, moment
 from lse_resources.projects import ProjectConfig
 
 _log = logging.getLogger(__name__)
@@ -47,14 +47,22 @@ class _Pass(msgspec.Struct):
     read_until: str
 
 
-def is_feedback_due(project: ProjectConfig, paths: DayPaths, state: DayState, now: datetime) -> bool:
-    """Whether the day's feedback is to be read in full: some was found since, or the day has reached an age."""
-    if paths.late_feedback.exists():
+def is_feedback_due(project: ProjectConfig, day: date, state: DayState, now: datetime, *, waits: bool) -> bool:
+    """Whether the day is to be fetched for its feedback: some was found since, or the day has reached an age.
+
+    Args:
+        waits: Whether the day has late feedback, see `find_late_feedback`: that is fetched at any age.
+    """
+    if project.schedule == "off" or day >= (daily := at_daily_time(project, now)).date():
+        return False
+    if waits:
         return True
+    if last_day(project, day) < now.astimezone(UTC).date():
+        return False
     read_at = moment(state.feedback_read_at)
     ages = [*READ_AFTER_DAYS, project.retention_days - READ_BEFORE_EXPIRY_DAYS]
-    times = [datetime.combine(paths.day + timedelta(days=age), time(), UTC) for age in ages]
-    return any(at <= now and (read_at is None or read_at < at) for at in times)
+    times = [datetime.combine(day + timedelta(days=age), time(), UTC) for age in ages]
+    return any(at <= daily and (read_at is None or read_at < at) for at in times)
 
 
 def find_late_feedback(layout: Layout, project: ProjectConfig, source: RunSource, now: datetime) -> list[date]:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from lse_archive.days import days_between
 from lse_archive.errors import ArchiveError
-from lse_archive.folder.state import DayState, read_state
+from lse_archive.folder.state import DayState, DayVerdict, has_content, read_state
 from lse_archive.layout import WORK_DIR, Layout
 from lse_archive.names import project_folder, zip_name
-from lse_operations.day_selection import expires_soon, last_day
+from lse_operations.day_selection import expires_soon, is_fetch_due, last_day
+from lse_operations.late_feedback import is_feedback_due
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.urls import embedded_server
 from lse_resources.projects import ProjectConfig
 from lse_resources.settings import Settings
 
-Rows = Mapping[tuple[str, date], tuple[int | None, bool | None]]
-"""By project and day: rows after the last load, and whether the last verification found nothing wrong."""
+Rows = Mapping[tuple[str, date], tuple[int | None, DayVerdict | None]]
+"""By project and day: rows after the last load, and the verdict of the last verification."""
 
 _NOTHING = DayState()
-_ROWS = "SELECT project, run_date, rows, consistent FROM days WHERE run_date BETWEEN %s AND %s"
+_ROWS = "SELECT project, run_date, rows, verdict FROM days WHERE run_date BETWEEN %s AND %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,12 @@ class DayView:
     Attributes:
         files: `here`, `pruned` (deleted here to save space), or `missing`.
         zip: The same.
-        drive: Whether an upload was confirmed, and the copy was not pruned since.
+        drive: Whether an upload of this content was confirmed, and the copy was not pruned since.
         postgres: Whether rows were loaded; None if the database cannot be reached.
-        verified: Whether all places agreed when they were last compared.
-        differs: Whether the last comparison found a difference.
+        verified: What the last comparison of all places showed, see `DayState.verdict`.
+        behind: The places that are still to be done: `files` (the day is to be fetched), `zip`, `drive`, `postgres`,
+            `verified`. A destination that is not configured, a database that cannot be reached, and a place where a
+            difference was found are not: a person decides which side of a difference is right.
         incomplete: Whether LangSmith did not serve every run of the day when it was last fetched.
         last_day: The last day on which LangSmith serves the whole day; None if it is past.
         expires: Whether it expires soon, and is not archived and verified.
@@ -48,8 +51,8 @@ class DayView:
     zip: str
     drive: bool
     postgres: bool | None
-    verified: bool
-    differs: bool
+    verified: DayVerdict | None
+    behind: tuple[str, ...]
     incomplete: bool
     last_day: date | None
     expires: bool
@@ -58,6 +61,11 @@ class DayView:
     def is_gap(self) -> bool:
         """Whether no copy of the day is known."""
         return self.files == "missing" and self.zip == "missing" and not self.drive
+
+    @property
+    def differs(self) -> bool:
+        """Whether the last comparison found a difference."""
+        return self.verified == "wrong"
 
     @property
     def is_fetched_only(self) -> bool:
@@ -79,7 +87,7 @@ def read_rows(settings: Settings, first: date, last: date) -> tuple[Rows | None,
             found = connection.execute(_ROWS, (first, last)).fetchall()
     except ArchiveError as error:
         return None, str(error)
-    return {(project, day): (rows, consistent) for project, day, rows, consistent in found}, ""
+    return {(project, day): (rows, verdict) for project, day, rows, verdict in found}, ""
 
 
 def unlisted(layout: Layout, listed: list[ProjectConfig], rows: Rows | None) -> dict[str, list[date]]:
@@ -101,15 +109,29 @@ def archived_days(layout: Layout, project: str) -> set[date]:
 
 
 def overview(
-    layout: Layout, projects: list[ProjectConfig], first: date, last: date, rows: Rows | None, now: datetime
+    settings: Settings, projects: Sequence[ProjectConfig], first: date, last: date, rows: Rows | None, now: datetime
 ) -> list[list[DayView]]:
     """Each project's days from `first` to `last`, oldest first, without those before the project's first day."""
-    zips = _names(layout.archive_dir)
-    return [list(_days(layout, project, first, last, rows, now, zips)) for project in projects]
+    zips = _names(settings.layout.archive_dir)
+    return [list(_days(settings, project, first, last, rows, now, zips)) for project in projects]
+
+
+def all_days(settings: Settings, projects: Sequence[ProjectConfig], now: datetime) -> list[list[DayView]]:
+    """Each project's days from its first to yesterday, oldest first."""
+    yesterday = now.astimezone(UTC).date() - timedelta(days=1)
+    first = min((project.start for project in projects), default=yesterday)
+    rows, _ = read_rows(settings, first, yesterday)
+    return overview(settings, projects, first, yesterday, rows, now)
+
+
+def days_behind(settings: Settings, projects: Sequence[ProjectConfig], now: datetime) -> list[list[DayView]]:
+    """Each project's days that are behind: those to fetch first, because LangSmith deletes them; the oldest first."""
+    views = all_days(settings, projects, now)
+    return [sorted((day for day in days if day.behind), key=lambda day: "files" not in day.behind) for days in views]
 
 
 def _days(
-    layout: Layout,
+    settings: Settings,
     project: ProjectConfig,
     first: date,
     last: date,
@@ -120,27 +142,41 @@ def _days(
     if last < (first := max(first, project.start)):
         return
     today = now.astimezone(UTC).date()
-    folder = layout.data_dir / project_folder(project.name)
+    folder = settings.layout.data_dir / project_folder(project.name)
     here, work = _names(folder), _names(folder / WORK_DIR)
     for day in days_between(first, last):
-        state = read_state(layout.day(project.name, day)) if f"{day}.state.json" in work else _NOTHING
+        paths = settings.layout.day(project.name, day)
+        state = read_state(paths) if f"{day}.state.json" in work else _NOTHING
         files = "here" if str(day) in here else "pruned" if f"{day}.pruned" in work else "missing"
         zipped = zip_name(project.name, day) in zips
-        loaded, consistent = rows.get((project.name, day), (None, None)) if rows is not None else (None, None)
-        verified = state.verified_at is not None and consistent is not False
+        loaded, recorded = rows.get((project.name, day), (None, None)) if rows is not None else (None, None)
+        verified = "wrong" if recorded == "wrong" else state.verdict
+        uploaded = state.drive_sha256 is not None and state.copy_pruned_at is None
+        if uploaded and verified is None and files != "missing":
+            uploaded = has_content(paths, state.drive_content)
+        waits = paths.late_feedback.name in work
+        is_due = is_fetch_due(project, day, state, now) or is_feedback_due(project, day, state, now, waits=waits)
+        behind = {"files": is_due}
+        if files != "missing":
+            behind |= {
+                "zip": not zipped and files == "here" and not state.zip_pruned_at,
+                "drive": not uploaded and settings.has_destination and not state.copy_pruned_at,
+                "postgres": rows is not None and loaded is None,
+                "verified": verified is None,
+            }
         served_until = last_day(project, day)
         yield DayView(
             project=project.name,
             date=day,
             files=files,
             zip="here" if zipped else "pruned" if state.zip_pruned_at else "missing",
-            drive=state.drive_sha256 is not None and state.copy_pruned_at is None,
+            drive=uploaded,
             postgres=loaded is not None if rows is not None else None,
             verified=verified,
-            differs=consistent is False,
+            behind=tuple(place for place, is_behind in behind.items() if is_behind),
             incomplete=state.count_check == "fewer",
             last_day=served_until if served_until >= today else None,
-            expires=not verified and expires_soon(project, day, today),
+            expires=verified in (None, "wrong") and expires_soon(project, day, today),
         )
 
 

@@ -16,7 +16,7 @@ from lse_archive.folder.state import now_text, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import FetchResult, LoadResult, UploadResult, ZipResult
 from lse_archive.zips.day import zip_day
-from lse_operations.checks import OpenDestination, StepCheck, VerifyOptions, check_steps
+from lse_operations.checks import OpenDestination, StepCheck, VerifyOptions, check_steps, day_verdict
 from lse_operations.days_record import note_load, note_verification
 from lse_operations.reporter import Counter, StepReporter
 from lse_operations.restore.restore import restore_pruned
@@ -150,7 +150,7 @@ def verify_step(
     reporter: StepReporter,
     options: VerifyOptions,
 ) -> list[StepCheck]:
-    """Compares all places of the day as they are now. The day counts as verified if no check finds a difference.
+    """Compares all places of the day as they are now, and records the verdict in its state.
 
     Raises:
         ArchiveError: The day's lock is held by another process.
@@ -158,16 +158,17 @@ def verify_step(
     with reporter.progress("verification", "runs") as advance:
         content = _content(paths)
         checks = list(check_steps(paths, open_destination, open_database, reporter, advance, options))
-        consistent = all(check.verdict in ("agrees", "unproven") for check in checks)
-        if any(check.name == "runs_match_files" and check.verdict in ("agrees", "differs") for check in checks):
-            note_verification(open_database(), paths, consistent=consistent)
+        verdict = day_verdict(checks, options.skip)
+        rows = next(check.verdict for check in checks if check.name == "runs_match_files")
+        if verdict and rows in ("agrees", "differs"):
+            note_verification(open_database(), paths, verdict)
     for check in checks:
         reporter.checked(check)
-    if consistent and not options.skip and content is not None:
+    if verdict == "wrong" or (verdict and content is not None):
         with day_lock(paths, on_wait=reporter.waiting):
             if content == _content(paths):  # the checks hold for no other content
                 try:
-                    update_state(paths, verified_at=now_text())
+                    update_state(paths, verdict=verdict, verified_at=None if verdict == "wrong" else now_text())
                 except ArchiveError as error:  # for example on read-only media: the checks are done
                     _log.warning("%s", error)
     return checks

@@ -172,6 +172,11 @@ class Settings(BaseSettings):
         )
 
     @property
+    def has_destination(self) -> bool:
+        """Whether Google Drive or an object store is configured."""
+        return bool(self.lse_archive_url or self.google_drive_folder_url)
+
+    @property
     def object_store(self) -> dict[str, str]:
         """The S3 settings that are set, by obstore's names."""
         found = {"region": self.aws_region, "endpoint": self.aws_endpoint_url}

@@ -27,7 +27,7 @@ _BACKFILL, _TICK, _PARTITION, _WILL_RETRY = (
     "dagster/partition",
     "dagster/will_retry",
 )
-_UNFINISHED = [
+UNFINISHED = [
     DagsterRunStatus.QUEUED,
     DagsterRunStatus.NOT_STARTED,
     DagsterRunStatus.STARTING,
@@ -59,7 +59,7 @@ def read_events(instance: dg.DagsterInstance, state: AlertState, projects: list[
 def is_running(instance: dg.DagsterInstance, batch: str) -> bool:
     """Whether a backfill or a schedule's tick has runs that are not finished or not launched yet."""
     tag, _, value = batch.partition("=")
-    if instance.get_runs_count(RunsFilter(tags={tag: value}, statuses=_UNFINISHED)):
+    if instance.get_runs_count(RunsFilter(tags={tag: value}, statuses=UNFINISHED)):
         return True
     if tag != _BACKFILL:
         return False

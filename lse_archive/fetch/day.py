@@ -57,7 +57,8 @@ def fetch_day(
     If the folder exists, changed runs are replaced, and runs that LangSmith no longer serves are kept. If the fetch
     fails, its finished pages stay in staging, and the next fetch continues from there.
 
-    A day of which LangSmith serves all but some runs is published as incomplete: its summary names them.
+    A day of which LangSmith serves all but some runs is published as incomplete: its summary names them. A day past the
+    retention of which nothing is served and nothing is here is not published (`not_served`).
 
     Args:
         progress: Called for each page with the number of runs that it added.
@@ -128,6 +129,21 @@ def _publish_union(
     incomplete = _incomplete(staging, check, recorded)
     if incomplete or staging.is_incomplete():  # whatever the counts are
         check = replace(check, verdict="fewer")
+    if check.verdict == "unproven" and not existed and not any(staging.sums()):
+        staging.discard()
+        return FetchResult(
+            project=paths.project,
+            date=str(paths.day),
+            outcome="not_served",
+            runs=0,
+            traces=0,
+            bytes=0,
+            pending=0,
+            misfiled=sorted(staging.misplaced),
+            langsmith_count=check.count,
+            count_check="unproven",
+            api=source.api_version,
+        )
     is_unchanged = (
         union.as_recorded
         and recorded is not None
@@ -162,7 +178,7 @@ def _publish_union(
         count_check=verdict,
         proven_content=proven_content,
         no_longer_served=kept,
-        **({"feedback_read_at": feedback.read_at} if feedback else {}),
+        **({"feedback_read_at": feedback.read_at} if feedback and not feedback.differs else {}),
     )
     if feedback:
         remove_late_feedback(paths, feedback.late)

@@ -10,7 +10,7 @@ import logging
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -21,6 +21,9 @@ from lse_archive.folder.publish import publish_folder
 from lse_archive.layout import DayPaths
 
 _log = logging.getLogger(__name__)
+DayVerdict = Literal["proven", "not_provable", "wrong"]
+"""What the last comparison of all places of a day showed."""
+
 _PROOF = re.compile(rb'"proven_content"\s*:\s*"([0-9a-f]{64})"')
 
 
@@ -29,14 +32,17 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         last_fetched_at: When the whole day was last fetched from LangSmith.
-        feedback_read_at: When the feedback of the whole day was last read.
+        feedback_read_at: When the feedback of the whole day was last read, and agreed with the runs.
         served_runs: Number of runs that LangSmith served then.
         langsmith_count: LangSmith's count then.
         count_check: See `FetchResult.count_check`.
         proven_content: Content hash of the day when the counts were last equal.
         no_longer_served: Ids of kept runs that LangSmith no longer serves.
         drive_file_id, drive_sha256, drive_content: The last confirmed upload.
-        verified_at: When all places last agreed.
+        verified_at: When all places last agreed; None since their content has changed.
+        verdict: `proven`: they agree, and LangSmith's count proves that the day is complete; `not_provable`: they
+            agree, and its completeness cannot be proven; `wrong`: a check found a difference; None: this content was
+            not compared.
         zip_pruned_at, copy_pruned_at: When the local zip, or the copy at the destination, was pruned.
     """
 
@@ -52,6 +58,7 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
     drive_content: str | None = None
     uploaded_at: str | None = None
     verified_at: str | None = None
+    verdict: DayVerdict | None = None
     zip_pruned_at: str | None = None
     copy_pruned_at: str | None = None
 
@@ -65,20 +72,33 @@ def read_state(paths: DayPaths) -> DayState:
 
     Certain is the proof that LangSmith's count was equal, if the damaged file names the content that the day has. The
     rest is found again: a day without a fetch and a verification is archived again.
+
+    States of version 0.1.0 have no verdict: `verified_at` was set for days that cannot be proven, too.
     """
     try:
         content = paths.state.read_bytes()
     except FileNotFoundError:
         return DayState()
     try:
-        return msgspec.json.decode(content, type=DayState)
+        state = msgspec.json.decode(content, type=DayState)
     except UNDECODABLE as error:
         _log.warning("%s is damaged (%s): the day counts as neither fetched nor verified", paths.state, error)
+    else:
+        if state.verdict or not state.verified_at:
+            return state
+        proven = state.count_check == "equal" and has_content(paths, state.proven_content)
+        return msgspec.structs.replace(state, verdict="proven" if proven else "not_provable")
     proof = _PROOF.search(content)
-    with contextlib.suppress(CorruptArchiveError):
-        if proof and proof[1].decode() == day_content(paths):
-            return DayState(count_check="equal", proven_content=proof[1].decode())
+    if proof and has_content(paths, proof[1].decode()):
+        return DayState(count_check="equal", proven_content=proof[1].decode())
     return DayState()
+
+
+def has_content(paths: DayPaths, content: str | None) -> bool:
+    """Whether the day's run files have this content hash; False if their checksums cannot be read."""
+    with contextlib.suppress(CorruptArchiveError):
+        return content is not None and content == day_content(paths)
+    return False
 
 
 def repair_state(paths: DayPaths) -> None:
@@ -118,16 +138,17 @@ def _write(paths: DayPaths, state: DayState) -> None:
 def publish_day(paths: DayPaths, staged: Path) -> None:
     """Publishes a folder as the day's, see `publish_folder`.
 
-    Clears `verified_at` first: even if the process is killed, no other content counts as verified.
+    Clears the verdict first: even if the process is killed, it counts for no other content.
     """
     clear_verified(paths)
     publish_folder(paths, staged)
 
 
 def clear_verified(paths: DayPaths) -> None:
-    """Clears `verified_at`; called before anything of the day is replaced."""
-    if read_state(paths).verified_at is not None:
-        update_state(paths, verified_at=None)
+    """Clears the verdict; called before anything of the day is replaced."""
+    state = read_state(paths)
+    if state.verdict or state.verified_at:
+        update_state(paths, verdict=None, verified_at=None)
 
 
 def now_text() -> str:

@@ -182,10 +182,13 @@ def full_sweep(
 ) -> None:
     """Fetch, zip, upload, load and verify a day or a range of days."""
     from lse_operations.steps import STEPS
+    from lse_resources.settings import Settings
 
     skipped = {"run_files": skip_fetch, "drive_file": skip_upload, "runs_table": skip_db}
     steps = [step for step in STEPS if not skipped.get(step)]
-    unchecked = (["drive_matches_zip"] if skip_upload else []) + (["runs_match_files"] if skip_db else [])
+    # Without a destination there is nothing to skip: the check says that there is no copy, and the day can be verified.
+    skips_copy = skip_upload and Settings.load().has_destination
+    unchecked = (["drive_matches_zip"] if skips_copy else []) + (["runs_match_files"] if skip_db else [])
     config: dict[str, dict[str, object]] = {
         "run_files": {"feedback": not skip_feedback},
         "verification": {"skip": unchecked},

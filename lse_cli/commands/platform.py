@@ -38,11 +38,20 @@ def up(
         ),
     ] = "127.0.0.1",
 ) -> None:
-    """Run the platform until Ctrl-C: database, UI and daemon."""
+    """Run the platform until Ctrl-C: database, UI and daemon. Days that are due start at once."""
+    from datetime import UTC, datetime
+
+    from lse_cli.terminal.texts import counted
+    from lse_operations.overview import days_behind
     from lse_platform.platform import run_platform
+    from lse_resources.projects import read_projects
     from lse_resources.settings import Settings
 
-    run_platform(Settings.load(), port=port, host=host, say=echo)
+    settings = Settings.load()
+    active = [project for project in read_projects(settings.projects_file) if project.schedule != "off"]
+    if due := sum(map(len, days_behind(settings, active, datetime.now(UTC)))):
+        echo(f"due: {counted(due, 'day')}; they start with the platform, the first to expire first")
+    run_platform(settings, port=port, host=host, say=echo)
 
 
 def down() -> None:

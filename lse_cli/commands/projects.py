@@ -35,9 +35,13 @@ def add(
         ),
     ] = 14,
 ) -> None:
-    """Add a project. A running platform picks it up within a minute."""
+    """Add a project. A running platform starts with its days within two minutes."""
+    from datetime import UTC, datetime
+
     from lse_archive.days import FIRST_DAY, parse_day, today
     from lse_archive.errors import UsageError
+    from lse_cli.terminal.texts import counted
+    from lse_operations.day_selection import servable
     from lse_resources.projects import ProjectConfig, add_project
     from lse_resources.settings import Settings
 
@@ -49,8 +53,12 @@ def add(
     if first < FIRST_DAY:
         raise UsageError(f"the start {first} is before the first day of an archive, {FIRST_DAY}")
     path = Settings.load().projects_file
-    add_project(path, ProjectConfig(name, first, retention_days))
+    project = ProjectConfig(name, first, retention_days)
+    add_project(path, project)
     echo(f"added '{name}' from {start} to {path}")
+    if days := servable(project, datetime.now(UTC)):
+        served = f"LangSmith still has {counted(len(days), 'day')} of it, from {days[-1]} on"
+        echo(f"{served}: the platform (lse up) starts with them at once, the first to expire first")
 
 
 @app.command()

@@ -41,13 +41,14 @@ def status(
     first = first or date.fromordinal(max(1, last.toordinal() - _DAYS + 1))
     rows, why = read_rows(settings, first, last)
     chosen, ends = _choose(settings, project, rows)
-    views = overview(settings.layout, chosen, first, min(last, yesterday), rows, datetime.now(UTC))
+    views = overview(settings, chosen, first, min(last, yesterday), rows, datetime.now(UTC))
     views = [[day for day in days if day.date <= ends.get(day.project, last)] for days in views]
     if json:
-        print_json([msgspec.to_builtins(day) | {"gap": day.is_gap} for days in views for day in days])
+        days = [day for days in views for day in days]
+        print_json([msgspec.to_builtins(day) | {"differs": day.differs, "gap": day.is_gap} for day in days])
     else:
         lines = [line for one, days in zip(chosen, views, strict=True) for line in _grid(one.name, days)]
-        for line in [*lines, _LEGEND, *_summary([day for days in views for day in days])]:
+        for line in [*lines, *_LEGEND, *_summary([day for days in views for day in days])]:
             echo(line)
     if why:
         echo(f"lse: the state of Postgres is unknown: {why}", err=True)
@@ -64,7 +65,7 @@ def _choose(settings: Settings, project: str | None, rows: Rows | None) -> tuple
     if project and project not in others and not any(one.name == project for one in listed):
         # `unlisted` does not find a zip without a folder, or a name too long for a folder.
         others[project] = sorted(archived_days(settings.layout, project))
-    known = [*listed, *(ProjectConfig(name, days[0]) for name, days in others.items() if days)]
+    known = [*listed, *(ProjectConfig(name, days[0], schedule="off") for name, days in others.items() if days)]
     chosen = [one for one in known if project in (None, one.name)]
     if not chosen:
         where = lists_none(settings.projects_file) if not listed else f"it is not in {settings.projects_file}"
@@ -73,7 +74,10 @@ def _choose(settings: Settings, project: str | None, rows: Rows | None) -> tuple
     return chosen, {name: days[-1] for name, days in others.items() if days}
 
 
-_LEGEND = "✓ there   · not there   p pruned   ✗ differs   ? unknown   ! about to expire in LangSmith"
+_LEGEND = (
+    "✓ there   · not there   p pruned   ✗ differs   ? unknown   ! about to expire in LangSmith",
+    "verified: ✓ proven   ○ not provable: all places agree, but nothing can prove that the day is complete",
+)
 
 
 def _grid(name: str, days: list[DayView]) -> Iterator[str]:
@@ -97,7 +101,9 @@ def _day_name(day: DayView, *, first: bool) -> str:
 
 def _mark(day: DayView, place: str) -> str:
     if place == "verified":
-        return "✗" if day.differs or day.incomplete else "✓" if day.verified else "·"
+        return (
+            "✗" if day.incomplete else {"proven": "✓", "not_provable": "○", "wrong": "✗"}.get(day.verified or "", "·")
+        )
     if place == "Postgres" and day.postgres is None:
         return "?"
     value = {"files": day.files, "zip": day.zip, "Drive": day.drive, "Postgres": day.postgres}[place]
@@ -107,19 +113,20 @@ def _mark(day: DayView, place: str) -> str:
 def _summary(days: list[DayView]) -> Iterator[str]:
     """One line for each project and kind of problem."""
     from lse_archive.days import day_ranges
-    from lse_cli.terminal.texts import counted
+    from lse_cli.terminal.texts import alike_behind, counted, missing_steps
 
     kinds = (
-        ("differs", [day for day in days if day.differs]),
-        ("incomplete", [day for day in days if day.incomplete]),
-        ("about to expire", [day for day in days if day.expires]),
-        ("gap", [day for day in days if day.is_gap and not day.expires]),
-        ("only run files, no copy elsewhere", [day for day in days if day.is_fetched_only]),
+        ("differs", [day for day in days if day.differs], ""),
+        ("incomplete", [day for day in days if day.incomplete], ""),
+        ("about to expire", [day for day in days if day.expires], ""),
+        ("gap", [day for day in days if day.is_gap and day.last_day and not day.expires], ""),
+        ("gap", [day for day in days if day.is_gap and not day.last_day], ", no longer in LangSmith"),
+        ("not provable", [day for day in days if day.verified == "not_provable"], ""),
+        ("only run files, no copy elsewhere", [day for day in days if day.is_fetched_only], ""),
+        *(("behind", found, f": {missing_steps(found[0])}") for found in alike_behind(days)),
     )
-    for kind, found in kinds:
+    for kind, found, more in kinds:
         for name in dict.fromkeys(day.project for day in found):
-            mine = [day for day in found if day.project == name]
-            expired = "" if any(day.last_day for day in mine) or kind != "gap" else ", no longer in LangSmith"
-            yield f"{kind}: {name}: {day_ranges(str(day.date) for day in mine)}{expired}"
-    if not any(found for _, found in kinds):
+            yield f"{kind}: {name}: {day_ranges(str(day.date) for day in found if day.project == name)}{more}"
+    if not any(found for _, found, _ in kinds):
         yield f"{counted(len(days), 'day')}, no gap"

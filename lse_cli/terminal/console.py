@@ -157,7 +157,8 @@ class Terminal:
         if not getattr(result, "is_consistent", True):
             return  # the check says it, run by run
         seconds = getattr(result, "duration_seconds", 0.0)
-        self._line("✓", step, f"{describe(result)}  ({seconds:.1f} s)")
+        sign = "!" if getattr(result, "outcome", "") == "not_served" else "✓"
+        self._line(sign, step, f"{describe(result)}  ({seconds:.1f} s)")
         for line in getattr(result, "errors", []) or []:
             self.warn(f"      {line}")
 

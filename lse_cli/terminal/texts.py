@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from lse_archive.results import (
@@ -15,6 +18,9 @@ from lse_archive.results import (
     ZipResult,
 )
 
+if TYPE_CHECKING:
+    from lse_operations.overview import DayView
+
 # Names of the steps as users see them, in the order in which a day is processed.
 STEP_NAMES = {
     "run_files": "fetch",
@@ -23,6 +29,23 @@ STEP_NAMES = {
     "runs_table": "load",
     "verification": "verify",
 }
+
+
+_STEP_OF = dict(zip(("files", "zip", "drive", "postgres", "verified"), STEP_NAMES.values(), strict=True))
+
+
+def missing_steps(day: DayView) -> str:
+    """The steps of which a day is behind: `upload, verify`."""
+    return ", ".join(_STEP_OF[place] for place in day.behind)
+
+
+def alike_behind(days: Iterable[DayView]) -> list[list[DayView]]:
+    """The days that have a copy and are behind, those that lack the same places together."""
+    alike: dict[tuple[str, ...], list[DayView]] = {}
+    for day in days:
+        if day.behind and not day.is_gap:
+            alike.setdefault(day.behind, []).append(day)
+    return list(alike.values())
 
 
 def counted(count: int, noun: str) -> str:
@@ -92,6 +115,8 @@ def _left_out(names: list[str]) -> str:
 
 
 def _fetch(result: FetchResult) -> str:
+    if result.outcome == "not_served":
+        return "not archived: LangSmith serves no run of the day, which is past its retention; it cannot be proven"
     text = f"{result.outcome}: {counted(result.runs, 'run')} in {counted(result.traces, 'trace')}, {size(result.bytes)}"
     if result.outcome != "created":
         counts = (

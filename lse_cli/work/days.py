@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
+from lse_archive.days import day_ranges
 from lse_archive.errors import AccessError, ArchiveConflictError, ArchiveError, SettingsError
 from lse_cli.selection import Selection
 from lse_cli.terminal.console import DayOutcome, Terminal
@@ -43,6 +44,7 @@ def work(
         One entry per project and day, and the exit code.
     """
     entries, code, not_started = [], 0, 0
+    not_served: dict[str, list[str]] = {}
     config = config or {}
     refused: dict[str, ArchiveError] = {}
     uploads = RangeUploads(settings, terminal)
@@ -66,10 +68,14 @@ def work(
                 terminal.begin_day(f"{project.name} {day}")
                 outcome = _one_day(settings, terminal, runner, project, day, steps, config)
                 refused |= _refusals(project, outcome)
+            if getattr(outcome.results.get("run_files"), "outcome", "") == "not_served":
+                not_served.setdefault(project.name, []).append(str(day))
             entries.append(entry(project.name, day, steps, outcome, sweep=sweep))
             code = worst(code, exit_code(outcome))
     if not_started:
         terminal.warn(f"not started: {counted(not_started, 'day')}, for the same reason")
+    for name, dates in not_served.items():
+        terminal.warn(f"not archived, because LangSmith no longer has them: {name}: {day_ranges(dates)}")
     return entries, code
 
 

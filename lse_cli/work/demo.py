@@ -240,7 +240,7 @@ def _table(settings: Settings, entries: list[dict[str, Any]]) -> Table:
         checks = {check["name"]: check["verdict"] == "agrees" for check in entry["checks"]}
         fetched = entry["fetch_result"]
         places = ("run_files_intact", "zip_matches_files", "drive_matches_zip", "runs_match_files")
-        marks = [checks[place] for place in places] + [read_state(paths).verified_at is not None]
+        marks = [checks[place] for place in places] + [read_state(paths).verdict == "proven"]
         table.add_row(
             entry["project"],
             entry["date"],

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -21,11 +21,13 @@ import httpx
 import msgspec
 import pyrage
 
+from lse_archive.days import day_ranges
 from lse_archive.errors import ArchiveError, DestinationError
 from lse_archive.files import flush_directory, try_lock
 from lse_archive.folder.manifest import TOOL
 from lse_archive.names import project_slug
-from lse_cli.terminal.texts import counted
+from lse_cli.terminal.texts import alike_behind, counted, missing_steps
+from lse_operations.overview import DayView, all_days, unlisted
 from lse_platform.process_registry import Registry
 from lse_resources.alerts import check_targets
 from lse_resources.destinations.google_drive.client import GoogleDrive
@@ -35,7 +37,7 @@ from lse_resources.open_destination import encryption_keys
 from lse_resources.postgres.database import Database, other_encoding, require_utf8
 from lse_resources.postgres.schema import UnpreparedError, check_schema
 from lse_resources.postgres.urls import application_url, dagster_url, libpq_url
-from lse_resources.projects import KEY_HINT, key_owners, lists_none, read_projects
+from lse_resources.projects import KEY_HINT, ProjectConfig, key_owners, lists_none, read_projects
 from lse_resources.settings import Settings
 from lse_sensors.outbox import Outbox
 
@@ -63,6 +65,7 @@ def examine(settings: Settings) -> Findings:
         "versions": _versions,
         "settings": _settings,
         "projects": _projects_file,
+        "days": _days,
         "disk": _disk,
         "clock": _clock,
         "LangSmith": _langsmith,
@@ -117,6 +120,48 @@ def _projects_file(settings: Settings) -> Findings:
         if (owner := owners[project_slug(project.name)]) != project.name:
             says = f"the platform does not archive '{project.name}': its key is that of '{owner}'"
             yield Finding("projects", "wrong", says, KEY_HINT)
+
+
+def _days(settings: Settings) -> Findings:
+    now = datetime.now(UTC)
+    listed = read_projects(settings.projects_file)
+    others = unlisted(settings.layout, listed, None)
+    projects = [*listed, *(ProjectConfig(name, days[0], schedule="off") for name, days in others.items() if days)]
+    all_right = True
+    for days in all_days(settings, projects, now):
+        for finding in _of_project(days, now.date() - timedelta(days=1)):
+            all_right = False
+            yield finding
+    if all_right:
+        yield Finding("days", "ok", "no day is behind, none differs")
+
+
+def _of_project(days: list[DayView], yesterday: date) -> Findings:
+    """What is wrong with a project's days; not that yesterday, or a day that has settled, is still to be fetched."""
+    missed = [day for day in days if day.is_gap and day.behind and day.date < yesterday]
+    lost = [day for day in days if day.incomplete and not day.last_day]
+    is_new = all(day.is_gap for day in days)
+    kinds = [
+        ("differ", "lse archive verify", [day for day in days if day.differs and day not in lost]),
+        ("are still in LangSmith, and not archived", "lse archive full-sweep", missed),
+    ]
+    for found in alike_behind(days):
+        if found[0].behind != ("files",):
+            skip = "" if "files" in found[0].behind else " --skip-fetch"
+            kinds.append((f"are behind: {missing_steps(found[0])}", f"lse archive full-sweep --force{skip}", found))
+    for what, command, found in kinds:
+        if found:
+            span = f"--start-date {found[0].date} --end-date {found[-1].date}"
+            hint = f"{command} --project '{found[0].project}' {span}"
+            if what != "differ":
+                hint = f"lse up archives them by itself; now: {hint}"
+            says = f"{found[0].project}: {day_ranges(str(day.date) for day in found)} {what}"
+            yield Finding("days", "note" if is_new else "wrong", says, hint)
+    if lost:
+        says = (
+            f"{lost[0].project}: {day_ranges(str(day.date) for day in lost)} are incomplete, and no longer in LangSmith"
+        )
+        yield Finding("days", "note", says, "lse archive verify names the runs that are missing")
 
 
 def _disk(settings: Settings) -> Findings:

@@ -8,7 +8,7 @@ from day_fixtures import day_paths, fill, run
 from lse_archive.errors import ArchiveError
 from lse_archive.folder.contents import ensure_manifest
 from lse_archive.folder.locks import day_lock
-from lse_archive.folder.state import DayState, read_state, update_state
+from lse_archive.folder.state import DayState, clear_verified, read_state, update_state
 from lse_archive.layout import DayPaths
 
 
@@ -43,6 +43,24 @@ def test_a_damaged_state_keeps_the_proof_of_the_content_that_the_day_has(paths, 
     caplog.clear()
     assert update_state(paths, served_runs=1).proven_content == proven
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("proof", "changed", "verdict"),
+    [("equal", False, "proven"), ("equal", True, "not_provable"), ("unproven", False, "not_provable")],
+)
+def test_the_mark_of_an_older_version_is_read_as_a_verdict(paths, proof, changed, verdict):
+    update_state(paths, verdict=None, count_check=proof)
+    assert b'"verdict": null' in paths.state.read_bytes()
+    if changed:  # since the count
+        fill(paths.folder, run(2))
+        for name in ("_summary.json", "_sha256sums.txt"):
+            (paths.folder / name).unlink()
+        ensure_manifest(paths)
+    paths.state.write_bytes(paths.state.read_bytes().replace(b'  "verdict": null,\n', b""))
+    assert read_state(paths).verdict == verdict
+    clear_verified(paths)
+    assert (read_state(paths).verified_at, read_state(paths).verdict) == (None, None)
 
 
 def test_a_state_with_a_time_that_is_none_is_damaged(paths):

@@ -154,6 +154,28 @@ def test_an_unproven_check_is_a_warning(installation: Installation, monkeypatch:
         assert (found[name].passed, found[name].severity) == (False, dg.AssetCheckSeverity.WARN)
 
 
+def test_a_day_that_nobody_can_prove_is_not_materialized(installation: Installation) -> None:
+    """Neither an empty zip nor a green day says that LangSmith was asked in time."""
+    installation.store.project(PROJECT)
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            project_assets(ProjectConfig(PROJECT, DAY, retention_days=2)),
+            partition_key=str(DAY),
+            resources=resources(LogReporter()),
+            instance=instance,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+        assert result.success
+        assert materializations(result) == []
+        [observed] = result.get_asset_observation_events()
+        assert observed.asset_observation_data.asset_observation.partition == str(DAY)
+        assert "past its retention" in str(observed.asset_observation_data.asset_observation.description)
+        for step in STEPS:
+            assert instance.get_materialized_partitions(asset_key(PROJECT, step)) == set()
+    assert not installation.paths().zip.exists()
+    assert installation.uploads() == 0
+
+
 def test_a_failed_step_fails_the_run_with_its_message(installation: Installation) -> None:
     installation.store.project(PROJECT)
     installation.langsmith.behavior.api_keys = frozenset(("another",))

@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import sys
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, LiteralString, cast
 
@@ -19,6 +19,8 @@ from database_fixtures import CreateDatabase
 from home_fixtures import PROJECT, Installation
 from s3_fixtures import FaultProxy
 
+from lse_archive.days import today
+from lse_archive.folder.state import now_text, update_state
 from lse_cli.work.doctor import examine
 from lse_demo.faults import Fault, on
 from lse_platform.home import open_home
@@ -64,6 +66,40 @@ def test_a_healthy_installation(healthy: Installation) -> None:
     for name in ("versions", "disk", "clock", "LangSmith", "Drive", "Postgres", "platform"):
         assert f" {name}" in ended.out
     assert healthy.environment["LANGSMITH_API_KEY"] not in ended.out
+
+
+def test_days_that_are_behind_or_differ_are_named(bare_installation: Installation) -> None:
+    days = [today() - timedelta(days=back) for back in range(0, 30)]
+    add_project(bare_installation.directory / "projects.toml", ProjectConfig(PROJECT, days[20]))
+
+    def found() -> dict[str, str]:
+        entries = json.loads(bare_installation.lse("doctor", "--json").out)["results"]
+        return {entry["says"]: entry["verdict"] for entry in entries if entry["name"] == "days"}
+
+    def put(day: date, **state: object) -> None:
+        paths = bare_installation.paths(day=day)
+        paths.folder.mkdir(parents=True)
+        paths.zip.parent.mkdir(exist_ok=True)
+        paths.zip.touch()
+        update_state(paths, **{"last_fetched_at": now_text(), "count_check": "equal", "verdict": "proven"} | state)
+
+    # A project that was just added: nothing is wrong yet.
+    gap = "are still in LangSmith, and not archived"
+    assert found() == {f"{PROJECT}: {days[13]} to {days[2]} (12 days) {gap}": "note"}
+    for day in days[2:13]:
+        put(day)
+    assert found() == {f"{PROJECT}: {days[13]} {gap}": "wrong"}
+    put(days[13])
+    assert found() == {"no day is behind, none differs": "ok"}  # yesterday's turn is at the daily time
+    put(days[15], count_check="fewer", verdict="wrong")  # nobody can repair it
+    put(days[16], verdict="wrong")
+    put(days[17], verdict=None)
+    bare_installation.paths(day=days[17]).zip.unlink()
+    assert found() == {
+        f"{PROJECT}: {days[15]} are incomplete, and no longer in LangSmith": "note",
+        f"{PROJECT}: {days[16]} differ": "wrong",
+        f"{PROJECT}: {days[17]} are behind: zip, verify": "wrong",
+    }
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import timedelta
 
 import pytest
-from home_fixtures import DAY, PROJECT, Installation
+from home_fixtures import DAY, PROJECT, Installation, midnight
 
 from lse_archive.days import today
 from lse_archive.folder.state import update_state
 from lse_archive.names import project_folder
+from lse_demo.faults import Fault, on
 from lse_resources.projects import ProjectConfig, add_project
+from lse_resources.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -29,16 +32,115 @@ def test_the_places_of_a_day_are_shown(installation: Installation) -> None:
         [day] = [entry for entry in installation.lse("status", "--json").json if entry["date"] == str(DAY)]
         return [day[name] for name in places]
 
-    assert states() == ["here", "missing", False, False, False]
+    assert states() == ["here", "missing", False, False, None]
     assert installation.archive("full-sweep", "--force").code == 0
-    assert states() == ["here", "here", True, True, True]
+    assert states() == ["here", "here", True, True, "proven"]
     installation.sql("DELETE FROM runs WHERE run_id = %s", min(installation.rows()))
     assert installation.archive("verify").code == 3
     [day] = [entry for entry in installation.lse("status", "--json").json if entry["date"] == str(DAY)]
-    assert (day["verified"], day["differs"]) == (False, True)
+    assert (day["verified"], day["differs"]) == ("wrong", True)
     text = installation.lse("status").out
     assert f"differs: {PROJECT}: {DAY}" in text
     assert "✗" in text
+
+
+def test_a_day_that_cannot_be_proven_has_a_mark_and_a_line_of_its_own(installation: Installation) -> None:
+    old = today() - timedelta(days=60)
+    installation.fill(3, day=old)
+    installation.fill(3)
+    list_project(installation, 62)
+    for day in (old, DAY):
+        assert installation.archive("full-sweep", day=day).code == 0
+    span = ["--start-date", str(old - timedelta(days=2))]
+    verified = {day["date"]: day["verified"] for day in installation.lse("status", "--json", *span).json}
+    assert {day: verdict for day, verdict in verified.items() if verdict} == {
+        str(old): "not_provable",
+        str(DAY): "proven",
+    }
+    text = installation.lse("status", *span).out
+    assert f"not provable: {PROJECT}: {old}\n" in text
+    assert f"gap: {PROJECT}: {old - timedelta(days=2)} to {old - timedelta(days=1)}, {old + timedelta(days=1)}" in text
+    assert ", no longer in LangSmith\n" in text
+    assert sum(line.count("○") for line in text.splitlines() if line.startswith("  verified")) == 1
+    assert installation.rows(day=old)
+    recorded = installation.database.connect().execute("SELECT run_date, verdict FROM days ORDER BY 1").fetchall()
+    assert recorded == [(old, "not_provable"), (DAY, "proven")]
+
+
+def test_a_sweep_over_days_that_langsmith_no_longer_has_archives_none_of_them(installation: Installation) -> None:
+    installation.fill(3)
+    list_project(installation, 20)
+    span = ["--start-date", str(today() - timedelta(days=20)), "--end-date", str(DAY), "--project", PROJECT]
+    ended = installation.lse("archive", "full-sweep", *span)
+    assert ended.code == 0, ended.err
+    first, last = today() - timedelta(days=20), today() - timedelta(days=14)
+    gone = f"{first} to {last} (7 days)"
+    assert f"not archived, because LangSmith no longer has them: {PROJECT}: {gone}" in ended.err
+    assert ended.out.count("not archived: LangSmith serves no run of the day") == 7
+    days = [str(today() - timedelta(days=back)) for back in range(13, 2, -1)]
+    assert [str(day) for day in Settings.load().layout.days(PROJECT)] == days
+    assert len(list((installation.directory / "archives").glob("*.zip"))) == len(days)
+    assert installation.uploads() == len(days)
+    assert f"gap: {PROJECT}: {gone}, no longer in LangSmith" in installation.lse("status").out
+    again = installation.archive("full-sweep", "--json", day=first)
+    assert (again.code, again.entry["fetch_result"]["outcome"]) == (0, "not_served")
+    assert [again.entry[name] for name in ("zip_result", "upload_result", "db_result")] == [None] * 3
+
+
+def test_without_a_destination_a_day_can_be_proven(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    installation.fill(3)
+    list_project(installation, 3)
+    monkeypatch.setenv("GOOGLE_DRIVE_FOLDER_URL", "")
+    assert installation.archive("full-sweep", "--skip-upload").code == 0
+    span = ["--start-date", str(DAY), "--end-date", str(DAY)]
+    day = installation.lse("status", "--json", *span).entry
+    assert (day["verified"], day["behind"], day["drive"]) == ("proven", [], False)
+    assert "1 day, no gap" in installation.lse("status", *span).out
+
+
+def test_a_place_that_cannot_be_reached_is_no_difference(installation: Installation) -> None:
+    installation.fill(3)
+    list_project(installation, 3)
+    assert installation.archive("full-sweep").code == 0
+    installation.drive.faults.add(Fault("status", status=401))
+    assert installation.archive("verify").code == 1
+    installation.drive.faults.clear()
+    span = ["--start-date", str(DAY), "--end-date", str(DAY)]
+    assert installation.lse("status", "--json", *span).entry["verified"] == "proven"
+
+
+def test_days_that_were_not_uploaded_are_behind(installation: Installation) -> None:
+    list_project(installation, 9)
+    days = [today() - timedelta(days=back) for back in range(9, 4, -1)]
+    span = ["--project", PROJECT, "--start-date", str(days[0]), "--end-date", str(days[-1])]
+    for day in days:
+        installation.fill(2, day=day)
+    installation.drive.faults.add(Fault("status", on(path="/drive/v3/files"), status=401))
+    assert installation.lse("archive", "full-sweep", *span).code == 1
+    shown = installation.lse("status", *span[2:])
+    assert f"behind: {PROJECT}: {days[0]} to {days[-1]} (5 days): upload, verify\n" in shown.out
+    assert "no gap" not in shown.out
+    assert {tuple(day["behind"]) for day in installation.lse("status", "--json", *span[2:]).json} == {
+        ("drive", "verified")
+    }
+    installation.drive.faults.clear()
+    doctor = installation.lse("doctor")
+    assert doctor.code == 1
+    assert f"{PROJECT}: {days[0]} to {days[-1]} (5 days) are behind: upload, verify" in doctor.out
+    [command] = [line for line in doctor.out.splitlines() if "full-sweep --force --skip-fetch" in line]
+    assert installation.lse(*shlex.split(command.rpartition("now: lse ")[2])).code == 0
+    assert "5 days, no gap" in installation.lse("status", *span[2:]).out
+    assert "are behind" not in installation.lse("doctor").out
+
+
+def test_content_that_changed_since_its_upload_is_behind(installation: Installation) -> None:
+    list_project(installation, 3)
+    installation.fill(2)
+    assert installation.archive("full-sweep").code == 0
+    installation.put(1, midnight())
+    assert installation.archive("fetch", "--force").code == 0
+    day = installation.lse("status", "--json", "--start-date", str(DAY), "--end-date", str(DAY)).entry
+    assert (day["drive"], day["behind"]) == (False, ["drive", "verified"])
 
 
 def test_gaps_and_days_about_to_expire_are_marked(installation: Installation) -> None:
@@ -112,4 +214,4 @@ def test_two_years_of_two_projects_are_shown(bare_installation: Installation) ->
     assert len(bare_installation.lse("status", "--json").json) == 60
     all_days = bare_installation.lse("status", "--json", "--start-date", str(today() - timedelta(days=730))).json
     assert len(all_days) == 1460
-    assert sum(entry["verified"] for entry in all_days) == 2
+    assert sum(entry["verified"] is not None for entry in all_days) == 2

@@ -12,10 +12,10 @@ from archive_fixtures import snapshot
 from home_fixtures import DAY, PROJECT, CommandResult, Installation, midnight, run_uuid
 
 from lse_archive.days import today
+from lse_archive.folder.state import read_state
 from lse_demo.faults import Fault, on
-from lse_operations.day_selection import days_to_archive
+from lse_operations.day_selection import is_fetch_due
 from lse_resources.projects import ProjectConfig
-from lse_resources.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -245,7 +245,8 @@ def test_an_incomplete_day_is_kept_everywhere_named_and_healed(installation: Ins
     differing = {check["name"] for check in swept.entry["checks"] if check["verdict"] != "agrees"}
     assert differing == {"langsmith_count"}
     assert f"incomplete: {PROJECT}: {DAY}" in installation.lse("status", "--project", PROJECT).out
-    assert days_to_archive(Settings.load().layout, ProjectConfig(PROJECT, DAY), datetime.now(UTC))[-1] == DAY
+    state = read_state(installation.paths())
+    assert is_fetch_due(ProjectConfig(PROJECT, DAY), DAY, state, datetime.now(UTC))
     prune = "prune", "--older-than", "1d", "--project", PROJECT, "--force", "--json"
     for command in (("archive", *prune), ("archive", *prune, "--what", "zips"), ("drive", *prune)):
         pruned = installation.lse(*command)

@@ -16,12 +16,12 @@ from lse_archive.days import format_time
 from lse_archive.errors import SourceError
 from lse_archive.folder.late_feedback import read_late_feedback
 from lse_archive.folder.state import DayState
-from lse_archive.layout import DayPaths, Layout
+from lse_archive.layout import Layout
 from lse_demo.faults import Fault, on
 from lse_operations.late_feedback import find_late_feedback, is_feedback_due
 from lse_resources.projects import ProjectConfig
 
-CONFIG = ProjectConfig(PROJECT, DAY)
+CONFIG = ProjectConfig(PROJECT, DAY, schedule="00:00")
 NOW = datetime(2026, 1, 8, tzinfo=UTC)
 DAY_US = 86_400_000_000
 
@@ -46,8 +46,8 @@ def layout(cloud: Cloud) -> Layout:
     return Layout(cloud.paths.data_dir, cloud.paths.archive_dir)
 
 
-def due(paths: DayPaths, read_at: str | None, now: datetime, **fields: Any) -> bool:
-    return is_feedback_due(CONFIG, paths, DayState(feedback_read_at=read_at, **fields), now)
+def due(read_at: str | None, now: datetime, *, waits: bool = False, config: ProjectConfig = CONFIG) -> bool:
+    return is_feedback_due(config, DAY, DayState(feedback_read_at=read_at), now, waits=waits)
 
 
 def test_the_day_of_a_run_that_gets_feedback_five_days_later_is_due_again(cloud):
@@ -58,7 +58,7 @@ def test_the_day_of_a_run_that_gets_feedback_five_days_later_is_due_again(cloud)
     late = give(cloud, run, NOW + timedelta(hours=1))
     assert find(cloud, NOW + timedelta(days=1)) == [DAY]
     assert [json.loads(line)["id"] for line in read_late_feedback(cloud.paths)] == [late]
-    assert due(cloud.paths, "2026-01-09T00:00:00Z", NOW + timedelta(days=1))
+    assert cloud.paths.late_feedback.exists()
     assert cloud.fetch().feedback == 2
     assert read_late_feedback(cloud.paths) == []
     assert find(cloud, NOW + timedelta(days=1)) == []
@@ -149,6 +149,16 @@ def test_an_edit_of_a_record_within_the_overlap_is_found(cloud):
         ("nonsense", "2026-01-04T00:00:00", True),
     ],
 )
-def test_the_feedback_of_a_day_is_read_at_its_ages(tmp_path, read_at, now, expected):
-    paths = Layout(tmp_path, tmp_path).day(PROJECT, DAY)
-    assert due(paths, read_at, datetime.fromisoformat(now).replace(tzinfo=UTC)) is expected
+def test_the_feedback_of_a_day_is_read_at_its_ages(read_at, now, expected):
+    at = datetime.fromisoformat(now).replace(tzinfo=UTC)
+    assert due(read_at, at) is expected
+    later = replace(CONFIG, schedule="02:30")
+    assert due(read_at, at + timedelta(hours=2, minutes=30), config=later) is expected
+    assert not due(read_at, at, config=replace(CONFIG, schedule="off"), waits=True)
+
+
+def test_late_feedback_makes_a_day_due_at_any_age():
+    year_later = datetime(2027, 1, 2, tzinfo=UTC)
+    assert not due(None, year_later)
+    assert due("2026-01-14T00:00:00Z", year_later, waits=True)
+    assert not due(None, datetime(2026, 1, 2, 12, tzinfo=UTC), waits=True)  # it is not over

@@ -1,4 +1,4 @@
-"""Dagster's scheduler with the real code location: the runs that a tick starts at a given time."""
+"""Dagster's scheduler and sensors with the real code location: the runs that a tick starts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import pytest
 from dagster._core.test_utils import create_test_daemon_workspace_context, freeze_time
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._scheduler.scheduler import launch_scheduled_runs
 from home_fixtures import PROJECT, Installation
 
+from lse_archive.days import today
+from lse_operations.steps import STEPS
 from lse_platform.asset_keys import asset_key, job_name
 from lse_resources.projects import ProjectConfig, add_project
 
@@ -46,23 +49,50 @@ def tick(workspace: WorkspaceProcessContext, now: datetime) -> list[dg.DagsterRu
     return [run for run in workspace.instance.get_runs() if run.run_id not in known]
 
 
-def test_a_schedule_requests_due_days_once_per_tick(
+def test_the_weekly_schedule_verifies_archived_days_once_per_tick(
     installation: Installation, workspace: WorkspaceProcessContext
 ) -> None:
     installation.paths(day=SUNDAY.date() - timedelta(days=20)).folder.mkdir(parents=True)
     assert tick(workspace, SUNDAY) == []
-    at_two = tick(workspace, SUNDAY + timedelta(minutes=2))
-    assert {run.job_name for run in at_two} == {job_name(PROJECT)}
-    expected = [(SUNDAY - timedelta(days=back)).date() for back in range(1, 14)]
-    assert sorted(run.tags[_DAY] for run in at_two) == sorted(map(str, expected))
-    assert all(run.asset_selection is None for run in at_two)
-    assert [run.tags[_DAY] for run in at_two if "lse/late" not in run.tags] == [str(expected[0])]
-    assert {run.status for run in at_two} == {dg.DagsterRunStatus.QUEUED}
-
-    assert tick(workspace, SUNDAY + timedelta(minutes=3)) == []
     runs = {run.job_name: run for run in tick(workspace, SUNDAY + timedelta(hours=12))}
     assert set(runs) == {job_name(PROJECT), "maintenance"}
     weekly = runs[job_name(PROJECT)]
     assert weekly.tags[_DAY] == str(SUNDAY.date() - timedelta(days=20))
     assert weekly.asset_selection == {asset_key(PROJECT, "verification")}
     assert tick(workspace, SUNDAY + timedelta(hours=13)) == []
+
+
+def sensor_tick(workspace: WorkspaceProcessContext) -> list[dg.DagsterRun]:
+    """Returns the runs that the sensors of a new daemon request now, in the order in which they are queued."""
+    known = {run.run_id for run in workspace.instance.get_runs()}
+    errors = [error for error in execute_sensor_iteration(workspace, logging.getLogger(), None, None) if error]
+    assert not errors
+    return [run for run in workspace.instance.get_runs(ascending=True) if run.run_id not in known]
+
+
+def test_what_is_due_starts_at_once_the_first_to_expire_first(
+    installation: Installation, workspace: WorkspaceProcessContext
+) -> None:
+    """The code location was loaded with the project that was just added; nobody waits for a daily time."""
+    add_project(installation.directory / "projects.toml", ProjectConfig("off", today(), schedule="off"))
+    behind = today() - timedelta(days=30)
+    installation.paths(day=behind).folder.mkdir(parents=True)
+    runs = sensor_tick(workspace)
+    assert {run.job_name for run in runs} == {job_name(PROJECT)}
+    late = [today() - timedelta(days=back) for back in range(13, 1, -1)]
+    assert [run.tags[_DAY] for run in runs if "lse/late" in run.tags] == [str(day) for day in [*late, behind]]
+    assert {run.tags[_DAY] for run in runs} <= {str(day) for day in [*late, behind, today() - timedelta(days=1)]}
+    assert runs[-1].asset_selection == {asset_key(PROJECT, step) for step in STEPS if step != "run_files"}
+    assert {run.status for run in runs} == {dg.DagsterRunStatus.QUEUED}
+    # The failures of one tick are one alert.
+    assert len({run.tags["dagster/tick"] for run in runs}) == 1
+
+    [due_days] = [state for state in workspace.instance.all_instigator_state() if state.name == "due_days"]
+    before = workspace.instance.get_ticks(due_days.instigator_origin_id, due_days.selector_id)
+    with freeze_time(datetime.now(UTC) + timedelta(minutes=2)):
+        assert sensor_tick(workspace) == []  # all of them are queued
+    ticks = workspace.instance.get_ticks(due_days.instigator_origin_id, due_days.selector_id)
+    assert (len(ticks), ticks[0].skip_reason) == (
+        len(before) + 1,
+        f"{len(runs)} days are under way, or retried later",
+    )

@@ -84,6 +84,23 @@ def test_past_the_retention_nothing_is_proven(cloud, monkeypatch, age, proof):
     assert cloud.fetch(retention_days=None).count_check == "equal"
 
 
+@pytest.mark.parametrize("ask_count", [True, False])
+def test_an_empty_day_past_the_retention_is_not_archived(cloud, ask_count):
+    """It would claim that somebody looked while LangSmith still had the day."""
+    result = cloud.fetch(retention_days=14, ask_count=ask_count)
+    assert (result.outcome, result.runs, result.count_check) == ("not_served", 0, "unproven")
+    assert not cloud.paths.folder.exists()
+    assert not cloud.paths.state.exists()
+    assert cloud.fetch(retention_days=None).outcome == "created"  # without a limit, 0 = 0 is a proof
+    assert cloud.fetch(retention_days=14).outcome == "unchanged"  # and what is here stays
+
+
+def test_what_is_left_of_a_day_past_the_retention_is_archived(cloud):
+    cloud.generate(3)
+    result = cloud.fetch(retention_days=14)
+    assert (result.outcome, result.runs, result.count_check) == ("created", 3, "unproven")
+
+
 def test_an_earlier_count_check_is_kept_while_the_day_is_unchanged(cloud):
     cloud.generate(20)
     cloud.fetch()

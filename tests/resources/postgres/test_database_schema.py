@@ -59,6 +59,23 @@ def test_schema_version_is_the_newest_migration() -> None:
     assert ScriptDirectory(str(_MIGRATIONS)).get_heads() == [SCHEMA_VERSION]
 
 
+def test_results_of_older_verifications_become_verdicts(
+    empty_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr("lse_resources.postgres.schema.SCHEMA_VERSION", "0003")
+        migrate(empty_database)
+    former = [(True, "equal"), (True, "unproven"), (True, None), (False, "equal"), (None, "equal")]
+    with empty_database.connect() as connection:
+        for number, (consistent, proof) in enumerate(former, start=1):
+            insert = "INSERT INTO days (project, run_date, consistent, proof) VALUES (%s, %s, %s, %s)"
+            connection.execute(insert, (PROJECT, DAY.replace(day=number), consistent, proof))
+    migrate(empty_database)
+    with empty_database.connect() as connection:
+        found = connection.execute("SELECT verdict FROM days ORDER BY run_date").fetchall()
+    assert found == [("proven",), ("not_provable",), ("not_provable",), ("wrong",), (None,)]
+
+
 def test_a_role_without_the_right_to_create_tables_gets_a_clear_error(
     database: Database, empty_database: Database
 ) -> None:

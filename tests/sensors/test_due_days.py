@@ -55,7 +55,7 @@ def mark_archived(layout: Layout, day: date, at: datetime | None = None, **more:
     paths.zip.parent.mkdir(exist_ok=True)
     paths.zip.touch()
     at = at or datetime.combine(day + timedelta(days=3), time(2, 5), UTC)
-    state = {"count_check": "equal", "verified_at": "2026-01-01T00:00:00Z", "verdict": "proven"}
+    state: dict[str, object] = {"count_check": "equal", "verified_at": "2026-01-01T00:00:00Z", "verdict": "proven"}
     state |= {"feedback_read_at": "2100-01-01T00:00:00Z"} | more  # at no age it is read again
     update_state(paths, last_fetched_at=at.strftime("%Y-%m-%dT%H:%M:%SZ"), **state)
 

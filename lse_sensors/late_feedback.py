@@ -14,7 +14,7 @@ from lse_resources.langsmith.client import LangSmith
 from lse_resources.settings import Settings
 
 
-@dg.op
+@dg.op(pool="langsmith")
 def find(context: dg.OpExecutionContext) -> None:
     """Finds late feedback of every project. A project that cannot be read does not stop the others."""
     settings, now, failed = Settings.load(), datetime.now(UTC), list[str]()

@@ -479,3 +479,23 @@ def test_the_mark_of_a_deleted_record_can_be_removed_again(line):
     assert json.loads(marked) == json.loads(line) | {"lse_deleted_at": "2026-01-02T03:04:05Z"}
     assert split_mark(marked)[1] == "2026-01-02T03:04:05Z"
     assert json.loads(split_mark(marked)[0]) == json.loads(line)
+
+
+@pytest.mark.parametrize("limit", ["of this client", "of the server"])
+def test_an_answer_that_is_too_large_is_split(cloud, monkeypatch, limit):
+    runs = [cloud.put(START + number) for number in range(8)]
+    for run in runs:
+        give(cloud, run, comment="x" * 100_000)
+    if limit == "of this client":
+        monkeypatch.setattr("lse_resources.langsmith.source._PAGE_BYTES", 250_000)
+    else:
+        cloud.server.faults.add(Fault("status", _asks_for_many, status=413))
+    result = cloud.fetch()
+    assert (result.feedback, result.feedback_differs) == (8, [])
+    assert all(
+        entry.details["runs"] <= 2 for entry in asked(cloud) if entry.status == 200 and entry.details["runs"] < 4
+    )
+
+
+def _asks_for_many(request: Any) -> bool:
+    return READ(request) and len(request.query_list) > 3

@@ -146,6 +146,8 @@ def add_project(path: Path, project: ProjectConfig) -> None:
     entry = f"\n[[project]]\nname = {name}\nstart = {project.start}\n"
     if project.retention_days != DEFAULT_RETENTION_DAYS:
         entry += f"retention_days = {project.retention_days}\n"
+    if project.schedule != DEFAULT_SCHEDULE:
+        entry += f'schedule = "{project.schedule}"\n'
     try:
         with file_lock(path):
             listed = read_projects(path)

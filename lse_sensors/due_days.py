@@ -95,7 +95,7 @@ def _wait_is_over(attempts: Sequence[datetime], now: datetime) -> bool:
 
 
 def _last_day(day: DayView) -> date:
-    """The last day on which what the day lacks can be had; the end of time if it is no longer LangSmith's to give."""
+    """The last day on which LangSmith serves a day that is to be fetched; of others the last possible date."""
     return (day.last_day if "files" in day.behind else None) or date.max
 
 

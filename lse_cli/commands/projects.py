@@ -42,7 +42,7 @@ def add(
     from lse_archive.errors import UsageError
     from lse_cli.terminal.texts import counted
     from lse_operations.day_selection import servable
-    from lse_resources.projects import ProjectConfig, add_project
+    from lse_resources.projects import ProjectConfig, add_project, read_projects
     from lse_resources.settings import Settings
 
     if any(unicodedata.category(char) == "Cc" for char in name):
@@ -53,10 +53,11 @@ def add(
     if first < FIRST_DAY:
         raise UsageError(f"the start {first} is before the first day of an archive, {FIRST_DAY}")
     path = Settings.load().projects_file
-    project = ProjectConfig(name, first, retention_days)
-    add_project(path, project)
+    add_project(path, ProjectConfig(name, first, retention_days))
     echo(f"added '{name}' from {start} to {path}")
-    if days := servable(project, datetime.now(UTC)):
+    # Read back: the file may have another retention and daily time for all projects.
+    [added] = [project for project in read_projects(path) if project.name == name]
+    if added.schedule != "off" and (days := servable(added, datetime.now(UTC))):
         served = f"LangSmith still has {counted(len(days), 'day')} of it, from {days[-1]} on"
         echo(f"{served}: the platform (lse up) starts with them at once, the first to expire first")
 

@@ -128,15 +128,15 @@ def _days(settings: Settings) -> Findings:
     others = unlisted(settings.layout, listed, None)
     projects = [*listed, *(ProjectConfig(name, days[0], schedule="off") for name, days in others.items() if days)]
     all_right = True
-    for days in all_days(settings, projects, now):
-        for finding in _of_project(days, now.date() - timedelta(days=1)):
+    for project, days in zip(projects, all_days(settings, projects, now), strict=True):
+        for finding in _of_project(project, days, now.date() - timedelta(days=1)):
             all_right = False
             yield finding
     if all_right:
         yield Finding("days", "ok", "no day is behind, none differs")
 
 
-def _of_project(days: list[DayView], yesterday: date) -> Findings:
+def _of_project(project: ProjectConfig, days: list[DayView], yesterday: date) -> Findings:
     """What is wrong with a project's days; not that yesterday, or a day that has settled, is still to be fetched."""
     missed = [day for day in days if day.is_gap and day.behind and day.date < yesterday]
     lost = [day for day in days if day.incomplete and not day.last_day]
@@ -152,15 +152,13 @@ def _of_project(days: list[DayView], yesterday: date) -> Findings:
     for what, command, found in kinds:
         if found:
             span = f"--start-date {found[0].date} --end-date {found[-1].date}"
-            hint = f"{command} --project '{found[0].project}' {span}"
-            if what != "differ":
+            hint = f"{command} --project '{project.name}' {span}"
+            if what != "differ" and project.schedule != "off":
                 hint = f"lse up archives them by itself; now: {hint}"
-            says = f"{found[0].project}: {day_ranges(str(day.date) for day in found)} {what}"
+            says = f"{project.name}: {day_ranges(str(day.date) for day in found)} {what}"
             yield Finding("days", "note" if is_new else "wrong", says, hint)
     if lost:
-        says = (
-            f"{lost[0].project}: {day_ranges(str(day.date) for day in lost)} are incomplete, and no longer in LangSmith"
-        )
+        says = f"{project.name}: {day_ranges(str(day.date) for day in lost)} are incomplete, and no longer in LangSmith"
         yield Finding("days", "note", says, "lse archive verify names the runs that are missing")
 
 

@@ -164,6 +164,20 @@ def test_without_a_database_the_other_places_are_shown(bare_installation: Instal
     assert "?" in ended.out
 
 
+def test_a_new_project_says_what_starts_at_once(bare_installation: Installation) -> None:
+    projects = bare_installation.directory / "projects.toml"
+    start = str(today() - timedelta(days=100))
+    said = bare_installation.lse("projects", "add", "one", "--start", start).out
+    oldest = today() - timedelta(days=13)
+    assert (
+        f"LangSmith still has 13 days of it, from {oldest} on: the platform (lse up) starts with them at once" in said
+    )
+    projects.write_text(f'schedule = "off"\n{projects.read_text()}')
+    assert "at once" not in bare_installation.lse("projects", "add", "two", "--start", start).out
+    projects.write_text(projects.read_text().replace('schedule = "off"', "retention_days = 400", 1))
+    assert "still has 100 days of it" in bare_installation.lse("projects", "add", "three", "--start", start).out
+
+
 def test_without_projects_the_error_names_the_command_that_adds_one(bare_installation: Installation) -> None:
     for options in ([], ["--project", "typo"]):
         ended = bare_installation.lse("status", *options)

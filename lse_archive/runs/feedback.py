@@ -32,7 +32,7 @@ class FeedbackRecord:
 
     Attributes:
         identity: Its id; without one, the sha256 of its line. Records are sorted by it.
-        line: The record as LangSmith sent it, in one line. What is not JSON becomes `{"lse_unreadable": text}`.
+        line: The record as LangSmith sent it, in one line. What is no JSON object becomes `{"lse_unreadable": text}`.
         run_id: UUID of its run, lower case with hyphens; None without a run.
         key: The name of the metric, in UTF-8; empty if there is none.
         created, modified, start: Times in microseconds since the epoch, `start` that of the run; None if unknown.
@@ -69,7 +69,7 @@ _record_decoder = msgspec.json.Decoder(_RawRecord)
 def read_record(content: bytes) -> FeedbackRecord:
     """Reads a record; anything is one: of what is no record, only the identity and the line are known."""
     try:
-        line = one_line(check_json(content))
+        line = one_line(check_json(content)).strip()
         found = _members(line)
     except NotARunError:
         text = content.decode("utf-8", "surrogateescape")
@@ -95,7 +95,7 @@ def _members(line: bytes) -> Mapping[str, bytes]:
     try:
         raw = _record_decoder.decode(line)
     except (*UNDECODABLE, RecursionError):
-        return members(line) if line.startswith(b"{") else {}
+        return members(line)
     return {name: bytes(getattr(raw, name)) for name in _RawRecord.__struct_fields__}
 
 

@@ -59,6 +59,11 @@ class DayPaths:
         return self._work / f"{self.day}.state.json"
 
     @property
+    def late_feedback(self) -> Path:
+        """Feedback that was found after the day's last fetch, see `lse_archive.folder.late_feedback`."""
+        return self._work / f"{self.day}.feedback.jsonl"
+
+    @property
     def restoring(self) -> Path:
         """The folder in which a restore or an import prepares a day before its publication."""
         return self._work / f"{self.day}.restore"
@@ -88,6 +93,10 @@ class Layout:
 
     def day(self, project: str, day: date) -> DayPaths:
         return DayPaths(project, day, self.data_dir, self.archive_dir)
+
+    def feedback_pass(self, project: str) -> Path:
+        """The state of the passes over a project's late feedback, see `lse_operations.late_feedback`."""
+        return self.data_dir / project_folder(project) / WORK_DIR / "feedback.json"
 
     def projects(self) -> Iterator[str]:
         """The projects that have a folder, by name; without those whose name was too long for a folder name."""

@@ -20,6 +20,7 @@ class FetchResult(msgspec.Struct, kw_only=True):
         root_runs, langsmith_root_count: Root runs here and by LangSmith's count, which is requested only if the counts
             of all runs differ: they show whether roots or their children are missing.
         incomplete: What the day lacks, see `Summary.incomplete`.
+        feedback, feedback_deleted, feedback_apart, feedback_differs, feedback_unproven: See `Summary`.
         count_check: `equal`, `fewer` (runs are missing here, or one could not be fetched again), `more` (LangSmith
             deleted some), `unproven` (past the retention, where 0 = 0 proves nothing), or `not_asked`.
     """
@@ -43,6 +44,11 @@ class FetchResult(msgspec.Struct, kw_only=True):
         default="not_asked", name="proof"
     )
     incomplete: list[str] = []
+    feedback: int | None = None
+    feedback_deleted: int = 0
+    feedback_apart: int = 0
+    feedback_differs: list[str] = []
+    feedback_unproven: list[str] = []
     api: str | None = None
     requests: int = 0
     throttled: int = 0

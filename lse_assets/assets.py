@@ -49,7 +49,17 @@ from lse_resources.projects import ProjectConfig
 _RETRY = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 _RETRYABLE = (SourceError, DestinationError, DatabaseError, DayLockedError, OSError)
 _ERROR = dg.AssetCheckSeverity.ERROR
-_NOT_PLOTTED = ("project", "date", "errors", "put_aside", "incomplete", "load_id", "left_out")
+_NOT_PLOTTED = (
+    "project",
+    "date",
+    "errors",
+    "put_aside",
+    "incomplete",
+    "load_id",
+    "left_out",
+    "feedback_differs",
+    "feedback_unproven",
+)
 _RUNS_TABLE = {
     "dagster/table_name": "runs",
     "dagster/column_schema": dg.TableSchema(
@@ -164,7 +174,9 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
         skipped: nobody can prove that it was empty.
         """
         paths = shared.paths(context, archive)
-        options = FetchOptions(config.ask_count, config.allow_shrink, shared.project.retention_days)
+        options = FetchOptions(
+            config.ask_count, config.allow_shrink, shared.project.retention_days, feedback=config.feedback
+        )
         with (
             _step(shared, context, ui),
             langsmith.client() as client,

@@ -41,7 +41,8 @@ def fill(
     """Creates `traces` traces of the agent on `day` (UTC), and waits until LangSmith has all runs.
 
     The same arguments create the same runs, ids included. The first six traces are edge cases for an archive: an emoji
-    and slashes in a name, a NUL, a lone surrogate, a run of 1 MB, a run that never ends, a trace across midnight.
+    and slashes in a name, a NUL, a lone surrogate, a run of 1 MB, a run that never ends, a trace across midnight. Some
+    of the other traces get feedback: scores, comments, a correction.
 
     Args:
         progress: Called with (runs so far) after each trace.
@@ -53,6 +54,7 @@ def fill(
     midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
     conversation: list[dict[str, str]] = []
     thread, runs = _uuid7(rng, midnight), 0
+    answered: list[UUID] = []
     for number in range(traces):
         if number % 4 == 0:
             conversation, thread = [], _uuid7(rng, midnight)
@@ -63,11 +65,48 @@ def fill(
             special(trace)
         else:
             _answer(trace, conversation)
+            answered += [trace.root] if trace.root else []
         runs += trace.runs
         if progress:
             progress(runs)
     client.flush()
+    _give_feedback(client, project, answered, random.Random(f"{seed}/{project}/{day}/feedback"))
     return runs
+
+
+def _give_feedback(client: Client, project: str, roots: list[UUID], rng: random.Random) -> None:
+    if not roots:
+        return
+    project_id = client.read_project(project_name=project).id
+    for number, root in enumerate(roots):
+        if number % 3 == 0:
+            is_good = rng.random() < 0.7
+            comment = None if is_good else "The answer does not help.\nMy order number was ignored 😕"
+            client.create_feedback(root, "thumbs", score=is_good, comment=comment, trace_id=root, session_id=project_id)
+        if number % 4 == 0:
+            client.create_feedback(
+                root,
+                "helpfulness",
+                score=round(rng.random(), 2),
+                feedback_source_type="model",
+                trace_id=root,
+                session_id=project_id,
+            )
+    client.create_feedback(
+        roots[0], "tone", value="cold", correction={"tone": "friendly"}, trace_id=roots[0], session_id=project_id
+    )
+    client.flush()
+
+
+def give_late_feedback(client: Client, project: str, run_id: str) -> None:
+    """Gives a thumbs-down to a run that is archived already."""
+    client.create_feedback(
+        run_id,
+        "thumbs",
+        score=False,
+        comment="The parcel never arrived.",
+        session_id=client.read_project(project_name=project).id,
+    )
 
 
 @dataclass(slots=True)
@@ -80,6 +119,7 @@ class _Trace:
     now: datetime
     thread: str
     runs: int = 0
+    root: UUID | None = None
     tags: list[str] = field(default_factory=lambda: ["support", "v2"])
 
     def begin(
@@ -94,6 +134,7 @@ class _Trace:
         run_id = _uuid7(self.rng, self.now)
         self.runs += 1
         if parent is None:
+            self.root = run_id
             metadata = {"thread_id": self.thread, "customer": f"c-{self.rng.randrange(1000)}", "revision_id": "r7"}
             run = RunTree(
                 name=name,

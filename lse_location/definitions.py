@@ -15,6 +15,7 @@ from lse_platform.home import known_projects
 from lse_resources.projects import KEY_HINT, key_owners
 from lse_resources.settings import Settings
 from lse_sensors.due_days import due_days_sensor
+from lse_sensors.late_feedback import late_feedback, late_feedback_schedule
 from lse_sensors.maintenance import maintenance, maintenance_schedule
 from lse_sensors.schedules import weekly_schedule
 from lse_sensors.sensors import SENSORS
@@ -52,8 +53,8 @@ def definitions() -> dg.Definitions:
         dg.Definitions(
             resources=resources(LogReporter()),
             executor=dg.in_process_executor,
-            jobs=[maintenance],
-            schedules=[maintenance_schedule, *map(weekly_schedule, active)],
+            jobs=[maintenance, late_feedback],
+            schedules=[maintenance_schedule, late_feedback_schedule, *map(weekly_schedule, active)],
             sensors=[*SENSORS, *([due_days_sensor(active, jobs)] if active else [])],
         ),
         *of_projects,

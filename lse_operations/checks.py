@@ -46,6 +46,7 @@ OpenDestination = Callable[[], AbstractContextManager[Destination]]
 
 CHECKS = {
     "langsmith_count": "The runs of the last fetch against LangSmith's own count.",
+    "feedback_complete": "The feedback of the last fetch against the statistics that the runs carry.",
     "run_files_intact": "The run files against their checksums.",
     "zip_matches_files": "The zip, read as a whole, against the run files' checksums.",
     "drive_matches_zip": "Checksum and size at the destination, as they are now, against the zip.",
@@ -137,6 +138,7 @@ def check_steps(
 
     checks: dict[str, Callable[[], StepCheck]] = {
         "langsmith_count": lambda: check_count(paths),
+        "feedback_complete": lambda: check_feedback(paths),
         "run_files_intact": lambda: check_files(paths),
         "zip_matches_files": lambda: check_archive(paths),
         "drive_matches_zip": copy,
@@ -178,7 +180,7 @@ def day_verdict(checks: Sequence[StepCheck], skipped: Sequence[str] = ()) -> Day
     """The verdict of a day, see `DayState.verdict`; None if a check was skipped, or a place could not be reached.
 
     Proven are completeness and the agreement of all places that are configured: without a destination, the other places
-    prove the day.
+    prove the day. What LangSmith's statistics of feedback count is not documented: no later fetch can prove it.
     """
     verdicts = {check.name: check.verdict for check in checks}
     if "differs" in verdicts.values():
@@ -186,7 +188,7 @@ def day_verdict(checks: Sequence[StepCheck], skipped: Sequence[str] = ()) -> Day
     if skipped or "unknown" in verdicts.values():
         return None
     unproven = {name for name, verdict in verdicts.items() if verdict == "unproven"}
-    return "not_provable" if unproven - {"drive_matches_zip"} else "proven"
+    return "not_provable" if unproven - {"drive_matches_zip", "feedback_complete"} else "proven"
 
 
 def compare_rows(
@@ -261,6 +263,26 @@ def check_count(paths: DayPaths) -> StepCheck:
 def _lacking(item: str) -> str:
     """Why an entry of `Summary.incomplete` is there."""
     return "is kept as it came: it cannot be read as a run" if item.endswith(".bin") else "was not served"
+
+
+def check_feedback(paths: DayPaths) -> StepCheck:
+    """`feedback_complete`: the feedback of the last fetch against `feedback_stats` of the runs as served then."""
+    name = "feedback_complete"
+    try:
+        summary = read_summary(paths.pruned if is_pruned(paths) else paths.folder)
+    except CorruptArchiveError as error:
+        return StepCheck(name, "unproven", str(error), error.hint)
+    if summary is None or summary.feedback is None:
+        return StepCheck(name, "agrees", "feedback was not collected")
+    hint = "Fetch the day again: feedback may have been given while it was read"
+    if summary.feedback_differs:
+        rows = [Difference(run, "has other feedback than its feedback_stats say") for run in summary.feedback_differs]
+        return _differing(name, "the feedback of {n} runs differs from their statistics", hint, rows)
+    if summary.feedback_unproven:
+        runs = len(summary.feedback_unproven)
+        says = f"{runs} runs have feedback of failed evaluators or of threads, which their statistics may not count"
+        return StepCheck(name, "unproven", says)
+    return StepCheck(name, "agrees", f"{summary.feedback} records, as many as the runs' statistics say")
 
 
 def check_files(paths: DayPaths) -> StepCheck:

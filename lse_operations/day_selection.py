@@ -43,8 +43,7 @@ def is_fetch_due(project: ProjectConfig, day: date, state: DayState, now: dateti
     """
     if project.schedule == "off":
         return False
-    hour, minute = map(int, project.schedule.split(":"))
-    daily = now.astimezone(UTC) - timedelta(hours=hour, minutes=minute)
+    daily = at_daily_time(project, now)
     if day >= daily.date() or last_day(project, day) < now.astimezone(UTC).date():
         return False
     last_fetched_at = moment(state.last_fetched_at)
@@ -54,6 +53,12 @@ def is_fetch_due(project: ProjectConfig, day: date, state: DayState, now: dateti
         return True
     settled = datetime.combine(day + timedelta(days=SETTLED_AFTER_DAYS), time(), UTC)
     return last_fetched_at < settled <= daily
+
+
+def at_daily_time(project: ProjectConfig, now: datetime) -> datetime:
+    """The time at which a day of the project begins at midnight, if it begins at its daily time; not `off`."""
+    hour, minute = map(int, project.schedule.split(":"))
+    return now.astimezone(UTC) - timedelta(hours=hour, minutes=minute)
 
 
 def days_to_verify(layout: Layout, project: ProjectConfig, now: datetime) -> list[date]:

@@ -22,6 +22,7 @@ from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import (
     SUMMARY,
     SUMS,
+    FeedbackSummary,
     content_sums,
     read_summary,
     read_sums,
@@ -245,6 +246,7 @@ def _publish(paths: DayPaths, new: dict[str, Candidate], progress: Callable[[int
             api=before.api,
             tool=before.tool,
             incomplete=[item for item in before.incomplete if item not in new],
+            **msgspec.structs.asdict(FeedbackSummary.of(before)),
         )
     summary = msgspec.structs.replace(summary, changed_at=now_text())
     write_manifest(draft.folder, summary, content_sums(read_sums(draft.folder) or {}))

@@ -14,6 +14,7 @@ from lse_archive.folder.state import DayState, DayVerdict, has_content, read_sta
 from lse_archive.layout import WORK_DIR, Layout
 from lse_archive.names import project_folder, zip_name
 from lse_operations.day_selection import expires_soon, is_fetch_due, last_day
+from lse_operations.late_feedback import is_feedback_due
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.urls import embedded_server
 from lse_resources.projects import ProjectConfig
@@ -153,7 +154,9 @@ def _days(
         uploaded = state.drive_sha256 is not None and state.copy_pruned_at is None
         if uploaded and verified is None and files != "missing":
             uploaded = has_content(paths, state.drive_content)
-        behind = {"files": is_fetch_due(project, day, state, now)}
+        waits = paths.late_feedback.name in work
+        is_due = is_fetch_due(project, day, state, now) or is_feedback_due(project, day, state, now, waits=waits)
+        behind = {"files": is_due}
         if files != "missing":
             behind |= {
                 "zip": not zipped and files == "here" and not state.zip_pruned_at,

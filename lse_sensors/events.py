@@ -236,5 +236,5 @@ def _project(run: dg.DagsterRun, step: str, names: Mapping[str, str]) -> str:
         return names.get(slug, slug)
     owner = step.rpartition("__")[0]
     by_op = {slug.replace("-", "_"): name for slug, name in names.items()}
-    _, _, by_job = run.job_name.partition("_")
-    return by_op.get(owner) or by_op.get(by_job) or owner or run.job_name
+    kind, _, by_job = run.job_name.partition("_")  # see `job_name`; others are of no project
+    return by_op.get(owner) or (kind == "archive" and by_op.get(by_job)) or owner or run.job_name

@@ -7,19 +7,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.fetch.completeness import CountCheck, check_completeness
+from lse_archive.fetch.day_feedback import DayFeedback
 from lse_archive.fetch.paginate import paginate
 from lse_archive.fetch.source import ApiVersionChangedError, RunSource
 from lse_archive.fetch.staging import Staging
 from lse_archive.fetch.union import Union, unite
 from lse_archive.files import disk_errors
+from lse_archive.folder.late_feedback import remove_late_feedback
 from lse_archive.folder.locks import day_lock
-from lse_archive.folder.manifest import Summary, Tally, content_hash, read_summary, write_manifest
+from lse_archive.folder.manifest import FeedbackSummary, Summary, Tally, content_hash, read_summary, write_manifest
 from lse_archive.folder.pruned import require_restored
 from lse_archive.folder.state import now_text, publish_day, read_state, update_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import FetchResult
+from lse_archive.runs.feedback import FEEDBACK_FILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +35,13 @@ class FetchOptions:
         ask_count: Compare with LangSmith's own count.
         allow_shrink: Publish what LangSmith has now, without the runs that it no longer lists.
         retention_days: Days for which LangSmith keeps the project's runs; None if without limit.
+        feedback: Collect the feedback of the runs. If not, that of earlier fetches stays.
     """
 
     ask_count: bool = True
     allow_shrink: bool = False
     retention_days: int | None = 14
+    feedback: bool = True
 
 
 def fetch_day(
@@ -79,7 +86,13 @@ def fetch_day(
             check = check_completeness(
                 source, staging, paths.day, ask_count=options.ask_count, retention_days=options.retention_days
             )
-            result = _publish_union(paths, source, staging, check, allow_shrink=options.allow_shrink)
+            recorded = _recorded_summary(paths)
+            feedback = DayFeedback(staging, paths, recorded) if options.feedback else None
+            if feedback:
+                feedback.read(source)
+            result = _publish_union(
+                paths, source, staging, check, recorded, feedback, allow_shrink=options.allow_shrink
+            )
     result.requests = source.requests
     result.throttled = source.throttled
     result.duration_seconds = round(time.monotonic() - began, 3)
@@ -92,19 +105,27 @@ def _fetch_gaps(source: RunSource, staging: Staging) -> None:
 
 
 def _publish_union(
-    paths: DayPaths, source: RunSource, staging: Staging, check: CountCheck, *, allow_shrink: bool
+    paths: DayPaths,
+    source: RunSource,
+    staging: Staging,
+    check: CountCheck,
+    recorded: Summary | None,
+    feedback: DayFeedback | None,
+    *,
+    allow_shrink: bool,
 ) -> FetchResult:
     existed = paths.folder.is_dir()
     union = Union()
     if existed:
         with staging.transaction():
-            union = unite(paths, staging, allow_shrink=allow_shrink)
+            rewritten = FEEDBACK_FILES if feedback else ()
+            union = unite(paths, staging, allow_shrink=allow_shrink, rewritten=rewritten)
+    found = feedback.write() if feedback else FeedbackSummary.of(recorded)
     content = content_hash(staging.sums())
     tally = Tally(paths.day)
     for header, size in staging.headers():
         tally.add(header, size)
 
-    recorded = _recorded_summary(paths)
     incomplete = _incomplete(staging, check, recorded)
     if incomplete or staging.is_incomplete():  # whatever the counts are
         check = replace(check, verdict="fewer")
@@ -127,6 +148,7 @@ def _publish_union(
         union.as_recorded
         and recorded is not None
         and (recorded.content_sha256, recorded.incomplete) == (content, incomplete)
+        and FeedbackSummary.of(recorded) == found
     )
     if not is_unchanged:
         summary = tally.summary(
@@ -139,6 +161,7 @@ def _publish_union(
             changed_at=now_text(),
             incomplete=incomplete,
         )
+        summary = msgspec.structs.replace(summary, **msgspec.structs.asdict(found))
         write_manifest(staging.runs_folder, summary, staging.sums())
         publish_day(paths, staging.runs_folder)
 
@@ -155,7 +178,10 @@ def _publish_union(
         count_check=verdict,
         proven_content=proven_content,
         no_longer_served=kept,
+        **({"feedback_read_at": feedback.read_at} if feedback and not feedback.differs else {}),
     )
+    if feedback:
+        remove_late_feedback(paths, feedback.late)
     return FetchResult(
         project=paths.project,
         date=str(paths.day),
@@ -175,6 +201,7 @@ def _publish_union(
         count_check=verdict,
         incomplete=incomplete,
         api=source.api_version,
+        **msgspec.structs.asdict(found),
     )
 
 

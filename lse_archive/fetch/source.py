@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from lse_archive.days import Window
+from lse_archive.fetch.feedback import FeedbackSource
 
 
 class LostCursorError(Exception):
@@ -53,7 +54,7 @@ class Page:
     unserved: Sequence[UnservedRun] = ()
 
 
-class RunSource(Protocol):
+class RunSource(FeedbackSource, Protocol):
     """One project of a LangSmith deployment. Safe to call from several threads.
 
     Every method raises `SourceError` if LangSmith does not answer, and `AccessError` if a retry does not help. That one

@@ -43,11 +43,14 @@ CREATE TABLE IF NOT EXISTS unreadable (
   name BLOB PRIMARY KEY, sha256 BLOB NOT NULL, run_id BLOB, served INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS covered (low INTEGER NOT NULL, high INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS stats (run BLOB PRIMARY KEY, stats BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS mark (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 _RUN_COLUMNS = "id, name, sha256, size, origin, trace_id, start, end, trace_start, is_root, failed, tokens, cost"
 _INSERT_RUN = f"INSERT OR REPLACE INTO run ({_RUN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
+# Of the journal; a journal of another format is not continued.
+_FORMAT = "2"
 # An interrupted fetch is continued for this long; after that its runs may have changed and are fetched again.
 _FRESH_SECONDS = 24 * 3600
 
@@ -114,6 +117,11 @@ class Staging:
             raise
         return db
 
+    @property
+    def journal(self) -> sqlite3.Connection:
+        """The journal; changes belong into a `transaction`."""
+        return self._db
+
     def close(self) -> None:
         self._db.close()
 
@@ -151,7 +159,7 @@ class Staging:
         """
         now = time.time() if now is None else now
         self._project_id = project_id.lower()
-        wanted = {"api_version": api_version, "project_id": project_id}
+        wanted = {"api_version": api_version, "project_id": project_id, "format": _FORMAT}
         with self.transaction() as db:
             db.execute("DELETE FROM run WHERE origin = 'kept'")
             db.execute("DELETE FROM extra")
@@ -169,6 +177,7 @@ class Staging:
             names = [(name,) for name in damaged]
             incomplete = db.executemany("DELETE FROM run WHERE name = ?", names).rowcount > 0
             incomplete |= db.executemany("DELETE FROM unreadable WHERE name = ?", names).rowcount > 0
+            db.execute("DELETE FROM stats WHERE run NOT IN (SELECT id FROM run)")
             former = dict(db.execute("SELECT key, value FROM mark"))
             if (owner := former.pop("project", self._project)) != self._project:
                 raise ArchiveConflictError(
@@ -240,8 +249,22 @@ class Staging:
             self._progress(len(new) + added)
         return PageReport(len(new) + added, max(new, default=None), min(starts, default=None), ordered)
 
-    def _write(self, runs: dict[str, tuple[RunHeader, bytes]]) -> list[int]:
-        """Writes those runs that have not been served yet; returns their start times."""
+    def renew(self, runs: list[bytes]) -> None:
+        """Replaces runs that were served before by their present state; others are added."""
+        rows = {}
+        for run in runs:
+            with contextlib.suppress(NotARunError):
+                header = read_header(run)
+                if header.start in self._window and header.project_id in (None, self._project_id):
+                    rows[header.run_id] = (header, run)
+        self._write(rows, again=True)
+
+    def _write(self, runs: dict[str, tuple[RunHeader, bytes]], *, again: bool = False) -> list[int]:
+        """Writes those runs that have not been served yet; returns their start times.
+
+        Args:
+            again: Also writes those that were served in another state.
+        """
         named = {
             run_id: (run_file_name(header), hashlib.sha256(run).digest()) for run_id, (header, run) in runs.items()
         }
@@ -251,7 +274,7 @@ class Staging:
             rows, starts = [], []
             for run_id, (name, digest) in named.items():
                 staged = here.get(run_id)
-                if staged and staged.served:
+                if staged and staged.served and not (again and staged.sha256 != digest):
                     continue
                 header, run = runs[run_id]
                 if staged:
@@ -259,6 +282,10 @@ class Staging:
                 _write_file(f"{folder}/{name}", run)
                 rows.append(_row(header, name, digest, len(run), "served"))
                 starts.append(header.start)
+                if staged:
+                    db.execute("DELETE FROM stats WHERE run = ?", (rows[-1][0],))
+                if header.feedback_stats:
+                    db.execute("INSERT OR REPLACE INTO stats VALUES (?, ?)", (rows[-1][0], header.feedback_stats))
             db.executemany(_INSERT_RUN, rows)
             if rows and db.execute("SELECT EXISTS (SELECT 1 FROM missing)").fetchone()[0]:
                 self._clear_missing([row[0] for row in rows])
@@ -366,6 +393,10 @@ class Staging:
             )
         row = _row(file.header, name, file.sha256, file.size, "served" if served else "kept")
         self._db.execute(_INSERT_RUN, row)
+
+    def add_file(self, name: str, digest: bytes) -> None:
+        """Records a file that was written into `runs_folder` and is no run. Called within a transaction."""
+        self._db.execute("INSERT OR REPLACE INTO extra VALUES (?, ?)", (os.fsencode(name), digest))
 
     def keep_other(self, path: Path, digest: bytes) -> None:
         """Links a published file that is no run of the day into staging, unless the same bytes were fetched.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,13 +43,14 @@ class Union:
     as_recorded: bool = False
 
 
-def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> Union:
+def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool, rewritten: Collection[str] = frozenset()) -> Union:
     """Copies into staging the published files that must stay. Reads each published file once.
 
     Called within a transaction of the staging.
 
     Args:
         allow_shrink: Runs that LangSmith no longer lists need not stay; those that it lists and did not serve stay.
+        rewritten: Names of files that the caller writes into staging, with all that the published ones hold.
 
     Raises:
         CorruptArchiveError: A published file is damaged or missing, and LangSmith no longer serves its run.
@@ -93,7 +95,8 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> Union:
         as_recorded = as_recorded and recorded == digest
         if recorded not in (None, digest):
             damaged.add(path.name)
-        staging.keep_other(path, digest)
+        if path.name not in rewritten:
+            staging.keep_other(path, digest)
 
     missing = expected.keys()
     lost = sorted(name for name in damaged | missing if not staging.has_file(name))

@@ -16,6 +16,7 @@ import msgspec
 from lse_archive.days import Window, day_window
 from lse_archive.errors import UNDECODABLE, ArchiveConflictError, ArchiveError, CorruptArchiveError
 from lse_archive.folder.opened import Folder, open_folder
+from lse_archive.runs.feedback import FEEDBACK_FILES
 from lse_archive.runs.header import RunHeader
 
 SUMMARY = "_summary.json"
@@ -30,7 +31,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         bytes: Total size of the run files.
         pending: Runs without an end time.
         cost: USD.
-        unfit_files: Files of the folder that hold no run of this day.
+        unfit_files: Files of the folder that hold no run of this day, without those of feedback.
         continued_from_previous_day: Traces whose root started before the day.
         continued_into_next_day: Traces with a run that ended after the day.
         langsmith_count: Runs of the day by LangSmith's own count; None if it was not requested.
@@ -39,6 +40,11 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         content_sha256: Identity of the day, see `content_hash`.
         incomplete: What the day lacks, empty if nothing is known to be missing: ids of runs that LangSmith listed and
             did not serve, and names of files with runs that cannot be read (`_unreadable_<sha256>.bin`).
+        feedback: Records in `_feedback.jsonl`; None if feedback was not collected.
+        feedback_deleted: Of those, records that LangSmith no longer has although it served their runs.
+        feedback_apart: Records in `_feedback_apart.jsonl`.
+        feedback_differs: Ids of runs that have more or fewer records than their `feedback_stats` say.
+        feedback_unproven: Ids of runs for which that cannot be decided.
     """
 
     project: str
@@ -60,8 +66,30 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     api: str | None = None
     changed_at: str | None = None
     incomplete: list[str] = []
+    feedback: int | None = None
+    feedback_deleted: int = 0
+    feedback_apart: int = 0
+    feedback_differs: list[str] = []
+    feedback_unproven: list[str] = []
     tool: str = TOOL
     format: int = 1
+
+
+class FeedbackSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of `Summary` about feedback."""
+
+    feedback: int | None = None
+    feedback_deleted: int = 0
+    feedback_apart: int = 0
+    feedback_differs: list[str] = []
+    feedback_unproven: list[str] = []
+
+    @classmethod
+    def of(cls, summary: Summary | None) -> FeedbackSummary:
+        """The fields of a summary; those of a day without feedback if there is none."""
+        if summary is None:
+            return cls()
+        return cls(**{name: getattr(summary, name) for name in cls.__struct_fields__})
 
 
 class Tally:
@@ -118,7 +146,7 @@ class Tally:
             tokens=self.tokens,
             cost=self._cost_units / 1e12,
             bytes=self.bytes,
-            unfit_files=sorted(invalid),
+            unfit_files=sorted(name for name in invalid if name not in FEEDBACK_FILES),
             continued_from_previous_day=sorted(self._from_previous),
             continued_into_next_day=sorted(self._into_next),
             content_sha256=content_sha256,

@@ -32,6 +32,7 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         last_fetched_at: When the whole day was last fetched from LangSmith.
+        feedback_read_at: When the feedback of the whole day was last read, and agreed with the runs.
         served_runs: Number of runs that LangSmith served then.
         langsmith_count: LangSmith's count then.
         count_check: See `FetchResult.count_check`.
@@ -46,6 +47,7 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     last_fetched_at: str | None = msgspec.field(default=None, name="looked_at")
+    feedback_read_at: str | None = None
     served_runs: int | None = None
     langsmith_count: int | None = None
     count_check: str | None = msgspec.field(default=None, name="proof")

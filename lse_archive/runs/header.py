@@ -36,6 +36,7 @@ class RunHeader:
         tokens: Total tokens, 0 if unknown.
         cost: Total cost in USD, 0.0 if unknown.
         project_id: UUID of the project, None if LangSmith sent none that can be read.
+        feedback_stats: The statistics of its feedback as JSON, see `read_stats`; empty if there are none.
     """
 
     run_id: str
@@ -48,6 +49,7 @@ class RunHeader:
     tokens: int
     cost: float
     project_id: str | None = None
+    feedback_stats: bytes = b""
 
 
 class _RawHeader(msgspec.Struct):
@@ -66,11 +68,13 @@ class _RawHeader(msgspec.Struct):
     total_tokens: msgspec.Raw = msgspec.Raw(NULL)
     total_cost: msgspec.Raw = msgspec.Raw(NULL)
     trace: msgspec.Raw = msgspec.Raw(NULL)
+    feedback_stats: msgspec.Raw = msgspec.Raw(NULL)
 
 
 _TEXTS = (
     "id trace_id start_time end_time status dotted_order parent_run_id project_id session_id".split()  # noqa: SIM905
 )
+_NO_STATS = (NULL, b"{}")
 _head_decoder = msgspec.json.Decoder(_RawHeader)
 
 
@@ -112,7 +116,7 @@ def _read_head_tolerantly(document: bytes) -> _RawHeader:
         head.end_time = "not a text"  # it has ended
     head.is_root = load_as(found.get("is_root", NULL), bool)
     head.parent_run_ids = load_as(found.get("parent_run_ids", NULL), list)
-    for field in ("error", "total_tokens", "total_cost", "trace"):
+    for field in ("error", "total_tokens", "total_cost", "trace", "feedback_stats"):
         setattr(head, field, msgspec.Raw(found.get(field, NULL)))
     return head
 
@@ -139,6 +143,7 @@ def _header(head: _RawHeader) -> RunHeader:
         tokens=int(_number(head.total_tokens)),
         cost=_number(head.total_cost),
         project_id=_project_id(head.project_id or head.session_id),
+        feedback_stats=b"" if (stats := bytes(head.feedback_stats)) in _NO_STATS else stats,
     )
 
 

@@ -16,6 +16,7 @@ class _Page(msgspec.Struct):
 
 
 _page_decoder = msgspec.json.Decoder(_Page)
+_list_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def cut_page(body: bytes, *, strict: bool = True) -> tuple[list[bytes], str | None]:
@@ -37,6 +38,18 @@ def cut_page(body: bytes, *, strict: bool = True) -> tuple[list[bytes], str | No
     if page.runs is not None:
         return [bytes(run) for run in page.runs], (page.cursors or {}).get("next") or None
     raise NotARunError("the answer holds no list of runs")
+
+
+def cut_list(body: bytes, *, strict: bool = True) -> list[bytes]:
+    """Splits an answer that is a JSON array into the bytes of its elements; `strict` as in `cut_page`.
+
+    Raises:
+        NotARunError: The body is no array, or not complete.
+    """
+    try:
+        return [bytes(one) for one in _list_decoder.decode(body)]
+    except (*UNDECODABLE, RecursionError):
+        return [check_json(one) if strict else one for one in elements(body)]
 
 
 def _cut_page_tolerantly(body: bytes, *, strict: bool) -> _Page:

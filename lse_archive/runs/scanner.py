@@ -47,6 +47,19 @@ def check_json(document: bytes) -> bytes:
     return document
 
 
+def one_line(document: bytes) -> bytes:
+    """The document without line breaks: white space that holds one is removed, and within a string it is escaped."""
+    if b"\n" not in document and b"\r" not in document:
+        return document
+    parts, after = [], 0
+    for match in _TOKEN.finditer(document):
+        space = document[after : match.start()]
+        parts.append(b"" if b"\n" in space or b"\r" in space else space)
+        parts.append(match.group().replace(b"\n", b"\\n").replace(b"\r", b"\\r"))
+        after = match.end()
+    return b"".join(parts)
+
+
 def members(document: bytes) -> dict[str, bytes]:
     """The values of a JSON object's own keys, as bytes, of any depth. A repeated key: the last wins.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lse_archive.errors import RefusedArchiveError, ShrinkError
 from lse_archive.folder.manifest import SUMMARY, SUMS
+from lse_archive.runs.feedback import FEEDBACK_FILES, read_record, split_mark
 from lse_archive.runs.header import unwrap
 from lse_archive.runs.scanner import NotARunError
 from lse_archive.texts import counted
@@ -32,6 +33,7 @@ class Inventory:
         runs: The ids of the runs that can be read, and whether they have ended.
         named: The run ids in the names of files that hold no run or cannot be read.
         others: The sha256 of files that hold no run, by name.
+        feedback: The ids of feedback records.
         unread: Unreadable files without a run id in their names, or the file list of a zip if that is damaged.
         names: The names of all files, without their folder.
         damaged: Whether something cannot be read.
@@ -40,6 +42,7 @@ class Inventory:
     runs: dict[str, bool] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
     others: dict[str, bytes] = field(default_factory=dict)
+    feedback: set[bytes] = field(default_factory=set)
     unread: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     damaged: bool = False
@@ -51,6 +54,7 @@ class Inventory:
         """
         lost = dict.fromkeys(self.unread, "cannot be read")
         lost |= dict.fromkeys(self.others.keys() - new.names, "is no run, and is not there")
+        lost |= {_shown(feedback): "is not there" for feedback in self.feedback - new.feedback}
         lost |= dict.fromkeys(self.named - new.runs.keys() - new.named, "is not there")
         for run, ended in self.runs.items():
             if run not in new.runs:
@@ -65,6 +69,8 @@ class Inventory:
                 header = unwrap(content)[1]
                 self.runs[header.run_id] = self.runs.get(header.run_id, False) or header.end is not None
                 return
+        if name in FEEDBACK_FILES:
+            self.feedback.update(read_record(split_mark(line)[0]).identity for line in content.split(b"\n") if line)
         self._add_other(name, hashlib.sha256(content).digest())
 
     def _add_other(self, name: str, digest: bytes) -> None:
@@ -152,6 +158,10 @@ def _add_entry(
 def _map(path: Path) -> bytes | mmap.mmap:
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+
+
+def _shown(identity: bytes) -> str:
+    return f"feedback {identity.decode('utf-8', 'replace')}"
 
 
 def _run_ids(content: bytes | mmap.mmap) -> set[str]:

@@ -29,6 +29,10 @@ ShrinkOption = Annotated[
     bool,
     typer.Option("--allow-shrink", help="Allow the loss of runs that LangSmith no longer serves. Default: off."),
 ]
+SkipFeedbackOption = Annotated[
+    bool,
+    typer.Option("--skip-feedback", help="Do not collect feedback; what was collected before stays. Default: off."),
+]
 BatchOption = Annotated[
     int | None,
     typer.Option(
@@ -44,6 +48,7 @@ def bare(
     date: DateOption = None,
     start_date: StartOption = None,
     end_date: EndOption = None,
+    skip_feedback: SkipFeedbackOption = False,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -52,8 +57,9 @@ def bare(
     --force never replaces an archive with one that has fewer runs.
     """
     if context.invoked_subcommand is None:
-        _run(["run_files", "day_zip", "drive_file"], project, date, start_date, end_date, force=force, json=json)
-    elif any((project, date, start_date, end_date, force, json)):
+        steps, config = ["run_files", "day_zip", "drive_file"], {"run_files": {"feedback": not skip_feedback}}
+        _run(steps, project, date, start_date, end_date, force=force, json=json, config=config)
+    elif any((project, date, start_date, end_date, skip_feedback, force, json)):
         raise UsageError(
             "options before the command would be ignored",
             hint=f"Write them after it: lse archive {context.invoked_subcommand} …",
@@ -76,6 +82,7 @@ def fetch(
             "--no-count", help="Do not compare with LangSmith's own count, which some deployments lack. Default: off."
         ),
     ] = False,
+    skip_feedback: SkipFeedbackOption = False,
     allow_shrink: ShrinkOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -83,7 +90,7 @@ def fetch(
 
     If the day exists locally, changed runs are replaced; runs that LangSmith no longer serves are kept.
     """
-    config = {"run_files": {"ask_count": not no_count, "allow_shrink": allow_shrink}}
+    config = {"run_files": {"ask_count": not no_count, "allow_shrink": allow_shrink, "feedback": not skip_feedback}}
     _run(["run_files"], project, date, start_date, end_date, force=force or refresh, json=json, config=config)
 
 
@@ -167,6 +174,7 @@ def full_sweep(
     skip_fetch: Annotated[
         bool, typer.Option("--skip-fetch", help="Do not fetch; use the local run files. Default: off.")
     ] = False,
+    skip_feedback: SkipFeedbackOption = False,
     skip_upload: Annotated[bool, typer.Option("--skip-upload", help="Do not upload. Default: off.")] = False,
     skip_db: Annotated[bool, typer.Option("--skip-db", help="Do not load into Postgres. Default: off.")] = False,
     batch_size: BatchOption = None,
@@ -182,7 +190,10 @@ def full_sweep(
     # Without a destination there is nothing to skip: the check says that there is no copy, and the day can be verified.
     skips_copy = skip_upload and Settings.load().has_destination
     unchecked = (["drive_matches_zip"] if skips_copy else []) + (["runs_match_files"] if skip_db else [])
-    config: dict[str, dict[str, object]] = {"verification": {"skip": unchecked}}
+    config: dict[str, dict[str, object]] = {
+        "run_files": {"feedback": not skip_feedback},
+        "verification": {"skip": unchecked},
+    }
     if batch_size:
         config["runs_table"] = {"batch_size": batch_size}
     _run(steps, project, date, start_date, end_date, force=force, json=json, config=config, sweep=True)

@@ -121,6 +121,8 @@ def _fetch(result: FetchResult) -> str:
             ("no longer in LangSmith, kept", result.no_longer_served),
         )
         text += "".join(f", {count:,} {what}" for what, count in counts if count)
+    if result.feedback or result.feedback_apart:
+        text += f", {counted((result.feedback or 0) + result.feedback_apart, 'feedback record')}"
     if result.pending:
         text += f", {result.pending:,} pending"
     counted_there = f"LangSmith counts {result.langsmith_count or 0:,}"
@@ -131,7 +133,10 @@ def _fetch(result: FetchResult) -> str:
         "unproven": "cannot be proven: the day is past LangSmith's retention",
         "not_asked": "not compared with LangSmith's count",
     }[result.count_check]
-    return f"{text}; {count_check}" if count_check else text
+    text = f"{text}; {count_check}" if count_check else text
+    if result.feedback_differs:
+        text += f"; FEEDBACK DIFFERS from the statistics of {counted(len(result.feedback_differs), 'run')}"
+    return text
 
 
 def _lacking(result: FetchResult) -> str:

@@ -17,13 +17,15 @@ from rich.table import Table
 
 from lse_archive.days import today
 from lse_archive.errors import ArchiveError
+from lse_archive.folder.manifest import read_summary
+from lse_archive.folder.reader import run_file_names
 from lse_archive.folder.state import read_state
 from lse_archive.texts import counted
 from lse_cli.selection import Selection
 from lse_cli.terminal.console import LineConsole, Terminal
 from lse_cli.terminal.texts import size
 from lse_cli.work.days import work
-from lse_demo.agent import fill
+from lse_demo.agent import fill, give_late_feedback
 from lse_demo.google_drive.server import USER, DriveServer
 from lse_demo.langsmith.server import DEMO_KEY, LangSmithServer
 from lse_demo.langsmith.store import LangSmithStore
@@ -65,6 +67,7 @@ def run_demo(directory: Path) -> None:
         entries, code = work(settings, terminal, Selection(projects, days), list(STEPS), sweep=True)
         _require(code == 0, "the sweep failed")
         _break_and_repair(out, settings, Selection(projects[:1], days[1:2]))
+        _late_feedback(out, settings, Selection(projects[:1], days[:1]))
         _heading(out, "The archive")
         # On a narrow terminal, long lines are easier to read than cells with broken words.
         Console(width=max(120, out.width)).print(_table(settings, entries))
@@ -192,6 +195,25 @@ def _break_and_repair(out: LineConsole, settings: Settings, one_day: Selection) 
     out.put(f"$ {verify}")
     _, code = _verify(settings, one_day)
     _require(code == 0, "the day is not consistent after the repair")
+
+
+def _late_feedback(out: LineConsole, settings: Settings, one_day: Selection) -> None:
+    """Gives feedback to an archived run; the next sweep of its day must archive it."""
+    from langsmith import Client
+
+    project, day = one_day.projects[0].name, one_day.days[0]
+    paths = settings.layout.day(project, day)
+    before = read_summary(paths.folder)
+    run_id = next(name for name in run_file_names(paths.folder)).partition("_")[0]
+    client = Client(api_url=settings.langsmith_endpoint, api_key=DEMO_KEY)
+    give_late_feedback(client, project, run_id)
+    client.cleanup()
+    _heading(out, f"A customer gives feedback to run {run_id}, days later")
+    out.put(f"$ lse archive full-sweep --force --project {project} --date {day}")
+    _, code = work(settings, Terminal(json=False, force=True), one_day, list(STEPS), sweep=True)
+    after = read_summary(paths.folder)
+    archived = before and after and (after.feedback or 0) - (before.feedback or 0)
+    _require(code == 0 and archived == 1, "the late feedback was not archived")
 
 
 def _verify(settings: Settings, one_day: Selection, **config: object) -> tuple[dict[str, Any], int]:

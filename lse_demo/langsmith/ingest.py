@@ -25,7 +25,8 @@ def read_batch(body: bytes) -> list[Operation]:
 def read_multipart(content_type: str, body: bytes) -> list[Operation]:
     """Reads the runs of `POST /runs/multipart`.
 
-    Its parts are named `post.<id>` or `patch.<id>`, `post.<id>.inputs` and so on, `attachment.<id>.<name>`.
+    Its parts are named `post.<id>` or `patch.<id>`, `post.<id>.inputs` and so on, `attachment.<id>.<name>`, and
+    `feedback.<id>`.
     Raises ValueError for a body without a boundary.
     """
     found = _BOUNDARY.search(content_type)
@@ -37,7 +38,7 @@ def read_multipart(content_type: str, body: bytes) -> list[Operation]:
         head, _, content = part.partition(b"\r\n\r\n")
         name = _NAME.search(head)
         kind, run_id, field = [*(name[1].decode() if name else "").split(".", 2), "", ""][:3]
-        if kind in ("post", "patch"):
+        if kind in ("post", "patch", "feedback"):
             run = runs.setdefault((kind, run_id), {})
             run |= {field: content} if field else split(content)
         elif kind == "attachment":

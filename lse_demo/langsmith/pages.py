@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, unquote, urlencode
 
@@ -48,6 +49,7 @@ def v2_items(
 ) -> list[bytes]:
     """Returns the v2 runs with the properties of `selects`; the stored bytes unchanged if all are selected."""
     files = store.files([run.id for run in runs]) if "attachments" in selects else {}
+    runs = _with_feedback(store, runs)
     items = []
     for run in runs:
         extra: Members = {}
@@ -64,6 +66,21 @@ def v2_items(
     return items
 
 
+def _with_feedback(store: LangSmithStore, runs: Sequence[StoredRun]) -> Sequence[StoredRun]:
+    """Returns the runs with the statistics of their feedback; the bytes of a run without feedback are unchanged."""
+    found = store.feedback.of_runs([run.id for run in runs])
+    return [_with_stats(run, found[run.id]) if run.id in found else run for run in runs] if found else runs
+
+
+def _with_stats(run: StoredRun, stats: bytes) -> StoredRun:
+    try:
+        v2 = join(split(run.v2) | {"feedback_stats": stats})
+        v1 = join(split(run.v1) | {"feedback_stats": stats}) if run.v1 is not None else None
+    except ValueError:  # stored by `put_raw`, and not JSON
+        return run
+    return replace(run, v2=v2, v1=v1)
+
+
 def _members(run: StoredRun, selects: frozenset[str] | None = None) -> Members:
     try:
         return split(run.v2, selects)
@@ -76,6 +93,7 @@ def v1_items(
 ) -> list[bytes]:
     """Returns the v1 runs with the fields of `selects`."""
     files = store.files([run.id for run in runs])
+    runs = _with_feedback(store, runs)
     items = []
     for run in runs:
         if run.v1 is not None and selects > LISTING:

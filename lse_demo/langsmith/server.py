@@ -21,11 +21,12 @@ from lse_demo.langsmith.v1 import V1_FIELDS
 
 DEMO_KEY = "lsv2_pt_demo"
 
-# Faults of this server, in addition to those of `lse_demo.faults`; all apply to run queries only:
+# Faults of this server, in addition to those of `lse_demo.faults`; these apply to run queries only:
 # - `lost_cursor`: a request with a cursor is answered with `status` (set it to 400, 404, 410 or 422)
 # - `repeat_page`: the answer is the previous page again, with the cursor of the request
 # - `overlap`: the next page begins with the last `at` runs (default 1) of this one
 # - `no_cursor`: the page has no next cursor
+# `shuffle` applies to lists of feedback: their order changes with each request
 
 
 @dataclass(slots=True)
@@ -42,6 +43,7 @@ class Behavior:
     max_page_bytes: int | None = None  # larger answers to run queries become 413
     limit: RateLimit | None = None  # of run queries, per key
     stats_limit: RateLimit | None = None  # of /runs/stats, per key
+    feedback_limit: RateLimit | None = None  # of GET /feedback, per key
     retry_after: Literal["seconds", "date"] | None = "seconds"
     stats_offset: int = 0  # added to /runs/stats' `run_count`, to simulate a late or wrong count
     offload_bytes: int | None = None  # v1 payloads above this are answered as links
@@ -75,7 +77,8 @@ class LangSmithServer(LocalServer):
             ("POST", "/runs"): self._post_run,
             ("POST", "/runs/batch"): self._post_batch,
             ("POST", "/runs/multipart"): self._post_multipart,
-            ("GET", "/feedback"): lambda _: Answer.json([]),
+            ("GET", "/feedback"): self._list_feedback,
+            ("POST", "/feedback"): self._create_feedback,
         }
 
     def handle(self, request: Request) -> Answer:
@@ -95,6 +98,8 @@ class LangSmithServer(LocalServer):
             return self._get_run(identity)
         if request.method == "GET" and kind == "sessions":
             return Answer.json(self._session(self._project(identity)))
+        if kind == "feedback":
+            return self._one_feedback(request, identity.lower())
         raise refusal(404, "Not Found")
 
     # Reading runs
@@ -172,6 +177,7 @@ class LangSmithServer(LocalServer):
         self._project(query.project_id)
         answer = statistics_of(self.store.measures(query.project_id, query.conditions))
         answer["run_count"] += self.behavior.stats_offset
+        answer["feedback_stats"] = self.store.feedback_stats(query.project_id, query.conditions)
         return Answer.json(answer)
 
     def _links(self) -> Links:
@@ -189,6 +195,31 @@ class LangSmithServer(LocalServer):
         if part is None:
             raise refusal(404, "Not Found")
         return Answer(200, part[1], {"Content-Type": part[0]})
+
+    # Feedback
+
+    def _list_feedback(self, request: Request) -> Answer:
+        if self.behavior.feedback_limit:
+            self.behavior.feedback_limit.check(request.headers["X-API-Key"], self.behavior.retry_after)
+        return self.store.feedback.list(request)
+
+    def _create_feedback(self, request: Request) -> Answer:
+        try:
+            return Answer.json(self.store.feedback.create(_body(request)))
+        except ValueError as error:
+            raise refusal(422, f"malformed feedback: {error}") from error
+
+    def _one_feedback(self, request: Request, identity: str) -> Answer:
+        feedback, found = self.store.feedback, None
+        if request.method == "GET":
+            found = feedback.get(identity)
+        elif request.method == "PATCH":
+            found = feedback.get(identity) if feedback.change(identity, **_body(request)) else None
+        elif request.method == "DELETE":
+            found = {"message": "Feedback deleted successfully!"} if feedback.delete(identity) else None
+        if found is None:
+            raise refusal(404, "Feedback not found")
+        return Answer.json(found)
 
     # Receiving runs
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lse_demo.langsmith.encoding import Members, dump, join, load, split
+from lse_demo.langsmith.feedback import FeedbackTable
 from lse_demo.langsmith.filter import Condition
 from lse_demo.langsmith.generate import generate_runs
 from lse_demo.langsmith.runs import RunColumns, columns_of, merge, micros
@@ -67,7 +68,8 @@ class StoredRun:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One run of an ingest request: `kind` is `post` or `patch`, `files` are name -> (media type, content)."""
+    """One run, or one `feedback`, of an ingest request: `kind` is `post`, `patch` or `feedback`, `files` are name ->
+    (media type, content)."""
 
     kind: str
     id: str
@@ -97,6 +99,7 @@ class LangSmithStore:
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, check_same_thread=False)
         self._db.executescript(_SCHEMA)
+        self.feedback = FeedbackTable(self._db, self._lock)
         self.tenant_id = self._setting("tenant_id", str(uuid.uuid4()))
         self.secret = self._setting("secret", uuid.uuid4().hex)
 
@@ -167,6 +170,9 @@ class LangSmithStore:
             return [operation.id for operation in operations if not self._ingest(operation)]
 
     def _ingest(self, operation: Operation) -> bool:
+        if operation.kind == "feedback":
+            self.feedback.create(load(join(operation.members)))
+            return True
         sent = operation.members | {"id": dump(operation.id)}
         found = self._db.execute("SELECT v2, posted, project FROM runs WHERE id = ?", (operation.id,)).fetchone()
         old = split(found[0]) if found else {}
@@ -297,6 +303,10 @@ class LangSmithStore:
             rows = self._db.execute(f"SELECT {', '.join(Measures.__dataclass_fields__)} FROM runs {where}", values)
             columns = list(zip(*rows, strict=True))
         return Measures(*columns) if columns else Measures()
+
+    def feedback_stats(self, project_id: str, conditions: Sequence[Condition]) -> dict[str, Any]:
+        """Returns the statistics of the feedback on all runs that match."""
+        return self.feedback.of_window(*_where(project_id, conditions))
 
     def summary(self, project_id: str) -> tuple[int, int | None]:
         """Returns a project's number of runs and the start of its last run (microseconds since 1970)."""

@@ -13,6 +13,7 @@ from typing import Literal
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError
 from lse_archive.files import disk_errors
+from lse_archive.folder.contents import content_files
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.pruned import is_pruned
 from lse_archive.folder.state import update_state
@@ -159,7 +160,7 @@ def _restore(
             source="local zip" if local else destination.place,
             bytes=file.size,
             runs=unpacked.summary.runs,
-            files=len(unpacked.summary.unfit_files) + unpacked.summary.runs,
+            files=len(content_files(unpacked.paths.folder)),
             content_sha256=unpacked.content,
             unfit_files=unpacked.summary.unfit_files,
             left_out=list(unpacked.hidden),

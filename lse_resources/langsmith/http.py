@@ -6,7 +6,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 
@@ -140,7 +141,15 @@ class LangSmithHttp:
         Raises:
             PageTooLargeError: The answer has more than `limit` bytes.
         """
-        with self.client.stream("POST", url, json=body) as answer:
+        return self._read(self.client.stream("POST", url, json=body), limit)
+
+    def get(self, url: str, query: Sequence[tuple[str, str]], limit: float) -> httpx.Response:
+        """Sends a GET; the names of the query may repeat. Raises as `post`."""
+        return self._read(self.client.stream("GET", url, params=list(query)), limit)
+
+    @staticmethod
+    def _read(request: AbstractContextManager[httpx.Response], limit: float) -> httpx.Response:
+        with request as answer:
             parts, size = [], 0
             for part in answer.iter_bytes():
                 parts.append(part)

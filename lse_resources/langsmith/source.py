@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -14,9 +15,10 @@ import httpx
 
 from lse_archive.days import Window, day_of, day_window, format_time
 from lse_archive.errors import SourceError
+from lse_archive.fetch.feedback import MAX_FEEDBACK, FeedbackAnswer, FeedbackQuery
 from lse_archive.fetch.source import ApiVersionChangedError, LostCursorError, Page, UnservedRun
 from lse_archive.runs.header import RunHeader, read_header
-from lse_archive.runs.pages import cut_page
+from lse_archive.runs.pages import cut_list, cut_page
 from lse_archive.runs.scanner import NotARunError
 from lse_resources.langsmith.http import (
     LangSmithHttp,
@@ -219,6 +221,46 @@ class ProjectSource:
         """Keeps the header of a small run: it shows later that LangSmith serves runs."""
         if runs and self._witness is None:
             self._witness = _header(min(runs, key=len))
+
+    def feedback(self, query: FeedbackQuery, *, stop: threading.Event | None = None) -> FeedbackAnswer:
+        """See `FeedbackSource.feedback`. `GET /feedback` is the same in both API versions.
+
+        A record that is not JSON is asked for again, and then kept as it came.
+        """
+        # Whether the bounds are part of the window is not documented: a microsecond more on both sides.
+        bounds = (("min_created_at", query.since, -1), ("max_created_at", query.until, 0))
+        parameters = [
+            *(("run", run_id) for run_id in query.runs),
+            *((("session", self.project.id),) if not query.runs else ()),
+            *((("key", query.key),) if query.key is not None else ()),
+            *((name, format_time(moment + margin)) for name, moment, margin in bounds if moment is not None),
+            ("limit", str(MAX_FEEDBACK)),
+        ]
+        url = self._http.settings.v1_url("/feedback")
+        can_split = len(query.runs) > 1
+        too_large, damaged = False, 0
+        records: list[bytes] = []
+
+        def request() -> httpx.Response:
+            nonlocal too_large
+            answer = None
+            with contextlib.suppress(PageTooLargeError):
+                answer = self._http.get(url, parameters, _PAGE_BYTES if can_split else _NO_LIMIT)
+            too_large = answer is None or (answer.status_code == 413 and can_split)
+            return httpx.Response(200) if answer is None or too_large else answer
+
+        def check(body: bytes) -> None:
+            nonlocal records, damaged
+            damaged += 1
+            records = [] if too_large else cut_list(body, strict=damaged < _ATTEMPTS)
+
+        what = f"cannot read the feedback of '{self.project.name}'"
+        try:
+            self._http.send(what, request, limiter=self._http.shared.others, check=check, stop=stop)
+        except NotServedError as error:
+            hint = "A deployment without feedback needs --skip-feedback"
+            raise SourceError(what, why=error.why, hint=hint) from error
+        return FeedbackAnswer(records, full=too_large or len(records) >= MAX_FEEDBACK)
 
     def count(self, window: Window, *, roots_only: bool = False) -> int:
         """See `RunSource.count`. `POST /runs/stats` is the same in both API versions."""

@@ -81,3 +81,14 @@ def test_two_days_share_no_ids(store):
     first = {run.id for run in store.runs("p")}
     made, _ = trace_into(store, traces=8, day=date(2026, 1, 3))
     assert len(store.runs("p")) == len(first) + made
+
+
+def test_some_traces_get_feedback(store):
+    trace_into(store, traces=40)
+    rows = store._db.execute("SELECT key, body, run IN (SELECT id FROM runs) FROM feedback").fetchall()
+    records = [json.loads(body) for _, body, _ in rows]
+    assert {key for key, _, _ in rows} == {"thumbs", "helpfulness", "tone"}
+    assert all(known for _, _, known in rows)
+    assert any(record["comment"] for record in records)
+    assert any(record["correction"] for record in records)
+    assert {record["feedback_source"]["type"] for record in records} == {"api", "model"}

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from alert_targets import MailServer, Webhook, mail_server, webhook
 from dagster._core.events import JobFailureData, RunFailureReason
+from dagster._core.test_utils import create_run_for_test
 from home_fixtures import DAY, PROJECT, Installation
 
 from lse_archive.days import day_ranges
@@ -20,7 +21,7 @@ from lse_archive.errors import ArchiveError, SettingsError
 from lse_resources.alerts import Alert, check_targets, mail, post, targets
 from lse_resources.projects import ProjectConfig, add_project
 from lse_resources.settings import Settings
-from lse_sensors.events import read_events
+from lse_sensors.events import _project, read_events
 from lse_sensors.outbox import Outbox
 from lse_sensors.problems import RUN, AlertState, Event, add_events, problem_alert, take_alerts
 from lse_sensors.sensors import alerts_sensor
@@ -552,3 +553,10 @@ def test_a_failed_run_of_a_backfill_waits_for_the_others(
     watch.tick()
     watch.tick()
     assert len(hook.texts) == 1
+
+
+def test_a_failed_job_of_no_project_is_not_attributed_to_a_project_of_a_similar_name() -> None:
+    names = {"feedback": "Feedback"}
+    with dg.DagsterInstance.ephemeral() as instance:
+        for job, owner in (("late_feedback", "late_feedback"), ("archive_feedback", "Feedback")):
+            assert _project(create_run_for_test(instance, job_name=job), "", names) == owner

@@ -12,6 +12,7 @@ import pytest
 from dagster import DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test, freeze_time
 
+from lse_archive.folder.late_feedback import add_late_feedback
 from lse_archive.folder.state import update_state
 from lse_archive.layout import Layout
 from lse_operations.overview import DayView, days_behind
@@ -54,7 +55,8 @@ def mark_archived(layout: Layout, day: date, at: datetime | None = None, **more:
     paths.zip.parent.mkdir(exist_ok=True)
     paths.zip.touch()
     at = at or datetime.combine(day + timedelta(days=3), time(2, 5), UTC)
-    state = {"count_check": "equal", "verified_at": "2026-01-01T00:00:00Z", "verdict": "proven"} | more
+    state: dict[str, object] = {"count_check": "equal", "verified_at": "2026-01-01T00:00:00Z", "verdict": "proven"}
+    state |= {"feedback_read_at": "2100-01-01T00:00:00Z"} | more  # at no age it is read again
     update_state(paths, last_fetched_at=at.strftime("%Y-%m-%dT%H:%M:%SZ"), **state)
 
 
@@ -99,6 +101,17 @@ def test_yesterday_and_the_day_three_days_ago_are_due_at_the_daily_time(layout: 
     assert due(ProjectConfig(NAME, PROJECT.start, schedule="04:30")) == []
     assert due(ProjectConfig(NAME, PROJECT.start, schedule="00:00"), NOW - timedelta(hours=2)) == [back(3), back(1)]
     assert due(ProjectConfig(NAME, PROJECT.start, schedule="off")) == []
+
+
+def test_a_day_is_due_for_its_feedback_at_fixed_ages_and_when_some_was_found(layout: Layout) -> None:
+    archive_all(layout)
+    for days in (7, 6):
+        mark_archived(layout, back(days), feedback_read_at=f"{back(3)}T02:05:00Z")
+    assert due() == [back(7)]
+    assert due(ProjectConfig(NAME, PROJECT.start, schedule="off")) == []
+    old = back(19)
+    add_late_feedback(layout.day(NAME, old), [b"{}"])
+    assert due() == [old, back(7)]
 
 
 def test_a_settled_day_is_not_fetched_again(layout: Layout) -> None:

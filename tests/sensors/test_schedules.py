@@ -68,7 +68,7 @@ def test_the_code_location_defines_the_projects_of_projects_toml(layout: Layout,
     code = definitions()
     dg.Definitions.validate_loadable(code)
     schedules = {schedule.name: schedule for schedule in code.schedules or []}
-    assert set(schedules) == {"weekly_a", "nightly_maintenance"}
+    assert set(schedules) == {"weekly_a", "nightly_maintenance", "daily_late_feedback"}
     assert all(schedule.default_status == DefaultScheduleStatus.RUNNING for schedule in schedules.values())
     [due_days] = [sensor for sensor in code.sensors or [] if sensor.name == "due_days"]
     assert due_days.default_status == DefaultSensorStatus.RUNNING

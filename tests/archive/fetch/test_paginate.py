@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lse_archive.days import Window
 from lse_archive.errors import SourceError
+from lse_archive.fetch.feedback import FeedbackAnswer, FeedbackQuery
 from lse_archive.fetch.paginate import PageReport, paginate
 from lse_archive.fetch.source import LostCursorError, Page, UnservedRun
 
@@ -55,6 +56,9 @@ class Source:
         raise NotImplementedError
 
     def count(self, window: Window, *, roots_only: bool = False) -> int:
+        raise NotImplementedError
+
+    def feedback(self, query: FeedbackQuery, *, stop: threading.Event | None = None) -> FeedbackAnswer:
         raise NotImplementedError
 
     def parallelism(self) -> int:

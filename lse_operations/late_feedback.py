@@ -1,0 +1,172 @@
+"""Feedback that arrives after a day was fetched: a pass over a project finds it, and its days are fetched again.
+
+An edit changes neither `created_at` nor any other filter of LangSmith (handbook of its API, `GET /feedback`). So the
+feedback of each day is also read in full at fixed ages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+
+import msgspec
+
+from lse_archive.days import Window, day_of, to_micros
+from lse_archive.errors import UNDECODABLE
+from lse_archive.fetch.feedback import FeedbackQuery, read_feedback
+from lse_archive.fetch.source import RunSource
+from lse_archive.files import disk_errors, publish_file
+from lse_archive.folder.late_feedback import add_late_feedback
+from lse_archive.folder.pruned import is_pruned
+from lse_archive.folder.state import DayState, read_state
+from lse_archive.layout import DayPaths, Layout
+from lse_archive.runs.feedback import FEEDBACK_FILES, FeedbackRecord, read_lines, read_record, split_mark
+from lse_archive.runs.header import read_header
+from lse_archive.runs.scanner import NotARunError
+from lse_operations.day_selection import at_daily_time, last_day, moment
+from lse_resources.projects import ProjectConfig
+
+_log = logging.getLogger(__name__)
+
+READ_AFTER_DAYS = (1, 3, 7)
+"""The ages in days at which the feedback of a day is read in full."""
+READ_BEFORE_EXPIRY_DAYS = 2
+"""It is read once more when this many days are left until LangSmith deletes the day."""
+
+# A record can be in LangSmith's index later than its `created_at` says.
+_OVERLAP = timedelta(hours=6)
+_BUFFER_BYTES = 8 << 20
+
+
+class _Pass(msgspec.Struct):
+    """The state of the passes over a project: feedback that was created before `read_until` has been found."""
+
+    read_until: str
+
+
+def is_feedback_due(project: ProjectConfig, day: date, state: DayState, now: datetime, *, waits: bool) -> bool:
+    """Whether the day is to be fetched for its feedback: some was found since, or the day has reached an age.
+
+    Args:
+        waits: Whether the day has late feedback, see `find_late_feedback`: that is fetched at any age.
+    """
+    if project.schedule == "off" or day >= (daily := at_daily_time(project, now)).date():
+        return False
+    if waits:
+        return True
+    if last_day(project, day) < now.astimezone(UTC).date():
+        return False
+    read_at = moment(state.feedback_read_at)
+    ages = [*READ_AFTER_DAYS, project.retention_days - READ_BEFORE_EXPIRY_DAYS]
+    times = [datetime.combine(day + timedelta(days=age), time(), UTC) for age in ages]
+    return any(at <= daily and (read_at is None or read_at < at) for at in times)
+
+
+def find_late_feedback(layout: Layout, project: ProjectConfig, source: RunSource, now: datetime) -> list[date]:
+    """Finds the feedback of a project that was created since the last pass; the first goes back to the retention.
+
+    Records that are not archived wait beside their day (`DayPaths.late_feedback`) until it is fetched: the UTC day in
+    which their run started, or without a run that of their creation.
+
+    Returns:
+        The days that wait, oldest first.
+
+    Raises:
+        SourceError: LangSmith could not be read to the end; the next pass begins where this one did.
+        ArchiveError: The disk cannot be written.
+    """
+    state = layout.feedback_pass(project.name)
+    since = _read_until(layout, project) or now - timedelta(days=project.retention_days)
+    found = _Finder(layout, project, now)
+    with disk_errors(f"the late feedback of {project.name} cannot be written under {layout.data_dir}"):
+        read_feedback(source, [FeedbackQuery(since=to_micros(since - _OVERLAP))], found.add)
+        found.finish(source)
+        with publish_file(state) as file:
+            file.write(msgspec.json.encode(_Pass(now.astimezone(UTC).isoformat(timespec="seconds"))) + b"\n")
+    return sorted(found.days)
+
+
+def _read_until(layout: Layout, project: ProjectConfig) -> datetime | None:
+    path = layout.feedback_pass(project.name)
+    try:
+        return datetime.fromisoformat(msgspec.json.decode(path.read_bytes(), type=_Pass).read_until).astimezone(UTC)
+    except FileNotFoundError:
+        return None
+    except (*UNDECODABLE, ValueError) as error:
+        _log.warning("%s is damaged (%s): the feedback is searched from the beginning", path, error)
+        return None
+
+
+class _Finder:
+    """Files records with their days, without those that are archived."""
+
+    def __init__(self, layout: Layout, project: ProjectConfig, now: datetime) -> None:
+        self._layout = layout
+        self._project = project.name
+        self._now = to_micros(now)
+        self._archived: dict[date, dict[bytes, int | None]] = {}
+        self._new: dict[date, list[bytes]] = defaultdict(list)
+        self._bytes = 0
+        self._undated: list[FeedbackRecord] = []
+        self.days: set[date] = set()
+
+    def add(self, records: Sequence[FeedbackRecord]) -> None:
+        for record in records:
+            if record.start is None and record.run_id is not None:
+                self._undated.append(record)
+            else:
+                self._file(record, record.start if record.start is not None else record.created)
+
+    def finish(self, source: RunSource) -> None:
+        """Files the records without the start of their run, which is asked for; and writes what was found."""
+        ids = dict.fromkeys([record.run_id for record in self._undated if record.run_id], 0)
+        starts = {}
+        if ids:
+            window = Window(0, self._now + 2 * 86_400_000_000)
+            for run in source.runs_by_id(ids, window).runs:
+                with contextlib.suppress(NotARunError):
+                    header = read_header(run)
+                    starts[header.run_id] = header.start
+        for record in self._undated:
+            self._file(record, starts.get(record.run_id or "", record.created))
+        self._write()
+
+    def _file(self, record: FeedbackRecord, at: int | None) -> None:
+        day = day_of(self._now if at is None else at)
+        if self._is_archived(day, record):
+            return
+        self._new[day].append(record.line)
+        self._bytes += len(record.line)
+        if self._bytes > _BUFFER_BYTES:
+            self._write()
+
+    def _is_archived(self, day: date, record: FeedbackRecord) -> bool:
+        paths = self._layout.day(self._project, day)
+        if is_pruned(paths):  # its records are not here: those that were there at its last fetch are in its copy
+            read_at = moment(read_state(paths).feedback_read_at)
+            return read_at is not None and record.created is not None and record.created < to_micros(read_at - _OVERLAP)
+        if day not in self._archived:
+            self._archived[day] = dict(_archived(paths))
+        archived = self._archived[day]
+        if record.identity not in archived:
+            return False
+        modified = archived[record.identity]
+        return record.modified is None or (modified is not None and record.modified <= modified)
+
+    def _write(self) -> None:
+        for day, lines in self._new.items():
+            add_late_feedback(self._layout.day(self._project, day), lines)
+            self.days.add(day)
+        self._new.clear()
+        self._bytes = 0
+
+
+def _archived(paths: DayPaths) -> Iterator[tuple[bytes, int | None]]:
+    """The ids of the day's archived records, and when they were modified."""
+    for name in FEEDBACK_FILES:
+        for line in read_lines(paths.folder / name):
+            record = read_record(split_mark(line)[0])
+            yield record.identity, record.modified

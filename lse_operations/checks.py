@@ -43,7 +43,7 @@ CHECKS = {
     "run_files_intact": "The run files against their checksums.",
     "zip_matches_files": "The zip, read as a whole, against the run files' checksums.",
     "drive_matches_zip": "Checksum and size at the destination, as they are now, against the zip.",
-    "runs_match_files": "Ids, traces and contents of the rows, as they are now, against the run files.",
+    "runs_match_files": "Ids, traces and contents of the rows, feedback and attachments too, against the files.",
 }
 
 
@@ -299,6 +299,10 @@ def check_rows(result: VerificationResult) -> StepCheck:
     rows = [Difference(run, "missing in the database") for run in result.missing_runs_in_db]
     rows += [Difference(run, "missing in the files") for run in result.missing_runs_in_files]
     rows += [Difference(run.run_id, run.what, run.expected, run.found) for run in result.inconsistent_runs]
+    rows += [
+        Difference(f"{record.table} {record.id}", record.what, record.expected, record.found)
+        for record in result.inconsistent_records
+    ]
     rows += [Difference(broken.partition(": ")[0], broken.partition(": ")[2]) for broken in result.broken_files]
     if not result.is_consistent:
         hint = "Load missing rows and replace differing ones from the files: lse archive verify --fix"
@@ -306,6 +310,8 @@ def check_rows(result: VerificationResult) -> StepCheck:
             hint = "Restore the day from its zip or from Drive: files here are damaged"
         return _differing(name, "files and rows differ in {n} places", hint, rows)
     says = f"{result.total_runs_in_files} runs agree in files and rows"
+    if result.feedback_in_files or result.attachments_in_files:
+        says += f", {result.feedback_in_files} feedback records and {result.attachments_in_files} attachments too"
     if result.broken_files:
         says += f"; {len(result.broken_files)} files hold no run of the day"
     return StepCheck(name, "agrees", says, total=0, differences=tuple(rows[:MAX_ROWS]))

@@ -44,7 +44,8 @@ class Record:
     """A feedback record, or the entry of an attachment.
 
     Attributes:
-        key: UUID, lower case with hyphens: the id of a feedback record; of an attachment a hash of its run and name.
+        key: UUID, lower case with hyphens: the id of a feedback record, a hash of it if it is no UUID, or of the record
+            without one; of an attachment a hash of its run and name.
         sha256: Digest of the document.
         document: The JSON object, exact.
     """
@@ -130,10 +131,16 @@ _attachment_decoder = msgspec.json.Decoder(_Attachment)
 
 def _feedback_key(document: bytes) -> UUID:
     try:
-        record = _feedback_decoder.decode(document)
+        found = _feedback_decoder.decode(document).id
     except (*UNDECODABLE, RecursionError):
-        record = _Feedback(load_as(members(check_json(document)).get("id", NULL), str))
-    return _uuid("id", record.id)
+        found = load_as(members(check_json(document)).get("id", NULL), str)
+    if found is None:
+        # The mark of a deleted record is not part of it.
+        return _hashed((document.rpartition(b'"lse_deleted_at":')[0] or document[:-1]).rstrip(b" \t,"))
+    try:
+        return UUID(found)
+    except ValueError:
+        return _hashed(found.encode("utf-8", "surrogatepass"))
 
 
 def _attachment_key(document: bytes) -> UUID:
@@ -142,17 +149,11 @@ def _attachment_key(document: bytes) -> UUID:
     except (*UNDECODABLE, RecursionError):
         found = members(check_json(document))
         entry = _Attachment(*(load_as(found.get(field, NULL), str) for field in ("run_id", "name")))
-    if entry.name is None:
-        raise NotARunError("it has no name")
+    if entry.run_id is None or entry.name is None:
+        raise NotARunError("it has no run_id or no name")
     # Any text, so that it cannot be a key of a table itself.
-    name = entry.name.encode("utf-8", "surrogatepass")
-    return UUID(bytes=hashlib.sha256(_uuid("run_id", entry.run_id).bytes + name).digest()[:16])
+    return _hashed(f"{entry.run_id.lower()}/{entry.name}".encode("utf-8", "surrogatepass"))
 
 
-def _uuid(field: str, text: str | None) -> UUID:
-    if text is None:
-        raise NotARunError(f"it has no {field}")
-    try:
-        return UUID(text)
-    except ValueError:
-        raise NotARunError(f"its {field} is not a UUID") from None
+def _hashed(content: bytes) -> UUID:
+    return UUID(bytes=hashlib.sha256(content).digest()[:16])

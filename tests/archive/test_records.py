@@ -39,9 +39,9 @@ def test_an_invalid_line_is_named_and_costs_no_other(run_folder: RunFolder) -> N
     lines = [
         b"{",
         b"3",
-        b'{"id": "x"}',
-        b'{"key": "k"}',
-        b'{"id": 7}',
+        b'"x"',
+        b"[1]",
+        b'{"id": "x"}, {"id": "y"}',
         b"",
         b'{"id": "' + feedback_id(9).encode() + b'"',
     ]
@@ -52,7 +52,28 @@ def test_an_invalid_line_is_named_and_costs_no_other(run_folder: RunFolder) -> N
     assert [record.key for record in found if isinstance(record, Record)] == [feedback_id(1), feedback_id(2)]
     invalid = {record.place: record.reason for record in found if isinstance(record, InvalidRecord)}
     assert list(invalid) == [f"{FEEDBACK} line {number}" for number in (2, 3, 4, 5, 6, 8)]
-    assert (invalid[f"{FEEDBACK} line 4"], invalid[f"{FEEDBACK} line 5"]) == ("its id is not a UUID", "it has no id")
+    assert invalid[f"{FEEDBACK} line 3"] == "it is not JSON (no single object)"
+
+
+def test_a_record_without_a_uuid_has_a_key_that_stays_the_same_when_it_is_marked_as_deleted(
+    run_folder: RunFolder,
+) -> None:
+    odd = [
+        b'{"id":"x","score":1}',
+        b'{"id":"x","score":2}',
+        b'{"id":"\\ud800"}',
+        b'{"score":1}',
+        b'{"extra":{"id":7}}',
+        b"{}",
+    ]
+    run_folder.write_feedback(*odd)
+    keys = [record.key for record in read_records(run_folder.path, "feedback") if isinstance(record, Record)]
+    marked = [line[:-1] + b',"lse_deleted_at":"2026-02-03T00:00:00Z"}' for line in odd[:-1]]
+
+    run_folder.write_feedback(*marked, b'{"lse_deleted_at":"2026-02-03T00:00:00Z"}')
+
+    assert len(set(keys)) == len(odd) - 1
+    assert [record.key for record in read_records(run_folder.path, "feedback") if isinstance(record, Record)] == keys
 
 
 def test_a_record_in_both_files_is_read_once_from_that_of_the_runs(run_folder: RunFolder) -> None:
@@ -91,7 +112,7 @@ def test_attachments_have_a_key_of_run_and_name(run_folder: RunFolder) -> None:
     content = path.read_bytes().replace(b'"name": ""', b'"nom": ""', 1)
     path.write_bytes(content)
     assert [one.reason for one in read_records(run_folder.path, "attachments") if isinstance(one, InvalidRecord)] == [
-        "it has no name"
+        "it has no run_id or no name"
     ]
 
 

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import httpx
@@ -79,6 +79,7 @@ class Shared:
         queries, counts, others: The limiters of run queries, of `/runs/stats` and of all other requests.
         api_version: `v2` or `v1`; None until a query was answered.
         last_warned: Time of the last warning, by the monotonic clock.
+        announcements: What answers said of the end of their route, in the headers `Sunset` and `Deprecation`.
     """
 
     queries: AdaptiveLimiter
@@ -86,6 +87,7 @@ class Shared:
     others: AdaptiveLimiter
     api_version: str | None = None
     last_warned: float = -math.inf
+    announcements: set[str] = field(default_factory=set)
 
 
 @cache
@@ -125,7 +127,6 @@ class LangSmithHttp:
         self.latency = 0.3
         self._clock = clock
         self._counters = threading.Lock()
-        self._deprecations: set[str] = set()
 
     def sibling(self) -> LangSmithHttp:
         """Returns one with the same connections and its own counters; close only the original."""
@@ -291,8 +292,8 @@ class LangSmithHttp:
 
     def _warn_of_deprecation(self, headers: Mapping[str, str]) -> None:
         sunset = headers.get("Sunset") or headers.get("Deprecation")
-        if sunset and sunset not in self._deprecations:
-            self._deprecations.add(sunset)
+        if sunset and sunset not in self.shared.announcements:
+            self.shared.announcements.add(sunset)
             _log.warning("LangSmith announces the end of a route that LSE uses: %s", sunset)
 
 

@@ -119,10 +119,10 @@ def load_runs_from_zip(at: Place) -> None:
 
 def _export(format: str, *, contents: bool) -> Callable[[Place], None]:
     def export(at: Place) -> None:
-        from lse_resources.postgres.analysis.export import export_runs
+        from lse_resources.postgres.analysis.export import export_facts
 
         target = at.paths.data_dir.parent / "export"
-        exported = export_runs(at.database, PROJECT, DAY, DAY, target, format, contents=contents)  # ty: ignore[invalid-argument-type]
+        exported = export_facts(at.database, PROJECT, DAY, DAY, target, format, contents=contents)  # ty: ignore[invalid-argument-type]
         assert exported.rows
         target.unlink()
 

@@ -100,8 +100,11 @@ class LoadResult(msgspec.Struct, kw_only=True):
         replaced: Rows whose content differed and was replaced.
         left: Existing rows that stayed: equal ones, and changed ones without `--overwrite`.
         changed_not_replaced: Of those, rows whose file has changed since.
-        marked: Runs that JSONB cannot hold exactly; their rows hold a rendering, with the reason in `mark`.
-        failed_inserts: Runs that could not be loaded, and invalid files.
+        marked: Runs and records that JSONB cannot hold exactly; their rows hold a rendering, with the reason in `mark`.
+        failed_inserts: Runs and records that could not be loaded, and invalid files and lines.
+        feedback, attachments: Records in the day's files.
+        feedback_written, attachments_written: Rows of them that were inserted or replaced; the others were equal.
+        records_refused: Of both, the records that Postgres refused.
         errors: One line for each of those, bounded.
     """
 
@@ -116,6 +119,11 @@ class LoadResult(msgspec.Struct, kw_only=True):
     changed_not_replaced: int = 0
     marked: int = 0
     failed_inserts: int = 0
+    feedback: int = 0
+    feedback_written: int = 0
+    attachments: int = 0
+    attachments_written: int = 0
+    records_refused: int = 0
     errors: list[str] = []
     load_id: int | None = None
     dry_run: bool = False
@@ -128,8 +136,8 @@ class LoadResult(msgspec.Struct, kw_only=True):
 
     @property
     def refused(self) -> int:
-        """Runs that could not be loaded; `failed_inserts` also counts files without a run of the day."""
-        return self.total_runs - self.rows
+        """Runs and records that could not be loaded; `failed_inserts` also counts invalid files and lines."""
+        return self.total_runs - self.rows + self.records_refused
 
 
 class Inconsistency(msgspec.Struct, kw_only=True, frozen=True):
@@ -143,15 +151,29 @@ class Inconsistency(msgspec.Struct, kw_only=True, frozen=True):
     paths: list[str] = []
 
 
+class RecordDifference(msgspec.Struct, kw_only=True, frozen=True):
+    """A feedback record, or an attachment, that differs between files and rows; `table` names which."""
+
+    table: str
+    id: str
+    what: str
+    expected: str = ""
+    found: str = ""
+    paths: list[str] = []
+
+
 class VerificationResult(msgspec.Struct, kw_only=True):
     """The files of a day compared with its rows. The lists hold all ids, sorted.
 
     Attributes:
         inconsistent_runs: Runs that differ, each with what differs.
         filed_elsewhere: Of the runs missing in the database, those whose row has another project or day.
-        broken_files: `name: reason` of files that hold no run of this day.
+        feedback_in_files, feedback_in_db, attachments_in_files, attachments_in_db: Numbers of records.
+        inconsistent_records: Records that differ or are missing on one side.
+        broken_files: `name: reason` of files that hold no run of this day, and of lines that hold no record.
         marked_runs: Runs whose row is a rendering of what JSONB cannot hold; they count as consistent.
         fixed: Runs loaded or replaced by `--fix-missing` or `--fix`.
+        fixed_records: Number of records loaded or replaced by them.
     """
 
     project: str
@@ -168,9 +190,15 @@ class VerificationResult(msgspec.Struct, kw_only=True):
     missing_traces_in_files: list[str] = []
     inconsistent_traces: list[str] = []
     filed_elsewhere: list[Inconsistency] = []
+    feedback_in_files: int = 0
+    feedback_in_db: int = 0
+    attachments_in_files: int = 0
+    attachments_in_db: int = 0
+    inconsistent_records: list[RecordDifference] = []
     broken_files: list[str] = []
     marked_runs: list[str] = []
     fixed: list[str] = []
+    fixed_records: int = 0
     is_consistent: bool = True
     duration_seconds: float = 0.0
 

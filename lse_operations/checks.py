@@ -50,7 +50,7 @@ CHECKS = {
     "run_files_intact": "The run files against their checksums.",
     "zip_matches_files": "The zip, read as a whole, against the run files' checksums.",
     "drive_matches_zip": "Checksum and size at the destination, as they are now, against the zip.",
-    "runs_match_files": "Ids, traces and contents of the rows, as they are now, against the run files.",
+    "runs_match_files": "Ids, traces and contents of the rows, feedback and attachments too, against the files.",
 }
 
 
@@ -378,6 +378,10 @@ def check_rows(result: VerificationResult) -> StepCheck:
     rows = [Difference(run, _NO_ROW) for run in result.missing_runs_in_db]
     rows += [Difference(run, "missing in the files") for run in result.missing_runs_in_files]
     rows += [Difference(run.run_id, run.what, run.expected, run.found) for run in result.inconsistent_runs]
+    rows += [
+        Difference(f"{record.table} {record.id}", record.what, record.expected, record.found)
+        for record in result.inconsistent_records
+    ]
     rows += [Difference(broken.partition(": ")[0], broken.partition(": ")[2]) for broken in result.broken_files]
     if not result.is_consistent:
         hint = "Load missing rows and replace differing ones from the files: lse archive verify --fix"
@@ -385,6 +389,9 @@ def check_rows(result: VerificationResult) -> StepCheck:
             hint = "Restore the day from its zip or from Drive: files here are damaged"
         return _differing(name, f"files and rows differ in {counted(len(rows), 'place')}", hint, rows)
     says = f"{counted(result.total_runs_in_files, 'run agrees', 'runs agree')} in files and rows"
+    if result.feedback_in_files or result.attachments_in_files:
+        records = counted(result.feedback_in_files, "feedback record")
+        says += f", {records} and {counted(result.attachments_in_files, 'attachment')} too"
     if result.broken_files:
         says += f"; without a run of the day: {counted(len(result.broken_files), 'file')}"
     return StepCheck(name, "agrees", says, total=0, differences=tuple(rows[:MAX_ROWS]))

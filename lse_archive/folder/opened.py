@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Generator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from lse_archive.cancellation import wait_for_lock
@@ -39,6 +40,10 @@ class Folder:
         """The names of the entries, sorted."""
         with os.scandir(self.descriptor) as entries:
             return sorted(entry.name for entry in entries)
+
+    def open(self, name: str) -> BufferedReader:
+        """Opens a file for reading in pieces. Raises OSError."""
+        return os.fdopen(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.descriptor), "rb")
 
     def read(self, name: str) -> bytes:
         """The content of a file.

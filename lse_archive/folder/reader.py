@@ -38,6 +38,11 @@ class RunFile:
     header: RunHeader
     document: bytes
 
+    @property
+    def key(self) -> str:
+        """The run's id."""
+        return self.header.run_id
+
 
 @dataclass(frozen=True, slots=True)
 class InvalidFile:

@@ -50,15 +50,18 @@ def export(
         typer.Option(
             "--format",
             show_default=False,
-            help="parquet or csv: one row per run; jsonl: the full runs. Default: parquet.",
+            help="parquet or csv: the columns; jsonl: the full runs or records. Default: parquet.",
         ),
     ] = "parquet",
+    table: Annotated[
+        str, typer.Option("--table", show_default=False, help="runs, feedback or attachments. Default: runs.")
+    ] = "runs",
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             metavar="FILE",
-            help="Output file; - is standard output. Default: PROJECT_FIRST_LAST.FORMAT in this directory.",
+            help="Output file; - is standard output. Default: PROJECT_FIRST_LAST[_TABLE].FORMAT in this directory.",
         ),
     ] = None,
     start_date: StartOption = None,
@@ -68,7 +71,10 @@ def export(
     ] = False,
     force: ForceOption = False,
 ) -> None:
-    """Write a range of days from the database to a file, or as csv or jsonl into a pipe. Default: yesterday."""
+    """Write a range of days from the database to a file, or as csv or jsonl into a pipe. Default: yesterday.
+
+    The runs, the feedback that was given on them, or the list of their attachments.
+    """
     from lse_archive.texts import counted
     from lse_cli.selection import read_range
     from lse_cli.terminal.texts import size
@@ -79,10 +85,13 @@ def export(
     first, last = read_range(None, start_date, end_date or str(yesterday))
     last = last or yesterday
     first = first or last
-    path = output or Path(f"{project_folder(project)}_{first}_{last}.{format}")
-    written = export_range(Settings.load(), project, first, last, path, format, contents=contents, force=force)
-    runs = counted(written.rows, "run")
+    suffix = "" if table == "runs" else f"_{table}"
+    path = output or Path(f"{project_folder(project)}_{first}_{last}{suffix}.{format}")
+    written = export_range(
+        Settings.load(), project, first, last, path, format, table=table, contents=contents, force=force
+    )
+    rows = counted(written.rows, written.noun)
     if written.bytes is None:
-        echo(runs, err=True)
+        echo(rows, err=True)
     else:
-        echo(f"{runs} in {written.path}, {size(written.bytes)}")
+        echo(f"{rows} in {written.path}, {size(written.bytes)}")

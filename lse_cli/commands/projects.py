@@ -95,6 +95,49 @@ def sync(
         echo("every project is in the list")
 
 
+@app.command()
+def discover(
+    experiments: Annotated[
+        bool, typer.Option("--experiments", help="Show experiments instead: projects of a dataset. Default: off.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object. Default: off.")] = False,
+) -> None:
+    """Show the projects in LangSmith, and how long it keeps their traces. Experiments are archived by name, too."""
+    import contextlib
+    from operator import attrgetter
+
+    from lse_cli.terminal.output import print_object
+    from lse_cli.terminal.texts import counted
+    from lse_resources.langsmith.client import LangSmith
+    from lse_resources.projects import read_projects
+    from lse_resources.settings import Settings
+
+    settings = Settings.load()
+    listed = {project.name for project in read_projects(settings.projects_file)}
+    with contextlib.closing(LangSmith(settings.langsmith)) as client:
+        projects = sorted(client.projects(experiments=experiments), key=attrgetter("name"))
+        found = [(project, client.retention_days(project)) for project in projects]
+    if json:
+        entries = [
+            {
+                "name": project.name,
+                "id": project.id,
+                "dataset_id": project.dataset_id,
+                "listed": project.name in listed,
+                "retention_days": days,
+            }
+            for project, days in found
+        ]
+        print_object({"projects": entries})
+        return
+    for project, days in found:
+        kept = "an unknown time" if days is None else counted(days, "day")
+        place = "in the list" if project.name in listed else "not in the list"
+        echo(project.name, place, f"kept by LangSmith for {kept}")
+    if not found:
+        echo(f"lse: LangSmith has no {'experiments' if experiments else 'projects'}", err=True)
+
+
 @app.command(name="list")
 def list_(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object. Default: off.")] = False,

@@ -157,12 +157,20 @@ def _load(result: LoadResult) -> str:
         ("rejected", result.failed_inserts),
     )
     text = ", ".join(f"{count:,} {what}" for what, count in counts if count) or "no runs"
+    if result.feedback:
+        text += f"; {counted(result.feedback, 'feedback record')} ({result.feedback_written:,} written)"
+    if result.attachments:
+        text += f"; {counted(result.attachments, 'attachment')} ({result.attachments_written:,} written)"
     return f"dry run: {text}" if result.dry_run else text
 
 
 def _verification(result: VerificationResult) -> str:
     if result.is_consistent:
         runs, traces = counted(result.total_runs_in_files, "run"), counted(result.total_traces_in_files, "trace")
+        if result.feedback_in_files:
+            traces += f", {counted(result.feedback_in_files, 'feedback record')}"
+        if result.attachments_in_files:
+            traces += f", {counted(result.attachments_in_files, 'attachment')}"
         text = f"{runs} in {traces}: files and rows agree"
         if result.broken_files:
             text += f"; {counted(len(result.broken_files), 'file')} without a run of the day"
@@ -171,6 +179,7 @@ def _verification(result: VerificationResult) -> str:
         (len(result.missing_runs_in_db), "run", "missing in the database"),
         (len(result.missing_runs_in_files), "run", "missing in the files"),
         (len(result.inconsistent_runs), "run", "different"),
+        (len(result.inconsistent_records), "record", "of feedback or attachments missing or different"),
         (len(result.broken_files), "file", "without a run of the day"),
     )
     found = ", ".join(f"{counted(count, noun)} {what}" for count, noun, what in counts if count)

@@ -21,8 +21,8 @@ import httpx
 import msgspec
 import pyrage
 
-from lse_archive.days import day_ranges
-from lse_archive.errors import ArchiveError, DestinationError
+from lse_archive.days import Window, day_ranges, day_window, today
+from lse_archive.errors import AccessError, ArchiveError, DestinationError
 from lse_archive.files import flush_directory, try_lock
 from lse_archive.folder.manifest import TOOL
 from lse_archive.names import project_slug
@@ -34,6 +34,7 @@ from lse_resources.alerts import check_targets
 from lse_resources.destinations.google_drive.client import GoogleDrive
 from lse_resources.destinations.object_store import ObjectStore
 from lse_resources.langsmith.client import LangSmith
+from lse_resources.langsmith.source import Project
 from lse_resources.open_destination import encryption_keys
 from lse_resources.postgres.database import Database, other_encoding, require_utf8
 from lse_resources.postgres.schema import UnpreparedError, check_schema
@@ -205,17 +206,55 @@ def _langsmith(settings: Settings) -> Findings:
     options = replace(settings.langsmith, timeout=_TIMEOUT_SECONDS, patience=patience)
     with contextlib.closing(LangSmith(options)) as client:
         release = client.info().get("version", "unknown version")
-        names = {project.name for project in client.projects()}
-    access = f"the key can read {counted(len(names), 'project')}"
-    yield Finding("LangSmith", "ok", f"{settings.langsmith_endpoint} ({release}): {access}")
-    listed = [project.name for project in read_projects(settings.projects_file)]
-    if unknown := [name for name in listed if name not in names]:
-        hint = f"Correct the names in {settings.projects_file}, or check LANGSMITH_WORKSPACE_ID"
-        yield Finding("LangSmith", "wrong", f"it has no project {', '.join(map(repr, unknown))}", hint)
-    if missing := len(names.difference(listed)):
+        found = {project.name: project for project in client.projects()}
+        access = f"the key can read {counted(len(found), 'project')}"
+        yield Finding("LangSmith", "ok", f"{settings.langsmith_endpoint} ({release}): {access}")
+        listed = read_projects(settings.projects_file)
+        names = set(found)
+        for project in listed:
+            if project.name not in found:  # it may be an experiment
+                with contextlib.suppress(AccessError):
+                    found[project.name] = client.project(project.name)
+        if unknown := [project.name for project in listed if project.name not in found]:
+            hint = f"Correct the names in {settings.projects_file}, or check LANGSMITH_WORKSPACE_ID"
+            yield Finding("LangSmith", "wrong", f"it has no project {', '.join(map(repr, unknown))}", hint)
+        archived = [(project, found[project.name]) for project in listed if project.name in found]
+        yield from _retention(settings, client, archived)
+        if archived:
+            yield _run_query(client, archived[0][0].name)
+        for announced in client.announcements:
+            says = f"it announces the end of a route that LSE uses: {announced}"
+            yield Finding("LangSmith", "note", says, "Update LSE before that day")
+    if missing := len(names.difference(project.name for project in listed)):
         yield Finding(
             "LangSmith", "note", f"not archived: {counted(missing, 'project')}", "lse projects sync adds them"
         )
+
+
+def _retention(settings: Settings, client: LangSmith, archived: list[tuple[ProjectConfig, Project]]) -> Findings:
+    kept: dict[int | None, list[str]] = {}
+    for listed, project in archived:
+        days = client.retention_days(project)
+        kept.setdefault(days, []).append(listed.name)
+        if days is not None and days != listed.retention_days:
+            says = f"it keeps the traces of '{listed.name}' for {counted(days, 'day')}, and not for "
+            hint = f"If no rule extends them, set retention_days = {days} for it in {settings.projects_file}"
+            yield Finding("LangSmith", "note", says + counted(listed.retention_days, "day"), hint)
+    for days, names in kept.items():
+        what = f"the traces of {counted(len(names), 'project')}"
+        if days is None:
+            hint = f"Check retention_days in {settings.projects_file}"
+            yield Finding("LangSmith", "note", f"it does not tell how long it keeps {what}", hint)
+        else:
+            yield Finding("LangSmith", "ok", f"it keeps {what} for {counted(days, 'day')}")
+
+
+def _run_query(client: LangSmith, name: str) -> Finding:
+    """Requests the runs of one microsecond: it shows the version of the API, and whether its end is announced."""
+    start = day_window(today()).start
+    with contextlib.closing(client.source(name)) as source:
+        source.page(Window(start, start + 1), None, ids_only=True)
+        return Finding("LangSmith", "ok", f"it serves runs by its API {source.api_version}")
 
 
 def _drive(settings: Settings) -> Findings:

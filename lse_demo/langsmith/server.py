@@ -50,6 +50,10 @@ class Behavior:
     relative_links: bool = False
     broken_runs: Mapping[str, int] = field(default_factory=dict)  # queries of their contents are answered with a status
     link_seconds: float = 300.0
+    trace_tier: str | None = "shortlived"  # of each project
+    longlived_days: int | None = None  # of each project
+    ttl_settings: Mapping[str, Any] | None = None  # of the workspace; None: the key may not read them
+    workspace_longlived_days: int = 180
 
 
 class LangSmithServer(LocalServer):
@@ -79,6 +83,8 @@ class LangSmithServer(LocalServer):
             ("POST", "/runs/multipart"): self._post_multipart,
             ("GET", "/feedback"): self._list_feedback,
             ("POST", "/feedback"): self._create_feedback,
+            ("GET", "/ttl-settings"): self._ttl_settings,
+            ("GET", "/workspaces/current/ttl-settings"): self._workspace_ttl_settings,
         }
 
     def handle(self, request: Request) -> Answer:
@@ -272,6 +278,15 @@ class LangSmithServer(LocalServer):
         ]
         return Answer.json([self._session(project) for project in projects[offset : offset + limit]])
 
+    def _ttl_settings(self, _: Request) -> Answer:
+        if self.behavior.ttl_settings is None:
+            raise refusal(403, "Forbidden")
+        return Answer.json([self.behavior.ttl_settings])
+
+    def _workspace_ttl_settings(self, _: Request) -> Answer:
+        days = self.behavior.workspace_longlived_days
+        return Answer.json({"tenant_id": self.store.tenant_id, "longlived_ttl_days": days, "is_custom": False})
+
     def _create_session(self, request: Request) -> Answer:
         body = _body(request)
         name = body.get("name") or "default"
@@ -306,7 +321,8 @@ class LangSmithServer(LocalServer):
             "extra": dict(project.extra),
             "reference_dataset_id": project.reference_dataset_id,
             "default_dataset_id": None,
-            "trace_tier": "shortlived",
+            "trace_tier": self.behavior.trace_tier,
+            "longlived_ttl_days": self.behavior.longlived_days,
             "run_count": count,
             "last_run_start_time": rfc3339(last) if last is not None else None,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import httpx
@@ -12,6 +13,11 @@ from lse_archive.errors import AccessError, SettingsError
 from lse_resources.langsmith.http import LangSmithHttp, NotServedError, StatusError
 from lse_resources.langsmith.settings import LangSmithSettings
 from lse_resources.langsmith.source import Project, ProjectSource
+
+SHORTLIVED_DAYS = 14
+LONGLIVED_DAYS = 180
+"""Retention of the two tiers of traces, where no setting says otherwise (LangSmith's docs, "Data retention", since
+September 2026)."""
 
 _FIRST_V2_VERSION = (0, 16)
 
@@ -45,12 +51,17 @@ class LangSmith:
         except (NotServedError, StatusError):
             return {}
 
-    def projects(self) -> Iterator[Project]:
-        """All tracing projects, without experiments."""
+    @property
+    def announcements(self) -> list[str]:
+        """The ends of routes that the answers in this process announced, sorted."""
+        return sorted(self._http.shared.announcements)
+
+    def projects(self, *, experiments: bool = False) -> Iterator[Project]:
+        """All tracing projects; or all experiments, which belong to a dataset."""
         offset = 0
-        query: dict[str, str | int] = {"limit": 100, "reference_free": "true"}
+        query: dict[str, str | int] = {"limit": 100} | ({} if experiments else {"reference_free": "true"})
         while page := self._get("/sessions", "cannot list the projects", query | {"offset": offset}):
-            yield from map(_project, page)
+            yield from (project for project in map(_project, page) if (project.dataset_id is not None) == experiments)
             offset += len(page)
 
     def project(self, name: str) -> Project:
@@ -69,6 +80,28 @@ class LangSmith:
             hint="Check the spelling, LANGSMITH_API_KEY and LANGSMITH_WORKSPACE_ID",
         )
 
+    def retention_days(self, project: Project) -> int | None:
+        """Days for which LangSmith keeps the project's traces by its settings; None if it does not tell.
+
+        A trace may be kept longer: feedback on it, for example, makes it long-lived.
+        """
+        tier = project.trace_tier or self._default_tiers.get(project.tenant_id) or self._default_tiers.get(None)
+        if tier == "longlived":
+            return project.longlived_days or self._longlived_days or LONGLIVED_DAYS
+        return SHORTLIVED_DAYS if tier == "shortlived" else None
+
+    @cached_property
+    def _default_tiers(self) -> dict[str | None, str]:
+        """The default tiers by workspace; None: of the organization. Empty if the key may not read them."""
+        found = self._get_optional("/ttl-settings")
+        entries = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+        return {entry.get("tenant_id"): str(entry.get("default_trace_tier")) for entry in entries}
+
+    @cached_property
+    def _longlived_days(self) -> int | None:
+        found = self._get_optional("/workspaces/current/ttl-settings")
+        return _days(found.get("longlived_ttl_days")) if isinstance(found, dict) else None
+
     def source(self, name: str) -> ProjectSource:
         """The runs of a project, while this client is open.
 
@@ -78,6 +111,13 @@ class LangSmith:
         project = self.project(name)
         api_version = self._http.shared.api_version or ("v1" if _is_old(self.info()) else "v2")
         return ProjectSource(self._http.sibling(), project, api_version)
+
+    def _get_optional(self, path: str) -> Any:
+        """The answer of a route that some deployments and keys do not have; else None."""
+        try:
+            return self._get(path, "cannot read the retention")
+        except (AccessError, NotServedError, StatusError):
+            return None
 
     def _get(self, path: str, what: str, query: dict[str, str | int] | None = None) -> Any:
         url = self.settings.v1_url(path)
@@ -89,7 +129,19 @@ class LangSmith:
 
 
 def _project(session: dict[str, Any]) -> Project:
-    return Project(session["id"], session["name"], session.get("url"))
+    return Project(
+        session["id"],
+        session["name"],
+        session.get("url"),
+        session.get("tenant_id"),
+        session.get("reference_dataset_id"),
+        session.get("trace_tier"),
+        _days(session.get("longlived_ttl_days")),
+    )
+
+
+def _days(value: object) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def _is_old(info: Mapping[str, Any]) -> bool:

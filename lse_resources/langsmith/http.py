@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import httpx
@@ -80,6 +80,7 @@ class Shared:
         queries, counts, others: The limiters of run queries, of `/runs/stats` and of all other requests.
         api_version: `v2` or `v1`; None until a query was answered.
         last_warned: Time of the last warning, by the monotonic clock.
+        announcements: What answers said of the end of their route, in the headers `Sunset` and `Deprecation`.
     """
 
     queries: AdaptiveLimiter
@@ -87,6 +88,7 @@ class Shared:
     others: AdaptiveLimiter
     api_version: str | None = None
     last_warned: float = -math.inf
+    announcements: set[str] = field(default_factory=set)
 
 
 @cache
@@ -126,7 +128,6 @@ class LangSmithHttp:
         self.latency = 0.3
         self._clock = clock
         self._counters = threading.Lock()
-        self._deprecations: set[str] = set()
 
     def sibling(self) -> LangSmithHttp:
         """Returns one with the same connections and its own counters; close only the original."""
@@ -300,8 +301,8 @@ class LangSmithHttp:
 
     def _warn_of_deprecation(self, headers: Mapping[str, str]) -> None:
         sunset = headers.get("Sunset") or headers.get("Deprecation")
-        if sunset and sunset not in self._deprecations:
-            self._deprecations.add(sunset)
+        if sunset and sunset not in self.shared.announcements:
+            self.shared.announcements.add(sunset)
             _log.warning("LangSmith announces the end of a route that LSE uses: %s", sunset)
 
 

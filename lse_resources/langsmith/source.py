@@ -48,17 +48,25 @@ _NOT_SERVED = (UnansweredError, StatusError)
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A tracing project.
+    """A tracing project, or an experiment.
 
     Attributes:
         id: UUID.
         name: As LangSmith shows it.
         url: Its page in LangSmith, if known.
+        tenant_id: Of its workspace, if known.
+        dataset_id: Of the dataset that an experiment belongs to; None for a tracing project.
+        trace_tier: `shortlived` or `longlived`; None if LangSmith did not say.
+        longlived_days: The project's own setting for long-lived traces, if it has one.
     """
 
     id: str
     name: str
     url: str | None = None
+    tenant_id: str | None = None
+    dataset_id: str | None = None
+    trace_tier: str | None = None
+    longlived_days: int | None = None
 
 
 class ProjectSource:

@@ -11,17 +11,18 @@ from lse_resources.postgres.database import Database
 
 Access = Literal["application", "reader"]
 
+_VIEWS = "run_facts, trace_facts, daily_facts, feedback_facts, thread_facts"
 _APPLICATION = (
     "GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {role}",
     "GRANT USAGE ON SCHEMA {schema} TO {role}",
-    "GRANT SELECT, INSERT, UPDATE, DELETE ON runs, replaced_runs, loads, days TO {role}",
-    "GRANT SELECT ON alembic_version, run_facts, trace_facts, daily_facts TO {role}",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON runs, replaced_runs, feedback, attachments, loads, days TO {role}",
+    f"GRANT SELECT ON alembic_version, {_VIEWS} TO {{role}}",
     "GRANT EXECUTE ON FUNCTION lse_ensure_month(date) TO {role}",
 )
 _READER = (
     "GRANT CONNECT ON DATABASE {database} TO {role}",
     "GRANT USAGE ON SCHEMA {schema} TO {role}",
-    "GRANT SELECT ON alembic_version, runs, loads, days, run_facts, trace_facts, daily_facts TO {role}",
+    f"GRANT SELECT ON alembic_version, runs, feedback, attachments, loads, days, {_VIEWS} TO {{role}}",
 )
 
 

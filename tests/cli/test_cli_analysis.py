@@ -10,9 +10,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
+from database_fixtures import attachment, feedback, feedback_id
 from home_fixtures import DAY, PROJECT, Installation
 from test_cli_prompts import terminal
+
+from lse_archive.folder.contents import content_files
+from lse_archive.folder.manifest import content_hash, content_sums, read_summary, write_manifest
+from lse_archive.folder.reader import file_digests
+from lse_archive.folder.records import ATTACHMENTS, FEEDBACK
 
 pytestmark = pytest.mark.slow
 
@@ -138,3 +145,49 @@ def test_an_export_goes_to_standard_output(loaded: Installation, name: str) -> N
     assert (ended.returncode, ended.stderr) == (0, b"3 runs\n")
     lines = out.read_bytes().splitlines()
     assert (lines[0], len(lines), lines[-1]) == (b"before", 5, b"after")
+
+
+@pytest.fixture
+def with_records(loaded: Installation) -> Installation:
+    """The same day with two feedback records and an attachment in its folder."""
+    folder, [run, *_] = loaded.paths().folder, sorted(loaded.rows())
+    records = [feedback(1), feedback(2, score=0, comment="no")]
+    lines = [json.dumps(record | {"run_id": run}) + "\n" for record in records]
+    (folder / FEEDBACK).write_text("".join(lines))
+    (folder / ATTACHMENTS).write_text("[\n" + json.dumps(attachment(0, "a/b\x1b") | {"run_id": run}) + "\n]\n")
+    sums = content_sums(dict(file_digests(folder, [path.name for path in content_files(folder)])))
+    summary = read_summary(folder)
+    assert summary is not None
+    write_manifest(folder, msgspec.structs.replace(summary, content_sha256=content_hash(sums)), sums)
+    return loaded
+
+
+def test_feedback_and_attachments_are_loaded_verified_repaired_and_exported(
+    with_records: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(with_records.directory)  # exports are written there
+    loaded = with_records.archive("to-db")
+    assert loaded.code == 0
+    assert "2 feedback records (2 written); 1 attachment (1 written)" in loaded.out
+    again = with_records.archive("to-db", "--json").entry
+    assert (again["feedback"], again["feedback_written"], again["attachments_written"]) == (2, 0, 0)
+    with with_records.database.connect() as connection:
+        connection.execute("UPDATE feedback SET data = data - 'comment' WHERE score = 0")
+
+    found = with_records.archive("verify", "--json")
+    assert found.code == 3
+    [difference] = found.entry["inconsistent_records"]
+    assert (difference["table"], difference["id"], difference["what"]) == ("feedback", feedback_id(2), "content")
+    assert feedback_id(2) in with_records.archive("verify").out
+    assert with_records.archive("verify", "--fix", "--json").entry["fixed_records"] == 1
+    assert with_records.archive("verify", "--detailed", "--json").entry["inconsistent_records"] == []
+
+    words = "export", "--project", PROJECT, *_RANGE, "--format"
+    done = with_records.lse(*words, "csv", "--table", "feedback")
+    assert (done.code, done.out.startswith("2 feedback records in ")) == (0, True)
+    [target] = Path().glob("*_feedback.csv")
+    with target.open(newline="") as file:
+        assert [row["comment"] for row in csv.DictReader(file)] == ["", "no"]
+    assert with_records.lse(*words, "jsonl", "--table", "attachments", "--output", "-").err == "1 attachment\n"
+    unknown = with_records.lse(*words, "csv", "--table", "pets")
+    assert (unknown.code, "Choose one of runs, feedback, attachments" in unknown.err) == (2, True)

@@ -166,6 +166,48 @@ def test_a_project_that_is_not_in_langsmith(healthy: Installation) -> None:
     assert "'typo'" in wrong(healthy)["LangSmith"]
 
 
+def langsmith_findings(installation: Installation) -> list[str]:
+    entries = json.loads(installation.lse("doctor", "--json").out)["results"]
+    return [f"{entry['verdict']}: {entry['says']}" for entry in entries if entry["name"] == "LangSmith"]
+
+
+def test_an_experiment_in_the_list_is_a_project_of_langsmith(healthy: Installation) -> None:
+    healthy.langsmith.store.add_project("experiment", reference_dataset_id="0190f0a0-0000-7000-8000-000000000000")
+    add_project(healthy.directory / "projects.toml", ProjectConfig("experiment", date(2026, 1, 1)))
+    assert wrong(healthy) == {}
+
+
+def test_the_retention_is_that_of_langsmith(healthy: Installation) -> None:
+    behavior = healthy.langsmith.behavior
+    assert "ok: it keeps the traces of 1 project for 14 days" in langsmith_findings(healthy)
+    behavior.trace_tier = "longlived"
+    found = langsmith_findings(healthy)
+    assert "ok: it keeps the traces of 1 project for 180 days" in found
+    assert f"note: it keeps the traces of '{PROJECT}' for 180 days, and not for 14 days" in found
+    behavior.workspace_longlived_days = 90
+    assert "ok: it keeps the traces of 1 project for 90 days" in langsmith_findings(healthy)
+    behavior.longlived_days = 30
+    assert "ok: it keeps the traces of 1 project for 30 days" in langsmith_findings(healthy)
+    behavior.trace_tier = None
+    assert "note: it does not tell how long it keeps the traces of 1 project" in langsmith_findings(healthy)
+    behavior.ttl_settings = {"tenant_id": None, "default_trace_tier": "shortlived", "apply_to_all_projects": False}
+    assert "ok: it keeps the traces of 1 project for 14 days" in langsmith_findings(healthy)
+    behavior.ttl_settings = {"tenant_id": healthy.langsmith.store.tenant_id, "default_trace_tier": "longlived"}
+    assert "ok: it keeps the traces of 1 project for 30 days" in langsmith_findings(healthy)
+    behavior.ttl_settings = ["nonsense"]  # ty: ignore[invalid-assignment]
+    assert "note: it does not tell how long it keeps the traces of 1 project" in langsmith_findings(healthy)
+
+
+def test_the_announced_end_of_a_route_is_shown_once(healthy: Installation) -> None:
+    assert "ok: it serves runs by its API v2" in langsmith_findings(healthy)
+    headers = {"Sunset": "Sun, 31 Jan 2027 00:00:00 GMT"}
+    empty = b'{"items":[],"next_cursor":null}'
+    fault = Fault("invalid_json", on("POST", "/api/v2/runs/query"), times=9, body=empty, headers=headers)
+    healthy.langsmith.faults.add(fault)
+    announced = "note: it announces the end of a route that LSE uses: Sun, 31 Jan 2027 00:00:00 GMT"
+    assert langsmith_findings(healthy).count(announced) == 1
+
+
 def test_a_database_without_tables(healthy: Installation) -> None:
     healthy.sql("DROP TABLE alembic_version")
     assert wrong(healthy) == {}

@@ -251,3 +251,23 @@ def test_the_load_works_without_drive(installation: Installation) -> None:
     assert "not done: verify" in swept.err
     installation.drive.faults.clear()
     assert installation.archive("full-sweep", "--force", "--skip-fetch").code == 0
+
+
+def test_an_experiment_is_discovered_and_archived_when_it_is_named(installation: Installation) -> None:
+    dataset = "0190f0a0-0000-7000-8000-000000000000"
+    installation.store.add_project("experiment\x1b", reference_dataset_id=dataset)
+    installation.fill(4, "experiment\x1b")
+    installation.fill(1)
+
+    tracing = json.loads(installation.lse("projects", "discover", "--json").out)["projects"]
+    shown = installation.lse("projects", "discover", "--experiments")
+    [experiment] = json.loads(installation.lse("projects", "discover", "--experiments", "--json").out)["projects"]
+
+    assert [(project["name"], project["dataset_id"], project["listed"]) for project in tracing] == [
+        (PROJECT, None, False)
+    ]
+    assert "experiment\\x1b" in shown.out
+    assert "not in the list" in shown.out
+    assert (experiment["dataset_id"], experiment["retention_days"]) == (dataset, 14)
+    swept = installation.archive("full-sweep", "--json", project=experiment["name"])
+    assert (swept.code, swept.entry["verification_result"]["total_runs_in_db"]) == (0, 4)

@@ -40,7 +40,7 @@ from lse_operations.restore.restore import restore_day
 from lse_operations.upload import upload_day
 from lse_resources.destinations.google_drive.client import GoogleDrive
 from lse_resources.destinations.google_drive.settings import DriveSettings
-from lse_resources.postgres.analysis.export import Format, export_runs
+from lse_resources.postgres.analysis.export import Format, export_facts
 from lse_resources.postgres.analysis.frames import Runs, load_runs_from_files
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
@@ -275,7 +275,7 @@ def _check_exports(rig: Rig, run_ids: set[str]) -> None:
     exported: dict[Format, Path] = {}
     for format in ("jsonl", "csv", "parquet"):
         exported[format] = rig.directory / f"runs.{format}"
-        export_runs(rig.database, PROJECT, DAY, DAY, exported[format], format, contents=format != "jsonl")
+        export_facts(rig.database, PROJECT, DAY, DAY, exported[format], format, contents=format != "jsonl")
     lines = exported["jsonl"].read_bytes().split(b"\n")
     assert len(lines) == len(run_ids) + 1
     csv.field_size_limit(sys.maxsize)

@@ -1,14 +1,16 @@
-"""Typed columns of a run, read from its JSON: the same columns and values as in the view `run_facts`."""
+"""Typed columns, read from JSON: the same as in the views `run_facts` and `feedback_facts` and in `attachments`."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import ROUND_HALF_UP, Decimal, localcontext
 from typing import Any
 from uuid import UUID
 
+from lse_archive.folder.records import Record
 from lse_archive.runs.header import RunHeader
 from lse_resources.postgres.analysis.json_values import jsonb_text, load_exact_json, load_json, object_members
 from lse_resources.postgres.jsonb import render
@@ -21,6 +23,9 @@ _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)[ Tt](\d\d):(\d\d):(\d\d)(?:\.(\d*))?(?:[Zz]|([+-])([01]\d|2[0-3])(?::?([0-5]\d))?)?", re.ASCII
 )
 _NUMBER = re.compile(r"-?\d{1,30}(\.\d{1,60})?([eE]-?\d{1,2})?", re.ASCII)
+
+Scores = dict[str, float]
+"""Mean scores by the keys of feedback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +57,59 @@ class RunColumns:
     metadata: Any
     thread_id: str | None
     mark: list[str] | None
+    feedback_scores: Scores | None
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackColumns:
+    """One row of `feedback_facts`: a feedback record, under the day of its run. A score of true is 1."""
+
+    project: str
+    run_date: date
+    id: UUID
+    run_id: UUID | None
+    trace_id: UUID | None
+    key: str | None
+    score: Decimal | None
+    value: Any
+    comment: str | None
+    correction: Any
+    source_type: str | None
+    created_at: datetime | None
+    modified_at: datetime | None
+    deleted: bool
+    mark: list[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentColumns:
+    """One row of `attachments`; `file` is the name of its content in the day's folder."""
+
+    project: str
+    run_date: date
+    run_id: UUID | None
+    name: str | None
+    media_type: str | None
+    bytes: int | None
+    sha256: str | None
+    file: str | None
+    mark: list[str] | None
 
 
 COLUMNS = tuple(field.name for field in fields(RunColumns))
+FEEDBACK_COLUMNS = tuple(field.name for field in fields(FeedbackColumns))
+ATTACHMENT_COLUMNS = tuple(field.name for field in fields(AttachmentColumns))
 
 
-def run_columns(project: str, day: date, header: RunHeader, document: bytes) -> RunColumns:
-    """Reads the columns from a run's JSON, after rendering it as for the database."""
-    rendering = render(document, closely=_MAYBE_OUT_OF_RANGE.search(document) is not None)
-    run = _Object(rendering.data or b"{}")
+def run_columns(
+    project: str, day: date, header: RunHeader, document: bytes, scores: Scores | None = None
+) -> RunColumns:
+    """Reads the columns from a run's JSON, after rendering it as for the database.
+
+    Args:
+        scores: Of its feedback, see `mean_scores`.
+    """
+    run, mark = _rendered(document)
     extra = _Object(run.raw("extra"))
     metadata, extra_metadata = _Object(run.raw("metadata")), _Object(extra.raw("metadata"))
     invocation = _Object(extra.raw("invocation_params"))
@@ -98,8 +147,69 @@ def run_columns(project: str, day: date, header: RunHeader, document: bytes) -> 
         tags=[_text(tag) for tag in tags] if isinstance(tags, list) else None,
         metadata=_first(load_json(run.raw("metadata")), load_json(extra.raw("metadata"))),
         thread_id=_first(run.text("thread_id"), metadata.text("thread_id"), extra_metadata.text("thread_id")),
-        mark=list(rendering.mark) or None,
+        mark=mark,
+        feedback_scores=scores,
     )
+
+
+def feedback_columns(project: str, day: date, record: Record) -> FeedbackColumns:
+    """Reads the columns from a feedback record."""
+    feedback, mark = _rendered(record.document)
+    score = feedback.value("score")
+    return FeedbackColumns(
+        project=project,
+        run_date=day,
+        id=UUID(record.key),
+        run_id=_uuid(feedback.text("run_id")),
+        trace_id=_uuid(feedback.text("trace_id")),
+        key=feedback.text("key"),
+        score=Decimal(score) if isinstance(score, bool) else _number(score),
+        value=load_json(feedback.raw("value")),
+        comment=feedback.text("comment"),
+        correction=load_json(feedback.raw("correction")),
+        source_type=_Object(feedback.raw("feedback_source")).text("type"),
+        created_at=_time(feedback.value("created_at")),
+        modified_at=_time(feedback.value("modified_at")),
+        deleted="lse_deleted_at" in feedback,
+        mark=mark,
+    )
+
+
+def attachment_columns(project: str, day: date, record: Record) -> AttachmentColumns:
+    """Reads the columns from the entry of an attachment."""
+    entry, mark = _rendered(record.document)
+    return AttachmentColumns(
+        project=project,
+        run_date=day,
+        run_id=_uuid(entry.text("run_id")),
+        name=entry.text("name"),
+        media_type=entry.text("media_type"),
+        bytes=_count(entry.value("bytes")),
+        sha256=entry.text("sha256"),
+        file=entry.text("file"),
+        mark=mark,
+    )
+
+
+def mean_scores(feedback: Iterable[FeedbackColumns]) -> dict[UUID, Scores]:
+    """Returns the mean score of each key for each run, without deleted feedback, rounded to 12 decimals."""
+    scores: dict[UUID, dict[str, list[Decimal]]] = {}
+    for one in feedback:
+        if one.run_id and one.key is not None and one.score is not None and not one.deleted:
+            scores.setdefault(one.run_id, {}).setdefault(one.key, []).append(one.score)
+    return {run: {key: _mean(values) for key, values in by_key.items()} for run, by_key in scores.items()}
+
+
+def _mean(scores: Sequence[Decimal]) -> float:
+    with localcontext(prec=200):
+        mean = (sum(scores) / Decimal(len(scores))).quantize(Decimal("1e-12"), ROUND_HALF_UP)
+        return load_json(format(mean.normalize(), "f"))
+
+
+def _rendered(document: bytes) -> tuple[_Object, list[str] | None]:
+    """Returns the content as it is in the database, and its mark."""
+    rendering = render(document, closely=_MAYBE_OUT_OF_RANGE.search(document) is not None)
+    return _Object(rendering.data or b"{}"), list(rendering.mark) or None
 
 
 class _Object:

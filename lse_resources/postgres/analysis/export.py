@@ -1,11 +1,11 @@
-"""Exports a range of runs to a file: the columns of `run_facts` as CSV or Parquet, or the runs as JSON lines."""
+"""Exports a range of runs, feedback or attachments to a file: columns as CSV or Parquet, or documents as JSON lines."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
@@ -20,6 +20,7 @@ from psycopg import sql
 from lse_archive.errors import ArchiveError, UsageError
 from lse_archive.files import publish_file
 from lse_resources.postgres.analysis.columns import COLUMNS
+from lse_resources.postgres.analysis.facts import FACTS, RUNS, Facts
 from lse_resources.postgres.database import Database
 
 if TYPE_CHECKING:
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 
 Format = Literal["parquet", "csv", "jsonl"]
 
-_RANGE = " WHERE project = {} AND run_date BETWEEN {} AND {} ORDER BY run_date, start_time, run_id"
+_RANGE = " WHERE project = {} AND run_date BETWEEN {} AND {} ORDER BY {}"
 _CONTENT = "(SELECT (data -> {})::text FROM runs WHERE runs.run_id = f.run_id AND runs.run_date = f.run_date) AS {}"
 _CONTENTS = ("inputs", "outputs")
 # JSON lines: a text of jsonb contains no control character, so that COPY neither quotes nor escapes it.
 _COPY_LINES = "COPY ({}) TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')"
-_SELECT_LINES = "SELECT coalesce(data::text, jsonb_build_object('id', run_id, 'mark', mark)::text) FROM runs" + _RANGE
+_SELECT_LINES = "SELECT coalesce(data::text, jsonb_build_object('id', {}, 'mark', mark)::text) FROM {}" + _RANGE
+_JSON = {"metadata", "feedback_scores", "value", "correction"}
 # A row group of a parquet file, of which a few copies are in memory.
 _GROUP_ROWS = 5000
 _GROUP_BYTES = 8_000_000
@@ -42,14 +44,15 @@ _STDOUT = 1  # its descriptor
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A finished export: number of rows, and bytes of the file (None: a stream)."""
+    """A finished export: number of rows, what a row is, and bytes of the file (None: a stream)."""
 
     path: Path
     rows: int
+    noun: str
     bytes: int | None
 
 
-def export_runs(
+def export_facts(
     database: Database,
     project: str,
     start: date,
@@ -57,43 +60,55 @@ def export_runs(
     path: Path,
     format: Format,
     *,
+    table: str = "runs",
     contents: bool = False,
 ) -> Export:
-    """Writes the runs of a range of days (both ends included). A file appears when it is complete.
+    """Writes the runs, the feedback or the attachments of a range of days (both ends included).
+
+    A file appears when it is complete.
 
     Args:
         path: The file; the target of a symlink is replaced, and the symlink stays. Standard output (`-`), and
             anything that is no regular file, such as a pipe, is written directly.
-        format: `csv` and `parquet` contain the columns of `run_facts`; `jsonl` contains the runs, one per line.
-        contents: Add the columns `inputs` and `outputs` (JSON text) to csv and parquet.
+        format: `csv` and `parquet` contain the columns of `run_facts`, `feedback_facts` or `attachments`; `jsonl`
+            contains the runs or records, one per line.
+        table: One of `FACTS`.
+        contents: Add the columns `inputs` and `outputs` (JSON text) of runs to csv and parquet.
 
     Raises:
-        UsageError: The format is unknown, or it is parquet and the path is a stream.
+        UsageError: Format or table is unknown, it is parquet and the path is a stream, or contents of no runs.
         DatabaseError: Postgres cannot be reached or refuses.
         ArchiveError: The file cannot be written.
         BrokenPipeError: The reader of the stream has closed it.
     """
     if format not in get_args(Format):
         raise UsageError(f"there is no format {format}", hint=f"Choose one of {', '.join(get_args(Format))}")
-    values = [sql.Literal(value) for value in (project, start, end)]
+    if table not in FACTS:
+        raise UsageError(f"there is no table {table}", hint=f"Choose one of {', '.join(FACTS)}")
+    facts = FACTS[table]
+    if contents and facts is not RUNS:
+        raise UsageError(f"{table} have no inputs and outputs", hint="Leave out --contents, or export runs")
+    values = [*(sql.Literal(value) for value in (project, start, end)), facts.order]
     streams = is_stream(path)
     if streams and format == "parquet":
         raise UsageError(
             f"cannot write parquet to {path}", why="it is not a file", hint="Name a file, or choose csv or jsonl"
         )
     try:
-        with database.session("cannot export the runs") as connection, _target(path) as file:
+        with database.session(f"cannot export the {table}") as connection, _target(path) as file:
             if format == "parquet":
                 with connection.transaction():
-                    rows = _ParquetExport(database, connection, file, contents=contents).write(values)
+                    rows = _ParquetExport(database, connection, file, facts, contents=contents).write(values)
             elif format == "csv":
-                copy = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, HEADER)").format(_select_columns(values, contents))
+                copy = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, HEADER)").format(
+                    _select_columns(facts, values, contents)
+                )
                 rows = _copy(connection, copy, file)
             else:
                 # The text from the server is copied: parsing and writing the JSON again would round numbers.
-                lines = sql.SQL(_SELECT_LINES).format(*values)
+                lines = sql.SQL(_SELECT_LINES).format(facts.key, facts.documents, *values)
                 rows = _copy(connection, sql.SQL(_COPY_LINES).format(lines), file)
-        return Export(path, rows, None if streams else path.stat().st_size)
+        return Export(path, rows, facts.noun, None if streams else path.stat().st_size)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -134,15 +149,17 @@ def _target(path: Path) -> Generator[IO[bytes]]:
         yield file
 
 
-def _select_columns(values: list[sql.Literal], contents: bool) -> sql.Composed:
-    columns = _columns()
+def _select_columns(facts: Facts, values: Sequence[sql.Composable], contents: bool) -> sql.Composed:
+    columns = _columns(facts)
     if contents:
         columns += [sql.SQL(_CONTENT).format(sql.Literal(name), sql.Identifier(name)) for name in _CONTENTS]
-    return sql.SQL("SELECT {} FROM run_facts AS f" + _RANGE).format(sql.SQL(", ").join(columns), *values)
+    return sql.SQL("SELECT {} FROM {} AS f" + _RANGE).format(sql.SQL(", ").join(columns), facts.view, *values)
 
 
-def _columns() -> list[sql.Composable]:
-    return [sql.SQL("metadata::text AS metadata") if name == "metadata" else sql.Identifier(name) for name in COLUMNS]
+def _columns(facts: Facts) -> list[sql.Composable]:
+    as_text = sql.SQL("{0}::text AS {0}")
+    names = [(name, sql.Identifier(name)) for name in facts.columns]
+    return [as_text.format(column) if name in _JSON else column for name, column in names]
 
 
 def _copy(connection: psycopg.Connection, statement: sql.Composed, file: IO[bytes]) -> int:
@@ -160,22 +177,25 @@ class _ParquetExport:
     must not be in memory while parquet compresses the content.
     """
 
-    def __init__(self, database: Database, connection: psycopg.Connection, file: IO[bytes], *, contents: bool) -> None:
+    def __init__(
+        self, database: Database, connection: psycopg.Connection, file: IO[bytes], facts: Facts, *, contents: bool
+    ) -> None:
         import pyarrow as pa  # slow to import, and needed only here
         from pyarrow import parquet
 
         self._pa = pa
         self._database = database
         self._connection = connection
+        self._facts = facts
         self._names = _CONTENTS if contents else ()
-        self._schema = _schema(pa, [*COLUMNS, *self._names])
+        self._schema = _schema(pa, [*facts.columns, *self._names])
         # Contents seldom repeat: a dictionary or statistics of them would be further copies.
-        repeating = [*COLUMNS, "tags.list.element", "mark.list.element"]
+        repeating = [*facts.columns, "tags.list.element", "mark.list.element"]
         self._writer = parquet.ParquetWriter(
             file, self._schema, compression="zstd", use_dictionary=repeating, write_statistics=repeating
         )
 
-    def write(self, values: list[sql.Literal]) -> int:
+    def write(self, values: Sequence[sql.Composable]) -> int:
         """Writes the selected rows; returns their number."""
         connection = self._connection
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -197,9 +217,9 @@ class _ParquetExport:
                 self._write_group(group)
         return rows
 
-    def _select(self, values: list[sql.Literal]) -> sql.Composed:
+    def _select(self, values: Sequence[sql.Composable]) -> sql.Composed:
         """The columns, without large contents, and whether the row has one."""
-        columns = _columns()
+        columns = _columns(self._facts)
         large = [sql.SQL("coalesce(octet_length({}) > {}, false)").format(*self._limited(name)) for name in self._names]
         for name in self._names:
             limited = sql.SQL("CASE WHEN octet_length({0}) <= {1} THEN {0} END AS {0}")
@@ -208,10 +228,8 @@ class _ParquetExport:
         added = [sql.SQL(", " + _CONTENT).format(sql.Literal(name), sql.Identifier(name)) for name in self._names]
         where, _, order = _RANGE.partition(" ORDER BY ")
         # OFFSET 0: the texts of the contents are made once.
-        selected = sql.SQL(
-            "SELECT {} FROM (SELECT f.*{} FROM run_facts AS f" + where + " OFFSET 0) AS f ORDER BY " + order
-        )
-        return selected.format(sql.SQL(", ").join(columns), sql.Composed(added), *values)
+        selected = sql.SQL("SELECT {} FROM (SELECT f.*{} FROM {} AS f" + where + " OFFSET 0) AS f ORDER BY " + order)
+        return selected.format(sql.SQL(", ").join(columns), sql.Composed(added), self._facts.view, *values)
 
     def _limited(self, name: str) -> tuple[sql.Identifier, sql.Literal]:
         return sql.Identifier(name), sql.Literal(_LARGE_BYTES)
@@ -242,13 +260,14 @@ def _schema(pa: Any, names: list[str]) -> pa.Schema:
         "run_date": pa.date32(),
         "depth": pa.int32(),
         "is_root": pa.bool_(),
+        "deleted": pa.bool_(),
         "tags": pa.list_(pa.string()),
         "mark": pa.list_(pa.string()),
         "latency_seconds": pa.float64(),
     }
-    kinds |= {name: pa.timestamp("us", tz="UTC") for name in ("start_time", "end_time")}
-    kinds |= {name: pa.int64() for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
-    kinds |= {name: pa.float64() for name in ("prompt_cost", "completion_cost", "total_cost")}
+    kinds |= {name: pa.timestamp("us", tz="UTC") for name in ("start_time", "end_time", "created_at", "modified_at")}
+    kinds |= {name: pa.int64() for name in ("prompt_tokens", "completion_tokens", "total_tokens", "bytes")}
+    kinds |= {name: pa.float64() for name in ("prompt_cost", "completion_cost", "total_cost", "score")}
     return pa.schema([pa.field(name, kinds.get(name, pa.string())) for name in names])
 
 

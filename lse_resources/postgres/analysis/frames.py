@@ -1,11 +1,13 @@
-"""Runs, traces and DataFrames for analysts, from the database or from run files and zips."""
+"""Runs, traces, feedback, attachments and DataFrames for analysts, from the database or from run files and zips."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from io import BytesIO
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, LiteralString
@@ -16,14 +18,28 @@ from psycopg import errors, pq, sql
 from psycopg.adapt import Loader
 from psycopg.types.json import set_json_loads
 
-from lse_archive.days import day_of
+from lse_archive.days import day_of, parse_day
 from lse_archive.errors import CorruptArchiveError, DatabaseError, UsageError
+from lse_archive.folder.manifest import SUMMARY, parse_summary
 from lse_archive.folder.opened import open_folder
-from lse_archive.folder.reader import may_hold_run, run_file_names
+from lse_archive.folder.reader import may_hold_run
+from lse_archive.folder.records import RECORD_FILES, Record, RecordKind, parse_records
 from lse_archive.runs.header import unwrap
 from lse_archive.runs.scanner import NotARunError
 from lse_archive.zips.reader import BROKEN, contents, opened
-from lse_resources.postgres.analysis.columns import COLUMNS, RunColumns, run_columns
+from lse_resources.postgres.analysis.columns import (
+    ATTACHMENT_COLUMNS,
+    COLUMNS,
+    FEEDBACK_COLUMNS,
+    AttachmentColumns,
+    FeedbackColumns,
+    RunColumns,
+    attachment_columns,
+    feedback_columns,
+    mean_scores,
+    run_columns,
+)
+from lse_resources.postgres.analysis.facts import ATTACHMENTS, FEEDBACK, RUNS, Facts
 from lse_resources.postgres.analysis.json_values import load_json
 from lse_resources.postgres.database import Database, explain
 
@@ -31,16 +47,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _RANGE = sql.SQL("project = %(project)s AND run_date BETWEEN %(first)s AND %(last)s")
-_SELECT_COLUMNS = sql.SQL("SELECT {} FROM run_facts WHERE {} ORDER BY run_date, start_time, run_id").format(
-    sql.SQL(", ").join(map(sql.Identifier, COLUMNS)), _RANGE
-)
 _HAS_PROJECT = """
 SELECT EXISTS (SELECT FROM days WHERE project = %(project)s) OR EXISTS (SELECT FROM runs WHERE project = %(project)s)
 """
 _DOING = "cannot run the statement"
-_TIMES = ("start_time", "end_time")
-_COUNTS = ("depth", "prompt_tokens", "completion_tokens", "total_tokens")
-_COSTS = ("prompt_cost", "completion_cost", "total_cost")
+_TIMES = {"start_time", "end_time", "created_at", "modified_at"}
+_COUNTS = {"depth", "prompt_tokens", "completion_tokens", "total_tokens", "bytes"}
+_DECIMALS = {"prompt_cost", "completion_cost", "total_cost", "score"}
+_DAY = re.compile(r"(\d{4}-\d\d-\d\d)(\.zip)?$", re.ASCII)
 _NAMES_HINT = "docs/database.md describes tables and views; information_schema.columns lists them"
 # Hints for errors in the user's own statement; the general hints assume an unprepared database or a load.
 _HINTS: dict[type[psycopg.Error], str] = {
@@ -112,12 +126,15 @@ class Runs:
 
     def load_runs(self, project: str, start: date, end: date | None = None) -> pd.DataFrame:
         """Returns the rows of `run_facts` of a day or a range, oldest first; times in UTC, costs as floats."""
-        with self._database.session("cannot read the runs") as connection:
-            set_json_loads(load_json, connection)
-            rows = connection.execute(
-                _SELECT_COLUMNS, {"project": project, "first": start, "last": end or start}
-            ).fetchall()
-        return _frame(rows)
+        return self._load(RUNS, project, start, end)
+
+    def load_feedback(self, project: str, start: date, end: date | None = None) -> pd.DataFrame:
+        """Returns the rows of `feedback_facts` of a day or a range, by day and time; times in UTC, scores as floats."""
+        return self._load(FEEDBACK, project, start, end)
+
+    def load_attachments(self, project: str, start: date, end: date | None = None) -> pd.DataFrame:
+        """Returns the rows of `attachments` of a day or a range, by day, run and name."""
+        return self._load(ATTACHMENTS, project, start, end)
 
     def query(self, statement: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Runs one read-only SQL statement; returns the names of the columns, and the rows.
@@ -165,6 +182,16 @@ class Runs:
             [(found,)] = connection.execute(_HAS_PROJECT, {"project": project}).fetchall()
         return found
 
+    def _load(self, facts: Facts, project: str, start: date, end: date | None) -> pd.DataFrame:
+        statement = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {}").format(
+            sql.SQL(", ").join(map(sql.Identifier, facts.columns)), facts.view, _RANGE, facts.order
+        )
+        with self._database.session("cannot read the archive") as connection:
+            set_json_loads(load_json, connection)
+            parameters = {"project": project, "first": start, "last": end or start}
+            rows = connection.execute(statement, parameters).fetchall()
+        return _frame(facts, rows)
+
     def _ids(self, statement: sql.SQL, project: str, start: date, end: date | None) -> list[str]:
         with self._database.session("cannot read the runs") as connection:
             parameters = {"project": project, "first": start, "last": end or start}
@@ -201,7 +228,7 @@ def _prepare(connection: psycopg.Connection, statement: str) -> list[str]:
     return [(result.fname(column) or b"").decode() for column in range(result.nfields)]
 
 
-def load_runs_from_files(project: str, sources: Iterable[Path]) -> pd.DataFrame:
+def load_runs_from_files(project: str, sources: Sequence[Path]) -> pd.DataFrame:
     """Returns the same DataFrame as `Runs.load_runs`, without a database.
 
     Args:
@@ -213,28 +240,87 @@ def load_runs_from_files(project: str, sources: Iterable[Path]) -> pd.DataFrame:
         CorruptArchiveError: A zip cannot be read.
     """
     rows: dict[UUID, RunColumns] = {}
+    scores = mean_scores(_feedback(project, sources))
     for source in sources:
-        for content in _contents(source):
+        for _, content in _files(source, may_hold_run):
             try:
                 document, header = unwrap(content)
             except NotARunError:
                 continue
-            row = run_columns(project, day_of(header.start), header, document)
+            row = run_columns(project, day_of(header.start), header, document, scores.get(UUID(header.run_id)))
             rows.setdefault(row.run_id, row)
-    ordered = sorted(rows.values(), key=_order)
-    return _frame(list(map(attrgetter(*COLUMNS), ordered)))
+    return _frame(RUNS, [attrgetter(*COLUMNS)(row) for row in sorted(rows.values(), key=_run_order)])
 
 
-def _order(row: RunColumns) -> tuple[date, datetime, UUID]:
-    # As `ORDER BY run_date, start_time, run_id`: a time that is not known comes last.
-    return row.run_date, row.start_time or datetime.max.replace(tzinfo=UTC), row.run_id
+def load_feedback_from_files(project: str, sources: Sequence[Path]) -> pd.DataFrame:
+    """Returns the same DataFrame as `Runs.load_feedback`, without a database; see `load_runs_from_files`."""
+    rows = sorted(_feedback(project, sources), key=_feedback_order)
+    return _frame(FEEDBACK, list(map(attrgetter(*FEEDBACK_COLUMNS), rows)))
 
 
-def _contents(source: Path) -> Iterator[bytes]:
+def load_attachments_from_files(project: str, sources: Sequence[Path]) -> pd.DataFrame:
+    """Returns the same DataFrame as `Runs.load_attachments`, without a database; see `load_runs_from_files`."""
+    records = {(day, record.key): record for day, record in _records(sources, "attachments")}
+    rows = {key: attachment_columns(project, key[0], record) for key, record in records.items()}
+    ordered = sorted(rows, key=lambda key: _attachment_order(rows[key], key[1]))
+    return _frame(ATTACHMENTS, [attrgetter(*ATTACHMENT_COLUMNS)(rows[key]) for key in ordered])
+
+
+def _feedback(project: str, sources: Iterable[Path]) -> list[FeedbackColumns]:
+    """The feedback of all sources. A record that is there twice: the newest, or else that of the earlier day."""
+    found: dict[UUID, FeedbackColumns] = {}
+    for day, record in _records(sources, "feedback"):
+        row = feedback_columns(project, day, record)
+        found[row.id] = max(found.get(row.id, row), row, key=_age)
+    return list(found.values())
+
+
+def _records(sources: Iterable[Path], kind: RecordKind) -> Iterator[tuple[date, Record]]:
+    for source in sources:
+        files = dict(_files(source, {SUMMARY, *RECORD_FILES[kind]}.__contains__))
+        seen: set[bytes] = set()
+        for name in RECORD_FILES[kind]:
+            if name in files:
+                day = _day(source, files.get(SUMMARY))
+                for record in parse_records(name, BytesIO(files[name]), seen):
+                    if isinstance(record, Record):
+                        yield day, record
+
+
+def _day(source: Path, summary: bytes | None) -> date:
+    if summary is not None:
+        return date.fromisoformat(parse_summary(summary, source).date)
+    if not (found := _DAY.search(source.name)):
+        raise UsageError(f"the day of {source} is not known", why=f"it has no {SUMMARY}", hint="Name the day's folder")
+    return parse_day(found[1])
+
+
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+
+def _age(row: FeedbackColumns) -> tuple[datetime, int]:
+    return row.modified_at or _FIRST, -row.run_date.toordinal()
+
+
+# As the orders of `Facts`: what is not known comes last.
+def _run_order(row: RunColumns) -> tuple[date, datetime, UUID]:
+    return row.run_date, row.start_time or _LAST, row.run_id
+
+
+def _feedback_order(row: FeedbackColumns) -> tuple[date, datetime, UUID]:
+    return row.run_date, row.created_at or _LAST, row.id
+
+
+def _attachment_order(row: AttachmentColumns, key: str) -> tuple[date, str, str, str]:
+    return row.run_date, str(row.run_id or "~"), row.name or "", key
+
+
+def _files(source: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """Yields name and content of the wanted files of a folder or zip, sorted."""
     try:
         with open_folder(source) as folder:
-            for name in run_file_names(folder):
-                yield folder.read(name)
+            for name in filter(wanted, folder.names()):
+                yield name, folder.read(name)
             return
     except NotADirectoryError:
         pass
@@ -243,22 +329,23 @@ def _contents(source: Path) -> Iterator[bytes]:
     try:
         with opened(source) as archive:
             for info in sorted(archive.infolist(), key=attrgetter("filename")):
-                if may_hold_run(info.filename.rpartition("/")[2]):
-                    yield b"".join(contents(archive, info))
+                if wanted(name := info.filename.rpartition("/")[2]):
+                    yield name, b"".join(contents(archive, info))
     except BROKEN as error:
         raise CorruptArchiveError(f"{source} cannot be read", why=str(error), hint="Restore it from Drive") from error
 
 
-def _frame(rows: Sequence[Sequence[Any]]) -> pd.DataFrame:
+def _frame(facts: Facts, rows: Sequence[Sequence[Any]]) -> pd.DataFrame:
     import pandas as pd  # slow to import, and needed only here
 
-    frame = pd.DataFrame.from_records(rows, columns=COLUMNS)
-    for name in _TIMES:
-        frame[name] = frame[name].astype("datetime64[us, UTC]")  # nanoseconds end in 2262
-    for name in _COUNTS:
-        frame[name] = frame[name].astype("Int64")
-    for name in _COSTS:
-        frame[name] = frame[name].astype("float64")
+    frame = pd.DataFrame.from_records(rows, columns=facts.columns)
+    for name in frame.columns:
+        if name in _TIMES:
+            frame[name] = frame[name].astype("datetime64[us, UTC]")  # nanoseconds end in 2262
+        elif name in _COUNTS:
+            frame[name] = frame[name].astype("Int64")
+        elif name in _DECIMALS:
+            frame[name] = frame[name].astype("float64")
     return frame
 
 

@@ -1,22 +1,47 @@
-"""Batches of run files: cut from a stream, rendered for JSONB, and sent to the server."""
+"""Batches of run files, or of records beside the runs: cut from a stream, rendered for JSONB, sent to the server."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import psycopg
 from psycopg.types.json import Jsonb
 
-from lse_archive.folder.reader import RunFile
 from lse_resources.postgres.database import is_about_data
 from lse_resources.postgres.jsonb import Rendering, render_refused
 
+
+class Document(Protocol):
+    """What becomes one row: a run file, or a record of `lse_archive.folder.records`."""
+
+    @property
+    def key(self) -> str:
+        """The id of the row, a UUID."""
+        ...
+
+    @property
+    def document(self) -> bytes:
+        """The exact JSON of its content."""
+        ...
+
+    @property
+    def sha256(self) -> bytes:
+        """Identifies the content in the files."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory."""
+        ...
+
+
+_Document = TypeVar("_Document", bound=Document)
 _Result = TypeVar("_Result")
 
 BATCH_SIZE = 500
-"""Runs in a batch."""
+"""Documents in a batch."""
 
 CONNECTIONS = 2
 """Connections that send batches in parallel."""
@@ -31,28 +56,28 @@ _USUAL = b'{"id": ' + b"[" * 50 + b'"\xe6\x9d\xb1\xf0\x9f\x98\x80 \\u6771\\ud83d
 
 
 @dataclass(frozen=True, slots=True)
-class RenderedRun:
-    """A run file with the content of its row."""
+class Rendered(Generic[_Document]):
+    """A document with the content of its row."""
 
-    file: RunFile
+    file: _Document
     rendering: Rendering
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedRun:
-    """A run file whose row the server refuses, although jsonb can hold its content."""
+class Refused(Generic[_Document]):
+    """A document whose row the server refuses, although jsonb can hold its content."""
 
-    file: RunFile
+    file: _Document
     error: psycopg.Error
 
 
-def batches(files: Iterable[RunFile | None], size: int = BATCH_SIZE) -> Iterator[list[RunFile]]:
-    """Cuts a stream of files into lists of at most `size` files and about 8 MB.
+def batches(files: Iterable[_Document | None], size: int = BATCH_SIZE) -> Iterator[list[_Document]]:
+    """Cuts a stream of documents into lists of at most `size` and about 8 MB.
 
-    None in the stream is a skipped file. Many skipped files end a batch, so that the first changed files are written
+    None in the stream is a skipped one. Many skipped ones end a batch, so that the first changed files are written
     while the others are still read.
     """
-    batch: list[RunFile] = []
+    batch: list[_Document] = []
     batch_bytes = skipped = 0
     for file in files:
         if file is None:
@@ -68,19 +93,19 @@ def batches(files: Iterable[RunFile | None], size: int = BATCH_SIZE) -> Iterator
 
 
 def send_batch(
-    send: Callable[[Sequence[RenderedRun]], _Result],
+    send: Callable[[Sequence[Rendered[_Document]]], _Result],
     is_refused: Callable[[bytes], bool],
-    batch: Sequence[RenderedRun],
-) -> Iterator[_Result | RefusedRun]:
-    """Yields the results of `send`. A batch that the server refuses for its data is halved, down to single runs.
+    batch: Sequence[Rendered[_Document]],
+) -> Iterator[_Result | Refused[_Document]]:
+    """Yields the results of `send`. A batch that the server refuses for its data is halved, down to single rows.
 
-    A single refused run is sent again in the next rendering: without content only if that content alone is refused.
+    A single refused document is sent again in the next rendering: without content only if its content alone is refused.
 
     Args:
         is_refused: Whether the server refuses this content by itself; see the function of this name.
 
     Raises:
-        psycopg.Error: The server refuses for another reason than the data, or refuses any run.
+        psycopg.Error: The server refuses for another reason than the data, or refuses any document.
     """
     parts = [batch]
     while parts:
@@ -94,23 +119,23 @@ def send_batch(
         else:
             yield result
             continue
-        run = part[0]
+        refused = part[0]
         if len(part) > 1:
             middle = len(part) // 2
             parts += [part[middle:], part[:middle]]
             continue
-        rendering = render_refused(run.file.document, run.rendering)
-        if rendering and (rendering.data is not None or is_refused(run.rendering.data or b"null")):
-            parts.append([replace(run, rendering=rendering)])
+        rendering = render_refused(refused.file.document, refused.rendering)
+        if rendering and (rendering.data is not None or is_refused(refused.rendering.data or b"null")):
+            parts.append([replace(refused, rendering=rendering)])
         else:
-            yield RefusedRun(run.file, refusal)
+            yield Refused(refused.file, refusal)
 
 
 def is_refused(content: bytes, connection: psycopg.Connection) -> bool:
     """Whether the server refuses a content outside of the table, by the same connection that accepts a usual one.
 
     Raises:
-        psycopg.Error: The server refuses a usual content, too: no run is the cause.
+        psycopg.Error: The server refuses a usual content, too: no document is the cause.
     """
     connection.execute(_STORE, (_as_jsonb(_USUAL),))
     try:
@@ -122,12 +147,13 @@ def is_refused(content: bytes, connection: psycopg.Connection) -> bool:
     return False
 
 
-def batch_parameters(batch: Sequence[RenderedRun]) -> dict[str, list[Any]]:
-    """The query parameters `runs` (ids), `data` and `marks`: one array for each column."""
+def batch_parameters(batch: Sequence[Rendered[_Document]]) -> dict[str, list[Any]]:
+    """The query parameters `ids`, `data`, `marks` and `files` (digests): one array for each column."""
     return {
-        "runs": [run.file.header.run_id for run in batch],
-        "data": [_as_jsonb(run.rendering.data) for run in batch],
-        "marks": [" ".join(run.rendering.mark) for run in batch],
+        "ids": [one.file.key for one in batch],
+        "data": [_as_jsonb(one.rendering.data) for one in batch],
+        "marks": [" ".join(one.rendering.mark) for one in batch],
+        "files": [one.file.sha256 for one in batch],
     }
 
 

@@ -1,4 +1,4 @@
-"""Loads the run files of a day into the table `runs`."""
+"""Loads a day's folder: its run files into the table `runs`, and its records into `feedback` and `attachments`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pathlib import Path
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.folder.manifest import SUMS, read_sums, require_own
 from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile, open_run_files
+from lse_archive.folder.records import RECORD_FILES, RecordKind, read_records
 from lse_archive.results import LoadResult
 from lse_archive.texts import counted
 from lse_resources.postgres.advisory_locks import OnWait, day_advisory_lock
 from lse_resources.postgres.database import Database, require_utf8
 from lse_resources.postgres.load.batches import BATCH_SIZE, CONNECTIONS, batches
+from lse_resources.postgres.load.records import RecordOutcome, load_records
 from lse_resources.postgres.load.rollback import delete_old_replaced_rows
 from lse_resources.postgres.load.writer import Existing, Outcome, RowWriter
 from lse_resources.postgres.loads_table import Kind, begin_load, finish_load
@@ -35,7 +37,7 @@ Progress = Callable[[int, int], None]
 
 
 class PartlyLoadedError(CorruptArchiveError):
-    """Damaged run files were not loaded; all others were.
+    """Damaged files were not loaded; all others were.
 
     Attributes:
         rows: The day's rows after the load.
@@ -58,13 +60,15 @@ def load_day(
     progress: Progress | None = None,
     on_wait: OnWait | None = None,
 ) -> LoadResult:
-    """Loads the run files that have no row. Waits while another process loads or verifies the day.
+    """Loads the run files that have no row, and the records whose row is missing or differs.
+
+    Waits while another process loads or verifies the day.
 
     Args:
         project: The project's LangSmith name.
         folder: The day's run files.
         batch_size: Runs in one transaction.
-        overwrite: Also replace the rows whose file has changed.
+        overwrite: Also replace the rows of runs whose file has changed.
         dry_run: Count only, and write nothing.
         on_wait: Called once with the holder, if another session loads or verifies the day.
 
@@ -87,7 +91,8 @@ def load_day(
     ):
         require_utf8(connection, doing)
         require_own(opened, project)
-        reader = DayReader(opened, day, read_sums(opened))
+        sums = read_sums(opened)
+        reader = DayReader(opened, day, sums)
         result = LoadResult(project=project, date=str(day), dry_run=dry_run, total_files=len(reader.names))
         # Bytes instead of UUIDs: 200,000 runs take 40 MB instead of 80 MB.
         known = dict(connection.cursor(binary=True).execute(_SELECT_KNOWN, (project, day)))
@@ -95,18 +100,21 @@ def load_day(
         existing: Existing = "replace" if overwrite else "keep"
         files = _to_load(reader, known, result, damaged, progress)
         total = Outcome()
-        for outcome in write_rows(database, project, day, files, existing, load_id, batch_size):
-            total += outcome
+        for written in write_rows(database, project, day, files, existing, load_id, batch_size):
+            total += written
             if progress:
                 progress(result.total_runs + len(result.errors), result.total_files)
         _report(result, total)
+        for table in RECORD_FILES:
+            outcome = load_records(database, table, project, day, read_records(opened, table, sums), load_id)
+            _add_records(result, table, outcome, damaged)
         if load_id is not None:
             _complete_audit(database, load_id, result)
     if progress and result.total_files:
         progress(result.total_files, result.total_files)
     if damaged:
         raise PartlyLoadedError(
-            f"not loaded: {len(damaged):,} of {counted(len(reader.names), 'run file')} of {project} {day}",
+            f"not loaded: {counted(len(damaged), 'file')} of {project} {day}",
             why=f"{damaged[0]} differs from its checksum in {SUMS}" + (", others too" if len(damaged) > 1 else ""),
             hint="Restore the day (lse archive restore) or fetch it again, then load it again",
             rows=result.rows,
@@ -138,6 +146,17 @@ def _to_load(
             yield None
         if progress and number % PROGRESS_EVERY == 0:
             progress(number, result.total_files)
+
+
+def _add_records(result: LoadResult, table: RecordKind, outcome: RecordOutcome, damaged: list[str]) -> None:
+    setattr(result, table, outcome.total)
+    setattr(result, f"{table}_written", outcome.written)
+    result.marked += outcome.marked
+    result.records_refused += len(outcome.refused)
+    result.failed_inserts += len(outcome.refused) + len(outcome.invalid)
+    result.errors += outcome.refused[:_MAX_ERRORS]
+    result.errors += [f"{record.place}: {record.reason}" for record in outcome.invalid[:_MAX_ERRORS]]
+    damaged += [record.place for record in outcome.invalid if record.reason == NOT_AS_RECORDED]
 
 
 def _complete_audit(database: Database, load_id: int, result: LoadResult) -> None:

@@ -1,4 +1,4 @@
-"""Undoes a load: deletes its rows, and restores the rows that it replaced."""
+"""Undoes a load: deletes its rows, and restores the rows of runs that it replaced."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from datetime import date
 
 import psycopg
+from psycopg import sql
 
 from lse_archive.errors import ArchiveConflictError, UsageError
+from lse_archive.folder.records import RECORD_FILES
 from lse_resources.postgres.advisory_locks import OnWait, day_advisory_lock
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.loads_table import begin_load, finish_load
@@ -20,7 +22,7 @@ _SELECT_STATE = "SELECT replaced, undone_by FROM loads WHERE load_id = %s"
 # Rows of this load that a later load replaced: undoing this load first would leave the later rows in place.
 _SELECT_LATER = "SELECT min(replaced_by) FROM replaced_runs WHERE load_id = %s"
 _COUNT_KEPT = "SELECT count(*) FROM replaced_runs WHERE replaced_by = %s"
-_DELETE = "DELETE FROM runs WHERE project = %s AND run_date = %s AND load_id = %s"
+_DELETE = sql.SQL("DELETE FROM {} WHERE project = %s AND run_date = %s AND load_id = %s")
 _COLUMNS = "run_id, trace_id, project, run_date, data, created_at, file_sha256, row_sha256, mark, load_id"
 _RESTORE = f"""
 WITH kept AS (DELETE FROM replaced_runs WHERE replaced_by = %s RETURNING *)
@@ -45,6 +47,8 @@ class Rollback:
 def rollback_load(database: Database, load_id: int, *, on_wait: OnWait | None = None) -> Rollback:
     """Undoes a load, an overwrite or a repair, complete or interrupted, in one transaction.
 
+    Of feedback and attachments, the rows that it inserted are deleted; those that it replaced stay as they are.
+
     Raises:
         DayLockedError: Another session loads or verifies the day for more than ten minutes.
         UsageError: The load does not exist, is undone already, or is an entry of another kind.
@@ -56,7 +60,10 @@ def rollback_load(database: Database, load_id: int, *, on_wait: OnWait | None = 
         with day_advisory_lock(connection, project, day, on_wait=on_wait), connection.transaction():
             _require_undoable(connection, load_id)
             rollback_id = begin_load(connection, "rollback", project, day)
-            deleted = connection.execute(_DELETE, (project, day, load_id)).rowcount
+            deleted = sum(
+                connection.execute(_DELETE.format(sql.Identifier(table)), (project, day, load_id)).rowcount
+                for table in ("runs", *RECORD_FILES)
+            )
             restored = connection.execute(_RESTORE, (load_id,)).rowcount
             connection.execute(_SET_UNDONE, (rollback_id, load_id))
             finish_load(connection, rollback_id, deleted=deleted, replaced=restored)

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal
 
 import psycopg
 
-from lse_archive.cancellation import cancellable_sleep
-from lse_archive.errors import DatabaseAccessError, DatabaseError
 from lse_archive.folder.reader import RunFile
-from lse_resources.postgres.database import Database, explain, explained, is_lost, is_transient
+from lse_resources.postgres.database import Database, explain, explained
 from lse_resources.postgres.jsonb import render
-from lse_resources.postgres.load.batches import RefusedRun, RenderedRun, batch_parameters, is_refused, send_batch
+from lse_resources.postgres.load.batches import Refused, Rendered, batch_parameters, is_refused, send_batch
+from lse_resources.postgres.load.connection import RetryingConnection
 
 Existing = Literal["keep", "replace", "repair"]
 """What happens to existing rows. `keep`: all stay. `replace`: rows whose file changed are replaced. `repair`: all are
 replaced, also rows of the same run under another project, or under another day within a month."""
-
-_Result = TypeVar("_Result")
-
-# Together longer than the restart of a server.
-_RETRY_DELAYS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0)
 
 # Only a month before and after: each further partition costs every run one more index lookup.
 _SELECT_EXISTING = """
@@ -46,7 +40,7 @@ _INSERT = """
 INSERT INTO runs (run_id, trace_id, project, run_date, data, file_sha256, row_sha256, mark, load_id)
 SELECT run_id, trace_id, %(project)s, %(day)s, data, file_sha256, sha256(convert_to(data::text, 'UTF8')),
        string_to_array(nullif(mark, ''), ' '), %(load)s
-FROM unnest(%(runs)b::uuid[], %(traces)b::uuid[], %(data)b::jsonb[], %(files)b::bytea[], %(marks)b::text[])
+FROM unnest(%(ids)b::uuid[], %(traces)b::uuid[], %(data)b::jsonb[], %(files)b::bytea[], %(marks)b::text[])
      AS batch(run_id, trace_id, data, file_sha256, mark)
 """
 _COUNT_REPLACED = "SELECT count(*) FROM replaced_runs WHERE replaced_by = %s AND run_id = ANY(%s::uuid[])"
@@ -85,7 +79,7 @@ class _ExistingRow:
 class _Plan:
     """What one transaction does; `committed` are the ids of runs that an earlier attempt of this load wrote."""
 
-    insert: list[RenderedRun] = field(default_factory=list)
+    insert: list[Rendered[RunFile]] = field(default_factory=list)
     replace: list[_ExistingRow] = field(default_factory=list)
     committed: list[str] = field(default_factory=list)
     outcome: Outcome = field(default_factory=lambda: Outcome(batches=1))
@@ -99,17 +93,14 @@ class RowWriter:
     """
 
     def __init__(self, database: Database, project: str, day: date, existing: Existing, load_id: int | None) -> None:
-        self._database = database
+        self._connection = RetryingConnection(database)
         self._project = project
         self._day = day
         self._existing = existing
         self._load_id = load_id
-        self._connection: psycopg.Connection | None = None
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._connection.close()
 
     def write(self, batch: Sequence[RunFile]) -> Outcome:
         """Writes the rows of a batch; a run whose row the server refuses counts as failed.
@@ -119,40 +110,18 @@ class RowWriter:
         """
         total = Outcome()
         with explained(f"cannot load {self._project} {self._day} into Postgres"):
-            runs = [RenderedRun(file, render(file.document)) for file in batch]
+            runs = [Rendered(file, render(file.document)) for file in batch]
             for result in send_batch(self._persist, self._is_refused, runs):
-                total += _failed(result) if isinstance(result, RefusedRun) else result
+                total += _failed(result) if isinstance(result, Refused) else result
         return total
 
-    def _persist(self, batch: Sequence[RenderedRun]) -> Outcome:
-        return self._repeat(partial(self._transact, batch))
+    def _persist(self, batch: Sequence[Rendered[RunFile]]) -> Outcome:
+        return self._connection.repeat(partial(self._transact, batch))
 
     def _is_refused(self, content: bytes) -> bool:
-        return self._repeat(partial(is_refused, content))
+        return self._connection.repeat(partial(is_refused, content))
 
-    def _repeat(self, work: Callable[[psycopg.Connection], _Result]) -> _Result:
-        """Calls `work` with the connection, and repeats it while the server restarts."""
-        for delay in _RETRY_DELAYS:
-            try:
-                return work(self._connected())
-            except DatabaseAccessError:
-                raise
-            except DatabaseError:
-                pass  # the server does not accept connections yet
-            except psycopg.Error as error:
-                if self._connection is not None and is_lost(error, self._connection):
-                    self.close()
-                elif not is_transient(error):
-                    raise
-            cancellable_sleep(delay)
-        return work(self._connected())
-
-    def _connected(self) -> psycopg.Connection:
-        if self._connection is None:
-            self._connection = self._database.connect()
-        return self._connection
-
-    def _transact(self, batch: Sequence[RenderedRun], connection: psycopg.Connection) -> Outcome:
+    def _transact(self, batch: Sequence[Rendered[RunFile]], connection: psycopg.Connection) -> Outcome:
         with connection.transaction():
             plan = self._plan(connection, batch)
             if self._load_id is None:
@@ -168,7 +137,7 @@ class RowWriter:
                 self._insert(connection, plan.insert)
         return plan.outcome
 
-    def _plan(self, connection: psycopg.Connection, batch: Sequence[RenderedRun]) -> _Plan:
+    def _plan(self, connection: psycopg.Connection, batch: Sequence[Rendered[RunFile]]) -> _Plan:
         """Reads the existing rows with one query, and decides for each run."""
         with connection.cursor(binary=True) as cursor:
             ids = [run.file.header.run_id for run in batch]
@@ -184,7 +153,7 @@ class RowWriter:
     def _is_of_this_day(self, row: _ExistingRow) -> bool:
         return (row.project, row.day) == (self._project, self._day)
 
-    def _decide(self, plan: _Plan, run: RenderedRun, row: _ExistingRow | None) -> None:
+    def _decide(self, plan: _Plan, run: Rendered[RunFile], row: _ExistingRow | None) -> None:
         file, outcome = run.file, plan.outcome
         if row is None:
             plan.insert.append(run)
@@ -205,7 +174,7 @@ class RowWriter:
             outcome.failed += 1
             outcome.errors.append(f"run {row.run_id} ({file.name}) is filed under {row.project} {row.day} already")
 
-    def _insert(self, connection: psycopg.Connection, batch: Sequence[RenderedRun]) -> None:
+    def _insert(self, connection: psycopg.Connection, batch: Sequence[Rendered[RunFile]]) -> None:
         connection.execute(
             _INSERT,
             batch_parameters(batch)
@@ -214,11 +183,10 @@ class RowWriter:
                 "day": self._day,
                 "load": self._load_id,
                 "traces": [run.file.header.trace_id for run in batch],
-                "files": [run.file.sha256 for run in batch],
             },
         )
 
 
-def _failed(run: RefusedRun) -> Outcome:
+def _failed(run: Refused[RunFile]) -> Outcome:
     error = explain(run.error, f"run {run.file.header.run_id} ({run.file.name}) was not loaded")
     return Outcome(failed=1, errors=[f"{error.what}: {error.why}"])

@@ -17,8 +17,8 @@ from lse_resources.postgres.database import Database, explained
 from lse_resources.postgres.jsonb import render
 from lse_resources.postgres.load.batches import (
     CONNECTIONS,
-    RefusedRun,
-    RenderedRun,
+    Refused,
+    Rendered,
     batch_parameters,
     batches,
     is_refused,
@@ -32,7 +32,7 @@ MAX_PATHS = 20
 _SELECT_MARKED = "SELECT run_id::text FROM runs WHERE project = %s AND run_date = %s AND mark IS NOT NULL"
 _SELECT_DIFFERENT = """
 SELECT position, runs.data::text, batch.data::text, runs.mark
-FROM unnest(%(runs)s::uuid[], %(data)b::jsonb[], %(marks)b::text[]) WITH ORDINALITY
+FROM unnest(%(ids)s::uuid[], %(data)b::jsonb[], %(marks)b::text[]) WITH ORDINALITY
      AS batch(run_id, data, mark, position)
 JOIN runs ON runs.run_id = batch.run_id AND runs.run_date = %(day)s AND runs.project = %(project)s
 WHERE runs.data IS DISTINCT FROM batch.data
@@ -54,14 +54,14 @@ def compare_contents(database: Database, project: str, day: date, files: Iterabl
 
     def compare(connection: psycopg.Connection, batch: Sequence[RunFile]) -> list[Inconsistency]:
         # The rows of marked runs hold the close rendering: the quick one may differ from it.
-        runs = [RenderedRun(file, render(file.document, closely=file.header.run_id in marked)) for file in batch]
+        runs = [Rendered(file, render(file.document, closely=file.header.run_id in marked)) for file in batch]
         with explained(doing):
             results = send_batch(
                 partial(_compare, connection, project, day), partial(is_refused, connection=connection), runs
             )
             found: list[Inconsistency] = []
             for result in results:
-                if isinstance(result, RefusedRun):
+                if isinstance(result, Refused):
                     raise result.error
                 found += result
         return found
@@ -73,7 +73,7 @@ def compare_contents(database: Database, project: str, day: date, files: Iterabl
 
 
 def _compare(
-    connection: psycopg.Connection, project: str, day: date, batch: Sequence[RenderedRun]
+    connection: psycopg.Connection, project: str, day: date, batch: Sequence[Rendered[RunFile]]
 ) -> list[Inconsistency]:
     parameters = batch_parameters(batch) | {"project": project, "day": day}
     rows = connection.execute(_SELECT_DIFFERENT, parameters).fetchall()
@@ -81,7 +81,7 @@ def _compare(
 
 
 def _inconsistency(
-    run: RenderedRun, in_file: str | None, in_row: str | None, row_mark: list[str] | None
+    run: Rendered[RunFile], in_file: str | None, in_row: str | None, row_mark: list[str] | None
 ) -> Inconsistency:
     paths = list(differing_paths(in_file, in_row)) if in_file != in_row else []
     marks_differ = tuple(row_mark or ()) != run.rendering.mark

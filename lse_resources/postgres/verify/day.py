@@ -1,12 +1,13 @@
-"""Compares the run files of a day with its rows: ids, traces, recorded hashes, and current contents."""
+"""Compares the files of a day with its rows: ids, traces, recorded hashes, and current contents."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,14 +17,17 @@ from lse_archive.errors import CorruptArchiveError
 from lse_archive.folder.manifest import read_summary, read_sums, require_own
 from lse_archive.folder.opened import Folder
 from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile, open_run_files
+from lse_archive.folder.records import RECORD_FILES, InvalidRecord, Record, RecordKind, read_records
 from lse_archive.results import Inconsistency, VerificationResult
 from lse_resources.postgres.advisory_locks import OnWait, day_advisory_lock
 from lse_resources.postgres.database import Database, require_utf8
 from lse_resources.postgres.load.day import PROGRESS_EVERY, Progress, write_rows
+from lse_resources.postgres.load.records import load_records
 from lse_resources.postgres.load.writer import Outcome
 from lse_resources.postgres.loads_table import begin_load, finish_load
 from lse_resources.postgres.verify.contents import compare_contents
 from lse_resources.postgres.verify.hashes import compare_hashes
+from lse_resources.postgres.verify.records import MISSING_IN_DB, MISSING_IN_FILES, compare_records
 
 ExpectedRow = tuple[str, str | None, bytes]
 """Run id, trace id (None: unknown), and the sha256 of the run file."""
@@ -48,7 +52,7 @@ def verify_day(
 
     Args:
         detailed: Compare contents too, and report the JSON paths that differ.
-        fix_missing: Load the runs that have no row.
+        fix_missing: Load the runs and records that have no row.
         fix: Load them, and replace the rows that differ. Rows without a file stay and are reported.
         on_wait: Called once with the holder, if another session loads or verifies the day.
 
@@ -61,14 +65,17 @@ def verify_day(
     """
     started = time.monotonic()
     fixed: list[str] = []
+    fixed_records = 0
     with _locked(database, project, day, on_wait) as connection, open_run_files(folder) as opened:
         require_own(opened, project)
-        files = _DayFiles(opened, DayReader(opened, day, read_sums(opened)))
+        sums = read_sums(opened)
+        files = _DayFiles(opened, DayReader(opened, day, sums), sums)
         result = _verify(connection, database, project, day, files, detailed=detailed, progress=progress)
-        if (fix_missing or fix) and (run_ids := _to_fix(result, differing=fix)):
-            fixed = _repair(database, project, day, files, run_ids)
+        run_ids, records = _to_fix(result, differing=fix), _records_to_fix(result, differing=fix)
+        if (fix_missing or fix) and (run_ids or any(records.values())):
+            fixed, fixed_records = _repair(database, project, day, files, run_ids, records)
             result = _verify(connection, database, project, day, files, detailed=detailed)
-    result.fixed = fixed
+    result.fixed, result.fixed_records = fixed, fixed_records
     result.duration_seconds = time.monotonic() - started
     return result
 
@@ -104,10 +111,11 @@ def _locked(database: Database, project: str, day: date, on_wait: OnWait | None)
 
 @dataclass
 class _DayFiles:
-    """The run files of a folder; each reading collects the invalid files anew."""
+    """The files of a folder; each reading of the runs collects the invalid files anew."""
 
     folder: Folder
     reader: DayReader
+    sums: Mapping[str, bytes] | None
     invalid: list[InvalidFile] = field(default_factory=list)
 
     def runs(self, progress: Progress | None = None) -> Iterator[RunFile]:
@@ -120,6 +128,9 @@ class _DayFiles:
                 self.invalid.append(file)
             if progress and (done % PROGRESS_EVERY == 0 or done == total):
                 progress(done, total)
+
+    def records(self, kind: RecordKind) -> Iterator[Record | InvalidRecord]:
+        return read_records(self.folder, kind, self.sums)
 
     def damaged_since_published(self) -> bool:
         """Whether a file became invalid after the day was published. Unknown, hence false, without a summary."""
@@ -160,6 +171,14 @@ def _verify(
     result.total_files = len(files.reader.names)
     result.broken_files = [f"{file.name}: {file.reason}" for file in files.invalid]
     _add_content_differences(result, differences)
+    for kind in RECORD_FILES:
+        compared = compare_records(connection, kind, project, day, partial(files.records, kind), detailed=detailed)
+        setattr(result, f"{kind}_in_files", compared.in_files)
+        setattr(result, f"{kind}_in_db", compared.in_db)
+        result.inconsistent_records += compared.differences
+        result.broken_files += [f"{record.place}: {record.reason}" for record in compared.invalid]
+        if compared.differences or any(record.reason == NOT_AS_RECORDED for record in compared.invalid):
+            result.is_consistent = False
     if files.damaged_since_published():
         result.is_consistent = False
     return result
@@ -188,17 +207,45 @@ def _to_fix(result: VerificationResult, *, differing: bool) -> set[str]:
     return missing - {one.run_id for one in result.filed_elsewhere}
 
 
-def _repair(database: Database, project: str, day: date, files: _DayFiles, run_ids: set[str]) -> list[str]:
-    """Writes the rows of some runs again from their files. Returns the ids of the rows written."""
-    to_write = (file for file in files.runs() if file.header.run_id in run_ids)
-    total = Outcome()
+def _records_to_fix(result: VerificationResult, *, differing: bool) -> dict[RecordKind, set[str]]:
+    """The records to load: those without a row, and with `differing` those whose row differs."""
+    return {
+        kind: {
+            record.id
+            for record in result.inconsistent_records
+            if record.table == kind
+            and (record.what == MISSING_IN_DB or (differing and record.what != MISSING_IN_FILES))
+        }
+        for kind in RECORD_FILES
+    }
+
+
+def _repair(
+    database: Database,
+    project: str,
+    day: date,
+    files: _DayFiles,
+    run_ids: set[str],
+    records: Mapping[RecordKind, set[str]],
+) -> tuple[list[str], int]:
+    """Writes the rows of some runs and records again from their files.
+
+    Returns:
+        The ids of the runs, and the number of records, whose rows were written.
+    """
+    total, written_records = Outcome(), 0
     with database.session(f"cannot repair {project} {day}") as connection:
         load_id = begin_load(connection, "repair", project, day)
-        for outcome in write_rows(database, project, day, to_write, "repair", load_id):
-            total += outcome
+        if run_ids:
+            to_write = (file for file in files.runs() if file.header.run_id in run_ids)
+            for outcome in write_rows(database, project, day, to_write, "repair", load_id):
+                total += outcome
+        for kind, ids in records.items():
+            to_load = (record for record in files.records(kind) if isinstance(record, Record) and record.key in ids)
+            written_records += load_records(database, kind, project, day, to_load, load_id, rewrite=True).written
         finish_load(connection, load_id, inserted=total.inserted, replaced=total.replaced, failed=total.failed)
         written = connection.execute(
             "SELECT run_id::text FROM runs WHERE project = %s AND run_date = %s AND load_id = %s ORDER BY 1",
             (project, day, load_id),
         )
-        return [run_id for (run_id,) in written]
+        return [run_id for (run_id,) in written], written_records

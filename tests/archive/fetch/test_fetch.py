@@ -291,6 +291,7 @@ def test_an_unknown_project_is_named(cloud):
     for number in range(120):
         cloud.store.add_project(f"p{number}")
     assert {project.name for project in client.projects()} == {PROJECT, *(f"p{number}" for number in range(120))}
+    assert [project.name for project in client.projects(experiments=True)] == ["experiment"]
     client.close()
 
 

@@ -24,7 +24,7 @@ from lse_archive.errors import ArchiveError, CorruptArchiveError, DatabaseError,
 from lse_archive.folder.reader import RunFile, read_folder
 from lse_resources.postgres.analysis import export
 from lse_resources.postgres.analysis.columns import COLUMNS, run_columns
-from lse_resources.postgres.analysis.export import export_runs
+from lse_resources.postgres.analysis.export import export_facts
 from lse_resources.postgres.analysis.frames import Runs, RunTree, load_runs_from_files
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
@@ -96,6 +96,7 @@ def test_a_v2_run_is_one_typed_row(database: Database, loaded: RunFolder) -> Non
         "prompt_cost": Decimal("0.0000123"), "completion_cost": Decimal("1E-7"), "total_cost": Decimal("0.0000124"),
         "error": "boom", "model": "gpt-x", "tags": ["a", "b"],
         "metadata": {"ls_model_name": "gpt-x", "thread_id": "t-1", "deep": {"n": 1}}, "thread_id": "t-9", "mark": None,
+        "feedback_scores": None,
     }  # fmt: skip
 
 
@@ -214,20 +215,20 @@ def test_a_dataframe_is_the_same_from_rows_folder_and_zip(
 
 def test_csv_and_jsonl_contain_every_run(database: Database, loaded: RunFolder, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    assert export_runs(database, PROJECT, DAY, DAY, target, "csv", contents=True).rows == 12
+    assert export_facts(database, PROJECT, DAY, DAY, target, "csv", contents=True).rows == 12
     with target.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["run_id"] for row in rows] == [run_id(n) for n in range(12)]
     assert json.loads(rows[2]["inputs"]) == loaded.run(2)["inputs"]
 
-    done = export_runs(database, PROJECT, DAY, DAY, target, "jsonl")
+    done = export_facts(database, PROJECT, DAY, DAY, target, "jsonl")
     lines = target.read_bytes().splitlines()
     assert (done.rows, len(lines), done.bytes) == (12, 12, target.stat().st_size)
     assert json.loads(lines[3]) == loaded.run(3)
 
 
 def test_parquet_contains_every_run_with_types(database: Database, loaded: RunFolder, tmp_path: Path) -> None:
-    done = export_runs(database, PROJECT, DAY, DAY, tmp_path / "out.parquet", "parquet", contents=True)
+    done = export_facts(database, PROJECT, DAY, DAY, tmp_path / "out.parquet", "parquet", contents=True)
 
     table = parquet.read_table(done.path)
     assert (done.rows, table.num_rows) == (12, 12)
@@ -250,7 +251,7 @@ def test_two_exports_to_one_path_at_once_both_write_all(
 
     monkeypatch.setattr(export, "_copy", copy_together)
     with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(lambda _: export_runs(database, PROJECT, DAY, DAY, target, "jsonl"), range(2)))
+        done = list(pool.map(lambda _: export_facts(database, PROJECT, DAY, DAY, target, "jsonl"), range(2)))
 
     assert [made.rows for made in done] == [12, 12]
     assert target.read_bytes().count(b"\n") == 12
@@ -271,14 +272,14 @@ def test_a_damaged_zip_is_one_clear_error(loaded: RunFolder, tmp_path: Path) -> 
 
 def test_a_failed_export_leaves_no_file(database: Database, loaded: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="cannot write"):
-        export_runs(database, PROJECT, DAY, DAY, tmp_path / "missing" / "out.csv", "csv")
+        export_facts(database, PROJECT, DAY, DAY, tmp_path / "missing" / "out.csv", "csv")
     (tmp_path / "file").touch()
     with pytest.raises(ArchiveError, match=r"cannot write .*: Not a directory"):
-        export_runs(database, PROJECT, DAY, DAY, tmp_path / "file" / "out.csv", "csv")
+        export_facts(database, PROJECT, DAY, DAY, tmp_path / "file" / "out.csv", "csv")
     with pytest.raises(UsageError, match="there is no format xml"):
-        export_runs(database, PROJECT, DAY, DAY, tmp_path / "out", "xml")  # ty: ignore
+        export_facts(database, PROJECT, DAY, DAY, tmp_path / "out", "xml")  # ty: ignore
     with database.connect() as connection:
         connection.execute("DROP VIEW run_facts")
     with pytest.raises(DatabaseError):
-        export_runs(database, PROJECT, DAY, DAY, tmp_path / "out", "csv")
+        export_facts(database, PROJECT, DAY, DAY, tmp_path / "out", "csv")
     assert {path.name for path in tmp_path.iterdir()} == {"data", "file"}

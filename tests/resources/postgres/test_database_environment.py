@@ -17,10 +17,11 @@ from psycopg import sql
 from pyarrow import parquet
 
 from lse_archive.errors import DatabaseAccessError, DatabaseError
-from lse_resources.postgres.analysis.export import export_runs
+from lse_archive.folder.reader import RunFile, read_folder
+from lse_resources.postgres.analysis.export import export_facts
 from lse_resources.postgres.analysis.frames import Runs, load_runs_from_files
 from lse_resources.postgres.database import Database
-from lse_resources.postgres.load.day import load_day
+from lse_resources.postgres.load.day import load_day, write_rows
 from lse_resources.postgres.schema import check_schema, migrate
 from lse_resources.postgres.verify.day import verify_day
 
@@ -120,7 +121,7 @@ def test_readers_show_utc_and_iso_whatever_the_servers_defaults_are(
 ) -> None:
     load_day(elsewhere, PROJECT, DAY, run_folder.fill(1, first=3).path)
 
-    export_runs(elsewhere, PROJECT, DAY, DAY, tmp_path / "out.csv", "csv")
+    export_facts(elsewhere, PROJECT, DAY, DAY, tmp_path / "out.csv", "csv")
 
     with (tmp_path / "out.csv").open(newline="") as file:
         [row] = csv.DictReader(file)
@@ -168,7 +169,7 @@ def test_no_time_breaks_a_reader(elsewhere: Database, odd_times: RunFolder, tmp_
     load_day(elsewhere, PROJECT, DAY, odd_times.path)
 
     frame = Runs(elsewhere).load_runs(PROJECT, DAY)
-    export_runs(elsewhere, PROJECT, DAY, DAY, tmp_path / "out.parquet", "parquet")
+    export_facts(elsewhere, PROJECT, DAY, DAY, tmp_path / "out.parquet", "parquet")
 
     assert_frame_equal(load_runs_from_files(PROJECT, [odd_times.path]), frame)
     assert frame["end_time"].tolist() == list(ODD_TIMES.values())
@@ -234,7 +235,8 @@ def test_migration_computes_times_again_and_doubts_rows_without_content(
     run_folder.write(2, end_time="2026-02-01T05:00:00+16:30")
     run_folder.write(3, start_time="2026-01-31T12:00:00.1234567Z", end_time="2026-01-31T12:00:01.1234567Z")
     with migrated_from(empty_database, "0002", monkeypatch):
-        load_day(empty_database, PROJECT, DAY, run_folder.path)
+        files = (file for file in read_folder(run_folder.path, DAY) if isinstance(file, RunFile))
+        list(write_rows(empty_database, PROJECT, DAY, files, "keep", load_id=1))
         with empty_database.connect() as connection:
             connection.execute(
                 "UPDATE runs SET data = NULL, row_sha256 = NULL, mark = '{refused}' WHERE run_id = %s", (run_id(2),)

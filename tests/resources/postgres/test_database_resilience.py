@@ -122,7 +122,7 @@ def test_a_load_survives_a_restart_of_a_killed_server(own_server: EmbeddedServer
 def test_a_stopped_server_fails_the_load_and_the_next_load_completes_it(
     own_server: EmbeddedServer, run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lse_resources.postgres.load.writer._RETRY_DELAYS", (0.01, 0.01))
+    monkeypatch.setattr("lse_resources.postgres.load.connection._RETRY_DELAYS", (0.01, 0.01))
     database = Database(own_server.url())
     run_folder.fill(RUNS)
 
@@ -152,7 +152,7 @@ def test_a_refused_login_fails_the_load_at_once(
         connection.execute("SELECT pg_reload_conf()")
     database = Database(make_conninfo(own_server.url(), user="loader", password="first"))
     delays: list[float] = []
-    monkeypatch.setattr("lse_resources.postgres.load.writer.cancellable_sleep", delays.append)
+    monkeypatch.setattr("lse_resources.postgres.load.connection.cancellable_sleep", delays.append)
 
     def change_password(done: int, total: int) -> None:
         with Database(own_server.url()).connect() as connection:
@@ -179,8 +179,8 @@ def test_an_interrupt_ends_the_wait_for_the_server(run_folder: RunFolder, monkey
             raise
         endings.append("slept")
 
-    monkeypatch.setattr("lse_resources.postgres.load.writer._RETRY_DELAYS", (5.0,))
-    monkeypatch.setattr("lse_resources.postgres.load.writer.cancellable_sleep", interrupted_sleep)
+    monkeypatch.setattr("lse_resources.postgres.load.connection._RETRY_DELAYS", (5.0,))
+    monkeypatch.setattr("lse_resources.postgres.load.connection.cancellable_sleep", interrupted_sleep)
     monkeypatch.setattr("lse_resources.postgres.load.day.CONNECTIONS", 1)
     nowhere = Database("postgresql://127.0.0.1:1/none")
     files = [file for file in read_folder(run_folder.fill(3).path, DAY) if isinstance(file, RunFile)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from database_fixtures import DAY, PROJECT, RunFolder
+from database_fixtures import DAY, PROJECT, RunFolder, attachment, feedback
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
@@ -14,7 +14,7 @@ from lse_archive.errors import DatabaseError
 from lse_resources.postgres.analysis.frames import Runs
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.days_table import update_day
-from lse_resources.postgres.grants import grant
+from lse_resources.postgres.grants import Access, grant
 from lse_resources.postgres.load.day import load_day
 from lse_resources.postgres.load.rollback import rollback_load
 from lse_resources.postgres.schema import check_schema, migrate
@@ -37,10 +37,13 @@ def test_the_application_role_has_exactly_its_rights(database: Database, role: D
     assert grant(database, ROLE, "application", password="it's secret")
     assert not grant(database, ROLE, "application")
     folder = RunFolder(tmp_path / "day").fill(5)
+    folder.write_feedback(feedback(1, run=0))
+    folder.write_attachments(attachment(0, "a"))
 
     check_schema(role)
     first = load_day(role, PROJECT, DAY, folder.path)
     folder.write(2, name="other")
+    folder.write_feedback(feedback(1, run=0, score=0))
     load_day(role, PROJECT, DAY, folder.path, overwrite=True)
     folder.write(3, name="other")
     assert verify_day(role, PROJECT, DAY, folder.path, detailed=True, fix=True).is_consistent
@@ -56,10 +59,49 @@ def test_the_application_role_has_exactly_its_rights(database: Database, role: D
         connection.execute("CREATE TABLE mine ()")
 
 
+@pytest.mark.parametrize("access", ["application", "reader"])
+def test_a_role_of_an_older_schema_may_use_the_new_tables(
+    empty_database: Database, run_folder: RunFolder, monkeypatch: pytest.MonkeyPatch, access: Access
+) -> None:
+    role = Database(make_conninfo(empty_database.url, user=ROLE, password="it's secret"))
+    run_folder.write_feedback(feedback(1, run=0))
+    with monkeypatch.context() as older:
+        older.setattr("lse_resources.postgres.schema.SCHEMA_VERSION", "0003")
+        migrate(empty_database)
+    tables = "runs, run_facts, loads, days, replaced_runs" if access == "application" else "runs, run_facts"
+    rights = "SELECT, INSERT, UPDATE, DELETE" if access == "application" else "SELECT"
+    with empty_database.connect() as connection:
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'it''s secret'").format(sql.Identifier(ROLE)))
+    try:
+        with empty_database.connect() as connection:
+            statement = sql.SQL(f"GRANT {rights} ON {tables} TO {{}}")
+            connection.execute(statement.format(sql.Identifier(ROLE)))
+            execute = "GRANT EXECUTE ON FUNCTION lse_ensure_month(date) TO {}"
+            connection.execute(sql.SQL(execute).format(sql.Identifier(ROLE)))
+
+        migrate(empty_database)
+
+        if access == "application":
+            assert load_day(role, PROJECT, DAY, run_folder.path).feedback_written == 1
+        else:
+            load_day(empty_database, PROJECT, DAY, run_folder.path)
+            with role.connect() as connection, pytest.raises(Exception, match="permission denied"):
+                connection.execute("DELETE FROM feedback")
+        for table in ("feedback", "feedback_facts", "attachments", "thread_facts"):
+            assert Runs(role).query(f"SELECT count(*) FROM {table}")[1] == [(int("feedback" in table),)]
+    finally:
+        with empty_database.connect() as connection:
+            for drop in ("DROP OWNED BY {}", "DROP ROLE {}"):
+                connection.execute(sql.SQL(drop).format(sql.Identifier(ROLE)))
+
+
 def test_a_reader_cannot_write(database: Database, role: Database, run_folder: RunFolder) -> None:
+    run_folder.write_feedback(feedback(1, run=0))
     load_day(database, PROJECT, DAY, run_folder.fill(5).path)
     grant(database, ROLE, "reader", password="it's secret")
 
+    for table, rows in {"feedback": 1, "attachments": 0, "feedback_facts": 1, "thread_facts": 0}.items():
+        assert Runs(role).query(f"SELECT count(*) FROM {table}")[1] == [(rows,)]
     assert len(Runs(role).get_run_ids(PROJECT, DAY)) == 5
     assert Runs(role).query("SELECT runs FROM daily_facts")[1] == [(5,)]
     assert Runs(role).query("SELECT count(error) FROM run_facts")[1] == [(0,)]

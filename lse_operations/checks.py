@@ -276,13 +276,14 @@ def check_feedback(paths: DayPaths) -> StepCheck:
         return StepCheck(name, "agrees", "feedback was not collected")
     hint = "Fetch the day again: feedback may have been given while it was read"
     if summary.feedback_differs:
-        rows = [Difference(run, "has other feedback than its feedback_stats say") for run in summary.feedback_differs]
-        return _differing(name, "the feedback of {n} runs differs from their statistics", hint, rows)
+        rows = [Difference(run, "its feedback_stats count other feedback") for run in summary.feedback_differs]
+        says = counted(len(rows), "run has", "runs have") + " other feedback than their statistics say"
+        return _differing(name, says, hint, rows)
     if summary.feedback_unproven:
-        runs = len(summary.feedback_unproven)
-        says = f"{runs} runs have feedback of failed evaluators or of threads, which their statistics may not count"
+        says = counted(len(summary.feedback_unproven), "run has", "runs have")
+        says += " feedback of failed evaluators or of threads, which their statistics may not count"
         return StepCheck(name, "unproven", says)
-    return StepCheck(name, "agrees", f"{summary.feedback} records, as many as the runs' statistics say")
+    return StepCheck(name, "agrees", f"{counted(summary.feedback, 'record')}, as many as the runs' statistics say")
 
 
 def check_files(paths: DayPaths) -> StepCheck:

@@ -8,6 +8,7 @@ import dagster as dg
 from lse_archive.days import day_ranges
 from lse_archive.errors import ArchiveError
 from lse_archive.printable import printable
+from lse_archive.texts import counted
 from lse_operations.late_feedback import find_late_feedback
 from lse_platform.home import known_projects
 from lse_resources.langsmith.client import LangSmith
@@ -36,7 +37,9 @@ def find(context: dg.OpExecutionContext) -> None:
                 found = day_ranges(str(day) for day in days)
                 context.log.info(f"{printable(project.name)}: feedback was given to runs of {found}")
     if failed:
-        raise dg.Failure(f"the late feedback of {len(failed)} projects could not be read, for example: {failed[0]}")
+        raise dg.Failure(
+            f"late feedback of {counted(len(failed), 'project')} could not be read, for example: {failed[0]}"
+        )
 
 
 @dg.job(executor_def=dg.in_process_executor)

@@ -61,7 +61,7 @@ def export(
         typer.Option(
             "--output",
             metavar="FILE",
-            help="Output file; - is standard output. Default: PROJECT_FIRST_LAST[_TABLE].FORMAT in this directory.",
+            help="Output file; - is standard output. Default: in this directory, named by project, days and table.",
         ),
     ] = None,
     start_date: StartOption = None,

@@ -129,7 +129,7 @@ def test_a_damaged_file_is_not_loaded(database: Database, filled: RunFolder) -> 
     filled.record()
     path = filled.write_feedback(feedback(1, run=0, score=0))
 
-    with pytest.raises(PartlyLoadedError, match=rf"1 files of .* are not loaded: {path.name} differs"):
+    with pytest.raises(PartlyLoadedError, match=rf"not loaded: 1 file of .*: {path.name} differs"):
         load_day(database, PROJECT, DAY, filled.path)
     assert select(database, "SELECT id::text FROM feedback") == [(feedback_id(4),)]
     assert select(database, "SELECT count(*) FROM attachments") == [(3,)]

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.storage.tags import SENSOR_NAME_TAG
 
 from lse_archive.names import project_slug
 from lse_archive.texts import counted
@@ -20,6 +21,7 @@ from lse_sensors.events import UNFINISHED
 CATCH_UP_DAYS = 31
 """Maximum number of a project's days in one tick, beside yesterday. The next ones follow when these are done."""
 
+_NAME = "due_days"
 _LATE, _PARTITION = "lse/late", "dagster/partition"
 _FIRST_WAIT, _LONGEST_WAIT = timedelta(hours=1), timedelta(days=1)
 _ATTEMPTS_COUNTED = timedelta(days=7)
@@ -35,7 +37,7 @@ def due_days_sensor(
     """
 
     @dg.sensor(
-        name="due_days",
+        name=_NAME,
         jobs=jobs,
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.RUNNING,
@@ -63,7 +65,7 @@ def to_start(
 ) -> list[DayView]:
     """The days that are started now, of those of one project that are behind.
 
-    A day that is queued or running is not started again. One that was started before waits an hour, doubled with each
+    A day that is queued or running is not started again. One that this sensor has started waits an hour, doubled with each
     attempt of the last week, at most a day. While late days are under way, no others are added: the failures of one
     tick are one alert.
 
@@ -72,11 +74,12 @@ def to_start(
     """
     project, yesterday = behind[0].project, now.date() - timedelta(days=1)
     slug, job = project_slug(project), job_name(project)
-    # A backfill and the command line have other jobs, with the same assets.
+    # A backfill has another job, with the same assets.
     under_way = [run for run in unfinished if run.job_name == job or _has_asset_of(run, slug)]
     busy = {run.tags.get(_PARTITION) for run in under_way}
     attempts: dict[str | None, list[datetime]] = {}
-    for record in instance.get_run_records(dg.RunsFilter(job_name=job, created_after=now - _ATTEMPTS_COUNTED)):
+    own = dg.RunsFilter(job_name=job, tags={SENSOR_NAME_TAG: _NAME}, created_after=now - _ATTEMPTS_COUNTED)
+    for record in instance.get_run_records(own):
         attempts.setdefault(record.dagster_run.tags.get(_PARTITION), []).append(record.create_timestamp)
     days = [
         day

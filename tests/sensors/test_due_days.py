@@ -86,7 +86,8 @@ def started(instance: dg.DagsterInstance, project: ProjectConfig = PROJECT, now:
 def run(instance: dg.DagsterInstance, day: date, status: DagsterRunStatus, at: datetime, **more: Any) -> None:
     """Adds a run of the day."""
     with freeze_time(at):
-        tags = {"dagster/partition": str(day)} | more.pop("tags", {})
+        launched = {"dagster/partition": str(day), "dagster/sensor_name": "due_days"}
+        tags = launched | more.pop("tags", {})
         create_run_for_test(instance, status=status, tags=tags, **({"job_name": job_name(NAME)} | more))
 
 

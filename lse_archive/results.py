@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from lse_archive.folder.manifest import MissingAttachment
+
 
 class FetchResult(msgspec.Struct, kw_only=True):
     """What a fetch found and what it did to the day's folder.
@@ -19,6 +21,7 @@ class FetchResult(msgspec.Struct, kw_only=True):
         root_runs, langsmith_root_count: Root runs here and by LangSmith's count, which is requested only if the counts
             of all runs differ: they show whether roots or their children are missing.
         incomplete: What the day lacks, see `Summary.incomplete`.
+        attachments, attachment_bytes, attachments_missing: See `Summary`.
         count_check: `equal`, `fewer` (runs are missing here, or one could not be fetched again), `more` (LangSmith
             deleted some), `unproven` (past the retention, where 0 = 0 proves nothing), or `not_asked`.
     """
@@ -42,6 +45,9 @@ class FetchResult(msgspec.Struct, kw_only=True):
         default="not_asked", name="proof"
     )
     incomplete: list[str] = []
+    attachments: int | None = None
+    attachment_bytes: int = 0
+    attachments_missing: list[MissingAttachment] = []
     api: str | None = None
     requests: int = 0
     throttled: int = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -231,7 +230,7 @@ def _check_files(name: str, folder: Folder) -> StepCheck:
     for path in content_files(folder):
         known = expected.pop(path.name, None)
         try:
-            digest = hashlib.sha256(folder.read(path.name)).digest()
+            digest = folder.digest(path.name)
         except (ArchiveError, FileNotFoundError) as error:
             why = error.why if isinstance(error, ArchiveError) else error.strerror or ""
             differences.append(Difference(path.name, "cannot be read", found=why))

@@ -245,6 +245,9 @@ def _publish(paths: DayPaths, new: dict[str, Candidate], progress: Callable[[int
             api=before.api,
             tool=before.tool,
             incomplete=[item for item in before.incomplete if item not in new],
+            attachments=before.attachments,
+            attachment_bytes=before.attachment_bytes,
+            attachments_missing=before.attachments_missing,
         )
     summary = msgspec.structs.replace(summary, changed_at=now_text())
     write_manifest(draft.folder, summary, content_sums(read_sums(draft.folder) or {}))

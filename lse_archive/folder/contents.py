@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError
-from lse_archive.files import publish_file
+from lse_archive.files import file_sha256, publish_file
+from lse_archive.folder.attachments import belongs_to_attachments
 from lse_archive.folder.manifest import (
     SUMMARY,
     SUMS,
@@ -69,8 +69,9 @@ def ensure_manifest(paths: DayPaths) -> Summary:
         else:
             invalid.append(file.name)
     for path in other_files(paths.folder):
-        found[path.name] = hashlib.sha256(path.read_bytes()).digest()
-        invalid.append(path.name)
+        found[path.name] = bytes.fromhex(file_sha256(path)[1])
+        if not belongs_to_attachments(path.name):
+            invalid.append(path.name)
     ordered = content_sums(found)
     content = content_hash(ordered)
     if sums is not None and content_sums(sums) != ordered:

@@ -23,6 +23,19 @@ SUMS = "_sha256sums.txt"
 TOOL = f"lse {version('langsmith-archive')}"
 
 
+class MissingAttachment(msgspec.Struct, frozen=True):
+    """An attachment that LangSmith lists and that is not here.
+
+    Attributes:
+        name: Printable and shortened.
+        why: The reason of the last fetch in which it was new.
+    """
+
+    run_id: str
+    name: str
+    why: str
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `_summary.json`: numbers of the day's content, not of its last fetch.
 
@@ -39,6 +52,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         content_sha256: Identity of the day, see `content_hash`.
         incomplete: What the day lacks, empty if nothing is known to be missing: ids of runs that LangSmith listed and
             did not serve, and names of files with runs that cannot be read (`_unreadable_<sha256>.bin`).
+        attachments: Attachments of the runs; None if they were not collected.
+        attachment_bytes: Size of their files: equal contents are one file.
+        attachments_missing: Those that could not be downloaded.
     """
 
     project: str
@@ -60,6 +76,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     api: str | None = None
     changed_at: str | None = None
     incomplete: list[str] = []
+    attachments: int | None = None
+    attachment_bytes: int = 0
+    attachments_missing: list[MissingAttachment] = []
     tool: str = TOOL
     format: int = 1
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lse_archive.errors import RefusedArchiveError, ShrinkError
+from lse_archive.files import file_sha256
 from lse_archive.folder.manifest import SUMMARY, SUMS
+from lse_archive.folder.reader import may_hold_run
 from lse_archive.runs.header import unwrap
 from lse_archive.runs.scanner import NotARunError
 from lse_archive.zips.reader import BROKEN, contents
@@ -59,11 +61,10 @@ class Inventory:
         return lost
 
     def _add(self, name: str, content: bytes) -> None:
-        if name.endswith(".json"):
-            with contextlib.suppress(NotARunError):
-                header = unwrap(content)[1]
-                self.runs[header.run_id] = self.runs.get(header.run_id, False) or header.end is not None
-                return
+        with contextlib.suppress(NotARunError):
+            header = unwrap(content)[1]
+            self.runs[header.run_id] = self.runs.get(header.run_id, False) or header.end is not None
+            return
         self._add_other(name, hashlib.sha256(content).digest())
 
     def _add_other(self, name: str, digest: bytes) -> None:
@@ -88,7 +89,10 @@ def folder_inventory(paths: Iterable[Path]) -> Inventory:
     for path in paths:
         if path.name not in (SUMMARY, SUMS):
             inventory.names.add(path.name)
-            inventory._add(path.name, path.read_bytes())
+            if may_hold_run(path.name):
+                inventory._add(path.name, path.read_bytes())
+            else:
+                inventory._add_other(path.name, bytes.fromhex(file_sha256(path)[1]))
     return inventory
 
 
@@ -136,7 +140,7 @@ def _add_entry(
     try:
         if info.header_offset < 0 or not is_readable:  # negative if the beginning of the zip is missing
             raise zipfile.BadZipFile
-        if is_manifest or info.file_size > IN_MEMORY_BYTES:
+        if is_manifest or not may_hold_run(name) or info.file_size > IN_MEMORY_BYTES:
             digest = hashlib.sha256()
             for piece in contents(archive, info):
                 digest.update(piece)

@@ -22,6 +22,7 @@ from lse_archive.folder.manifest import (
     parse_summary,
     parse_sums,
 )
+from lse_archive.folder.reader import may_hold_run
 from lse_archive.zips.reader import BROKEN, contents, has_checksums, opened
 
 _LOCAL_HEADER_BYTES = 30
@@ -210,8 +211,8 @@ def _flat(entries: Sequence[zipfile.ZipInfo], source: Path) -> list[tuple[zipfil
 
 
 def _check_summary(summary: Summary, sums: dict[str, bytes], by_name: dict[str, zipfile.ZipInfo], source: Path) -> None:
-    others = {SUMMARY, SUMS, *summary.unfit_files}
-    runs = sum(info.file_size for name, info in by_name.items() if name not in others)
+    unfit = set(summary.unfit_files)
+    runs = sum(info.file_size for name, info in by_name.items() if may_hold_run(name) and name not in unfit)
     if runs != summary.bytes:
         raise RefusedArchiveError(
             f"{source.name} is refused", why=f"its runs have {runs:,} bytes, by its summary {summary.bytes:,}"

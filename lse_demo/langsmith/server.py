@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlencode
 
 from lse_demo.faults import Faults
 from lse_demo.http import Answer, LocalServer, Request
@@ -48,6 +49,7 @@ class Behavior:
     relative_links: bool = False
     broken_runs: Mapping[str, int] = field(default_factory=dict)  # queries of their contents are answered with a status
     link_seconds: float = 300.0
+    redirected_links: bool = False  # a link leads to another one
 
 
 class LangSmithServer(LocalServer):
@@ -185,6 +187,9 @@ class LangSmithServer(LocalServer):
         found = self._links().read(path, request.query)
         if found is None:
             raise refusal(403, "the link is invalid or has expired")
+        if self.behavior.redirected_links and "moved" not in request.query:
+            query = urlencode({**request.query, "moved": "1"})
+            return Answer(307, b"", {"Location": f"{request.path}?{query}"})
         part = stored_part(self.store, *found)
         if part is None:
             raise refusal(404, "Not Found")

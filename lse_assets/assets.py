@@ -4,7 +4,7 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ from lse_resources.projects import ProjectConfig
 # Retries after 20, 60 and 140 seconds, with jitter: an outside system may be back by then.
 _RETRY = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 _RETRYABLE = (SourceError, DestinationError, DatabaseError, DayLockedError, OSError)
-_NOT_PLOTTED = ("project", "date", "errors", "put_aside", "incomplete", "load_id", "left_out")
+_NOT_PLOTTED = ("project", "date", "errors", "put_aside", "incomplete", "attachments_missing", "load_id", "left_out")
 _RUNS_TABLE = {
     "dagster/table_name": "runs",
     "dagster/column_schema": dg.TableSchema(
@@ -155,9 +155,10 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
         google_drive: DestinationResource,
         ui: dg.ResourceParam[StepReporter],
     ) -> dg.MaterializeResult:
-        """Every run that started on the day, root and child, as LangSmith sent it: one JSON file each."""
+        """Every run that started on the day, as LangSmith sent it, one JSON file each; and the runs' attachments."""
         paths = shared.paths(context, archive)
-        options = FetchOptions(config.ask_count, config.allow_shrink, shared.project.retention_days)
+        limits = replace(archive.attachment_limits(), skip=config.skip_attachments)
+        options = FetchOptions(config.ask_count, config.allow_shrink, shared.project.retention_days, limits)
         with (
             _step(context, ui),
             langsmith.client() as client,

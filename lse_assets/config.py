@@ -11,6 +11,7 @@ class FetchConfig(dg.Config):
 
     ask_count: bool = True
     allow_shrink: bool = False
+    skip_attachments: bool = False
 
 
 class ZipConfig(dg.Config):

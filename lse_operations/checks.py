@@ -17,6 +17,7 @@ from lse_archive.errors import (
     DestinationError,
     SettingsError,
 )
+from lse_archive.folder.attachments import ATTACHMENTS, attachment_file, read_attachments
 from lse_archive.folder.contents import content_files, is_summary_as_recorded, require_folder
 from lse_archive.folder.manifest import SUMMARY, content_sums, read_summary, read_sums
 from lse_archive.folder.opened import Folder
@@ -34,11 +35,13 @@ from lse_resources.postgres.verify.day import verify_against, verify_day
 
 Verdict = Literal["agrees", "differs", "unproven", "unknown"]
 MAX_ROWS = 50
+_RESTORE_DAY = "Restore the day from its zip or from Drive"
 OpenDestination = Callable[[], AbstractContextManager[Destination]]
 """Opens the archive's destination. Raises SettingsError where none is set up."""
 
 CHECKS = {
     "langsmith_count": "The runs of the last fetch against LangSmith's own count.",
+    "attachments_complete": "The attachments that LangSmith listed against the files of them.",
     "run_files_intact": "The run files against their checksums.",
     "zip_matches_files": "The zip, read as a whole, against the run files' checksums.",
     "drive_matches_zip": "Checksum and size at the destination, as they are now, against the zip.",
@@ -125,6 +128,7 @@ def check_steps(
 
     checks: dict[str, Callable[[], StepCheck]] = {
         "langsmith_count": lambda: check_count(paths),
+        "attachments_complete": lambda: check_attachments(paths),
         "run_files_intact": lambda: check_files(paths),
         "zip_matches_files": lambda: check_archive(paths),
         "drive_matches_zip": copy,
@@ -207,6 +211,35 @@ def _lacking(item: str) -> str:
     return "is kept as it came: it cannot be read as a run" if item.endswith(".bin") else "was not served"
 
 
+def check_attachments(paths: DayPaths) -> StepCheck:
+    """`attachments_complete`: what LangSmith listed when the day was fetched, against the files in the checksums."""
+    name = "attachments_complete"
+    hint = "Fetch the day again soon: what is missing is lost when LangSmith's retention ends"
+    try:
+        summary = read_summary(paths.pruned if is_pruned(paths) else paths.folder)
+        if summary and summary.attachments_missing:
+            missing = summary.attachments_missing
+            rows = [Difference(one.run_id, f"its attachment '{one.name}': {one.why}") for one in missing]
+            return _differing(name, "{n} attachments could not be downloaded", hint, rows)
+        if summary is None or summary.attachments is None:
+            return StepCheck(name, "agrees", "not collected")
+        listed = [] if is_pruned(paths) else read_attachments(paths.folder)
+        sums = read_sums(paths.folder) or {}
+    except CorruptArchiveError as error:
+        return StepCheck(name, "differs", str(error), error.hint, 1)
+    rows = [
+        Difference(one.run_id, f"its attachment {one.name[:100]!r} has no file", attachment_file(one.sha256))
+        for one in listed
+        if sums.get(attachment_file(one.sha256)) != one.sha256
+    ]
+    if not is_pruned(paths) and len(listed) != summary.attachments:
+        rows.append(Difference(ATTACHMENTS, "attachments", str(summary.attachments), str(len(listed))))
+    if rows:
+        hint = f"{_RESTORE_DAY}, or fetch it again"
+        return _differing(name, "{n} attachments are not in the day's files", hint, rows)
+    return StepCheck(name, "agrees", f"all {summary.attachments} attachments are here")
+
+
 def check_files(paths: DayPaths) -> StepCheck:
     """`run_files_intact`: the folder's files against its checksums."""
     name = "run_files_intact"
@@ -221,7 +254,7 @@ def check_files(paths: DayPaths) -> StepCheck:
 
 
 def _check_files(name: str, folder: Folder) -> StepCheck:
-    hint = "Restore the day from its zip or from Drive, or fetch it again"
+    hint = f"{_RESTORE_DAY}, or fetch it again"
     recorded = read_sums(folder)
     if recorded is None:
         return StepCheck(name, "unproven", "the folder has no checksums", "lse archive zip makes them")
@@ -302,7 +335,7 @@ def check_rows(result: VerificationResult) -> StepCheck:
     if not result.is_consistent:
         hint = "Load missing rows and replace differing ones from the files: lse archive verify --fix"
         if any(broken.endswith(NOT_AS_RECORDED) for broken in result.broken_files):
-            hint = "Restore the day from its zip or from Drive: files here are damaged"
+            hint = f"{_RESTORE_DAY}: files here are damaged"
         return _differing(name, "files and rows differ in {n} places", hint, rows)
     says = f"{result.total_runs_in_files} runs agree in files and rows"
     if result.broken_files:

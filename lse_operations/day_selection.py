@@ -50,7 +50,7 @@ def days_to_archive(layout: Layout, project: ProjectConfig, now: datetime) -> li
 
 def _is_due(state: DayState, day: date, now: datetime) -> bool:
     last_fetched_at = moment(state.last_fetched_at)
-    if last_fetched_at is None or state.count_check == "fewer":
+    if last_fetched_at is None or state.is_incomplete:
         return True
     settled = datetime.combine(day + timedelta(days=SETTLED_AFTER_DAYS), time(), UTC)
     return last_fetched_at < settled <= now
@@ -81,7 +81,7 @@ def expiring(layout: Layout, project: ProjectConfig, now: datetime) -> Iterator[
     for day in reversed(servable(project, now)):
         if expires_soon(project, day, today):
             state = read_state(layout.day(project.name, day))
-            if state.verified_at is None or state.count_check == "fewer":
+            if state.verified_at is None or state.is_incomplete:
                 yield Expiring(project.name, day, last_day(project, day))
 
 

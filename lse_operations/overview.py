@@ -37,7 +37,7 @@ class DayView:
         postgres: Whether rows were loaded; None if the database cannot be reached.
         verified: Whether all places agreed when they were last compared.
         differs: Whether the last comparison found a difference.
-        incomplete: Whether LangSmith did not serve every run of the day when it was last fetched.
+        incomplete: See `DayState.is_incomplete`.
         last_day: The last day on which LangSmith serves the whole day; None if it is past.
         expires: Whether it expires soon, and is not archived and verified.
     """
@@ -138,7 +138,7 @@ def _days(
             postgres=loaded is not None if rows is not None else None,
             verified=verified,
             differs=consistent is False,
-            incomplete=state.count_check == "fewer",
+            incomplete=state.is_incomplete,
             last_day=served_until if served_until >= today else None,
             expires=not verified and expires_soon(project, day, today),
         )

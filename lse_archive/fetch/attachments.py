@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import math
 import os
 import secrets
 import threading
@@ -46,8 +47,8 @@ class AttachmentLimits:
     """
 
     skip: bool = False
-    file_bytes: int = 2_000_000_000
-    day_bytes: int = 50_000_000_000
+    file_bytes: float = math.inf
+    day_bytes: float = math.inf
 
 
 class _OverLimitError(Exception):
@@ -201,7 +202,7 @@ class _Tally:
 class _Budget:
     """The bytes that a day may still take."""
 
-    def __init__(self, left: int) -> None:
+    def __init__(self, left: float) -> None:
         self._left = left
         self._lock = threading.Lock()
 
@@ -219,7 +220,7 @@ class _Budget:
 class _Target:
     """A file that an attachment is written to; see `DownloadTarget`."""
 
-    def __init__(self, path: Path, limit: int, budget: _Budget) -> None:
+    def __init__(self, path: Path, limit: float, budget: _Budget) -> None:
         self.path = path
         self.size = 0
         self.sha256 = hashlib.sha256()

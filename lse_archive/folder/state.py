@@ -55,6 +55,11 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
     zip_pruned_at: str | None = None
     copy_pruned_at: str | None = None
 
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether LangSmith did not serve every run and attachment when the day was last fetched."""
+        return self.count_check == "fewer" or self.attachments_missing > 0
+
     def __post_init__(self) -> None:
         for time in filter(None, (self.last_fetched_at, self.zip_pruned_at)):  # they are columns of the table `days`
             datetime.fromisoformat(time)

@@ -28,6 +28,10 @@ ShrinkOption = Annotated[
     bool,
     typer.Option("--allow-shrink", help="Allow the loss of runs that LangSmith no longer serves. Default: off."),
 ]
+SkipAttachmentsOption = Annotated[
+    bool,
+    typer.Option("--skip-attachments", help="Do not download attachments of runs; the day says so. Default: off."),
+]
 BatchOption = Annotated[
     int | None,
     typer.Option(
@@ -43,6 +47,7 @@ def bare(
     date: DateOption = None,
     start_date: StartOption = None,
     end_date: EndOption = None,
+    skip_attachments: SkipAttachmentsOption = False,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -51,8 +56,9 @@ def bare(
     --force never replaces an archive with one that has fewer runs.
     """
     if context.invoked_subcommand is None:
-        _run(["run_files", "day_zip", "drive_file"], project, date, start_date, end_date, force=force, json=json)
-    elif any((project, date, start_date, end_date, force, json)):
+        steps, config = ["run_files", "day_zip", "drive_file"], {"run_files": {"skip_attachments": skip_attachments}}
+        _run(steps, project, date, start_date, end_date, force=force, json=json, config=config)
+    elif any((project, date, start_date, end_date, skip_attachments, force, json)):
         raise UsageError(
             "options before the command would be ignored",
             hint=f"Write them after it: lse archive {context.invoked_subcommand} …",
@@ -75,14 +81,16 @@ def fetch(
             "--no-count", help="Do not compare with LangSmith's own count, which some deployments lack. Default: off."
         ),
     ] = False,
+    skip_attachments: SkipAttachmentsOption = False,
     allow_shrink: ShrinkOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Fetch every run of the day from LangSmith.
+    """Fetch every run of the day from LangSmith, and the runs' attachments.
 
     If the day exists locally, changed runs are replaced; runs that LangSmith no longer serves are kept.
     """
-    config = {"run_files": {"ask_count": not no_count, "allow_shrink": allow_shrink}}
+    fetch_config = {"ask_count": not no_count, "allow_shrink": allow_shrink, "skip_attachments": skip_attachments}
+    config = {"run_files": fetch_config}
     _run(["run_files"], project, date, start_date, end_date, force=force or refresh, json=json, config=config)
 
 
@@ -166,6 +174,7 @@ def full_sweep(
     skip_fetch: Annotated[
         bool, typer.Option("--skip-fetch", help="Do not fetch; use the local run files. Default: off.")
     ] = False,
+    skip_attachments: SkipAttachmentsOption = False,
     skip_upload: Annotated[bool, typer.Option("--skip-upload", help="Do not upload. Default: off.")] = False,
     skip_db: Annotated[bool, typer.Option("--skip-db", help="Do not load into Postgres. Default: off.")] = False,
     batch_size: BatchOption = None,
@@ -179,6 +188,8 @@ def full_sweep(
     steps = [step for step in STEPS if not skipped.get(step)]
     unchecked = (["drive_matches_zip"] if skip_upload else []) + (["runs_match_files"] if skip_db else [])
     config: dict[str, dict[str, object]] = {"verification": {"skip": unchecked}}
+    if not skip_fetch:
+        config["run_files"] = {"skip_attachments": skip_attachments}
     if batch_size:
         config["runs_table"] = {"batch_size": batch_size}
     _run(steps, project, date, start_date, end_date, force=force, json=json, config=config, sweep=True)

@@ -102,6 +102,8 @@ def _fetch(result: FetchResult) -> str:
         text += "".join(f", {count:,} {what}" for what, count in counts if count)
     if result.pending:
         text += f", {result.pending:,} pending"
+    if result.attachments:
+        text += f", {counted(result.attachments, 'attachment')} of {size(result.attachment_bytes)}"
     counted_there = f"LangSmith counts {result.langsmith_count or 0:,}"
     count_check = {
         "equal": f"proven ({counted_there})" if result.langsmith_count is not None else "",
@@ -110,7 +112,11 @@ def _fetch(result: FetchResult) -> str:
         "unproven": "cannot be proven: the day is past LangSmith's retention",
         "not_asked": "not compared with LangSmith's count",
     }[result.count_check]
-    return f"{text}; {count_check}" if count_check else text
+    text = f"{text}; {count_check}" if count_check else text
+    if missing := result.attachments_missing:
+        first = f"'{missing[0].name}' of run {missing[0].run_id} ({missing[0].why})"
+        text += f"; NOT COMPLETE: {counted(len(missing), 'attachment')} could not be downloaded, for example {first}"
+    return text
 
 
 def _lacking(result: FetchResult) -> str:

@@ -31,7 +31,7 @@ from lse_archive.results import PruneResult
 from lse_archive.zips.day import zip_day
 from lse_demo.faults import Fault
 from lse_demo.google_drive.server import DriveServer
-from lse_operations.checks import check_archive, check_copy, check_files
+from lse_operations.checks import CHECKS, check_archive, check_copy, check_files
 from lse_operations.prune import prune_copy, prune_day
 from lse_operations.restore.restore import restore_pruned
 from lse_operations.upload import find_copies, find_copy_difference, upload_day
@@ -239,7 +239,7 @@ def test_lse_verifies_restores_and_fetches_a_pruned_day(installation: Installati
     verified = installation.archive("verify", "--json")
     assert verified.code == 0, verified.err
     assert {check["name"]: check["verdict"] for check in verified.entry["checks"]} == dict.fromkeys(
-        ("langsmith_count", "run_files_intact", "zip_matches_files", "drive_matches_zip", "runs_match_files"), "agrees"
+        tuple(CHECKS), "agrees"
     )
     installation.sql("UPDATE runs SET data = '{}' WHERE run_id = (SELECT min(run_id::text) FROM runs)::uuid")
     assert installation.archive("verify").code == 3

@@ -230,10 +230,11 @@ class _Target:
 
     def begin(self, length: int | None) -> None:
         self._require(length or 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        os.ftruncate(self._descriptor, 0)
-        self._budget.give_back(self.size)
-        self.size, self.sha256 = 0, hashlib.sha256()
+        if self.size:  # ext4 flushes a truncated file when it is closed
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.ftruncate(self._descriptor, 0)
+            self._budget.give_back(self.size)
+            self.size, self.sha256 = 0, hashlib.sha256()
 
     def write(self, piece: bytes) -> None:
         self._require(self.size + len(piece))

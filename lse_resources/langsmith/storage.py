@@ -26,6 +26,7 @@ _TRANSIENT = frozenset({408, 425, 429})
 _ATTEMPTS = 4
 # A compressed transfer would hide the file's length.
 _HEADERS = {"Accept-Encoding": "identity"}
+_PIECE_BYTES = 1 << 20  # smaller ones cost more switches between threads
 _MAX_TYPE = 255
 # The default of S3 for files without a type.
 _NO_TYPE = "binary/octet-stream"
@@ -98,7 +99,7 @@ def _receive(answer: httpx.Response, target: DownloadTarget, stop: threading.Eve
     announced = answer.headers.get("Content-Length", "")
     length = int(announced) if announced.isdecimal() else None
     target.begin(length)
-    for piece in answer.iter_bytes():
+    for piece in answer.iter_bytes(_PIECE_BYTES):
         if stop.is_set():
             raise _stopped()
         target.write(piece)

@@ -172,6 +172,31 @@ def test_pages_with_many_attachments_on_both_sides_of_page_borders(cloud):
     assert cloud.attachments() == sent(cloud)
 
 
+def test_the_runs_of_a_page_that_must_be_requested_by_id_have_their_attachments(cloud):
+    put_runs(cloud, 10)
+    broken = cloud.put(START + 5000)
+    cloud.attach(broken, "lost", b"lost")
+    cloud.server.behavior.broken_runs = {broken: 500}
+    cloud.settings = replace(cloud.settings, patience=0.05)
+    result = cloud.fetch()
+    assert (result.incomplete, result.attachments, result.attachments_missing) == ([broken], 20, [])
+    cloud.server.behavior.broken_runs = {}
+    assert cloud.fetch().attachments == 21
+    assert cloud.attachments() == sent(cloud)
+
+
+def test_runs_that_the_count_shows_to_be_missing_have_their_attachments(cloud):
+    put_runs(cloud, 3)
+
+    def arrive() -> None:
+        cloud.attach(cloud.put(START + 9_000_000), "late", b"late")
+
+    cloud.server.faults.add(Fault("call", on("POST", "/runs/stats"), times=1, action=arrive))
+    result = cloud.fetch()
+    assert (result.runs, result.attachments) == (4, 7)
+    assert cloud.attachments() == sent(cloud)
+
+
 # ---- faults ----------------------------------------------------------------------------------------------------------
 
 FAULTS: dict[str, list[Fault]] = {

@@ -242,6 +242,7 @@ class ImportResult(msgspec.Struct, kw_only=True):
     Attributes:
         action: `created`, `updated`, `unchanged`, `would create`, `would update`, or `refused`, with `why`.
         added: Runs that the day did not have.
+        attachments: Attachments that the day did not have.
         present: Runs that it had already; they do not change.
         differing: Of those, runs whose imported file has other content.
     """
@@ -251,6 +252,7 @@ class ImportResult(msgspec.Struct, kw_only=True):
     action: Literal["created", "updated", "unchanged", "would create", "would update", "refused"]
     why: str = ""
     added: int = 0
+    attachments: int = 0
     present: int = 0
     differing: list[str] = []
     runs: int = 0

@@ -17,15 +17,13 @@ from lse_archive.fetch.source import ApiVersionChangedError, RunSource
 from lse_archive.fetch.staging import Staging
 from lse_archive.fetch.union import Union, unite
 from lse_archive.files import disk_errors
+from lse_archive.folder.attachments import shown_name
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import MissingAttachment, Summary, Tally, content_hash, read_summary, write_manifest
 from lse_archive.folder.pruned import require_restored
 from lse_archive.folder.state import now_text, publish_day, read_state, update_state
 from lse_archive.layout import DayPaths
-from lse_archive.printable import printable
 from lse_archive.results import FetchResult
-
-_MAX_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,11 +217,11 @@ def _attachments(staging: Staging, recorded: Summary | None, *, skipped: bool) -
     for one in staging.attachments():
         count += 1
         sizes[one.sha256] = one.size
-        here.add((one.run_id, _shown(one.name)))
+        here.add((one.run_id, shown_name(one.name)))
     before = {(one.run_id, one.name): one for one in recorded.attachments_missing} if recorded else {}
     found = {}
     for run_id, name, why in staging.missing_attachments():
-        key = (run_id, _shown(name))
+        key = (run_id, shown_name(name))
         found[key] = before.get(key) or MissingAttachment(*key, why)  # the first reason: "nothing new, nothing written"
     is_collected = not skipped
     if skipped:
@@ -235,10 +233,6 @@ def _attachments(staging: Staging, recorded: Summary | None, *, skipped: bool) -
             found.setdefault(key, one)
     missing = [found[key] for key in sorted(found)]
     return _Attachments(count if is_collected else None, sum(sizes.values()), missing)
-
-
-def _shown(name: str) -> str:
-    return printable(name)[:_MAX_NAME]
 
 
 def _recorded_summary(paths: DayPaths) -> Summary | None:

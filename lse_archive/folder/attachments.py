@@ -14,8 +14,10 @@ from uuid import UUID
 
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.folder.opened import Folder, open_folder
+from lse_archive.printable import printable
 
 ATTACHMENTS = "_attachments.json"
+_MAX_SHOWN = 200
 _FILE = re.compile(r"_attachment_([0-9a-f]{64})")
 
 
@@ -44,6 +46,11 @@ def attachment_digest(name: str) -> bytes | None:
 def belongs_to_attachments(name: str) -> bool:
     """Whether a file of this name is the list of attachments, or one of them."""
     return name == ATTACHMENTS or attachment_digest(name) is not None
+
+
+def shown_name(name: str) -> str:
+    """The name of an attachment in summaries: printable and short."""
+    return printable(name)[:_MAX_SHOWN]
 
 
 def attachment_lines(attachments: Iterable[Attachment]) -> Iterator[bytes]:

@@ -69,6 +69,8 @@ def _import(result: ImportResult) -> str:
     if result.action == "refused":
         return f"refused: {result.why}"
     text = f"{result.action}: {counted(result.added, 'run')} added, {result.present:,} already in the archive"
+    if result.attachments:
+        text += f", {counted(result.attachments, 'attachment')} added"
     if result.differing:
         text += f" ({len(result.differing):,} of them with different content, which is kept)"
     return text

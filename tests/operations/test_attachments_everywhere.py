@@ -10,6 +10,7 @@ import pytest
 from archive_fixtures import snapshot
 from home_fixtures import DAY, PROJECT, Installation, midnight, run_uuid
 
+from lse_archive.errors import CorruptArchiveError
 from lse_archive.folder.attachments import ATTACHMENTS, read_attachments
 from lse_archive.folder.manifest import Summary, read_summary
 from lse_demo.faults import Fault, on
@@ -154,3 +155,46 @@ def test_an_import_keeps_the_attachments(installation: Installation, tmp_path: P
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
     assert (summary(installation).attachments, summary(installation).unfit_files) == (4, [])
     assert verdict(installation)[0] == "agrees"
+
+
+def test_an_import_takes_the_attachments_of_an_archived_folder(installation: Installation, tmp_path: Path) -> None:
+    put_runs(installation)
+    assert installation.archive("fetch").code == 0
+    before = snapshot(installation.paths().folder)
+    shutil.copytree(installation.paths().folder, tmp_path / "old")
+    shutil.rmtree(installation.directory / "data")
+
+    imported = installation.lse("archive", "import", str(tmp_path / "old"), "--project", PROJECT, "--force", "--json")
+
+    assert (imported.code, imported.entry["added"], imported.entry["attachments"]) == (0, 4, 4)
+    after = snapshot(installation.paths().folder)
+    manifest = ("_summary.json", "_sha256sums.txt")
+    assert {name: after[name] for name in after if name not in manifest} == {
+        name: before[name] for name in before if name not in manifest
+    }
+    assert verdict(installation)[0] == "agrees"
+    again = installation.lse("archive", "import", str(tmp_path / "old"), "--project", PROJECT, "--force", "--json")
+    assert (again.entry["action"], again.entry["attachments"]) == ("unchanged", 0)
+
+
+def test_an_import_adds_attachments_to_runs_that_are_here(installation: Installation, tmp_path: Path) -> None:
+    put_runs(installation)
+    assert installation.archive("fetch").code == 0
+    before = snapshot(installation.paths().folder)
+    shutil.copytree(installation.paths().folder, tmp_path / "old")
+    shutil.rmtree(installation.directory / "data")
+    installation.langsmith.faults.add(Fault("status", on("GET", "/storage/"), status=404))
+    assert installation.archive("fetch").code == 3
+    layout, found = Settings.load().layout, survey(tmp_path / "old")
+
+    result = import_day(layout, PROJECT, DAY, found.days[DAY], found.attachments)
+
+    assert (result.action, result.added, result.attachments) == ("updated", 0, 4)
+    assert (summary(installation).attachments, summary(installation).attachments_missing) == (4, [])
+    assert snapshot(installation.paths().folder)[ATTACHMENTS] == before[ATTACHMENTS]
+    damaged = next((tmp_path / "old").glob("_attachment_*"))
+    damaged.write_bytes(b"damaged")
+    shutil.rmtree(installation.directory / "data")
+    with pytest.raises(CorruptArchiveError, match="is damaged"):
+        import_day(layout, PROJECT, DAY, found.days[DAY], found.attachments)
+    assert not installation.paths().folder.exists()

@@ -212,7 +212,7 @@ FAULTS: dict[str, list[Fault]] = {
     "answer lost": [Fault("lose_answer", _STORAGE, rate=0.3)],
     "queries fail": [Fault("status", _QUERY, status=500, rate=0.3)],
 }
-TOGETHER = [replace(fault, rate=0.06, times=None) for faults in FAULTS.values() for fault in faults]
+TOGETHER = [replace(fault, rate=0.02, times=None) for faults in FAULTS.values() for fault in faults]
 
 
 @pytest.mark.parametrize("name", [*FAULTS, "all together"])

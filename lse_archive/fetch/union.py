@@ -90,7 +90,8 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool) -> Union:
 
     listed = expected.pop(ATTACHMENTS, None)
     others = {path: bytes.fromhex(file_sha256(path)[1]) for path in other_files(paths.folder)}
-    is_list_intact = others.pop(paths.folder / ATTACHMENTS, None) == listed
+    found = others.pop(paths.folder / ATTACHMENTS, None)
+    is_list_intact = found == listed or not sums  # a folder without checksums is an older tool's
     whole = {digest for path, digest in others.items() if attachment_digest(path.name) == digest}
     if is_list_intact:
         _keep_attachments(paths.folder, staging, whole, allow_shrink=allow_shrink)

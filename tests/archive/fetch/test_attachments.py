@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from langsmith_fixtures import DAY, START, Cloud, file_states, local_cloud
+from langsmith_fixtures import DAY, PROJECT, START, Cloud, file_states, local_cloud
 
 from lse_archive.days import day_window
 from lse_archive.errors import CorruptArchiveError, SourceError
@@ -480,3 +480,27 @@ def test_a_stop_ends_the_downloads_of_a_page(cloud):
         downloads.close()
         staging.close()
     assert len(cloud.downloads()) < 60
+
+
+@pytest.mark.parametrize("api_version", ["v1", "v2"])
+def test_a_run_that_is_read_again_for_its_feedback_brings_its_attachments(cloud, api_version):
+    """Feedback is given, and files are attached, between the reading of a run and that of its feedback."""
+    cloud.use_api(api_version)
+    run_id = put_runs(cloud, 1)[0]
+    give = {"run_id": run_id, "key": "late", "session_id": cloud.store.project(PROJECT).id}
+    cloud.store.feedback.create(give)
+
+    def change() -> None:
+        cloud.store.feedback.create(give)
+        cloud.attach(run_id, "late", b"a late file")
+        cloud.attach(run_id, "note", b"another note")
+
+    cloud.server.faults.add(Fault("call", on("GET", "/feedback"), times=1, action=change))
+    result = cloud.fetch()
+    assert (result.feedback, result.feedback_differs, result.attachments_missing) == (2, [], [])
+    assert cloud.attachments() == sent(cloud)
+    assert sent(cloud)[run_id, "late"] == b"a late file"
+    assert b"signature" not in all_bytes(cloud)
+    downloads = len(cloud.downloads())
+    assert cloud.fetch().outcome == "unchanged"
+    assert len(cloud.downloads()) == downloads

@@ -300,7 +300,7 @@ def check_attachments(paths: DayPaths) -> StepCheck:
             rows = [Difference(one.run_id, f"its attachment '{one.name}': {one.why}") for one in missing]
             return _differing(name, f"{counted(len(rows), 'attachment')} could not be downloaded", hint, rows)
         if summary is None or summary.attachments is None:
-            return StepCheck(name, "agrees", "not collected")
+            return StepCheck(name, "agrees", "attachments were not collected")
         listed = [] if is_pruned(paths) else read_attachments(paths.folder)
         sums = read_sums(paths.folder) or {}
     except CorruptArchiveError as error:

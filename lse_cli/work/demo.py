@@ -231,7 +231,7 @@ def _table(settings: Settings, entries: list[dict[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("project", "day"):
         table.add_column(column, no_wrap=True)
-    for column in ("runs", "traces", "bytes", "attachments"):
+    for column in ("runs", "traces", "bytes"):
         table.add_column(column, justify="right")
     for column in ("files", "zip", "Drive", "Postgres", "verified"):
         table.add_column(column, justify="center")
@@ -248,7 +248,6 @@ def _table(settings: Settings, entries: list[dict[str, Any]]) -> Table:
             f"{fetched['runs']:,}",
             f"{fetched['traces']:,}",
             size(fetched["bytes"]),
-            f"{fetched['attachments']:,}",
             *["[green]✓[/]" if mark else "[red]✗[/]" for mark in marks],
             f"{entry['total_duration']:.1f}",
         )

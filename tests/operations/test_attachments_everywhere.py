@@ -113,7 +113,7 @@ def test_a_day_that_was_not_collected_is_not_red(installation: Installation) -> 
     assert (
         installation.lse("archive", "--project", PROJECT, "--date", str(DAY), "--skip-attachments", "--force").code == 0
     )
-    assert verdict(installation) == ("agrees", "not collected")
+    assert verdict(installation) == ("agrees", "attachments were not collected")
     assert installation.archive("full-sweep", "--force").code == 0
     assert verdict(installation) == ("agrees", "4 attachments are here")
 

@@ -1,5 +1,7 @@
 """Measures the peak memory of each step with large runs, each step in a process of its own, and prints a table.
 
+The day also has four attachments of 50 MB.
+
     python bench/memory.py                              # 2,000 runs of 2 MB, then one of 200 MB; 30 GB of disk
     python bench/memory.py --runs 200 --bytes 2000000   # one measurement
 
@@ -37,6 +39,7 @@ from lse_resources.postgres.schema import migrate
 
 PROJECT = "bench"
 DAY = date(2026, 1, 31)
+_ATTACHMENTS, _ATTACHMENT_BYTES = 4, 50_000_000
 _LINE = 100  # characters; a run has many short strings, as chats have
 
 
@@ -206,8 +209,9 @@ def servers(base: Path, runs: int, size: int) -> Generator[tuple[str, str]]:
     postgres = EmbeddedServer(base / "postgres")
     with LangSmithStore(base / "store.sqlite") as store:
         store.project(PROJECT)
-        for document in documents(runs, size):
-            store.put_raw(PROJECT, document)
+        ids = [store.put_raw(PROJECT, document) for document in documents(runs, size)]
+        for number in range(_ATTACHMENTS):
+            store.attach(ids[number % len(ids)], f"file {number}", os.urandom(_ATTACHMENT_BYTES))
         try:
             url = postgres.start().url("lse")
             migrate(Database(url))

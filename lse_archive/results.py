@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from lse_archive.folder.manifest import MissingAttachment
+
 
 class FetchResult(msgspec.Struct, kw_only=True):
     """What a fetch found and what it did to the day's folder.
@@ -21,6 +23,7 @@ class FetchResult(msgspec.Struct, kw_only=True):
             of all runs differ: they show whether roots or their children are missing.
         incomplete: What the day lacks, see `Summary.incomplete`.
         feedback, feedback_deleted, feedback_apart, feedback_differs, feedback_unproven: See `Summary`.
+        attachments, attachment_bytes, attachments_missing: See `Summary`.
         count_check: `equal`, `fewer` (runs are missing here, or one could not be fetched again), `more` (LangSmith
             deleted some), `unproven` (past the retention, where 0 = 0 proves nothing), or `not_asked`.
     """
@@ -49,6 +52,9 @@ class FetchResult(msgspec.Struct, kw_only=True):
     feedback_apart: int = 0
     feedback_differs: list[str] = []
     feedback_unproven: list[str] = []
+    attachments: int | None = None
+    attachment_bytes: int = 0
+    attachments_missing: list[MissingAttachment] = []
     api: str | None = None
     requests: int = 0
     throttled: int = 0
@@ -271,6 +277,7 @@ class ImportResult(msgspec.Struct, kw_only=True):
     Attributes:
         action: `created`, `updated`, `unchanged`, `would create`, `would update`, or `refused`, with `why`.
         added: Runs that the day did not have.
+        attachments: Attachments that the day did not have.
         present: Runs that it had already; they do not change.
         differing: Of those, runs whose imported file has other content.
     """
@@ -280,6 +287,7 @@ class ImportResult(msgspec.Struct, kw_only=True):
     action: Literal["created", "updated", "unchanged", "would create", "would update", "refused"]
     why: str = ""
     added: int = 0
+    attachments: int = 0
     present: int = 0
     differing: list[str] = []
     runs: int = 0

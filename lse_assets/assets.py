@@ -4,7 +4,7 @@ import contextlib
 import functools
 import warnings
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ _NOT_PLOTTED = (
     "left_out",
     "feedback_differs",
     "feedback_unproven",
+    "attachments_missing",
 )
 _RUNS_TABLE = {
     "dagster/table_name": "runs",
@@ -168,14 +169,18 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
         google_drive: DestinationResource,
         ui: dg.ResourceParam[StepReporter],
     ) -> Iterator[dg.MaterializeResult | dg.AssetObservation]:
-        """Every run that started on the day, root and child, as LangSmith sent it: one JSON file each.
+        """Every run that started on the day, as LangSmith sent it: one JSON file each; with feedback and attachments.
 
         A day that LangSmith no longer has, and of which nothing is here, is not materialized, and its other steps are
         skipped: nobody can prove that it was empty.
         """
         paths = shared.paths(context, archive)
         options = FetchOptions(
-            config.ask_count, config.allow_shrink, shared.project.retention_days, feedback=config.feedback
+            config.ask_count,
+            config.allow_shrink,
+            shared.project.retention_days,
+            config.feedback,
+            replace(archive.attachment_limits(), skip=not config.attachments),
         )
         with (
             _step(shared, context, ui),

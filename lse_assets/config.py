@@ -12,6 +12,7 @@ class FetchConfig(dg.Config):
     ask_count: bool = True
     allow_shrink: bool = False
     feedback: bool = True
+    attachments: bool = True
 
 
 class ZipConfig(dg.Config):

@@ -7,6 +7,7 @@ from collections.abc import Generator
 
 import dagster as dg
 
+from lse_archive.fetch.attachments import AttachmentLimits
 from lse_archive.layout import Layout
 from lse_resources.destinations.protocol import Destination
 from lse_resources.langsmith.client import LangSmith
@@ -18,11 +19,15 @@ from lse_resources.settings import Settings
 
 
 class ArchiveResource(dg.ConfigurableResource):
-    """The data and archive directories."""
+    """The data and archive directories, and the limits of what is stored in them."""
 
     def layout(self) -> Layout:
         """Returns the paths of all days."""
         return Settings.load().layout
+
+    def attachment_limits(self) -> AttachmentLimits:
+        """Returns the largest attachment and the largest day of the settings."""
+        return Settings.load().attachment_limits
 
 
 class LangSmithResource(dg.ConfigurableResource):

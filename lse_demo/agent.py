@@ -1,6 +1,8 @@
 """A small support agent with a scripted model, traced by the real LangSmith SDK with times in past days."""
 
 import random
+import struct
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -41,8 +43,9 @@ def fill(
     """Creates `traces` traces of the agent on `day` (UTC), and waits until LangSmith has all runs.
 
     The same arguments create the same runs, ids included. The first six traces are edge cases for an archive: an emoji
-    and slashes in a name, a NUL, a lone surrogate, a run of 1 MB, a run that never ends, a trace across midnight. Some
-    of the other traces get feedback: scores, comments, a correction.
+    and slashes in a name, a NUL, a lone surrogate, a run of 1 MB, a run that never ends, a trace across midnight. Two
+    of them have attachments: an image that both have, and a text. Some of the other traces get feedback: scores,
+    comments, a correction.
 
     Args:
         progress: Called with (runs so far) after each trace.
@@ -129,6 +132,7 @@ class _Trace:
         run_type: RunType,
         inputs: Mapping[str, Any],
         extra: Mapping[str, Any] | None = None,
+        attachments: Mapping[str, tuple[str, bytes]] | None = None,
     ) -> RunTree:
         self.now += timedelta(microseconds=self.rng.randrange(300, 40_000))
         run_id = _uuid7(self.rng, self.now)
@@ -146,6 +150,7 @@ class _Trace:
                 ls_client=self.client,
                 tags=self.tags,
                 extra={"metadata": metadata},
+                attachments=dict(attachments or {}),
             )
         else:
             run = parent.create_child(
@@ -227,7 +232,8 @@ def _odd_name(trace: _Trace) -> None:
 
 
 def _nul(trace: _Trace) -> None:
-    root = trace.begin(None, "read a scanned letter", "chain", {"file": "letter.pdf"})
+    files = {"page 1 📄": ("image/png", _picture()), "letter": ("text/plain", b"Dear Sirs, my order is late")}
+    root = trace.begin(None, "read a scanned letter", "chain", {"file": "letter.pdf"}, attachments=files)
     trace.end(root, {"text": "Dear Sirs,\u0000\u0000 my order is late", "pages": 2**70})
 
 
@@ -240,7 +246,8 @@ def _lone_surrogate(trace: _Trace) -> None:
 
 
 def _large(trace: _Trace) -> None:
-    root = trace.begin(None, "read the manual", "chain", {"pages": 400})
+    files = {"cover": ("image/png", _picture())}
+    root = trace.begin(None, "read the manual", "chain", {"pages": 400}, attachments=files)
     trace.search(root, "warranty", text="All parts are covered for two years. " * (_LARGE // 2 // 37))
     trace.end(root, {"answer": "Two years."})
 
@@ -262,6 +269,17 @@ def _across_midnight(trace: _Trace) -> None:
 _SPECIAL: Mapping[int, Callable[[_Trace], None]] = dict(
     enumerate((_odd_name, _nul, _lone_surrogate, _large, _pending, _across_midnight))
 )
+
+
+def _picture() -> bytes:
+    """Returns a PNG of 32 x 32 grey levels (RFC 2083)."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = b"".join(b"\0" + bytes(4 * (x + y) for x in range(32)) for y in range(32))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 32, 32, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def _uuid7(rng: random.Random, at: datetime) -> UUID:

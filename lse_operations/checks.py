@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -21,6 +20,7 @@ from lse_archive.errors import (
     DestinationError,
     SettingsError,
 )
+from lse_archive.folder.attachments import ATTACHMENTS, attachment_file, read_attachments
 from lse_archive.folder.contents import content_files, is_summary_as_recorded, require_folder
 from lse_archive.folder.manifest import SUMMARY, content_sums, read_summary, read_sums
 from lse_archive.folder.opened import Folder
@@ -41,12 +41,14 @@ from lse_resources.postgres.verify.day import verify_against, verify_day
 Verdict = Literal["agrees", "differs", "unproven", "unknown"]
 MAX_ROWS = 50
 _NO_ROW = "missing in the database"
+_RESTORE_DAY = "Restore the day from its zip or from Drive"
 OpenDestination = Callable[[], AbstractContextManager[Destination]]
 """Opens the archive's destination. Raises SettingsError where none is set up."""
 
 CHECKS = {
     "langsmith_count": "The runs of the last fetch against LangSmith's own count.",
     "feedback_complete": "The feedback of the last fetch against the statistics that the runs carry.",
+    "attachments_complete": "The attachments that LangSmith listed against the files of them.",
     "run_files_intact": "The run files against their checksums.",
     "zip_matches_files": "The zip, read as a whole, against the run files' checksums.",
     "drive_matches_zip": "Checksum and size at the destination, as they are now, against the zip.",
@@ -139,6 +141,7 @@ def check_steps(
     checks: dict[str, Callable[[], StepCheck]] = {
         "langsmith_count": lambda: check_count(paths),
         "feedback_complete": lambda: check_feedback(paths),
+        "attachments_complete": lambda: check_attachments(paths),
         "run_files_intact": lambda: check_files(paths),
         "zip_matches_files": lambda: check_archive(paths),
         "drive_matches_zip": copy,
@@ -286,6 +289,35 @@ def check_feedback(paths: DayPaths) -> StepCheck:
     return StepCheck(name, "agrees", f"{counted(summary.feedback, 'record')}, as many as the runs' statistics say")
 
 
+def check_attachments(paths: DayPaths) -> StepCheck:
+    """`attachments_complete`: what LangSmith listed when the day was fetched, against the files in the checksums."""
+    name = "attachments_complete"
+    hint = "Fetch the day again soon: what is missing is lost when LangSmith's retention ends"
+    try:
+        summary = read_summary(paths.pruned if is_pruned(paths) else paths.folder)
+        if summary and summary.attachments_missing:
+            missing = summary.attachments_missing
+            rows = [Difference(one.run_id, f"its attachment '{one.name}': {one.why}") for one in missing]
+            return _differing(name, f"{counted(len(rows), 'attachment')} could not be downloaded", hint, rows)
+        if summary is None or summary.attachments is None:
+            return StepCheck(name, "agrees", "attachments were not collected")
+        listed = [] if is_pruned(paths) else read_attachments(paths.folder)
+        sums = read_sums(paths.folder) or {}
+    except CorruptArchiveError as error:
+        return StepCheck(name, "differs", str(error), error.hint, 1)
+    rows = [
+        Difference(one.run_id, f"its attachment {one.name[:100]!r} has no file", attachment_file(one.sha256))
+        for one in listed
+        if sums.get(attachment_file(one.sha256)) != one.sha256
+    ]
+    if not is_pruned(paths) and len(listed) != summary.attachments:
+        rows.append(Difference(ATTACHMENTS, "attachments", str(summary.attachments), str(len(listed))))
+    if rows:
+        hint = f"{_RESTORE_DAY}, or fetch it again"
+        return _differing(name, f"{counted(len(rows), 'attachment')} not in the day's files", hint, rows)
+    return StepCheck(name, "agrees", f"{counted(summary.attachments, 'attachment is', 'attachments are')} here")
+
+
 def check_files(paths: DayPaths) -> StepCheck:
     """`run_files_intact`: the folder's files against its checksums."""
     name = "run_files_intact"
@@ -300,7 +332,7 @@ def check_files(paths: DayPaths) -> StepCheck:
 
 
 def _check_files(name: str, folder: Folder) -> StepCheck:
-    hint = "Restore the day from its zip or from Drive, or fetch it again"
+    hint = f"{_RESTORE_DAY}, or fetch it again"
     recorded = read_sums(folder)
     if recorded is None:
         return StepCheck(name, "unproven", "the folder has no checksums", "lse archive zip makes them")
@@ -309,7 +341,7 @@ def _check_files(name: str, folder: Folder) -> StepCheck:
     for path in content_files(folder):
         known = expected.pop(path.name, None)
         try:
-            digest = hashlib.sha256(folder.read(path.name)).digest()
+            digest = folder.digest(path.name)
         except (ArchiveError, FileNotFoundError) as error:
             why = error.why if isinstance(error, ArchiveError) else error.strerror or ""
             differences.append(Difference(path.name, "cannot be read", found=why))
@@ -387,7 +419,7 @@ def check_rows(result: VerificationResult) -> StepCheck:
     if not result.is_consistent:
         hint = "Load missing rows and replace differing ones from the files: lse archive verify --fix"
         if any(broken.endswith(NOT_AS_RECORDED) for broken in result.broken_files):
-            hint = "Restore the day from its zip or from Drive: files here are damaged"
+            hint = f"{_RESTORE_DAY}: files here are damaged"
         return _differing(name, f"files and rows differ in {counted(len(rows), 'place')}", hint, rows)
     says = f"{counted(result.total_runs_in_files, 'run agrees', 'runs agree')} in files and rows"
     if result.feedback_in_files or result.attachments_in_files:

@@ -47,7 +47,7 @@ def is_fetch_due(project: ProjectConfig, day: date, state: DayState, now: dateti
     if day >= daily.date() or last_day(project, day) < now.astimezone(UTC).date():
         return False
     last_fetched_at = moment(state.last_fetched_at)
-    if last_fetched_at is None or state.count_check == "fewer":
+    if last_fetched_at is None or state.is_incomplete:
         return True
     if state.count_check == "equal" and state.verdict == "not_provable":
         return True
@@ -86,7 +86,7 @@ def expiring(layout: Layout, project: ProjectConfig, now: datetime) -> Iterator[
     for day in reversed(servable(project, now)):
         if expires_soon(project, day, today):
             state = read_state(layout.day(project.name, day))
-            if state.verdict in (None, "wrong") or state.count_check == "fewer":
+            if state.verdict in (None, "wrong") or state.is_incomplete:
                 yield Expiring(project.name, day, last_day(project, day))
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -16,7 +16,15 @@ import msgspec
 
 from lse_archive.days import FIRST_DAY, day_of, require_past
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, UsageError
-from lse_archive.files import disk_errors
+from lse_archive.files import disk_errors, file_sha256
+from lse_archive.folder.attachments import (
+    ATTACHMENTS,
+    Attachment,
+    attachment_file,
+    attachment_lines,
+    read_attachments,
+    shown_name,
+)
 from lse_archive.folder.contents import content_files, ensure_manifest, is_as_recorded
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import (
@@ -62,6 +70,7 @@ class Survey:
         invalid: `path: reason` of files that hold no run.
         unread: `path: reason` of links and special files: they may hold runs.
         others: `path: reason` of other files and folders that were not read, without the manifests of older archives.
+        attachments: The attachments that the folders of the files list, and their files, by run id.
     """
 
     days: dict[date, dict[str, Candidate]] = field(default_factory=dict)
@@ -70,6 +79,7 @@ class Survey:
     invalid: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    attachments: dict[str, list[tuple[Attachment, Path]]] = field(default_factory=dict)
 
 
 def survey(directory: Path, *, progress: Callable[[int], None] = lambda _: None) -> Survey:
@@ -111,10 +121,16 @@ def _json_files(directory: Path, found: Survey) -> Iterator[Path]:
     for parent, folders, names in os.walk(directory, onerror=_cannot_be_read):
         subfolders = set(folders)
         folders.clear()
+        attached = {ATTACHMENTS}
+        for one in read_attachments(Path(parent)) if ATTACHMENTS in names else ():
+            attached.add(file := attachment_file(one.sha256))
+            found.attachments.setdefault(one.run_id, []).append((one, Path(parent, file)))
         for name in sorted([*subfolders, *names]):
             path = Path(parent, name)
             if path.is_symlink() or not (name in subfolders or path.is_file()):
                 found.unread.append(f"{path.relative_to(directory)}: a link or special file is not followed")
+            elif name in attached:
+                continue
             elif reason := _not_a_run_file(name, is_folder=name in subfolders):
                 found.others.append(f"{path.relative_to(directory)}: {reason}")
             elif name in subfolders:
@@ -144,6 +160,7 @@ def import_day(
     project: str,
     day: date,
     runs: dict[str, Candidate],
+    attachments: Mapping[str, Sequence[tuple[Attachment, Path]]] | None = None,
     *,
     dry_run: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
@@ -152,12 +169,12 @@ def import_day(
     """Publishes the union of a day's folder with older files; runs that the folder has do not change.
 
     Args:
-        runs: The older files by run id, see `survey`.
+        runs, attachments: The older files by run id, see `survey`.
         dry_run: Return what would be done, and write nothing.
         progress: Called with (new files copied, new files in total).
 
     Raises:
-        CorruptArchiveError: The day's folder differs from its checksums.
+        CorruptArchiveError: The day's folder differs from its checksums, or an attachment from its own.
         PrunedDayError: The day must be restored first.
         ArchiveConflictError: A file of the folder has the name of another run, or the folder is another project's.
         ArchiveError: It cannot be written.
@@ -171,32 +188,41 @@ def import_day(
         result.why = error.why if day < FIRST_DAY else "the day is not over, in UTC"
         return result
     if dry_run:
-        _compare(paths, runs, result)
+        _compare(paths, runs, attachments or {}, result)
     else:
         what = f"{project} {day} cannot be written under {paths.data_dir}"
         hint = "Free disk space or fix the permissions; nothing was published in part"
         with disk_errors(what, hint), day_lock(paths, on_wait=on_wait):
             clear(paths)
             require_restored(paths)
-            new = _compare(paths, runs, result)
-            if new:
-                _publish(paths, new, progress)
+            new, attached = _compare(paths, runs, attachments or {}, result)
+            if new or attached:
+                _publish(paths, new, attached, progress)
                 result.action = "updated" if result.action == "would update" else "created"
             clear(paths)
     result.duration_seconds = round(time.monotonic() - began, 3)
     return result
 
 
-def _compare(paths: DayPaths, runs: dict[str, Candidate], result: ImportResult) -> dict[str, Candidate]:
-    """Sets the counts of the result; returns the runs that the day does not have."""
+def _compare(
+    paths: DayPaths,
+    runs: dict[str, Candidate],
+    attachments: Mapping[str, Sequence[tuple[Attachment, Path]]],
+    result: ImportResult,
+) -> tuple[dict[str, Candidate], list[tuple[Attachment, Path]]]:
+    """Sets the counts of the result; returns the runs and the attachments that the day does not have."""
     for folder in (paths.folder, paths.pruned):
         require_own(folder, paths.project)
     if is_pruned(paths):
         result.why = "the day was pruned: restore it first"
-        return {}
+        return {}, []
+    listed = {(one.run_id, one.name) for one in read_attachments(paths.folder)}
+    attached = {(one.run_id, one.name): (one, path) for run in runs for one, path in attachments.get(run, ())}
+    added = [one for key, one in attached.items() if key not in listed]
+    result.attachments = len(added)
     if not paths.folder.is_dir():
         result.action, result.added, result.runs = "would create", len(runs), len(runs)
-        return runs
+        return runs, added
     if read_sums(paths.folder) is not None and not is_as_recorded(paths.folder):
         raise CorruptArchiveError(
             f"{paths.folder} differs from its checksums", hint="Restore the day, then import again"
@@ -208,11 +234,16 @@ def _compare(paths: DayPaths, runs: dict[str, Candidate], result: ImportResult) 
     result.present = len(runs) - len(new)
     result.differing = sorted(run for run, one in runs.items() if run in here and here[run] != one.sha256)
     result.added, result.runs = len(new), len(here) + len(new)
-    result.action = "would update" if new else "unchanged"
-    return new
+    result.action = "would update" if new or added else "unchanged"
+    return new, added
 
 
-def _publish(paths: DayPaths, new: dict[str, Candidate], progress: Callable[[int, int], None]) -> None:
+def _publish(
+    paths: DayPaths,
+    new: dict[str, Candidate],
+    attachments: Sequence[tuple[Attachment, Path]],
+    progress: Callable[[int, int], None],
+) -> None:
     draft = replace(paths, data_dir=paths.restoring)
     draft.folder.mkdir(parents=True)
     before = read_summary(paths.folder) if paths.folder.is_dir() else None
@@ -232,6 +263,7 @@ def _publish(paths: DayPaths, new: dict[str, Candidate], progress: Callable[[int
                 hint="Move it out of the folder, and import again",
             ) from None
         progress(number, len(new))
+    listed = _add_attachments(draft.folder, attachments)
     invalid = [file.name for file in read_folder(draft.folder, paths.day) if isinstance(file, InvalidFile)]
     if lost := {one.name for one in new.values()} & set(invalid):
         raise CorruptArchiveError(
@@ -247,7 +279,35 @@ def _publish(paths: DayPaths, new: dict[str, Candidate], progress: Callable[[int
             tool=before.tool,
             incomplete=[item for item in before.incomplete if item not in new],
             **msgspec.structs.asdict(FeedbackSummary.of(before)),
+            attachments=None if before.attachments is None else len(listed),
+            attachments_missing=[
+                one for one in before.attachments_missing if (one.run_id, one.name) not in _shown(listed)
+            ],
         )
-    summary = msgspec.structs.replace(summary, changed_at=now_text())
+    size = sum({one.sha256: one.size for one in listed}.values())
+    summary = msgspec.structs.replace(summary, attachment_bytes=size, changed_at=now_text())
     write_manifest(draft.folder, summary, content_sums(read_sums(draft.folder) or {}))
     publish_day(paths, draft.folder)
+
+
+def _add_attachments(folder: Path, added: Iterable[tuple[Attachment, Path]]) -> list[Attachment]:
+    """Copies attachments into a draft, and writes its list anew; returns what it lists."""
+    listed = read_attachments(folder)
+    for one, path in added:
+        target = folder / attachment_file(one.sha256)
+        if not target.exists():
+            try:
+                shutil.copyfile(path, target)
+            except FileNotFoundError:
+                raise CorruptArchiveError(f"{path} is missing", why=f"{path.parent / ATTACHMENTS} lists it") from None
+            if file_sha256(target) != (one.size, one.sha256.hex()):
+                raise CorruptArchiveError(f"{path} is damaged", why=f"{path.parent / ATTACHMENTS} has another checksum")
+        listed.append(one)
+    if listed:
+        listed.sort(key=lambda one: (one.run_id, one.name))
+        (folder / ATTACHMENTS).write_bytes(b"".join(attachment_lines(listed)))
+    return listed
+
+
+def _shown(attachments: Iterable[Attachment]) -> set[tuple[str, str]]:
+    return {(one.run_id, shown_name(one.name)) for one in attachments}

@@ -40,7 +40,7 @@ class DayView:
         behind: The places that are still to be done: `files` (the day is to be fetched), `zip`, `drive`, `postgres`,
             `verified`. A destination that is not configured, a database that cannot be reached, and a place where a
             difference was found are not: a person decides which side of a difference is right.
-        incomplete: Whether LangSmith did not serve every run of the day when it was last fetched.
+        incomplete: See `DayState.is_incomplete`.
         last_day: The last day on which LangSmith serves the whole day; None if it is past.
         expires: Whether it expires soon, and is not archived and verified.
     """
@@ -174,7 +174,7 @@ def _days(
             postgres=loaded is not None if rows is not None else None,
             verified=verified,
             behind=tuple(place for place, is_behind in behind.items() if is_behind),
-            incomplete=state.count_check == "fewer",
+            incomplete=state.is_incomplete,
             last_day=served_until if served_until >= today else None,
             expires=verified in (None, "wrong") and expires_soon(project, day, today),
         )

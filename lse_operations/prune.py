@@ -21,7 +21,7 @@ from lse_archive.layout import DayPaths
 from lse_archive.results import PruneResult
 from lse_archive.texts import counted
 from lse_archive.zips.day import check_zip, zip_sums
-from lse_operations.checks import check_archive, check_count, check_files, check_rows, compare_rows
+from lse_operations.checks import check_archive, check_attachments, check_count, check_files, check_rows, compare_rows
 from lse_operations.upload import copy_difference, find_copies
 from lse_resources.destinations.files import LocalFile, StoredFile
 from lse_resources.destinations.protocol import Destination
@@ -45,9 +45,10 @@ def prune_day(
 ) -> PruneResult:
     """Prunes the day's run files or its zip, if all places agree; else keeps it and returns the reason.
 
-    The day must not be incomplete. The local files and zip must agree with their checksums, the destination's own
-    checksum with this content, and the rows in Postgres with the files. The copy must pass the test of a restore: on
-    the local zip if that has its bytes, else on a download. Summary and checksums stay (`lse_archive.folder.pruned`).
+    The day must not lack runs or attachments. The local files and zip must agree with their checksums, the
+    destination's own checksum with this content, and the rows in Postgres with the files. The copy must pass the test
+    of a restore: on the local zip if that has its bytes, else on a download. Summary and checksums stay
+    (`lse_archive.folder.pruned`).
 
     Args:
         dry_run: Check, and delete nothing.
@@ -137,8 +138,9 @@ def _prove(
 
 
 def _prove_here(paths: DayPaths) -> None:
-    if (count := check_count(paths)).verdict == "differs":
-        raise _NotProvenError(f"{count.says}; {count.hint}")
+    for complete in (check_count(paths), check_attachments(paths)):
+        if complete.verdict == "differs":
+            raise _NotProvenError(f"{complete.says}; {complete.hint}")
     for check in (check_files(paths), check_archive(paths)):
         if check.verdict != "agrees":
             raise _NotProvenError(f"{check.says}; {check.hint}" if check.hint else check.says)

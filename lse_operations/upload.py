@@ -189,9 +189,13 @@ def _prove_zip(paths: DayPaths, sums: dict[str, bytes]) -> None:
 
 
 def _is_current(existing: StoredFile, zip_file: _Zip) -> bool:
-    """Whether the copy has the zip's content, and names as many missing runs in its summary."""
+    """Whether the copy has the zip's content, and names as many missing runs and attachments in its summary."""
     lacking = existing.app_properties.get(_LACKING, "0")
-    return existing.content == zip_file.content and lacking == str(len(zip_file.summary.incomplete))
+    return existing.content == zip_file.content and lacking == str(_lacking(zip_file.summary))
+
+
+def _lacking(summary: Summary) -> int:
+    return len(summary.incomplete) + len(summary.attachments_missing)
 
 
 def _is_same(file: StoredFile, local: LocalFile, content: str) -> bool:
@@ -238,7 +242,7 @@ def _properties(paths: DayPaths, zip_file: _Zip) -> dict[str, str]:
         "traces": str(zip_file.summary.traces),
         "content": zip_file.content,
         "sha256": zip_file.local.sha256,
-        **({_LACKING: str(len(zip_file.summary.incomplete))} if zip_file.summary.incomplete else {}),
+        **({_LACKING: str(lacking)} if (lacking := _lacking(zip_file.summary)) else {}),
     }
 
 

@@ -12,6 +12,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, Validation
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lse_archive.errors import SettingsError
+from lse_archive.fetch.attachments import AttachmentLimits
 from lse_archive.files import absolute_path
 from lse_archive.layout import WORK_DIR, Layout
 from lse_archive.printable import is_utf8
@@ -19,6 +20,7 @@ from lse_resources.destinations.google_drive.settings import AuthType, DriveSett
 from lse_resources.langsmith.settings import LangSmithSettings
 from lse_resources.places import check_places
 
+_MAX_MB = 1e9
 _MAX_SECONDS = 1e9  # more than 30 years; a wait of more than 292 years is an error in Python
 
 
@@ -65,6 +67,9 @@ class Settings(BaseSettings):
     )
     lse_langsmith_max_requests: int = Field(300, gt=0)
     lse_langsmith_stats_seconds: float = Field(10.0, ge=0, le=_MAX_SECONDS)
+
+    lse_attachment_max_mb: float = Field(2_000.0, gt=0, le=_MAX_MB)
+    lse_attachments_day_mb: float = Field(50_000.0, gt=0, le=_MAX_MB)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -160,6 +165,13 @@ class Settings(BaseSettings):
             patience=self.lse_patience,
             max_requests=self.lse_langsmith_max_requests,
             stats_seconds=self.lse_langsmith_stats_seconds,
+        )
+
+    @property
+    def attachment_limits(self) -> AttachmentLimits:
+        """The largest attachment, and the largest sum of a day's."""
+        return AttachmentLimits(
+            file_bytes=round(self.lse_attachment_max_mb * 1e6), day_bytes=round(self.lse_attachments_day_mb * 1e6)
         )
 
     @property

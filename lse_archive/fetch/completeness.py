@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal
@@ -12,7 +12,7 @@ from typing import Literal
 from lse_archive.days import Window, day_window, today
 from lse_archive.errors import SourceError
 from lse_archive.fetch.paginate import PageReport, paginate
-from lse_archive.fetch.source import RunSource, UnservedRun
+from lse_archive.fetch.source import AttachmentLink, RunSource, UnservedRun
 from lse_archive.fetch.staging import Staging
 from lse_archive.runs.header import read_header
 from lse_archive.runs.scanner import NotARunError
@@ -79,7 +79,7 @@ def _repair(source: RunSource, staging: Staging, window: Window) -> None:
     listed = sorted(missing.starts.items())
     for begin in range(0, len(listed), _IDS_PER_REQUEST):
         page = source.runs_by_id(dict(listed[begin : begin + _IDS_PER_REQUEST]), window)
-        staging.add(page.runs, page.unserved)
+        staging.add(page.runs, page.unserved, page.attachments)
 
 
 class _MissingIds:
@@ -96,7 +96,12 @@ class _MissingIds:
         self._seen: set[str] = set()
         self.starts: dict[str, int] = {}
 
-    def add(self, runs: list[bytes], unserved: Sequence[UnservedRun] = ()) -> PageReport:
+    def add(
+        self,
+        runs: list[bytes],
+        unserved: Sequence[UnservedRun] = (),
+        attachments: Mapping[str, Sequence[AttachmentLink]] | None = None,
+    ) -> PageReport:
         headers = []
         for run in runs:
             with contextlib.suppress(NotARunError):  # without an id it cannot be requested; the count shows it
@@ -112,6 +117,9 @@ class _MissingIds:
             self.starts |= {run_id: new[run_id] for run_id in self._staging.unknown(list(new))}
         ordered = starts == sorted(starts, reverse=True)
         return PageReport(len(new), max(new.values(), default=None), min(starts, default=None), ordered)
+
+    def download(self, attachments: Mapping[str, Sequence[AttachmentLink]], stop: threading.Event) -> None:
+        """Does nothing: a listing has no links."""
 
     def mark_complete(self, window: Window) -> None:
         """Does nothing: a listing is not resumed."""

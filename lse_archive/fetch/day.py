@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from lse_archive.errors import CorruptArchiveError
+from lse_archive.fetch.attachments import AttachmentDownloads, AttachmentLimits
 from lse_archive.fetch.completeness import CountCheck, check_completeness
 from lse_archive.fetch.day_feedback import DayFeedback
 from lse_archive.fetch.paginate import paginate
@@ -17,9 +18,18 @@ from lse_archive.fetch.source import ApiVersionChangedError, RunSource
 from lse_archive.fetch.staging import Staging
 from lse_archive.fetch.union import Union, unite
 from lse_archive.files import disk_errors
+from lse_archive.folder.attachments import shown_name
 from lse_archive.folder.late_feedback import remove_late_feedback
 from lse_archive.folder.locks import day_lock
-from lse_archive.folder.manifest import FeedbackSummary, Summary, Tally, content_hash, read_summary, write_manifest
+from lse_archive.folder.manifest import (
+    FeedbackSummary,
+    MissingAttachment,
+    Summary,
+    Tally,
+    content_hash,
+    read_summary,
+    write_manifest,
+)
 from lse_archive.folder.pruned import require_restored
 from lse_archive.folder.state import now_text, publish_day, read_state, update_state
 from lse_archive.layout import DayPaths
@@ -36,12 +46,14 @@ class FetchOptions:
         allow_shrink: Publish what LangSmith has now, without the runs that it no longer lists.
         retention_days: Days for which LangSmith keeps the project's runs; None if without limit.
         feedback: Collect the feedback of the runs. If not, that of earlier fetches stays.
+        attachments: Which attachments are downloaded.
     """
 
     ask_count: bool = True
     allow_shrink: bool = False
     retention_days: int | None = 14
     feedback: bool = True
+    attachments: AttachmentLimits = field(default_factory=AttachmentLimits)
 
 
 def fetch_day(
@@ -57,8 +69,9 @@ def fetch_day(
     If the folder exists, changed runs are replaced, and runs that LangSmith no longer serves are kept. If the fetch
     fails, its finished pages stay in staging, and the next fetch continues from there.
 
-    A day of which LangSmith serves all but some runs is published as incomplete: its summary names them. A day past the
-    retention of which nothing is served and nothing is here is not published (`not_served`).
+    A day of which LangSmith serves all but some runs is published as incomplete: its summary names them, and the
+    attachments that could not be downloaded. A day past the retention of which nothing is served and nothing is here is
+    not published (`not_served`).
 
     Args:
         progress: Called for each page with the number of runs that it added.
@@ -78,11 +91,14 @@ def fetch_day(
     hint = "Free space or fix the permissions; no part of the day was published, and the next fetch continues from here"
     with disk_errors(failure, hint), day_lock(paths, on_wait=on_wait):
         require_restored(paths)
-        with contextlib.closing(Staging(paths, progress)) as staging:
+        with (
+            contextlib.closing(Staging(paths, progress)) as staging,
+            contextlib.closing(AttachmentDownloads(paths, source, staging, options.attachments)) as downloads,
+        ):
             try:
-                _fetch_gaps(source, staging)
+                _fetch_gaps(source, staging, downloads)
             except ApiVersionChangedError:
-                _fetch_gaps(source, staging)
+                _fetch_gaps(source, staging, downloads)
             check = check_completeness(
                 source, staging, paths.day, ask_count=options.ask_count, retention_days=options.retention_days
             )
@@ -90,18 +106,17 @@ def fetch_day(
             feedback = DayFeedback(staging, paths, recorded) if options.feedback else None
             if feedback:
                 feedback.read(source)
-            result = _publish_union(
-                paths, source, staging, check, recorded, feedback, allow_shrink=options.allow_shrink
-            )
+            downloads.finish()
+            result = _publish_union(paths, source, staging, check, recorded, feedback, options)
     result.requests = source.requests
     result.throttled = source.throttled
     result.duration_seconds = round(time.monotonic() - began, 3)
     return result
 
 
-def _fetch_gaps(source: RunSource, staging: Staging) -> None:
+def _fetch_gaps(source: RunSource, staging: Staging, downloads: AttachmentDownloads) -> None:
     staging.resume(api_version=source.api_version, project_id=source.project_id)
-    paginate(source, staging, staging.gaps())
+    paginate(source, downloads, staging.gaps())
 
 
 def _publish_union(
@@ -111,22 +126,23 @@ def _publish_union(
     check: CountCheck,
     recorded: Summary | None,
     feedback: DayFeedback | None,
-    *,
-    allow_shrink: bool,
+    options: FetchOptions,
 ) -> FetchResult:
     existed = paths.folder.is_dir()
     union = Union()
     if existed:
         with staging.transaction():
             rewritten = FEEDBACK_FILES if feedback else ()
-            union = unite(paths, staging, allow_shrink=allow_shrink, rewritten=rewritten)
+            union = unite(paths, staging, allow_shrink=options.allow_shrink, rewritten=rewritten)
     found = feedback.write() if feedback else FeedbackSummary.of(recorded)
+    staging.write_attachments()
     content = content_hash(staging.sums())
     tally = Tally(paths.day)
     for header, size in staging.headers():
         tally.add(header, size)
 
     incomplete = _incomplete(staging, check, recorded)
+    attachments = _attachments(staging, recorded, skipped=options.attachments.skip)
     if incomplete or staging.is_incomplete():  # whatever the counts are
         check = replace(check, verdict="fewer")
     if check.verdict == "unproven" and not existed and not any(staging.sums()):
@@ -149,6 +165,7 @@ def _publish_union(
         and recorded is not None
         and (recorded.content_sha256, recorded.incomplete) == (content, incomplete)
         and FeedbackSummary.of(recorded) == found
+        and (recorded.attachments, recorded.attachments_missing) == (attachments.count, attachments.missing)
     )
     if not is_unchanged:
         summary = tally.summary(
@@ -161,7 +178,13 @@ def _publish_union(
             changed_at=now_text(),
             incomplete=incomplete,
         )
-        summary = msgspec.structs.replace(summary, **msgspec.structs.asdict(found))
+        summary = msgspec.structs.replace(
+            summary,
+            attachments=attachments.count,
+            attachment_bytes=attachments.bytes,
+            attachments_missing=attachments.missing,
+            **msgspec.structs.asdict(found),
+        )
         write_manifest(staging.runs_folder, summary, staging.sums())
         publish_day(paths, staging.runs_folder)
 
@@ -177,6 +200,7 @@ def _publish_union(
         langsmith_count=check.count,
         count_check=verdict,
         proven_content=proven_content,
+        attachments_missing=len(attachments.missing),
         no_longer_served=kept,
         **({"feedback_read_at": feedback.read_at} if feedback and not feedback.differs else {}),
     )
@@ -200,6 +224,9 @@ def _publish_union(
         langsmith_root_count=check.roots,
         count_check=verdict,
         incomplete=incomplete,
+        attachments=attachments.count,
+        attachment_bytes=attachments.bytes,
+        attachments_missing=attachments.missing,
         api=source.api_version,
         **msgspec.structs.asdict(found),
     )
@@ -215,6 +242,43 @@ def _incomplete(staging: Staging, check: CountCheck, recorded: Summary | None) -
     if recorded and not is_proven:
         found.update(name for name in recorded.incomplete if not staging.has_run(name))
     return sorted(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attachments:
+    """The day's attachments, see `Summary`."""
+
+    count: int | None
+    bytes: int
+    missing: list[MissingAttachment]
+
+
+def _attachments(staging: Staging, recorded: Summary | None, *, skipped: bool) -> _Attachments:
+    """What an earlier fetch missed stays named until it is here, or LangSmith serves the run without it.
+
+    Args:
+        skipped: This fetch downloaded none: the day counts as collected only if it was, and nothing has come since.
+    """
+    count, sizes, here = 0, {}, set()
+    for one in staging.attachments():
+        count += 1
+        sizes[one.sha256] = one.size
+        here.add((one.run_id, shown_name(one.name)))
+    before = {(one.run_id, one.name): one for one in recorded.attachments_missing} if recorded else {}
+    found = {}
+    for run_id, name, why in staging.missing_attachments():
+        key = (run_id, shown_name(name))
+        found[key] = before.get(key) or MissingAttachment(*key, why)  # the first reason: "nothing new, nothing written"
+    is_collected = not skipped
+    if skipped:
+        is_collected = recorded is not None and recorded.attachments is not None and found.keys() <= before.keys()
+        found = {}
+    for key, one in before.items():
+        run = staging.find(key[0])
+        if key not in here and (skipped or run is None or not run.served):
+            found.setdefault(key, one)
+    missing = [found[key] for key in sorted(found)]
+    return _Attachments(count if is_collected else None, sum(sizes.values()), missing)
 
 
 def _recorded_summary(paths: DayPaths) -> Summary | None:

@@ -185,7 +185,8 @@ class DayFeedback:
         window = day_window(self.paths.day)
         for begin in range(0, len(run_ids), _IDS_PER_REQUEST):
             part = {run_id: starts[run_id] for run_id in run_ids[begin : begin + _IDS_PER_REQUEST]}
-            self.staging.renew(source.runs_by_id(part, window).runs)
+            page = source.runs_by_id(part, window)
+            self.staging.renew(page.runs, page.attachments)
         again = self._runs_to_ask()
         self._read(source, {run_id: again.get(run_id, 1) for run_id in run_ids})
 

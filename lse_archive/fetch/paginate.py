@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 from lse_archive.days import Window, format_time
 from lse_archive.errors import SourceError
-from lse_archive.fetch.source import LostCursorError, Page, RunSource, UnservedRun
+from lse_archive.fetch.source import AttachmentLink, LostCursorError, Page, RunSource, UnservedRun
 
 MAX_WORKERS = 8
 _MAX_RESTARTS = 10
@@ -43,8 +43,17 @@ class PageReport:
 class Sink(Protocol):
     """Receives the pages. Called from several threads."""
 
-    def add(self, runs: list[bytes], unserved: Sequence[UnservedRun] = ()) -> PageReport:
-        """Adds the runs of a page, and records those that LangSmith does not serve."""
+    def add(
+        self,
+        runs: list[bytes],
+        unserved: Sequence[UnservedRun] = (),
+        attachments: Mapping[str, Sequence[AttachmentLink]] | None = None,
+    ) -> PageReport:
+        """Adds the runs of a page; records those that LangSmith does not serve, and that the runs have attachments."""
+        ...
+
+    def download(self, attachments: Mapping[str, Sequence[AttachmentLink]], stop: threading.Event) -> None:
+        """Downloads the attachments of a page that was added."""
         ...
 
     def mark_complete(self, window: Window) -> None:
@@ -147,10 +156,11 @@ class _Paginator:
                 except LostCursorError:
                     cursor = None
                 else:
-                    report = self._sink.add(page.runs, page.unserved)
+                    report = self._sink.add(page.runs, page.unserved, page.attachments)
                     ordered = ordered and report.ordered and (report.newest is None or report.newest < span.position)
                     advanced = ordered and self._advance(span, query, report)
                     self._events.put(None)  # the span's density has changed: it may be worth splitting
+                    self._sink.download(page.attachments, self._stop)
                     if report.new or advanced:
                         restarts = 0
                     if ordered and span.position <= span.low:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from lse_archive.days import Window
@@ -20,6 +20,41 @@ class ApiVersionChangedError(Exception):
 
     Raised before the first answer only.
     """
+
+
+class LinkRefusedError(Exception):
+    """The storage refuses a link: it has expired, or its file is not there. The text is the reason, not the link."""
+
+
+class DownloadError(Exception):
+    """The storage did not serve a file for longer than the patience. The text is the reason, not the link."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentLink:
+    """An attachment of a run.
+
+    Attributes:
+        name: The sender's name for it: any text.
+        media_type: As LangSmith states it; None if it does not.
+        url: Where it is downloaded: a secret that expires, which is never stored. May be empty or relative.
+    """
+
+    name: str
+    media_type: str | None
+    url: str = field(repr=False)
+
+
+class DownloadTarget(Protocol):
+    """Receives the bytes of one file."""
+
+    def begin(self, length: int | None) -> None:
+        """Begins an attempt, with no bytes; `length` is the announced number of bytes."""
+        ...
+
+    def write(self, piece: bytes) -> None:
+        """Adds bytes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +81,14 @@ class Page:
         next_cursor: The cursor of the next page, None at the end.
         full: Whether it holds as many runs as were requested: then a missing cursor does not prove the end.
         unserved: The runs that belong to the page and were not served.
+        attachments: The attachments of its runs by run id. The links are cut from the runs.
     """
 
     runs: list[bytes]
     next_cursor: str | None = None
     full: bool = False
     unserved: Sequence[UnservedRun] = ()
+    attachments: Mapping[str, Sequence[AttachmentLink]] = field(default_factory=dict)
 
 
 class RunSource(FeedbackSource, Protocol):
@@ -109,8 +146,22 @@ class RunSource(FeedbackSource, Protocol):
         """
         ...
 
-    def runs_by_id(self, starts: Mapping[str, int], window: Window) -> Page:
+    def runs_by_id(self, starts: Mapping[str, int], window: Window, *, stop: threading.Event | None = None) -> Page:
         """The listed runs of these ids and start times. Those that LangSmith does not serve are in `unserved`."""
+        ...
+
+    def download(self, link: AttachmentLink, target: DownloadTarget, stop: threading.Event) -> str | None:
+        """Streams an attachment to the target, which begins again at each attempt; returns its media type if known.
+
+        What the target raises ends the download.
+
+        Args:
+            stop: When it is set, a SourceError is raised.
+
+        Raises:
+            LinkRefusedError: A new link may help.
+            DownloadError: The storage did not serve it for longer than the patience.
+        """
         ...
 
     def count(self, window: Window, *, roots_only: bool = False) -> int:

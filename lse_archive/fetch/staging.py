@@ -11,18 +11,27 @@ import hashlib
 import itertools
 import logging
 import os
+import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lse_archive.days import Window, day_window
 from lse_archive.errors import ArchiveConflictError
 from lse_archive.fetch.paginate import PageReport
-from lse_archive.fetch.source import UnservedRun
-from lse_archive.files import link_file
+from lse_archive.fetch.source import AttachmentLink, UnservedRun
+from lse_archive.files import file_sha256, link_file
+from lse_archive.folder.attachments import (
+    ATTACHMENTS,
+    Attachment,
+    attachment_digest,
+    attachment_file,
+    attachment_lines,
+    belongs_to_attachments,
+)
 from lse_archive.folder.publish import discard
 from lse_archive.folder.reader import RunFile, run_file_name
 from lse_archive.layout import DayPaths
@@ -42,6 +51,10 @@ CREATE TABLE IF NOT EXISTS missing (id BLOB PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS unreadable (
   name BLOB PRIMARY KEY, sha256 BLOB NOT NULL, run_id BLOB, served INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS attachment (
+  run_id BLOB NOT NULL, name BLOB NOT NULL, media_type TEXT, size INTEGER, sha256 BLOB, why TEXT, state TEXT NOT NULL,
+  PRIMARY KEY (run_id, name)
+);
 CREATE TABLE IF NOT EXISTS covered (low INTEGER NOT NULL, high INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS stats (run BLOB PRIMARY KEY, stats BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS mark (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -50,7 +63,18 @@ _RUN_COLUMNS = "id, name, sha256, size, origin, trace_id, start, end, trace_star
 _INSERT_RUN = f"INSERT OR REPLACE INTO run ({_RUN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 # Of the journal; a journal of another format is not continued.
-_FORMAT = "2"
+_FORMAT = "3"
+# State of an attachment: `wanted` (not here, or of an earlier fetch), `refused` (over a limit), `here`, `stale` (of an
+# earlier fetch, and not listed in this one). Only one with a sha256 has a file.
+_LIST_ATTACHMENT = """
+INSERT INTO attachment (run_id, name, state) VALUES (?, ?, 'wanted')
+ON CONFLICT (run_id, name) DO UPDATE SET state = 'wanted' WHERE state = 'stale'
+"""
+_PUT_ATTACHMENT = """
+INSERT INTO attachment VALUES (?1, ?2, ?3, ?4, ?5, NULL, 'here') ON CONFLICT (run_id, name) DO UPDATE
+SET media_type = ?3, size = ?4, sha256 = ?5, why = NULL, state = 'here'
+"""
+
 # An interrupted fetch is continued for this long; after that its runs may have changed and are fetched again.
 _FRESH_SECONDS = 24 * 3600
 
@@ -78,6 +102,7 @@ class Staging:
         self._progress = progress
         self.root = paths.staging
         self.runs_folder = paths.staging / "runs"
+        self.downloads_folder = paths.staging / "downloads"
         self._window: Window = day_window(paths.day)
         self._lock = threading.RLock()
         self._project = project_folder(paths.project)  # any name as text
@@ -160,12 +185,17 @@ class Staging:
         now = time.time() if now is None else now
         self._project_id = project_id.lower()
         wanted = {"api_version": api_version, "project_id": project_id, "format": _FORMAT}
+        shutil.rmtree(self.downloads_folder, ignore_errors=True)
+        self.downloads_folder.mkdir()
         with self.transaction() as db:
             db.execute("DELETE FROM run WHERE origin = 'kept'")
             db.execute("DELETE FROM extra")
             damaged = []
             journal = dict(db.execute("SELECT name, sha256 FROM run UNION ALL SELECT name, sha256 FROM unreadable"))
+            incomplete = self._check_attachments()
             for path in self.runs_folder.iterdir():
+                if belongs_to_attachments(path.name):
+                    continue
                 name = os.fsencode(path.name)
                 digest, content = journal.pop(name, None), path.read_bytes()
                 if digest is None and self._is_journal_lost and (row := self._row_of(path.name, content)):
@@ -175,7 +205,7 @@ class Staging:
                     damaged.append(name)
             damaged += journal
             names = [(name,) for name in damaged]
-            incomplete = db.executemany("DELETE FROM run WHERE name = ?", names).rowcount > 0
+            incomplete |= db.executemany("DELETE FROM run WHERE name = ?", names).rowcount > 0
             incomplete |= db.executemany("DELETE FROM unreadable WHERE name = ?", names).rowcount > 0
             db.execute("DELETE FROM stats WHERE run NOT IN (SELECT id FROM run)")
             former = dict(db.execute("SELECT key, value FROM mark"))
@@ -191,11 +221,33 @@ class Staging:
                 db.execute("UPDATE run SET origin = 'stale'")
                 db.execute("UPDATE unreadable SET served = 0")
                 db.execute("DELETE FROM missing")
+                self._unlist_attachments("TRUE")
                 incomplete = True
                 marks = [*wanted.items(), ("began", str(now))]
                 db.executemany("INSERT OR REPLACE INTO mark VALUES (?, ?)", marks)
             if incomplete:
                 db.execute("DELETE FROM covered")
+
+    def _check_attachments(self) -> bool:
+        """Deletes files that the journal does not have, and rows without their file; returns whether there were any."""
+        rows = {attachment_file(digest): digest for digest in self._attachment_digests()}
+        for path in self.runs_folder.iterdir():
+            if not belongs_to_attachments(path.name):
+                continue
+            if path.name in rows and file_sha256(path)[1] == rows[path.name].hex():
+                del rows[path.name]
+            else:
+                path.unlink()
+        lost = [(digest,) for digest in rows.values()]
+        return self._db.executemany("DELETE FROM attachment WHERE sha256 = ?", lost).rowcount > 0
+
+    def _unlist_attachments(self, condition: str, *values: object) -> None:
+        self._db.execute(f"DELETE FROM attachment WHERE {condition} AND sha256 IS NULL", values)
+        self._db.execute(f"UPDATE attachment SET state = 'stale' WHERE {condition}", values)
+
+    def _attachment_digests(self) -> list[bytes]:
+        query = "SELECT DISTINCT sha256 FROM attachment WHERE sha256 IS NOT NULL"
+        return [digest for (digest,) in self._db.execute(query)]
 
     def _row_of(self, name: str, content: bytes) -> tuple[object, ...] | None:
         """The row of a whole run file of the day; None for any other file."""
@@ -222,8 +274,13 @@ class Staging:
 
     # ---- the sink of the pagination ------------------------------------------------------------------------------
 
-    def add(self, runs: list[bytes], unserved: Sequence[UnservedRun] = ()) -> PageReport:
-        """Writes the runs that this fetch does not have yet.
+    def add(
+        self,
+        runs: list[bytes],
+        unserved: Sequence[UnservedRun] = (),
+        attachments: Mapping[str, Sequence[AttachmentLink]] | None = None,
+    ) -> PageReport:
+        """Writes the runs that this fetch does not have yet, and records which attachments the runs have.
 
         A run that cannot be filed, because its id, trace or start time cannot be read, is kept as it came.
         """
@@ -245,12 +302,16 @@ class Staging:
         if unreadable or unserved:
             missing, added = self._write_unreadable(unreadable, unserved)
             new += missing
+        self._list_attachments(rows, attachments or {})
         if self._progress:
             self._progress(len(new) + added)
         return PageReport(len(new) + added, max(new, default=None), min(starts, default=None), ordered)
 
-    def renew(self, runs: list[bytes]) -> None:
-        """Replaces runs that were served before by their present state; others are added."""
+    def renew(self, runs: list[bytes], attachments: Mapping[str, Sequence[AttachmentLink]]) -> None:
+        """Replaces runs that were served before by their present state; others are added.
+
+        The attachments of a run that has changed are downloaded again.
+        """
         rows = {}
         for run in runs:
             with contextlib.suppress(NotARunError):
@@ -258,6 +319,13 @@ class Staging:
                 if header.start in self._window and header.project_id in (None, self._project_id):
                     rows[header.run_id] = (header, run)
         self._write(rows, again=True)
+        self._list_attachments(rows, attachments)
+
+    def _list_attachments(self, run_ids: Iterable[str], links: Mapping[str, Sequence[AttachmentLink]]) -> None:
+        listed = [(_key(run_id), _name_key(link.name)) for run_id in run_ids for link in links.get(run_id, ())]
+        if listed:
+            with self.transaction() as db:
+                db.executemany(_LIST_ATTACHMENT, listed)
 
     def _write(self, runs: dict[str, tuple[RunHeader, bytes]], *, again: bool = False) -> list[int]:
         """Writes those runs that have not been served yet; returns their start times.
@@ -284,6 +352,7 @@ class Staging:
                 starts.append(header.start)
                 if staged:
                     db.execute("DELETE FROM stats WHERE run = ?", (rows[-1][0],))
+                    self._unlist_attachments("run_id = ?", rows[-1][0])
                 if header.feedback_stats:
                     db.execute("INSERT OR REPLACE INTO stats VALUES (?, ?)", (rows[-1][0], header.feedback_stats))
             db.executemany(_INSERT_RUN, rows)
@@ -347,11 +416,97 @@ class Staging:
             here = self._find(ids)
         return [run_id for run_id in ids if run_id not in here or not here[run_id].served]
 
+    # ---- attachments -------------------------------------------------------------------------------------------------
+
+    def wanted_attachments(self) -> dict[str, int]:
+        """The runs of the day, with their start, that have attachments to be downloaded."""
+        query = """
+            SELECT id, start FROM run WHERE id IN (SELECT run_id FROM attachment WHERE state = 'wanted') ORDER BY id
+        """
+        with self._lock:
+            return {_text(run_id): start for run_id, start in self._db.execute(query)}
+
+    def wanted_names(self, run_ids: Iterable[str]) -> list[tuple[str, str]]:
+        """Run id and name of each attachment of these runs that is to be downloaded."""
+        query = "SELECT name FROM attachment WHERE run_id = ? AND state = 'wanted'"
+        with self._lock:
+            return [
+                (run_id, _name_text(name))
+                for run_id in run_ids
+                for (name,) in self._db.execute(query, (_key(run_id),)).fetchall()
+            ]
+
+    def store_attachment(self, attachment: Attachment, download: Path) -> bool:
+        """Moves a downloaded file into staging; returns whether it holds a content that was not here."""
+        path = self.runs_folder / attachment_file(attachment.sha256)
+        with self.transaction() as db:
+            if is_new := not path.exists():
+                download.rename(path)
+            db.execute(_PUT_ATTACHMENT, _attachment_row(attachment))
+            return is_new
+
+    def keep_attachment(self, attachment: Attachment, folder: Path, *, replace: bool = False) -> None:
+        """Links a published attachment into staging.
+
+        Args:
+            replace: False: only if there is none of its name that was downloaded.
+        """
+        row, name = _attachment_row(attachment), attachment_file(attachment.sha256)
+        query = "SELECT 1 FROM attachment WHERE run_id = ? AND name = ? AND sha256 IS NOT NULL"
+        with self._lock:
+            if not replace and self._db.execute(query, row[:2]).fetchone():
+                return
+            with contextlib.suppress(FileExistsError):  # before the row, which is of a whole file
+                link_file(folder / name, self.runs_folder / name)
+            self._db.execute(_PUT_ATTACHMENT, row)
+
+    def fail_attachment(self, run_id: str, name: str, why: str, *, final: bool = False) -> None:
+        """Records why an attachment could not be downloaded; `final`: this fetch does not try it again."""
+        state = "refused" if final else "wanted"
+        with self.transaction() as db:
+            sql = "UPDATE attachment SET why = ?, state = ? WHERE run_id = ? AND name = ?"
+            db.execute(sql, (why, state, _key(run_id), _name_key(name)))
+
+    def explain_attachments(self, why: str) -> None:
+        """Records a reason for the attachments that were not tried."""
+        with self.transaction() as db:
+            db.execute("UPDATE attachment SET why = ? WHERE state = 'wanted' AND why IS NULL", (why,))
+
+    def missing_attachments(self) -> list[tuple[str, str, str]]:
+        """Run id, name and reason of each attachment that is not here, sorted."""
+        query = "SELECT run_id, name, why FROM attachment WHERE sha256 IS NULL ORDER BY run_id, name"
+        return [(_text(run_id), _name_text(name), why or "") for run_id, name, why in self._db.execute(query)]
+
+    def attachments(self) -> Iterator[Attachment]:
+        """The attachments that are here, sorted by run id and name."""
+        query = """
+            SELECT run_id, name, media_type, size, sha256 FROM attachment WHERE sha256 IS NOT NULL ORDER BY run_id, name
+        """
+        for run_id, name, media_type, size, digest in self._db.execute(query):
+            yield Attachment(_text(run_id), _name_text(name), media_type, size, digest)
+
+    def write_attachments(self) -> None:
+        """Writes `_attachments.json`, if the day has any attachments; deletes files that nothing lists."""
+        path, listed = self.runs_folder / ATTACHMENTS, hashlib.sha256()
+        recorded = {name for name, _ in self.sums() if belongs_to_attachments(name)}
+        for file in self.runs_folder.iterdir():
+            if belongs_to_attachments(file.name) and file.name not in recorded:
+                file.unlink()
+        if not self._attachment_digests():
+            return
+        with path.open("xb") as file:
+            for line in attachment_lines(self.attachments()):
+                file.write(line)
+                listed.update(line)
+        row = (os.fsencode(ATTACHMENTS), listed.digest())
+        self._db.execute("INSERT OR REPLACE INTO extra VALUES (?, ?)", row)
+
     # ---- the union with what is published ----------------------------------------------------------------------------
 
     def find(self, run_id: str) -> StagedRun | None:
         """A staged run, None if there is none of this id."""
-        return self._find([run_id]).get(run_id)
+        with self._lock:
+            return self._find([run_id]).get(run_id)
 
     def _find(self, ids: Sequence[str]) -> dict[str, StagedRun]:
         query = f"SELECT id, name, sha256, origin, end FROM run WHERE id IN ({','.join('?' * len(ids))})"
@@ -370,6 +525,7 @@ class Staging:
         for (name,) in self._db.execute(f"SELECT name FROM run WHERE {condition}").fetchall():
             (self.runs_folder / os.fsdecode(name)).unlink(missing_ok=True)
         self._db.execute(f"DELETE FROM run WHERE {condition}")
+        self._db.execute("DELETE FROM attachment WHERE run_id NOT IN (SELECT id FROM run)")
         self._delete_unreadable("NOT served")
 
     def keep(self, folder: Path, file: RunFile, *, served: bool) -> None:
@@ -403,7 +559,8 @@ class Staging:
 
         If a run that was fetched has its name, it gets the name of unreadable bytes.
         """
-        if name := _link(path, self.runs_folder, path.name, _unreadable_name(digest)):
+        names = [path.name] if attachment_digest(path.name) == digest else [path.name, _unreadable_name(digest)]
+        if name := _link(path, self.runs_folder, *names):
             self._db.execute("INSERT OR REPLACE INTO extra VALUES (?, ?)", (os.fsencode(name), digest))
 
     # ---- what will be published --------------------------------------------------------------------------------------
@@ -435,7 +592,9 @@ class Staging:
         return [_text(run_id) for (run_id,) in rows]
 
     def has_file(self, name: str) -> bool:
-        """Whether a file of this name was fetched, or kept as a run."""
+        """Whether a file of this name was fetched, or kept as a run or an attachment."""
+        if belongs_to_attachments(name):
+            return (self.runs_folder / name).exists()
         query = "SELECT 1 FROM run WHERE name = ?1 UNION ALL SELECT 1 FROM unreadable WHERE name = ?1"
         return self._db.execute(query, (os.fsencode(name),)).fetchone() is not None
 
@@ -460,8 +619,11 @@ class Staging:
     def sums(self) -> Iterator[tuple[str, bytes]]:
         """Names and checksums of all files, in the order of their names."""
         query = """
-            SELECT name, sha256 FROM run UNION ALL SELECT name, sha256 FROM extra
-            UNION ALL SELECT name, sha256 FROM unreadable ORDER BY name
+            SELECT name, sha256 FROM run UNION ALL SELECT name, sha256 FROM unreadable UNION ALL SELECT * FROM (
+                SELECT name, sha256 FROM extra UNION
+                SELECT CAST('_attachment_' || lower(hex(sha256)) AS BLOB), sha256 FROM attachment
+                WHERE sha256 IS NOT NULL
+            ) ORDER BY name
         """
         for name, digest in self._db.execute(query):
             yield os.fsdecode(name), digest
@@ -474,6 +636,18 @@ def _key(run_id: str) -> bytes:
 def _text(key: bytes) -> str:
     digits = key.hex()
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def _name_key(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")  # any text of JSON; its order is that of the characters
+
+
+def _name_text(key: bytes) -> str:
+    return key.decode("utf-8", "surrogatepass")
+
+
+def _attachment_row(one: Attachment) -> tuple[object, ...]:
+    return _key(one.run_id), _name_key(one.name), one.media_type, one.size, one.sha256
 
 
 def _row(header: RunHeader, name: str, digest: bytes, size: int, origin: str) -> tuple[object, ...]:

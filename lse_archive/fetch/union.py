@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,10 @@ import msgspec
 
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.fetch.staging import Staging
+from lse_archive.files import file_sha256
+from lse_archive.folder.attachments import ATTACHMENTS, attachment_digest, attachment_file, read_attachments
 from lse_archive.folder.contents import is_summary_as_recorded, other_files
-from lse_archive.folder.manifest import SUMS, content_sums, read_sums
+from lse_archive.folder.manifest import SUMS, content_sums, read_summary, read_sums
 from lse_archive.folder.reader import InvalidFile, read_folder
 from lse_archive.layout import DayPaths
 from lse_archive.runs.header import unwrap
@@ -89,13 +90,26 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool, rewritten: C
         else:
             changed += 1
 
-    for path in other_files(paths.folder):
-        digest = hashlib.sha256(path.read_bytes()).digest()
+    listed = expected.pop(ATTACHMENTS, None)
+    others = {path: bytes.fromhex(file_sha256(path)[1]) for path in other_files(paths.folder)}
+    found = others.pop(paths.folder / ATTACHMENTS, None)
+    is_list_intact = found == listed or not sums  # a folder without checksums is an older tool's
+    whole = {digest for path, digest in others.items() if attachment_digest(path.name) == digest}
+    if is_list_intact:
+        _keep_attachments(paths.folder, staging, whole, allow_shrink=allow_shrink)
+    elif not _lists_all(paths.folder, staging, sums):
+        damaged.add(ATTACHMENTS)
+    as_recorded = as_recorded and is_list_intact
+    for path, digest in others.items():
         recorded = expected.pop(path.name, None)
         as_recorded = as_recorded and recorded == digest
         if recorded not in (None, digest):
             damaged.add(path.name)
-        if path.name not in rewritten:
+            if attachment_digest(path.name):
+                continue
+        # Without the runs that LangSmith no longer lists, only the attachments that are listed stay.
+        is_unlisted = allow_shrink and attachment_digest(path.name) == digest
+        if path.name not in rewritten and not is_unlisted:
             staging.keep_other(path, digest)
 
     missing = expected.keys()
@@ -107,6 +121,25 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool, rewritten: C
             hint="Restore the day from its zip or from Drive, then fetch again",
         )
     return Union(changed, unchanged, as_recorded and not missing)
+
+
+def _keep_attachments(folder: Path, staging: Staging, whole: Collection[bytes], *, allow_shrink: bool) -> None:
+    """Keeps what the published folder lists, unless it was downloaded again; `whole` are the contents in it."""
+    for one in read_attachments(folder):
+        is_here = one.sha256 in whole or staging.has_file(attachment_file(one.sha256))
+        if is_here and (not allow_shrink or staging.has_run(one.run_id)):
+            staging.keep_attachment(one, folder)
+
+
+def _lists_all(folder: Path, staging: Staging, sums: Mapping[str, bytes]) -> bool:
+    """Whether the staging has as many attachments as a folder whose list is damaged, and all their contents."""
+    here = [one.sha256 for one in staging.attachments()]
+    try:
+        summary = read_summary(folder)
+    except CorruptArchiveError:
+        return False
+    recorded = {digest for name in sums if (digest := attachment_digest(name))}
+    return summary is not None and len(here) >= (summary.attachments or 0) and recorded <= set(here)
 
 
 def _same_run(published: bytes, staged: Path) -> bool:

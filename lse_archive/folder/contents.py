@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError
-from lse_archive.files import publish_file
+from lse_archive.files import file_sha256, publish_file
 from lse_archive.folder.manifest import (
     SUMMARY,
     SUMS,
@@ -69,7 +68,7 @@ def ensure_manifest(paths: DayPaths) -> Summary:
         else:
             invalid.append(file.name)
     for path in other_files(paths.folder):
-        found[path.name] = hashlib.sha256(path.read_bytes()).digest()
+        found[path.name] = bytes.fromhex(file_sha256(path)[1])
         invalid.append(path.name)
     ordered = content_sums(found)
     content = content_hash(ordered)

@@ -15,6 +15,7 @@ import msgspec
 
 from lse_archive.days import Window, day_window
 from lse_archive.errors import UNDECODABLE, ArchiveConflictError, ArchiveError, CorruptArchiveError
+from lse_archive.folder.attachments import belongs_to_attachments
 from lse_archive.folder.opened import Folder, open_folder
 from lse_archive.runs.feedback import FEEDBACK_FILES
 from lse_archive.runs.header import RunHeader
@@ -24,6 +25,19 @@ SUMS = "_sha256sums.txt"
 TOOL = f"lse {version('langsmith-archive')}"
 
 
+class MissingAttachment(msgspec.Struct, frozen=True):
+    """An attachment that LangSmith lists and that is not here.
+
+    Attributes:
+        name: Printable and shortened.
+        why: The reason of the last fetch in which it was new.
+    """
+
+    run_id: str
+    name: str
+    why: str
+
+
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """The content of `_summary.json`: numbers of the day's content, not of its last fetch.
 
@@ -31,7 +45,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         bytes: Total size of the run files.
         pending: Runs without an end time.
         cost: USD.
-        unfit_files: Files of the folder that hold no run of this day, without those of feedback.
+        unfit_files: Files of the folder that hold no run of this day, without those of feedback and attachments.
         continued_from_previous_day: Traces whose root started before the day.
         continued_into_next_day: Traces with a run that ended after the day.
         langsmith_count: Runs of the day by LangSmith's own count; None if it was not requested.
@@ -45,6 +59,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
         feedback_apart: Records in `_feedback_apart.jsonl`.
         feedback_differs: Ids of runs that have more or fewer records than their `feedback_stats` say.
         feedback_unproven: Ids of runs for which that cannot be decided.
+        attachments: Attachments of the runs; None if they were not collected.
+        attachment_bytes: Size of their files: equal contents are one file.
+        attachments_missing: Those that could not be downloaded.
     """
 
     project: str
@@ -71,6 +88,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     feedback_apart: int = 0
     feedback_differs: list[str] = []
     feedback_unproven: list[str] = []
+    attachments: int | None = None
+    attachment_bytes: int = 0
+    attachments_missing: list[MissingAttachment] = []
     tool: str = TOOL
     format: int = 1
 
@@ -146,7 +166,7 @@ class Tally:
             tokens=self.tokens,
             cost=self._cost_units / 1e12,
             bytes=self.bytes,
-            unfit_files=sorted(name for name in invalid if name not in FEEDBACK_FILES),
+            unfit_files=sorted(name for name in invalid if not _is_own(name)),
             continued_from_previous_day=sorted(self._from_previous),
             continued_into_next_day=sorted(self._into_next),
             content_sha256=content_sha256,
@@ -156,6 +176,10 @@ class Tally:
             changed_at=changed_at,
             incomplete=list(incomplete),
         )
+
+
+def _is_own(name: str) -> bool:
+    return name in FEEDBACK_FILES or belongs_to_attachments(name)
 
 
 def content_hash(sums: Iterable[tuple[str, bytes]]) -> str:

@@ -7,10 +7,11 @@ reader reads the old one to its end. A displaced folder is deleted under an excl
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -52,15 +53,25 @@ class Folder:
             FileNotFoundError: There is no such file.
             ArchiveError: It cannot be read.
         """
+        return b"".join(self._pieces(name))
+
+    def digest(self, name: str) -> bytes:
+        """The sha256 of a file's content, which may be of any size. Raises as `read`."""
+        found = hashlib.sha256()
+        for piece in self._pieces(name):
+            found.update(piece)
+        return found.digest()
+
+    def _pieces(self, name: str) -> Iterator[bytes]:
         # Plain system calls: pathlib would double the time of thousands of small files.
         try:
             descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.descriptor)
             try:
                 # Read to the end: network file systems may return short reads.
-                parts = [os.read(descriptor, _READ_AT_ONCE)]
-                while parts[-1]:
-                    parts.append(os.read(descriptor, _READ_AT_ONCE << 6))
-                return b"".join(parts)
+                piece = os.read(descriptor, _READ_AT_ONCE)
+                while piece:
+                    yield piece
+                    piece = os.read(descriptor, _READ_AT_ONCE << 6)
             finally:
                 os.close(descriptor)
         except FileNotFoundError:

@@ -85,7 +85,7 @@ def file_digests(folder: Path | Folder, names: Iterable[str]) -> Iterator[tuple[
     """
     with open_folder(folder) as opened:
         for name in names:
-            yield name, hashlib.sha256(opened.read(name)).digest()
+            yield name, opened.digest(name)
 
 
 def read_folder(folder: Path | Folder, day: date) -> Iterator[RunFile | InvalidFile]:

@@ -23,12 +23,11 @@ import msgspec
 
 from lse_archive.errors import UNDECODABLE
 from lse_archive.files import disk_errors
+from lse_archive.folder.attachments import ATTACHMENTS
 from lse_archive.folder.opened import Folder, open_folder
 from lse_archive.folder.reader import NOT_AS_RECORDED
 from lse_archive.runs.feedback import FEEDBACK, FEEDBACK_APART
 from lse_archive.runs.scanner import NULL, NotARunError, check_json, load_as, members
-
-ATTACHMENTS = "_attachments.json"
 
 RecordKind = Literal["feedback", "attachments"]
 RECORD_FILES: dict[RecordKind, tuple[str, ...]] = {

@@ -37,6 +37,7 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
         langsmith_count: LangSmith's count then.
         count_check: See `FetchResult.count_check`.
         proven_content: Content hash of the day when the counts were last equal.
+        attachments_missing: Number of attachments that could not be downloaded.
         no_longer_served: Ids of kept runs that LangSmith no longer serves.
         drive_file_id, drive_sha256, drive_content: The last confirmed upload.
         verified_at: When all places last agreed; None since their content has changed.
@@ -52,6 +53,7 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
     langsmith_count: int | None = None
     count_check: str | None = msgspec.field(default=None, name="proof")
     proven_content: str | None = None
+    attachments_missing: int = 0
     no_longer_served: list[str] = []
     drive_file_id: str | None = None
     drive_sha256: str | None = None
@@ -61,6 +63,11 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
     verdict: DayVerdict | None = None
     zip_pruned_at: str | None = None
     copy_pruned_at: str | None = None
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether LangSmith did not serve every run and attachment when the day was last fetched."""
+        return self.count_check == "fewer" or self.attachments_missing > 0
 
     def __post_init__(self) -> None:
         for time in filter(None, (self.last_fetched_at, self.zip_pruned_at)):  # they are columns of the table `days`

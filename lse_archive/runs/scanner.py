@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
 from typing import TypeVar
 
+import msgspec
+
 NULL = b"null"
 _BOM = b"\xef\xbb\xbf"
 _T = TypeVar("_T")
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class NotARunError(ValueError):
@@ -84,6 +88,56 @@ def elements(document: bytes) -> list[bytes]:
     return list(_parts(document, b"["))
 
 
+def cut_member(document: bytes, name: str) -> tuple[bytes, bytes | None]:
+    """Removes a member of a JSON object and one comma; every other byte stays.
+
+    Returns:
+        The rest, and the value (of a repeated member the last one); the document itself and None if it has none.
+
+    Raises:
+        NotARunError: It is not an object, or not complete.
+    """
+    key = json.dumps(name).encode()
+    if key not in document:
+        return document, None
+    try:
+        fields = _object_decoder.decode(document)
+    except (msgspec.DecodeError, RecursionError):
+        fields = {}
+    if value := fields.pop(name, None):
+        # The member is where the rest, without it, has exactly the other values.
+        pattern = re.escape(key) + rb"\s*:\s*" + re.escape(bytes(value))
+        for found in re.finditer(pattern, document):
+            with contextlib.suppress(msgspec.DecodeError):
+                rest = _without(document, found.start(), found.end())
+                if _object_decoder.decode(rest) == fields:
+                    return rest, bytes(value)
+    return _cut_tolerantly(document, name)
+
+
+def _cut_tolerantly(document: bytes, name: str) -> tuple[bytes, bytes | None]:
+    body = document.removeprefix(_BOM)
+    found = None
+    for begin, end in reversed(list(_spans(body, b"{"))):
+        part = body[begin:end]
+        begin, end = begin + len(part) - len(part.lstrip()), begin + len(part.rstrip())
+        key, colon, value = _split_member(part.strip())
+        if colon and key == name:
+            document = body = _without(body, begin, end)
+            found = value if found is None else found
+    return document, found
+
+
+def _without(document: bytes, begin: int, end: int) -> bytes:
+    """The object without the member from `begin` to `end`, and without the comma before it, or else after it."""
+    before, after = document[:begin], document[end:]
+    if (head := before.rstrip()).endswith(b","):
+        return head[:-1] + after
+    if (tail := after.lstrip()).startswith(b","):
+        return before + tail[1:]
+    return before + after
+
+
 def _split_member(part: bytes) -> tuple[str, bool, bytes]:
     match = _TOKEN.match(part)
     rest = part[match.end() :].lstrip() if match else b""
@@ -94,6 +148,11 @@ def _split_member(part: bytes) -> tuple[str, bool, bytes]:
 
 
 def _parts(document: bytes, opening: bytes) -> Iterator[bytes]:
+    for begin, end in _spans(document, opening):
+        yield document[begin:end].strip()
+
+
+def _spans(document: bytes, opening: bytes) -> Iterator[tuple[int, int]]:
     depth, begin, complete, after = 0, 0, False, 0
     for match in _TOKEN.finditer(document):
         if complete or (depth == 0 and match.group() != opening):
@@ -109,10 +168,10 @@ def _parts(document: bytes, opening: bytes) -> Iterator[bytes]:
             depth -= 1
             if depth == 0:
                 complete = True
-                if last := document[begin : match.start()].strip():
-                    yield last
+                if document[begin : match.start()].strip():
+                    yield begin, match.start()
         elif token == ord(",") and depth == 1:
-            yield document[begin : match.start()].strip()
+            yield begin, match.start()
             begin = match.end()
     if not complete:
         raise NotARunError("it is not JSON (it ends too early)")

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lse_archive.errors import RefusedArchiveError, ShrinkError
+from lse_archive.files import file_sha256
 from lse_archive.folder.manifest import SUMMARY, SUMS
+from lse_archive.folder.reader import may_hold_run
 from lse_archive.runs.feedback import FEEDBACK_FILES, read_record, split_mark
 from lse_archive.runs.header import unwrap
 from lse_archive.runs.scanner import NotARunError
@@ -64,13 +66,13 @@ class Inventory:
         return lost
 
     def _add(self, name: str, content: bytes) -> None:
-        if name.endswith(".json"):
+        if name in FEEDBACK_FILES:
+            self.feedback.update(read_record(split_mark(line)[0]).identity for line in content.split(b"\n") if line)
+        else:
             with contextlib.suppress(NotARunError):
                 header = unwrap(content)[1]
                 self.runs[header.run_id] = self.runs.get(header.run_id, False) or header.end is not None
                 return
-        if name in FEEDBACK_FILES:
-            self.feedback.update(read_record(split_mark(line)[0]).identity for line in content.split(b"\n") if line)
         self._add_other(name, hashlib.sha256(content).digest())
 
     def _add_other(self, name: str, digest: bytes) -> None:
@@ -95,7 +97,10 @@ def folder_inventory(paths: Iterable[Path]) -> Inventory:
     for path in paths:
         if path.name not in (SUMMARY, SUMS):
             inventory.names.add(path.name)
-            inventory._add(path.name, path.read_bytes())
+            if _is_parsed(path.name):
+                inventory._add(path.name, path.read_bytes())
+            else:
+                inventory._add_other(path.name, bytes.fromhex(file_sha256(path)[1]))
     return inventory
 
 
@@ -143,7 +148,7 @@ def _add_entry(
     try:
         if info.header_offset < 0 or not is_readable:  # negative if the beginning of the zip is missing
             raise zipfile.BadZipFile
-        if is_manifest or info.file_size > IN_MEMORY_BYTES:
+        if is_manifest or not _is_parsed(name) or info.file_size > IN_MEMORY_BYTES:
             digest = sha256(archive, info)
             if not is_manifest:
                 inventory._add_other(name, digest)
@@ -153,6 +158,10 @@ def _add_entry(
         inventory.damaged = True
         if not is_manifest:
             inventory._add_unreadable(name)
+
+
+def _is_parsed(name: str) -> bool:
+    return may_hold_run(name) or name in FEEDBACK_FILES
 
 
 def _map(path: Path) -> bytes | mmap.mmap:

@@ -222,8 +222,8 @@ def _flat(entries: Sequence[zipfile.ZipInfo], source: Path) -> list[tuple[zipfil
 
 
 def _check_summary(summary: Summary, sums: dict[str, bytes], by_name: dict[str, zipfile.ZipInfo], source: Path) -> None:
-    invalid = set(summary.unfit_files)
-    runs = sum(info.file_size for name, info in by_name.items() if may_hold_run(name) and name not in invalid)
+    unfit = set(summary.unfit_files)
+    runs = sum(info.file_size for name, info in by_name.items() if may_hold_run(name) and name not in unfit)
     if runs != summary.bytes:
         raise RefusedArchiveError(
             f"{source.name} is refused", why=f"its runs have {runs:,} bytes, by its summary {summary.bytes:,}"

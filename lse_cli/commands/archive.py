@@ -33,6 +33,12 @@ SkipFeedbackOption = Annotated[
     bool,
     typer.Option("--skip-feedback", help="Do not collect feedback; what was collected before stays. Default: off."),
 ]
+SkipAttachmentsOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-attachments", help="Do not download attachments; what was downloaded before stays. Default: off."
+    ),
+]
 BatchOption = Annotated[
     int | None,
     typer.Option(
@@ -49,6 +55,7 @@ def bare(
     start_date: StartOption = None,
     end_date: EndOption = None,
     skip_feedback: SkipFeedbackOption = False,
+    skip_attachments: SkipAttachmentsOption = False,
     force: ForceOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -57,9 +64,10 @@ def bare(
     --force never replaces an archive with one that has fewer runs.
     """
     if context.invoked_subcommand is None:
-        steps, config = ["run_files", "day_zip", "drive_file"], {"run_files": {"feedback": not skip_feedback}}
+        steps = ["run_files", "day_zip", "drive_file"]
+        config = {"run_files": {"feedback": not skip_feedback, "attachments": not skip_attachments}}
         _run(steps, project, date, start_date, end_date, force=force, json=json, config=config)
-    elif any((project, date, start_date, end_date, skip_feedback, force, json)):
+    elif any((project, date, start_date, end_date, skip_feedback, skip_attachments, force, json)):
         raise UsageError(
             "options before the command would be ignored",
             hint=f"Write them after it: lse archive {context.invoked_subcommand} …",
@@ -83,14 +91,21 @@ def fetch(
         ),
     ] = False,
     skip_feedback: SkipFeedbackOption = False,
+    skip_attachments: SkipAttachmentsOption = False,
     allow_shrink: ShrinkOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Fetch every run of the day from LangSmith.
+    """Fetch every run of the day from LangSmith, and the runs' attachments.
 
     If the day exists locally, changed runs are replaced; runs that LangSmith no longer serves are kept.
     """
-    config = {"run_files": {"ask_count": not no_count, "allow_shrink": allow_shrink, "feedback": not skip_feedback}}
+    fetch_config = {
+        "ask_count": not no_count,
+        "allow_shrink": allow_shrink,
+        "feedback": not skip_feedback,
+        "attachments": not skip_attachments,
+    }
+    config = {"run_files": fetch_config}
     _run(["run_files"], project, date, start_date, end_date, force=force or refresh, json=json, config=config)
 
 
@@ -175,6 +190,7 @@ def full_sweep(
         bool, typer.Option("--skip-fetch", help="Do not fetch; use the local run files. Default: off.")
     ] = False,
     skip_feedback: SkipFeedbackOption = False,
+    skip_attachments: SkipAttachmentsOption = False,
     skip_upload: Annotated[bool, typer.Option("--skip-upload", help="Do not upload. Default: off.")] = False,
     skip_db: Annotated[bool, typer.Option("--skip-db", help="Do not load into Postgres. Default: off.")] = False,
     batch_size: BatchOption = None,
@@ -191,7 +207,7 @@ def full_sweep(
     skips_copy = skip_upload and Settings.load().has_destination
     unchecked = (["drive_matches_zip"] if skips_copy else []) + (["runs_match_files"] if skip_db else [])
     config: dict[str, dict[str, object]] = {
-        "run_files": {"feedback": not skip_feedback},
+        "run_files": {"feedback": not skip_feedback, "attachments": not skip_attachments},
         "verification": {"skip": unchecked},
     }
     if batch_size:

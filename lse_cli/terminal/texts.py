@@ -88,6 +88,8 @@ def _import(result: ImportResult) -> str:
     if result.action == "refused":
         return f"refused: {result.why}"
     text = f"{result.action}: {counted(result.added, 'run')} added, {result.present:,} already in the archive"
+    if result.attachments:
+        text += f", {counted(result.attachments, 'attachment')} added"
     if result.differing:
         text += f" ({len(result.differing):,} of them with different content, which is kept)"
     return text
@@ -125,6 +127,8 @@ def _fetch(result: FetchResult) -> str:
         text += f", {counted((result.feedback or 0) + result.feedback_apart, 'feedback record')}"
     if result.pending:
         text += f", {result.pending:,} pending"
+    if result.attachments:
+        text += f", {counted(result.attachments, 'attachment')} of {size(result.attachment_bytes)}"
     counted_there = f"LangSmith counts {result.langsmith_count or 0:,}"
     count_check = {
         "equal": f"proven ({counted_there})" if result.langsmith_count is not None else "",
@@ -136,6 +140,9 @@ def _fetch(result: FetchResult) -> str:
     text = f"{text}; {count_check}" if count_check else text
     if result.feedback_differs:
         text += f"; FEEDBACK DIFFERS from the statistics of {counted(len(result.feedback_differs), 'run')}"
+    if missing := result.attachments_missing:
+        first = f"'{missing[0].name}' of run {missing[0].run_id} ({missing[0].why})"
+        text += f"; NOT COMPLETE: {counted(len(missing), 'attachment')} could not be downloaded, for example {first}"
     return text
 
 

@@ -43,8 +43,10 @@ def import_directory(
     code = 3 if found.invalid or found.unread else 0
     entries, worst_day = _import_days(layout, terminal, project, found, dry_run=True)
     added = sum(entry.get("added", 0) for entry in entries)
-    if added and not dry_run:
-        if not terminal.confirm(f"Import {counted(added, 'run')} into {project}"):
+    attachments = sum(entry.get("attachments", 0) for entry in entries)
+    if (added or attachments) and not dry_run:
+        what = counted(added, "run") + (f" and {counted(attachments, 'attachment')}" if attachments else "")
+        if not terminal.confirm(f"Import {what} into {project}"):
             raise ArchiveConflictError(
                 "nothing was imported", why="the import was not confirmed", hint="--force answers yes"
             )
@@ -62,7 +64,14 @@ def _import_days(
             with terminal.bars() as bars, bars.day(str(day)) as bar:
                 advance = bar("import", "runs")
                 result = import_day(
-                    layout, project, day, runs, dry_run=dry_run, progress=advance, on_wait=terminal.waiting
+                    layout,
+                    project,
+                    day,
+                    runs,
+                    found.attachments,
+                    dry_run=dry_run,
+                    progress=advance,
+                    on_wait=terminal.waiting,
                 )
         except ArchiveError as error:
             terminal.warn(f"  ✗ {project} {day}: {error}")

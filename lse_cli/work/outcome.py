@@ -60,8 +60,8 @@ def worst(*codes: int) -> int:
 def exit_code(outcome: DayOutcome) -> int:
     """0 done; 1 a step failed; 3 places differ.
 
-    Also if a zip lacks files, if LangSmith counts more runs or other feedback than the day has, or if runs were not
-    loaded.
+    Also if a zip lacks files, if LangSmith counts more runs or other feedback than the day has, if attachments are
+    missing, or if runs were not loaded.
     """
     if outcome.errors or any(check.verdict == "unknown" for check in outcome.checks):
         return 1
@@ -69,7 +69,9 @@ def exit_code(outcome: DayOutcome) -> int:
     if isinstance(zipped, ZipResult) and zipped.left_out:
         return 3
     fetched = outcome.results.get("run_files")
-    if isinstance(fetched, FetchResult) and (fetched.count_check == "fewer" or fetched.feedback_differs):
+    if isinstance(fetched, FetchResult) and (
+        fetched.count_check == "fewer" or fetched.feedback_differs or fetched.attachments_missing
+    ):
         return 3
     loaded = outcome.results.get("runs_table")
     if isinstance(loaded, LoadResult) and loaded.refused:

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlencode
 
 from lse_demo.faults import Faults
 from lse_demo.http import Answer, LocalServer, Request
@@ -54,6 +55,7 @@ class Behavior:
     longlived_days: int | None = None  # of each project
     ttl_settings: Mapping[str, Any] | None = None  # of the workspace; None: the key may not read them
     workspace_longlived_days: int = 180
+    redirected_links: bool = False  # a link leads to another one
 
 
 class LangSmithServer(LocalServer):
@@ -197,6 +199,9 @@ class LangSmithServer(LocalServer):
         found = self._links().read(path, request.query)
         if found is None:
             raise refusal(403, "the link is invalid or has expired")
+        if self.behavior.redirected_links and "moved" not in request.query:
+            query = urlencode({**request.query, "moved": "1"})
+            return Answer(307, b"", {"Location": f"{request.path}?{query}"})
         part = stored_part(self.store, *found)
         if part is None:
             raise refusal(404, "Not Found")

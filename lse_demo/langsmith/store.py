@@ -235,6 +235,11 @@ class LangSmithStore:
             members = split(v2) | {name: dump(value) for name, value in fields.items()}
             self._put(project_id, columns_of(members), join(members))
 
+    def attach(self, run_id: str, name: str, content: bytes, media_type: str = "text/plain") -> None:
+        """Attaches a file to a run, as a multipart request does."""
+        with self._lock, self._db:
+            self._db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", (run_id, name, media_type, content))
+
     def delete(self, run_ids: Iterable[str]) -> None:
         """Deletes runs, as LangSmith does after its retention."""
         with self._lock, self._db:

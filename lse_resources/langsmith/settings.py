@@ -38,3 +38,13 @@ class LangSmithSettings:
         root = self.endpoint.rstrip("/")
         root = root.removesuffix("/api/v1") if root.endswith("/api/v1") else root.removesuffix("/api")
         return f"{root}/api/v2{path}"
+
+    def link_url(self, link: str) -> str:
+        """The URL of a link to a file; a relative one is below the API's root, without a second `/api/v1`."""
+        # As the SDK does (client.py, `_construct_url`).
+        if not link or link.startswith(("http://", "https://")):
+            return link
+        path, root = link.lstrip("/"), self.v1_url("")
+        if path.startswith("api/"):
+            root = root.removesuffix("/v1").removesuffix("/api")
+        return f"{root}/{path}"

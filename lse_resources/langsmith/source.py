@@ -7,19 +7,26 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 
 from lse_archive.days import Window, day_of, day_window, format_time
 from lse_archive.errors import SourceError
 from lse_archive.fetch.feedback import MAX_FEEDBACK, FeedbackAnswer, FeedbackQuery
-from lse_archive.fetch.source import ApiVersionChangedError, LostCursorError, Page, UnservedRun
+from lse_archive.fetch.source import (
+    ApiVersionChangedError,
+    AttachmentLink,
+    DownloadTarget,
+    LostCursorError,
+    Page,
+    UnservedRun,
+)
 from lse_archive.runs.header import RunHeader, read_header
 from lse_archive.runs.pages import cut_list, cut_page
-from lse_archive.runs.scanner import NotARunError
+from lse_archive.runs.scanner import NotARunError, cut_member
 from lse_resources.langsmith.http import (
     LangSmithHttp,
     NotServedError,
@@ -27,6 +34,7 @@ from lse_resources.langsmith.http import (
     StatusError,
     UnansweredError,
 )
+from lse_resources.langsmith.storage import Storage, media_type_of
 from lse_resources.langsmith.v1 import V1, MissingPayloadError
 from lse_resources.langsmith.v2 import V2, filter_of
 
@@ -81,9 +89,9 @@ class ProjectSource:
         self._http = http
         self.project = project
         v2 = V2(http.settings, project.id)
-        v1 = V1(http.settings, project.id, self._download)
+        self._storage = Storage(http.settings)
+        v1 = V1(http.settings, project.id, self._storage.read)
         self._versions: list[V1 | V2] = [v1, v2] if api_version == "v1" else [v2, v1]
-        self._storage: httpx.Client | None = None
         self._download_pool = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="lse-payload")
         self._is_proven = False
         self._page_size = self._versions[0].max_page
@@ -121,8 +129,7 @@ class ProjectSource:
 
     def close(self) -> None:
         self._download_pool.shutdown()
-        if self._storage:
-            self._storage.close()
+        self._storage.close()
 
     def parallelism(self) -> int:
         return min(self._http.shared.queries.parallelism(self._http.latency), _MEMORY_BYTES // self._page_bytes)
@@ -142,7 +149,7 @@ class ProjectSource:
         """
         attempts = _ATTEMPTS if self._isolates and not ids_only else None
         try:
-            runs, next_cursor, size = self._request_page(
+            answer, size = self._request_page(
                 window, cursor, ids_only=ids_only, size_offset=size_offset, attempts=attempts, stop=stop
             )
         except _NOT_SERVED:
@@ -150,18 +157,19 @@ class ProjectSource:
                 raise
             return self._page_by_ids(window, cursor, stop)
         if not ids_only:
-            self._remember(runs)
-        self._grow(size, sum(map(len, runs)))
-        return Page(runs, next_cursor, full=len(runs) >= size)
+            self._remember(answer.runs)
+        self._grow(size, sum(map(len, answer.runs)))
+        return answer
 
     def runs_by_id(self, starts: Mapping[str, int], window: Window, *, stop: threading.Event | None = None) -> Page:
         """See `RunSource.runs_by_id`. Ids that fail together are halved, down to the single run."""
         ids, runs, unserved = list(starts), [], []
+        attachments: dict[str, Sequence[AttachmentLink]] = {}
         parts = [ids[begin : begin + _MAX_IDS] for begin in range(0, len(ids), _MAX_IDS)][::-1]
         while parts:
             part = parts.pop()
             try:
-                served = self._request_page(
+                answer = self._request_page(
                     window, None, ids=part, attempts=1 if len(part) > 1 else _ATTEMPTS, stop=stop
                 )[0]
             except _NOT_SERVED as error:
@@ -169,33 +177,38 @@ class ProjectSource:
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]
                     continue
-                served, rest = self._last_attempt(part[0], starts[part[0]], window, error, stop)
-                if not served:
+                answer, rest = self._last_attempt(part[0], starts[part[0]], window, error, stop)
+                if not answer.runs:
                     unserved.append(UnservedRun(part[0], starts[part[0]], rest))
                     _log.info("LangSmith lists the run %s and does not serve it: %s", part[0], error.why)
             else:
-                if len(served) < len(part):
-                    here = {header.run_id for run in served if (header := _header(run))}
+                if len(answer.runs) < len(part):
+                    here = {header.run_id for run in answer.runs if (header := _header(run))}
                     unserved += [UnservedRun(run_id, starts[run_id]) for run_id in part if run_id not in here]
-            self._remember(served)
-            runs += served
-        return Page(runs, unserved=unserved)
+            self._remember(answer.runs)
+            runs += answer.runs
+            attachments |= answer.attachments
+        return Page(runs, unserved=unserved, attachments=attachments)
+
+    def download(self, link: AttachmentLink, target: DownloadTarget, stop: threading.Event) -> str | None:
+        """See `RunSource.download`."""
+        return self._storage.download(link, target, stop)
 
     def _page_by_ids(self, window: Window, cursor: str | None, stop: threading.Event | None) -> Page:
-        listed, next_cursor, size = self._request_page(window, cursor, ids_only=True, size=_MAX_IDS, stop=stop)
+        listed = self._request_page(window, cursor, ids_only=True, size=_MAX_IDS, stop=stop)[0]
         self._isolates = True
-        headers = [(run, _header(run)) for run in listed]
+        headers = [(run, _header(run)) for run in listed.runs]
         page = self.runs_by_id({header.run_id: header.start for _, header in headers if header}, window, stop=stop)
         unreadable = [run for run, header in headers if not header]
-        return Page([*page.runs, *unreadable], next_cursor, len(listed) >= size, page.unserved)
+        return replace(listed, runs=[*page.runs, *unreadable], unserved=page.unserved, attachments=page.attachments)
 
     def _last_attempt(
         self, run_id: str, start: int, window: Window, error: SourceError, stop: threading.Event | None
-    ) -> tuple[list[bytes], list[bytes]]:
+    ) -> tuple[Page, list[bytes]]:
         """Requests a run that failed alone once more, after LangSmith has served another one.
 
         Returns:
-            The run if it is served now; else what is served of it.
+            A page with the run if it is served now; else an empty one, and what is served of the run.
 
         Raises:
             SourceError: LangSmith serves no other run either: the fault is not the run's.
@@ -206,15 +219,15 @@ class ProjectSource:
         try:
             return self._request_page(window, None, ids=[run_id], attempts=1, rest=rest, stop=stop)[0], []
         except _NOT_SERVED:
-            return [], rest
+            return Page([]), rest
 
     def _find_witness(self, run_id: str, start: int, error: SourceError, stop: threading.Event | None) -> RunHeader:
         day = day_window(day_of(start))
         listed = self._request_page(day, None, ids_only=True, size=_MAX_IDS, stop=stop)[0]
-        others = [header for run in listed if (header := _header(run)) and header.run_id != run_id]
+        others = [header for run in listed.runs if (header := _header(run)) and header.run_id != run_id]
         for header in others[:: max(1, len(others) // _SAMPLES)]:
             try:
-                self._remember(self._request_page(day, None, ids=[header.run_id], attempts=1, stop=stop)[0])
+                self._remember(self._request_page(day, None, ids=[header.run_id], attempts=1, stop=stop)[0].runs)
             except _NOT_SERVED:
                 continue
             if self._witness:
@@ -301,8 +314,8 @@ class ProjectSource:
         attempts: int | None = None,
         rest: list[bytes] | None = None,
         stop: threading.Event | None = None,
-    ) -> tuple[list[bytes], str | None, int]:
-        """Requests a page; returns its runs, the next cursor and the requested number of runs.
+    ) -> tuple[Page, int]:
+        """Requests a page; returns it and the requested number of runs.
 
         Args:
             size: Requested number of runs. Default: that of `ids`, else the page size, which is halved after failures.
@@ -312,7 +325,7 @@ class ProjectSource:
         api_version = self._version
         fixed = len(ids) if ids else size and min(size, api_version.max_page)
         asked, limit, too_large = 0, _PAGE_BYTES, False
-        answer: tuple[list[bytes], str | None] = ([], None)
+        answer = Page([])
 
         def request() -> httpx.Response:
             nonlocal asked, limit, too_large
@@ -330,8 +343,10 @@ class ProjectSource:
         def check(body: bytes) -> None:
             nonlocal answer, too_large
             runs, next_cursor = cut_page(body, strict=rest is None)
+            runs, attachments = _cut_links(runs, api_version.link_member, api_version.link_prefix)
             try:
-                answer = self._complete(api_version, runs, limit), next_cursor
+                runs = self._complete(api_version, runs, limit)
+                answer = Page(runs, next_cursor, full=len(runs) >= asked, attachments=attachments)
             except PageTooLargeError:
                 too_large = True
                 raise
@@ -365,7 +380,7 @@ class ProjectSource:
             raise
         self._is_proven = True
         self._http.shared.api_version = api_version.name
-        return *answer, asked
+        return answer, asked
 
     def _complete(self, api_version: V1 | V2, runs: list[bytes], limit: float) -> list[bytes]:
         if not any(map(api_version.is_partial, runs)):
@@ -413,17 +428,42 @@ class ProjectSource:
                 self._good_pages = 0
                 self._page_size = min(self._version.max_page, size * 2)
 
-    def _download(self, url: str) -> bytes:
-        """Fetches a presigned link, without the API key. The link is a secret and not logged."""
-        with self._lock:
-            self._storage = self._storage or httpx.Client(timeout=self._http.settings.timeout, follow_redirects=True)
+
+def _cut_links(runs: list[bytes], member: str, prefix: str) -> tuple[list[bytes], dict[str, list[AttachmentLink]]]:
+    """The runs without the member that has the links to their attachments, and the links by run id.
+
+    A run without an id that can be read has no links: the day counts as incomplete until it can.
+
+    Raises:
+        NotARunError: The links cannot be read.
+    """
+    cut: list[bytes] = []
+    attachments: dict[str, list[AttachmentLink]] = {}
+    for run in runs:
         try:
-            answer = self._storage.get(url)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise NotARunError(f"an offloaded payload could not be fetched ({type(error).__name__})") from None
-        if answer.status_code != 200:
-            raise NotARunError(f"an offloaded payload could not be fetched (HTTP {answer.status_code})")
-        return answer.content
+            rest, value = cut_member(run, member)
+        except NotARunError:  # it is kept as it came
+            rest, value = run, None
+        cut.append(rest)
+        if value and (links := _links(value, prefix)) and (header := _header(rest)):
+            attachments[header.run_id] = links
+    return cut, attachments
+
+
+def _links(value: bytes, prefix: str) -> list[AttachmentLink]:
+    """The links of `attachments` (name: link), or of `s3_urls` (prefix and name: an object with the link)."""
+    try:
+        found = json.loads(value, strict=False)
+    except (ValueError, RecursionError):
+        raise NotARunError("the links to its attachments cannot be read") from None
+    links = []
+    for key, place in found.items() if isinstance(found, dict) else ():
+        if key.startswith(prefix):
+            given = place if isinstance(place, dict) else {"presigned_url": place}
+            url = given.get("presigned_url")
+            name, media_type = key.removeprefix(prefix), media_type_of(given.get("mime_type"))
+            links.append(AttachmentLink(name, media_type, url if isinstance(url, str) else ""))
+    return links
 
 
 def _header(run: bytes) -> RunHeader | None:

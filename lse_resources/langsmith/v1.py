@@ -14,8 +14,8 @@ from lse_resources.langsmith.settings import LangSmithSettings
 from lse_resources.langsmith.v2 import filter_of
 
 MAX_PAGE = 100
-# The selection of the SDK (client.py, `list_runs`), and below the empty line the fields that it leaves out. `s3_urls`
-# has only presigned links to attachments, `share_token` makes the run public: neither is requested.
+# The selection of the SDK (client.py, `list_runs`), and below the empty line the fields that it leaves out.
+# `share_token` makes the run public: it is not requested.
 _FIELDS = tuple(
     """
     app_path completion_cost completion_tokens dotted_order end_time error events extra feedback_stats
@@ -24,7 +24,7 @@ _FIELDS = tuple(
 
     inputs_preview outputs_preview inputs_s3_urls outputs_s3_urls serialized manifest_id thread_id in_dataset
     last_queued_at prompt_token_details completion_token_details prompt_cost_details completion_cost_details
-    price_model_id reference_dataset_id trace_tier ttl_seconds trace_first_received_at
+    price_model_id reference_dataset_id s3_urls trace_tier ttl_seconds trace_first_received_at
     """.split()  # noqa: SIM905 - as a list it would take forty lines
 )
 _OFFLOADED = {"inputs": "inputs_s3_urls", "outputs": "outputs_s3_urls"}
@@ -53,10 +53,11 @@ class V1:
 
     name = "v1"
     max_page = MAX_PAGE
+    link_member = "s3_urls"
+    link_prefix = "attachment."
 
     def __init__(self, settings: LangSmithSettings, project_id: str, download: Callable[[str], bytes]) -> None:
         self.url = settings.v1_url("/runs/query")
-        self._root = settings.v1_url("")
         self._project_id = project_id
         self._download = download
 
@@ -108,7 +109,7 @@ class V1:
                 continue
             payload = None
             try:
-                payload = self._download(self._absolute(_root_link(found)))
+                payload = self._download(_root_link(found))
                 fields[key] = check_json(payload)
             except NotARunError as error:
                 why = str(error)
@@ -117,16 +118,6 @@ class V1:
         if why:
             raise MissingPayloadError(why, [run, *payloads])
         return run
-
-    def _absolute(self, link: str) -> str:
-        # Like the SDK (client.py, `_construct_url`): relative to the API's root, without a second `/api/v1`.
-        if link.startswith(("http://", "https://")):
-            return link
-        path = link.lstrip("/")
-        root = self._root
-        if path.startswith("api/"):
-            root = root.removesuffix("/v1").removesuffix("/api")
-        return f"{root}/{path}"
 
 
 def _root_link(links: bytes) -> str:

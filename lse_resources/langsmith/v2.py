@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from langsmith.types.run_select_field import RunSelectField
 
 MAX_PAGE = 1000
-# Presigned links are secrets that expire: they are not requested.
-_LEFT_OUT = frozenset({"SHARE_URL", "ATTACHMENTS"})
+# Whoever has it can read the run without an account.
+_LEFT_OUT = "SHARE_URL"
 
 
 def filter_of(window: Window) -> str:
@@ -23,7 +23,7 @@ def filter_of(window: Window) -> str:
 def _all_fields() -> list[RunSelectField]:
     from langsmith.types.run_select_field import RunSelectField
 
-    return [name for name in get_args(RunSelectField) if name not in _LEFT_OUT]
+    return [name for name in get_args(RunSelectField) if name != _LEFT_OUT]
 
 
 class V2:
@@ -31,6 +31,8 @@ class V2:
 
     name = "v2"
     max_page = MAX_PAGE
+    link_member = "attachments"
+    link_prefix = ""
 
     def __init__(self, settings: LangSmithSettings, project_id: str) -> None:
         self.url = settings.v2_url("/runs/query")

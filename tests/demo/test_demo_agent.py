@@ -76,6 +76,16 @@ def test_the_traces_contain_edge_cases_for_archives(store):
     assert all(json.loads(run["total_cost"]) > 0 for run in runs if run["run_type"] == b'"LLM"')
 
 
+def test_some_traces_have_attachments(store):
+    trace_into(store, traces=6)
+    runs = [run.id for run in store.runs("p")]
+    files = [(name, store.file(run, name)) for run, names in store.files(runs).items() for name in names]
+    assert sorted(name for name, _ in files) == ["cover", "letter", "page 1 📄"]
+    pictures = {found for name, found in files if name != "letter"}
+    [(media_type, content)] = [found for found in pictures if found]
+    assert (media_type, content[:8], content[-8:-4]) == ("image/png", b"\x89PNG\r\n\x1a\n", b"IEND")
+
+
 def test_two_days_share_no_ids(store):
     trace_into(store, traces=8)
     first = {run.id for run in store.runs("p")}

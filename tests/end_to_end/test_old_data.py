@@ -63,6 +63,7 @@ def test_zip_to_db_and_verify_work_and_name_invalid_files(installation: Installa
     assert {check["name"]: check["verdict"] for check in entry["checks"]} == {
         "langsmith_count": "unproven",  # not fetched by this installation
         "feedback_complete": "agrees",  # not collected
+        "attachments_complete": "agrees",  # not collected
         "run_files_intact": "agrees",
         "zip_matches_files": "agrees",
         "drive_matches_zip": "differs",  # not uploaded yet

@@ -82,6 +82,17 @@ def test_a_copy_with_fewer_records_is_not_restored_over_the_day(cloud, drive_arc
     assert drive_archive.restore(DAY, PROJECT, allow_shrink=True).action == "replaced"
 
 
+def test_a_copy_without_an_attachment_of_the_day_is_not_restored_over_it(cloud, drive_archive):
+    zip_day(cloud.paths)
+    upload_day(drive_archive.destination, cloud.paths)
+    cloud.attach(next(iter(cloud.served())), "note", b"x")
+    assert cloud.fetch().attachments == 1
+    before = snapshot(drive_archive.directory / "data")
+    with pytest.raises(ShrinkError, match="_attachment"):
+        drive_archive.restore(DAY, PROJECT)
+    assert snapshot(drive_archive.directory / "data") == before
+
+
 def test_an_import_keeps_the_feedback_of_the_day(cloud, drive_archive, tmp_path):
     old = tmp_path / "old"
     old.mkdir()

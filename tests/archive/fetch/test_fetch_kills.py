@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,32 @@ def test_a_fetch_killed_at_random_events_is_completed_by_the_next(cloud, process
         if kills == KILLS:
             return
     pytest.fail(f"only {kills} of {len(kill_points)} fetches were killed")
+
+
+def test_a_fetch_killed_while_it_downloads_attachments_is_completed_by_the_next(cloud, process):
+    sent = {}
+    for number, run_id in enumerate(sorted(cloud.served())[:20]):
+        for name, content in (("own", b"%d" % number * 3000), ("same", b"the same")):
+            cloud.attach(run_id, name, content)
+            sent[run_id, name] = content
+    published = cloud.served()
+
+    def place(name: str) -> Path:
+        where = cloud.directory / name
+        cloud.paths = replace(cloud.paths, data_dir=where / "data", archive_dir=where / "archives")
+        return where
+
+    events = process.fetch(cloud.server.url, place("whole"), page_size=PAGE)["events"]
+    assert cloud.attachments() == sent
+    kills = 0
+    for number, kill_point in enumerate(random.Random("attachments").sample(range(1, events), 20)):
+        where = place(f"{number}")
+        kills += process.fetch(cloud.server.url, where, page_size=PAGE, kill_at=kill_point)["status"] == -9
+        assert (cloud.published(), cloud.attachments()) in (({}, {}), (published, sent))
+        assert process.fetch(cloud.server.url, where, page_size=PAGE)["status"] == 0
+        assert (cloud.published(), cloud.attachments()) == (published, sent)
+        assert len(list(cloud.paths.folder.glob("_attachment_*"))) == 21
+    assert kills > 10
 
 
 def test_a_kill_after_the_exchange_of_a_publication_is_repaired(cloud, process):

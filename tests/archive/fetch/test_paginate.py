@@ -15,7 +15,7 @@ from lse_archive.days import Window
 from lse_archive.errors import SourceError
 from lse_archive.fetch.feedback import FeedbackAnswer, FeedbackQuery
 from lse_archive.fetch.paginate import PageReport, paginate
-from lse_archive.fetch.source import LostCursorError, Page, UnservedRun
+from lse_archive.fetch.source import AttachmentLink, DownloadTarget, LostCursorError, Page, UnservedRun
 
 Run = tuple[int, int]  # start and number
 
@@ -52,7 +52,10 @@ class Source:
         more = str(end) if end < len(found) else None
         return self.change(Page(page, more, full=len(page) == size), cursor)
 
-    def runs_by_id(self, starts: Mapping[str, int], window: Window) -> Page:
+    def runs_by_id(self, starts: Mapping[str, int], window: Window, *, stop: threading.Event | None = None) -> Page:
+        raise NotImplementedError
+
+    def download(self, link: AttachmentLink, target: DownloadTarget, stop: threading.Event) -> str | None:
         raise NotImplementedError
 
     def count(self, window: Window, *, roots_only: bool = False) -> int:
@@ -72,7 +75,12 @@ class Sink:
         self.covered: list[Window] = []
         self._lock = threading.Lock()
 
-    def add(self, runs: list[bytes], unserved: Sequence[UnservedRun] = ()) -> PageReport:
+    def add(
+        self,
+        runs: list[bytes],
+        unserved: Sequence[UnservedRun] = (),
+        attachments: Mapping[str, Sequence[AttachmentLink]] | None = None,
+    ) -> PageReport:
         parsed = [(int(run.split()[0]), int(run.split()[1])) for run in runs]
         parsed += [(run.start, int(run.run_id)) for run in unserved]
         starts = [start for start, _ in parsed]
@@ -86,6 +94,9 @@ class Sink:
             min(starts, default=None),
             starts[: len(runs)] == sorted(starts[: len(runs)], reverse=True),
         )
+
+    def download(self, attachments: Mapping[str, Sequence[AttachmentLink]], stop: threading.Event) -> None:
+        pass
 
     def mark_complete(self, window: Window) -> None:
         with self._lock:

@@ -157,12 +157,19 @@ def _days(
         waits = paths.late_feedback.name in work
         is_due = is_fetch_due(project, day, state, now) or is_feedback_due(project, day, state, now, waits=waits)
         behind = {"files": is_due}
-        if files != "missing":
+        if files == "here":
             behind |= {
-                "zip": not zipped and files == "here" and not state.zip_pruned_at,
+                "zip": not zipped and not state.zip_pruned_at,
                 "drive": not uploaded and settings.has_destination and not state.copy_pruned_at,
                 "postgres": rows is not None and loaded is None,
                 "verified": verified is None,
+            }
+        elif files == "pruned":
+            # Without files there is nothing to load: what another database lacks, its verification shows.
+            is_unknown = rows is not None and loaded is None and recorded is None
+            behind |= {
+                "drive": zipped and not uploaded and settings.has_destination and not state.copy_pruned_at,
+                "verified": verified is None or is_unknown,
             }
         served_until = last_day(project, day)
         yield DayView(

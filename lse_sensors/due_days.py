@@ -81,11 +81,7 @@ def to_start(
     own = dg.RunsFilter(job_name=job, tags={SENSOR_NAME_TAG: _NAME}, created_after=now - _ATTEMPTS_COUNTED)
     for record in instance.get_run_records(own):
         attempts.setdefault(record.dagster_run.tags.get(_PARTITION), []).append(record.create_timestamp)
-    days = [
-        day
-        for day in behind
-        if _steps(day) and str(day.date) not in busy and _wait_is_over(attempts.get(str(day.date), []), now)
-    ]
+    days = [day for day in behind if str(day.date) not in busy and _wait_is_over(attempts.get(str(day.date), []), now)]
     late = [] if any(_LATE in run.tags for run in under_way) else [day for day in days if day.date != yesterday]
     return [*(day for day in days if day.date == yesterday), *late[:CATCH_UP_DAYS]]
 
@@ -111,8 +107,8 @@ def _steps(day: DayView) -> list[str]:
         return list(STEPS)
     if day.files == "here":
         return [step for step in STEPS if step != "run_files"]
-    # Of a pruned day, the zip and the record are left; rows need the files.
-    found = {"drive_file": "drive" in day.behind and day.zip == "here", "verification": "verified" in day.behind}
+    # Of a pruned day, the zip and the record are left.
+    found = {"drive_file": "drive" in day.behind, "verification": "verified" in day.behind}
     return [step for step, is_behind in found.items() if is_behind]
 
 

@@ -149,8 +149,10 @@ def _of_project(project: ProjectConfig, days: list[DayView], yesterday: date) ->
     ]
     for found in alike_behind(days):
         if found[0].behind != ("files",):
-            skip = "" if "files" in found[0].behind else " --skip-fetch"
-            kinds.append((f"are behind: {missing_steps(found[0])}", f"lse archive full-sweep --force{skip}", found))
+            command = "lse archive full-sweep --force" + ("" if "files" in found[0].behind else " --skip-fetch")
+            if found[0].behind == ("verified",):  # a pruned day can be verified, and not be zipped
+                command = "lse archive verify"
+            kinds.append((f"are behind: {missing_steps(found[0])}", command, found))
     for what, command, found in kinds:
         if found:
             span = f"--start-date {found[0].date} --end-date {found[-1].date}"

@@ -143,6 +143,24 @@ def test_content_that_changed_since_its_upload_is_behind(installation: Installat
     assert (day["drive"], day["behind"]) == (False, ["drive", "verified"])
 
 
+def test_a_pruned_day_that_another_database_does_not_know_is_verified(installation: Installation) -> None:
+    list_project(installation, 9)
+    day = today() - timedelta(days=5)
+    span = ["--project", PROJECT, "--start-date", str(day), "--end-date", str(day)]
+    installation.fill(2, day=day)
+    assert installation.lse("archive", "full-sweep", *span).code == 0
+    assert installation.lse("archive", "prune", "--project", PROJECT, "--older-than", "1d", "--force").code == 0
+    installation.sql("DELETE FROM days")
+    installation.sql("DELETE FROM runs")
+    # Nothing can be loaded without files: the platform would say for ever that it is going to.
+    assert f"behind: {PROJECT}: {day}: verify\n" in installation.lse("status", *span[2:]).out
+    [command] = [line for line in installation.lse("doctor").out.splitlines() if "lse archive verify" in line]
+    assert installation.lse(*shlex.split(command.rpartition("now: lse ")[2])).code == 3
+    shown = installation.lse("status", *span[2:]).out
+    assert "behind" not in shown
+    assert f"differs: {PROJECT}: {day}\n" in shown
+
+
 def test_gaps_and_days_about_to_expire_are_marked(installation: Installation) -> None:
     list_project(installation, 40)
     ended = installation.lse("status", "--json", "--start-date", str(today() - timedelta(days=40)))

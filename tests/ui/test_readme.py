@@ -173,7 +173,7 @@ def test_a_first_real_day(clone: Clone, page: Browser) -> None:
         }
         done = []
         for command in listed:
-            if command == "lse drive login":  # the credentials above are those of a user who has signed in
+            if command.startswith("lse drive login"):  # the credentials above are those of a user who has signed in
                 continue
             if command == "make up":
                 with clone.up(command):

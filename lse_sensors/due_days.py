@@ -65,9 +65,9 @@ def to_start(
 ) -> list[DayView]:
     """The days that are started now, of those of one project that are behind.
 
-    A day that is queued or running is not started again. One that this sensor has started waits an hour, doubled with each
-    attempt of the last week, at most a day. While late days are under way, no others are added: the failures of one
-    tick are one alert.
+    A day that is queued or running is not started again. One that this sensor has started waits an hour, doubled with
+    each attempt of the last week, at most a day. While late days are under way, no others are added: the failures of
+    one tick are one alert.
 
     Args:
         unfinished: The runs that are queued or running.

@@ -16,6 +16,7 @@ from langsmith_fixtures import DAY, PROJECT, START, Cloud, local_cloud
 from lse_archive.days import format_time
 from lse_archive.errors import ShrinkError
 from lse_archive.folder.contents import is_as_recorded
+from lse_archive.folder.late_feedback import add_late_feedback
 from lse_archive.folder.manifest import FeedbackSummary, content_sums, read_summary, read_sums, write_manifest
 from lse_archive.folder.pruned import PrunedDay, write_pruned
 from lse_archive.runs.feedback import FEEDBACK, FEEDBACK_APART, FEEDBACK_FILES
@@ -80,6 +81,43 @@ def test_a_copy_with_fewer_records_is_not_restored_over_the_day(cloud, drive_arc
     assert snapshot(drive_archive.directory / "data") == before
     assert len(zip_inventory(cloud.paths.zip).feedback) == 4
     assert drive_archive.restore(DAY, PROJECT, allow_shrink=True).action == "replaced"
+
+
+def test_a_copy_with_an_earlier_state_of_a_record_is_not_restored_over_the_day(cloud, drive_archive):
+    zip_day(cloud.paths)
+    upload_day(drive_archive.destination, cloud.paths)
+    record = json.loads((cloud.paths.folder / FEEDBACK).read_bytes().splitlines()[0])
+    cloud.store.feedback.change(give(cloud, next(iter(cloud.served()))), score=3)
+    cloud.fetch()
+    zip_day(cloud.paths)
+    upload_day(drive_archive.destination, cloud.paths)
+    cloud.store.feedback.create({**record, "modified_at": "2100-01-01T00:00:00Z", "comment": "later"})
+    cloud.fetch()
+    before = snapshot(drive_archive.directory / "data")
+    with pytest.raises(ShrinkError, match=f"feedback {record['id']}, which was edited later"):
+        drive_archive.restore(DAY, PROJECT)
+    assert snapshot(drive_archive.directory / "data") == before
+
+
+def test_a_record_moves_to_the_runs_file_in_every_copy(cloud, drive_archive):
+    """The only record apart: the file is not there any more."""
+    run_id = "0196aaaa-0000-7000-8000-000000000001"
+    record = {"id": run_id, "run_id": run_id, "key": "q", "created_at": format_time(START)}
+    shutil.rmtree(cloud.paths.folder)
+    cloud.store.feedback._db.execute("DELETE FROM feedback")
+    add_late_feedback(cloud.paths, [json.dumps(record).encode()])
+    cloud.fetch()
+    assert FeedbackSummary.of(cloud.summary()) == FeedbackSummary(feedback=0, feedback_apart=1)
+    zip_day(cloud.paths)
+    upload_day(drive_archive.destination, cloud.paths)
+    cloud.put(START, run_id=run_id)
+    cloud.store.feedback.create(record)
+    cloud.fetch()
+    assert FeedbackSummary.of(cloud.summary()) == FeedbackSummary(feedback=1)
+    zip_day(cloud.paths)
+    assert upload_day(drive_archive.destination, cloud.paths).action == "replaced"
+    drive_archive.delete_local()
+    assert drive_archive.restore(DAY, PROJECT).action == "restored"
 
 
 def test_an_import_keeps_the_feedback_of_the_day(cloud, drive_archive, tmp_path):

@@ -209,8 +209,10 @@ def test_shortcuts_are_not_merged(
 ) -> None:
     second = drive_server.store.add_folder("second", USER)
     drive_server.store.add_shortcut(FOLDER, USER, second, parent=drive_settings.folder)
-    assert linked_folder.destination.duplicate_folders() == {}
-    assert len(linked_folder.destination.find_project_folders(FOLDER)) == 2
+    drive = linked_folder.destination
+    assert isinstance(drive, GoogleDrive)
+    assert drive.duplicate_folders() == {}
+    assert len(drive.find_project_folders(FOLDER)) == 2
 
 
 def test_a_merge_leaves_no_file_behind(

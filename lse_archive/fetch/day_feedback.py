@@ -170,7 +170,7 @@ class DayFeedback:
         return run is not None and run.served
 
     def _read(self, source: RunSource, expected: dict[str, int]) -> None:
-        unread = read_feedback(source, pack(expected), self._add)
+        unread = {run_id for query in read_feedback(source, pack(expected), self._add) for run_id in query.runs}
         rows = [(UUID(run_id).bytes, run_id not in unread) for run_id in expected]
         with self.staging.transaction() as db:
             db.executemany("INSERT OR REPLACE INTO asked VALUES (?, ?)", rows)

@@ -243,7 +243,12 @@ class GoogleDrive:
                 raise
 
     def find_file(self, folder_id: str, name: str) -> list[StoredFile]:
-        """The files of exactly that name as they are now, oldest first: Drive allows several."""
+        """The files of exactly that name as they are now, oldest first: Drive allows several.
+
+        Raises DestinationError, too, for a shortcut, and in a folder behind one: `list_files`, for a restore, does not.
+        """
+        if folder_id in self._followed:
+            raise _shortcut_error("the project's folder")
         return self._current(self._list(folder_id, name))
 
     def read(self, file_id: str) -> StoredFile | None:

@@ -158,6 +158,19 @@ def test_a_folder_is_read_before_a_shortcut_of_its_name(
     restored(archive)
 
 
+def test_no_check_and_no_pruning_relies_on_a_folder_behind_a_shortcut(
+    linked_folder: Archive, drive_server: DriveServer
+) -> None:
+    before = files(drive_server)
+    found = check_copy(linked_folder.paths(), linked_folder.destination)
+    assert (found.verdict, "is a shortcut" in found.says) == ("unknown", True)
+    with pytest.raises(DestinationError, match="is a shortcut"):
+        prune_copy(linked_folder.destination, linked_folder.paths())
+    with pytest.raises(DestinationError, match="is a shortcut"):
+        upload_day(linked_folder.destination, linked_folder.paths())
+    assert files(drive_server) == before
+
+
 def test_two_shortcuts_to_one_folder_are_one(
     linked_folder: Archive, drive_server: DriveServer, drive_settings: DriveSettings
 ) -> None:

@@ -19,6 +19,7 @@ from lse_archive.folder.contents import is_as_recorded
 from lse_archive.folder.late_feedback import add_late_feedback
 from lse_archive.folder.manifest import FeedbackSummary, content_sums, read_summary, read_sums, write_manifest
 from lse_archive.folder.pruned import PrunedDay, write_pruned
+from lse_archive.folder.reader import RunFile, read_folder
 from lse_archive.runs.feedback import FEEDBACK, FEEDBACK_APART, FEEDBACK_FILES
 from lse_archive.zips.day import zip_day
 from lse_archive.zips.inventory import zip_inventory
@@ -97,6 +98,27 @@ def test_a_copy_with_an_earlier_state_of_a_record_is_not_restored_over_the_day(c
     with pytest.raises(ShrinkError, match=f"feedback {record['id']}, which was edited later"):
         drive_archive.restore(DAY, PROJECT)
     assert snapshot(drive_archive.directory / "data") == before
+
+
+def test_a_copy_with_fewer_records_is_not_restored_for_a_pruned_day(cloud, drive_archive):
+    zip_day(cloud.paths)
+    older = cloud.paths.zip.read_bytes()
+    give(cloud, next(iter(cloud.served())))
+    cloud.fetch()
+    record = PrunedDay(
+        pruned_at="2026-01-09T00:00:00Z", content_sha256="", place="Drive", remote_sha256="", remote_bytes=0
+    )
+    files = [file for file in read_folder(cloud.paths.folder, DAY) if isinstance(file, RunFile)]
+    write_pruned(cloud.paths, record, [(one.header.run_id, one.header.trace_id, one.sha256) for one in files])
+    shutil.rmtree(cloud.paths.folder)
+    cloud.paths.zip.write_bytes(older)
+    upload_day(drive_archive.destination, cloud.paths)
+    cloud.paths.zip.unlink()
+    with pytest.raises(ShrinkError, match="5 records were pruned, and the copy has 4"):
+        drive_archive.restore(DAY, PROJECT)
+    assert cloud.paths.pruned.is_dir()
+    assert not cloud.paths.folder.exists()
+    assert drive_archive.restore(DAY, PROJECT, allow_shrink=True).action == "restored"
 
 
 def test_a_record_moves_to_the_runs_file_in_every_copy(cloud, drive_archive):

@@ -14,13 +14,13 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import msgspec
 
-from lse_archive.days import Window, day_of, to_micros
-from lse_archive.errors import UNDECODABLE
+from lse_archive.days import Window, day_of, format_time, to_micros
+from lse_archive.errors import UNDECODABLE, CorruptArchiveError, SourceError
 from lse_archive.fetch.feedback import FeedbackQuery, read_feedback
 from lse_archive.fetch.source import RunSource
 from lse_archive.files import disk_errors, publish_file
 from lse_archive.folder.late_feedback import add_late_feedback
-from lse_archive.folder.pruned import is_pruned
+from lse_archive.folder.pruned import is_pruned, pruned_runs
 from lse_archive.folder.state import DayState, read_state
 from lse_archive.layout import DayPaths, Layout
 from lse_archive.runs.feedback import FEEDBACK_FILES, FeedbackRecord, read_lines, read_record, split_mark
@@ -75,17 +75,25 @@ def find_late_feedback(layout: Layout, project: ProjectConfig, source: RunSource
         The days that wait, oldest first.
 
     Raises:
-        SourceError: LangSmith could not be read to the end; the next pass begins where this one did.
+        SourceError: LangSmith could not be read to the end; the next pass begins where this one did. Or more records
+            were created at one moment than can be asked for: those that were found wait, and the next pass goes on.
         ArchiveError: The disk cannot be written.
     """
     state = layout.feedback_pass(project.name)
     since = _read_until(layout, project) or now - timedelta(days=project.retention_days)
     found = _Finder(layout, project, now)
     with disk_errors(f"the late feedback of {project.name} cannot be written under {layout.data_dir}"):
-        read_feedback(source, [FeedbackQuery(since=to_micros(since - _OVERLAP))], found.add)
+        unread = read_feedback(source, [FeedbackQuery(since=to_micros(since - _OVERLAP))], found.add)
         found.finish(source)
         with publish_file(state) as file:
             file.write(msgspec.json.encode(_Pass(now.astimezone(UTC).isoformat(timespec="seconds"))) + b"\n")
+    if unread:
+        moments = sorted(format_time(query.since) for query in unread if query.since is not None)
+        raise SourceError(
+            f"cannot find all late feedback of '{project.name}'",
+            why=f"at least 100 records of one microsecond exist, and LangSmith answers 100: {', '.join(moments[:3])}",
+            hint=f"Fetch the days of their runs again; LSE does so at their ages of {READ_AFTER_DAYS} days",
+        )
     return sorted(found.days)
 
 
@@ -108,6 +116,7 @@ class _Finder:
         self._project = project.name
         self._now = to_micros(now)
         self._archived: dict[date, dict[bytes, int | None]] = {}
+        self._pruned: dict[date, set[str]] = {}
         self._new: dict[date, list[bytes]] = defaultdict(list)
         self._bytes = 0
         self._undated: list[FeedbackRecord] = []
@@ -145,9 +154,10 @@ class _Finder:
 
     def _is_archived(self, day: date, record: FeedbackRecord) -> bool:
         paths = self._layout.day(self._project, day)
-        if is_pruned(paths):  # its records are not here: those that were there at its last fetch are in its copy
+        if is_pruned(paths):  # its records are not here: those of its runs at its last fetch are in its copy
             read_at = moment(read_state(paths).feedback_read_at)
-            return read_at is not None and record.created is not None and record.created < to_micros(read_at - _OVERLAP)
+            is_before = read_at and record.created is not None and record.created < to_micros(read_at - _OVERLAP)
+            return bool(is_before) and record.run_id in self._pruned_runs(paths)
         if day not in self._archived:
             self._archived[day] = dict(_archived(paths))
         archived = self._archived[day]
@@ -155,6 +165,13 @@ class _Finder:
             return False
         modified = archived[record.identity]
         return record.modified is None or (modified is not None and record.modified <= modified)
+
+    def _pruned_runs(self, paths: DayPaths) -> set[str]:
+        if paths.day not in self._pruned:
+            runs = self._pruned[paths.day] = set()
+            with contextlib.suppress(CorruptArchiveError):  # then what was found waits
+                runs.update(run_id for run_id, _, _ in pruned_runs(paths))
+        return self._pruned[paths.day]
 
     def _write(self) -> None:
         for day, lines in self._new.items():

@@ -170,7 +170,7 @@ class DayFeedback:
         return run is not None and run.served
 
     def _read(self, source: RunSource, expected: dict[str, int]) -> None:
-        unread = read_feedback(source, pack(expected), self._add)
+        unread = {run_id for query in read_feedback(source, pack(expected), self._add) for run_id in query.runs}
         rows = [(UUID(run_id).bytes, run_id not in unread) for run_id in expected]
         with self.staging.transaction() as db:
             db.executemany("INSERT OR REPLACE INTO asked VALUES (?, ?)", rows)
@@ -209,10 +209,13 @@ class DayFeedback:
     def write(self) -> FeedbackSummary:
         """Writes the files into the staged folder, after the union of the runs; returns the fields of the summary.
 
-        A record that LangSmith no longer has is marked, if its run was served and its feedback read to the end.
+        A record that LangSmith no longer has is marked, if its run was served, its feedback read to the end, and both
+        agree: an answer may lack records, too.
         """
         counts = dict.fromkeys((FEEDBACK, FEEDBACK_APART), 0)
         with self.staging.transaction() as db:
+            disagreeing = [(UUID(run_id).bytes,) for run_id in (*self.differs, *self.unproven)]
+            db.executemany("UPDATE asked SET complete = 0 WHERE run = ?", disagreeing)
             db.execute(
                 """
                 UPDATE feedback SET deleted = ? WHERE NOT served AND deleted IS NULL

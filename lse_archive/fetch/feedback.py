@@ -57,19 +57,19 @@ class FeedbackSource(Protocol):
 
 def read_feedback(
     source: FeedbackSource, queries: Iterable[FeedbackQuery], add: Callable[[Sequence[FeedbackRecord]], None]
-) -> set[str]:
+) -> set[FeedbackQuery]:
     """Asks each query, and splits those that are answered in full until every answer is short.
 
     Args:
         add: Receives the records of each answer, repeated ones too; called in the thread of the caller.
 
     Returns:
-        The runs of which more records may exist: one has 100 records of one microsecond.
+        The queries to which more records may exist: each has 100 records of one microsecond.
 
     Raises:
         SourceError: LangSmith does not answer.
     """
-    waiting, unread = deque(queries), set[str]()
+    waiting, unread = deque(queries), set[FeedbackQuery]()
     running: dict[Future[FeedbackAnswer], FeedbackQuery] = {}
     stop = threading.Event()
     with ThreadPoolExecutor(_WORKERS, thread_name_prefix="lse-feedback") as pool:
@@ -86,7 +86,7 @@ def read_feedback(
                         parts = _split(query, records)
                         waiting.extendleft(reversed(parts))
                         if not parts or parts[0].key is not None:  # keys that are in no answer cannot be asked for
-                            unread.update(query.runs)
+                            unread.add(query)
         finally:
             stop.set()
     return unread

@@ -35,7 +35,7 @@ class Inventory:
         runs: The ids of the runs that can be read, and whether they have ended.
         named: The run ids in the names of files that hold no run or cannot be read.
         others: The sha256 of files that hold no run, by name.
-        feedback: The ids of feedback records.
+        feedback: The ids of feedback records, and when each was last edited, in microseconds since the epoch.
         unread: Unreadable files without a run id in their names, or the file list of a zip if that is damaged.
         names: The names of all files, without their folder.
         damaged: Whether something cannot be read.
@@ -44,7 +44,7 @@ class Inventory:
     runs: dict[str, bool] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
     others: dict[str, bytes] = field(default_factory=dict)
-    feedback: set[bytes] = field(default_factory=set)
+    feedback: dict[bytes, int | None] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     damaged: bool = False
@@ -52,11 +52,17 @@ class Inventory:
     def missing_from(self, new: Inventory) -> dict[str, str]:
         """The run ids and file names that a replacement by `new` would lose, each with the reason.
 
-        A file that holds no run may have other content in `new`: it is another version of the same file, not a loss.
+        A file that holds no run may have other content in `new`: it is another version of the same file, not a loss. Of
+        feedback each record must be there, in the same or a later state.
         """
         lost = dict.fromkeys(self.unread, "cannot be read")
-        lost |= dict.fromkeys(self.others.keys() - new.names, "is no run, and is not there")
-        lost |= {_shown(feedback): "is not there" for feedback in self.feedback - new.feedback}
+        read = FEEDBACK_FILES if self.feedback else frozenset[str]()  # their records count: some move to the other file
+        lost |= dict.fromkeys(self.others.keys() - new.names - read, "is no run, and is not there")
+        for record, modified in self.feedback.items():
+            if record not in new.feedback:
+                lost[_shown(record)] = "is not there"
+            elif (modified or 0) > (new.feedback[record] or 0):
+                lost[_shown(record)] = "was edited later than the one there"
         lost |= dict.fromkeys(self.named - new.runs.keys() - new.named, "is not there")
         for run, ended in self.runs.items():
             if run not in new.runs:
@@ -67,7 +73,9 @@ class Inventory:
 
     def _add(self, name: str, content: bytes) -> None:
         if name in FEEDBACK_FILES:
-            self.feedback.update(read_record(split_mark(line)[0]).identity for line in content.split(b"\n") if line)
+            for record in (read_record(split_mark(line)[0]) for line in content.split(b"\n") if line):
+                known = self.feedback.get(record.identity)
+                self.feedback[record.identity] = max(filter(None, (known, record.modified)), default=None)
         else:
             with contextlib.suppress(NotARunError):
                 header = unwrap(content)[1]

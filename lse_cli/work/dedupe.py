@@ -133,7 +133,9 @@ def _merge(
                 if len(merged) == len(others):
                     action = "merged"
                 else:
-                    why = "an empty folder is left, because it was made within the last hour: run the command later"
+                    why = (
+                        "an empty folder is left, because it was made within the last two hours: run the command later"
+                    )
             except ArchiveError as error:
                 why = str(error)
     if action == "unresolved":

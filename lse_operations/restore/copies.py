@@ -107,8 +107,9 @@ def copies(
     """
     folders = destination.find_project_folders(project_folder(project))
     by_day: dict[date, list[StoredFile]] = {}
-    listed = (file for folder in folders for file in destination.list_files(folder))
-    for file in sorted(listed, key=lambda file: (file.created, file.id)):
+    # By id: a file, and a shortcut to it in another of the folders, are one copy.
+    listed = {file.id: file for folder in folders for file in destination.list_files(folder)}
+    for file in sorted(listed.values(), key=lambda file: (file.created, file.id)):
         day = _day(file.name)
         if day is None:
             on_other(file)

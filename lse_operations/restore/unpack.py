@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lse_archive.errors import CorruptArchiveError, RefusedArchiveError, ShrinkError
 from lse_archive.folder.contents import content_files, ensure_manifest, is_as_recorded
-from lse_archive.folder.manifest import Summary, read_summary
+from lse_archive.folder.manifest import FeedbackSummary, Summary, read_summary
 from lse_archive.folder.opened import open_folder
 from lse_archive.folder.pruned import day_content, delete_pruned_record, is_pruned, pruned_runs
 from lse_archive.folder.publish import discard
@@ -124,6 +124,20 @@ def _check_superset(paths: DayPaths, unpacked: UnpackedDay, archived: Inventory 
     if is_pruned(paths) and (lost := _pruned_inventory(paths, unpacked).missing_from(restored)):
         hint = "Search the destination's trash and the file's versions for the former copy"
         raise _shrink(f"{paths.project} {paths.day}, whose files were pruned,", lost, hint)
+    if is_pruned(paths) and (recorded := _pruned_feedback(paths)) > len(restored.feedback):
+        raise ShrinkError(
+            f"{paths.project} {paths.day}, whose files were pruned, has more feedback than the copy",
+            why=f"{recorded} records were pruned, and the copy has {len(restored.feedback)}",
+            hint=f"Search the destination's trash and the file's versions for the former copy; {_ALLOW_SHRINK}",
+        )
+
+
+def _pruned_feedback(paths: DayPaths) -> int:
+    """The number of the pruned day's feedback records; 0 if its summary cannot be read."""
+    with contextlib.suppress(CorruptArchiveError):
+        summary = FeedbackSummary.of(read_summary(paths.pruned))
+        return (summary.feedback or 0) + summary.feedback_apart
+    return 0
 
 
 def _pruned_inventory(paths: DayPaths, unpacked: UnpackedDay) -> Inventory:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -355,8 +355,26 @@ def test_a_new_empty_folder_is_kept_while_a_search_may_not_find_the_other(instal
     _, second = installation.drive.store.named(PROJECT)
     merged = installation.lse("drive", "dedupe", "--json")
     assert (merged.code, merged.entry["action"], merged.entry["merged"]) == (3, "unresolved", [])
-    assert "made within the last hour" in merged.entry["why"]
+    assert "made within the last two hours" in merged.entry["why"]
     assert not any(second["id"] in doc.get("parents", ()) for doc in installation.drive.store._docs())
+
+
+def test_a_folder_into_which_a_file_was_uploaded_within_the_lag_is_kept(
+    installation: Installation, archive: Archive, two_folders: list[DayPaths], tmp_path: Path
+) -> None:
+    """Its last file is not listed yet, although a search finds both folders."""
+    store, paths = installation.drive.store, two_folders[0]
+    first, second = store.named(PROJECT)
+    for doc, minutes in ((first, 62), (second, 61)):
+        store._put({**doc, "createdTime": f"{datetime.now(UTC) - timedelta(minutes=minutes):%Y-%m-%dT%H:%M:%S}.000Z"})
+    store.list_lag = 1000
+    with GoogleDrive(Settings.load().drive) as drive:
+        late = drive.upload(paths.zip, "late.zip", second["id"], {})
+    merged = installation.lse("drive", "dedupe", "--json")
+    assert (merged.code, merged.entry["action"]) == (3, "unresolved")
+    with GoogleDrive(Settings.load().drive) as drive:
+        assert drive.read(late.id)
+        assert drive.read(second["id"])
 
 
 def test_a_folder_that_lse_did_not_make_is_merged_after_a_question(

@@ -16,8 +16,10 @@ from langsmith_fixtures import DAY, PROJECT, START, Cloud, local_cloud
 from lse_archive.days import format_time
 from lse_archive.errors import ShrinkError
 from lse_archive.folder.contents import is_as_recorded
+from lse_archive.folder.late_feedback import add_late_feedback
 from lse_archive.folder.manifest import FeedbackSummary, content_sums, read_summary, read_sums, write_manifest
 from lse_archive.folder.pruned import PrunedDay, write_pruned
+from lse_archive.folder.reader import RunFile, read_folder
 from lse_archive.runs.feedback import FEEDBACK, FEEDBACK_APART, FEEDBACK_FILES
 from lse_archive.zips.day import zip_day
 from lse_archive.zips.inventory import zip_inventory
@@ -91,6 +93,64 @@ def test_a_copy_without_an_attachment_of_the_day_is_not_restored_over_it(cloud, 
     with pytest.raises(ShrinkError, match="_attachment"):
         drive_archive.restore(DAY, PROJECT)
     assert snapshot(drive_archive.directory / "data") == before
+
+
+def test_a_copy_with_an_earlier_state_of_a_record_is_not_restored_over_the_day(cloud, drive_archive):
+    zip_day(cloud.paths)
+    upload_day(drive_archive.destination, cloud.paths)
+    record = json.loads((cloud.paths.folder / FEEDBACK).read_bytes().splitlines()[0])
+    cloud.store.feedback.change(give(cloud, next(iter(cloud.served()))), score=3)
+    cloud.fetch()
+    zip_day(cloud.paths)
+    upload_day(drive_archive.destination, cloud.paths)
+    cloud.store.feedback.create({**record, "modified_at": "2100-01-01T00:00:00Z", "comment": "later"})
+    cloud.fetch()
+    before = snapshot(drive_archive.directory / "data")
+    with pytest.raises(ShrinkError, match=f"feedback {record['id']}, which was edited later"):
+        drive_archive.restore(DAY, PROJECT)
+    assert snapshot(drive_archive.directory / "data") == before
+
+
+def test_a_copy_with_fewer_records_is_not_restored_for_a_pruned_day(cloud, drive_archive):
+    zip_day(cloud.paths)
+    older = cloud.paths.zip.read_bytes()
+    give(cloud, next(iter(cloud.served())))
+    cloud.fetch()
+    record = PrunedDay(
+        pruned_at="2026-01-09T00:00:00Z", content_sha256="", place="Drive", remote_sha256="", remote_bytes=0
+    )
+    files = [file for file in read_folder(cloud.paths.folder, DAY) if isinstance(file, RunFile)]
+    write_pruned(cloud.paths, record, [(one.header.run_id, one.header.trace_id, one.sha256) for one in files])
+    shutil.rmtree(cloud.paths.folder)
+    cloud.paths.zip.write_bytes(older)
+    upload_day(drive_archive.destination, cloud.paths)
+    cloud.paths.zip.unlink()
+    with pytest.raises(ShrinkError, match="5 records were pruned, and the copy has 4"):
+        drive_archive.restore(DAY, PROJECT)
+    assert cloud.paths.pruned.is_dir()
+    assert not cloud.paths.folder.exists()
+    assert drive_archive.restore(DAY, PROJECT, allow_shrink=True).action == "restored"
+
+
+def test_a_record_moves_to_the_runs_file_in_every_copy(cloud, drive_archive):
+    """The only record apart: the file is not there any more."""
+    run_id = "0196aaaa-0000-7000-8000-000000000001"
+    record = {"id": run_id, "run_id": run_id, "key": "q", "created_at": format_time(START)}
+    shutil.rmtree(cloud.paths.folder)
+    cloud.store.feedback._db.execute("DELETE FROM feedback")
+    add_late_feedback(cloud.paths, [json.dumps(record).encode()])
+    cloud.fetch()
+    assert FeedbackSummary.of(cloud.summary()) == FeedbackSummary(feedback=0, feedback_apart=1)
+    zip_day(cloud.paths)
+    upload_day(drive_archive.destination, cloud.paths)
+    cloud.put(START, run_id=run_id)
+    cloud.store.feedback.create(record)
+    cloud.fetch()
+    assert FeedbackSummary.of(cloud.summary()) == FeedbackSummary(feedback=1)
+    zip_day(cloud.paths)
+    assert upload_day(drive_archive.destination, cloud.paths).action == "replaced"
+    drive_archive.delete_local()
+    assert drive_archive.restore(DAY, PROJECT).action == "restored"
 
 
 def test_an_import_keeps_the_feedback_of_the_day(cloud, drive_archive, tmp_path):

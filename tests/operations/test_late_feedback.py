@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -15,7 +17,8 @@ from langsmith_fixtures import DAY, PROJECT, START, Cloud, local_cloud
 from lse_archive.days import format_time
 from lse_archive.errors import SourceError
 from lse_archive.folder.late_feedback import read_late_feedback
-from lse_archive.folder.state import DayState
+from lse_archive.folder.pruned import PrunedDay, write_pruned
+from lse_archive.folder.state import DayState, update_state
 from lse_archive.layout import Layout
 from lse_demo.faults import Fault, on
 from lse_operations.late_feedback import find_late_feedback, is_feedback_due
@@ -114,6 +117,37 @@ def test_a_damaged_state_of_the_passes_searches_from_the_beginning(cloud):
     for damaged in (b"{", b'{"read_until":"x"}', b"\xff", b"[]"):
         path.write_bytes(damaged)
         assert find(cloud) == [DAY]
+
+
+def test_records_of_a_pruned_day_that_its_fetch_does_not_read_are_found(cloud):
+    """A fetch reads the feedback of runs only: what has no run, or a run that is not archived, waits."""
+    run, unknown = cloud.put(START), "0196aaaa-0000-7000-8000-000000000001"
+    early = give(cloud, run, NOW - timedelta(days=6))
+    cloud.fetch()
+    read_at = datetime.now(UTC) + timedelta(days=1)
+    update_state(cloud.paths, feedback_read_at=read_at.isoformat())
+    digest = hashlib.sha256(next(cloud.paths.folder.glob("0*.json")).read_bytes()).digest()
+    record = PrunedDay(
+        pruned_at=read_at.isoformat(), content_sha256="", place="Drive", remote_sha256="", remote_bytes=0
+    )
+    write_pruned(cloud.paths, record, [(run, run, digest)])
+    shutil.rmtree(cloud.paths.folder)
+    start = format_time(START)
+    apart = {give(cloud, run_id, NOW - timedelta(days=5), start_time=start) for run_id in (None, unknown)}
+    assert find(cloud) == [DAY]
+    assert {json.loads(line)["id"] for line in read_late_feedback(cloud.paths)} == apart
+    assert early not in apart
+
+
+def test_a_moment_with_more_records_than_can_be_read_fails_the_pass_once(cloud):
+    runs = [cloud.put(START + number) for number in range(130)]
+    cloud.fetch()
+    for run in runs:
+        give(cloud, run, NOW - timedelta(days=1))
+    with pytest.raises(SourceError, match="at least 100 records of one microsecond"):
+        find(cloud)
+    assert len(read_late_feedback(cloud.paths)) == 100
+    assert find(cloud, NOW + timedelta(days=1)) == []  # it does not fail again; its days are read in full at their ages
 
 
 def test_a_pass_over_many_records_finds_all(cloud):

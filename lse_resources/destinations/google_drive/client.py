@@ -158,8 +158,9 @@ class GoogleDrive:
 
     def duplicate_folders(self) -> dict[str, list[StoredFile]]:
         """The projects' folders that share a name, by name, oldest first; the other methods read them as one."""
+        query = f"'{_quoted(self._settings.folder)}' in parents and mimeType = '{FOLDER_TYPE}' and trashed = false"
         by_name: dict[str, list[StoredFile]] = {}
-        for folder in self._list(self._settings.folder, folders=True):
+        for folder in sorted(map(DriveFile.of, self._pages(query)), key=_age):  # no shortcut is merged
             by_name.setdefault(folder.name, []).append(folder)
         current = {name: self._current(found) for name, found in sorted(by_name.items()) if len(found) > 1}
         return {name: folders for name, folders in current.items() if len(folders) > 1}
@@ -201,14 +202,17 @@ class GoogleDrive:
         """Moves everything in a folder into another one, and the empty folder to the trash.
 
         Returns:
-            False if the empty folder stays: while a search may not find the other one, a process may upload to it.
+            False if the empty folder stays: while a search may not find the other one, a process may upload to it, and
+            what it uploads may not be listed for as long again.
         """
-        children = self._current([DriveFile.of(found) for found in self._pages(f"'{_quoted(folder.id)}' in parents")])
-        for child in children:
+        listed = [found["id"] for found in self._pages(f"'{_quoted(folder.id)}' in parents")]
+        for child in filter(None, map(self._service.read, listed)):
+            if child.folder != folder.id:
+                continue
             move = {"addParents": into.id, "removeParents": folder.id, "body": {}, "fields": "id"}
             request = self._service.api.files().update(fileId=child.id, **move, **DRIVES)
             self._service.run(f"move {child.name} on Drive", request)
-        if datetime.now(UTC) - datetime.fromisoformat(folder.created) < SEARCH_LAG:
+        if datetime.now(UTC) - datetime.fromisoformat(folder.created) < 2 * SEARCH_LAG:
             return False
         self.trash(folder)
         return True
@@ -239,7 +243,12 @@ class GoogleDrive:
                 raise
 
     def find_file(self, folder_id: str, name: str) -> list[StoredFile]:
-        """The files of exactly that name as they are now, oldest first: Drive allows several."""
+        """The files of exactly that name as they are now, oldest first: Drive allows several.
+
+        Raises DestinationError, too, for a shortcut, and in a folder behind one: `list_files`, for a restore, does not.
+        """
+        if folder_id in self._followed:
+            raise _shortcut_error("the project's folder")
         return self._current(self._list(folder_id, name))
 
     def read(self, file_id: str) -> StoredFile | None:
@@ -249,8 +258,12 @@ class GoogleDrive:
 
     def _current(self, listed: list[StoredFile]) -> list[StoredFile]:
         """Those of the listed files that are still there under their name, as they are now."""
-        found = ((file, self.read(file.id)) for file in listed)
-        return [now for file, now in found if now and (now.name, now.folder) == (file.name, file.folder)]
+        found = ((file, self._service.read(file.id)) for file in listed)
+        return [
+            replace(now, name=file.name)
+            for file, now in found
+            if now and now.folder == file.folder and file.name in (now.name, self._followed.get(file.id))
+        ]
 
     def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
         """Nothing: an upload replaces the file."""
@@ -321,8 +334,8 @@ class GoogleDrive:
 
     def trash(self, file: StoredFile) -> None:
         """Moves a file to Drive's trash, which keeps it for 30 days. Not the target of a shortcut."""
-        if file.id in self._followed:
-            raise _shortcut_error(file.name)
+        if file.id in self._followed or file.folder in self._followed:
+            raise _shortcut_error(file.name if file.id in self._followed else "the project's folder")
         request = self._service.api.files().update(fileId=file.id, body={"trashed": True}, fields="id", **DRIVES)
         self._service.run(f"trash {file.name}", request)
 
@@ -338,7 +351,7 @@ class GoogleDrive:
         query = f"'{_quoted(folder_id)}' in parents and {kind} and trashed = false"
         if name is not None:
             query += f" and name = '{_quoted(name)}'"
-        own, shortcuts = [], []
+        own, shortcuts = [], list[Mapping[str, Any]]()
         for resource in self._pages(query):
             target = resource.get("shortcutDetails")
             if name not in (None, resource["name"]):  # Drive ignores case in names
@@ -354,6 +367,9 @@ class GoogleDrive:
         if folders:
             names = {folder.name for folder in own}
             shortcuts = [shortcut for shortcut in shortcuts if shortcut["name"] not in names]
+        here = {file.id for file in own}  # a shortcut beside its target, or a second one of it, adds nothing
+        targets = {(shortcut["shortcutDetails"].get("targetId"), shortcut["name"]): shortcut for shortcut in shortcuts}
+        shortcuts = [shortcut for (target, _), shortcut in targets.items() if target not in here]
         follow = DriveFile.of if folders and name is None else self._follow
         return sorted([*own, *map(follow, shortcuts)], key=_age)
 
@@ -369,8 +385,10 @@ class GoogleDrive:
             if refusal.status != 404 or shortcut["shortcutDetails"].get("targetMimeType") == FOLDER_TYPE:
                 raise
             return DriveFile.of(shortcut)
-        self._followed[target] = name
-        return replace(DriveFile.of(found), name=name)
+        file = DriveFile.of(found)
+        if file.folder != DriveFile.of(shortcut).folder:
+            self._followed[target] = name
+        return replace(file, name=name)
 
     def _pages(self, query: str) -> Iterator[Mapping[str, Any]]:
         token = None

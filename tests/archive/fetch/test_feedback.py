@@ -297,6 +297,24 @@ def test_statistics_without_records_are_a_difference_until_they_agree(cloud):
     assert cloud.fetch().feedback_differs == []
 
 
+@pytest.mark.parametrize("threads", [False, True])
+def test_an_answer_without_records_that_the_run_has_marks_none_as_deleted(cloud, threads):
+    ids = fill(cloud, 2, 3)
+    cloud.fetch()
+    before, stats = records(cloud), cloud.store.feedback.of_runs(ids)
+    for run_id, sent in stats.items():
+        of_keys = {key: {**one, "contains_thread_feedback": threads} for key, one in json.loads(sent).items()}
+        stats[run_id] = json.dumps(of_keys).encode()
+    cloud.store.feedback.of_runs = lambda wanted: {run_id: stats[run_id] for run_id in wanted}
+    for record_id in before:
+        cloud.store.feedback.delete(record_id)
+    result = cloud.fetch()
+    assert (result.feedback_deleted, len(result.feedback_differs), len(result.feedback_unproven)) == (
+        (0, 0, 2) if threads else (0, 2, 0)
+    )
+    assert records(cloud) == before
+
+
 @pytest.mark.parametrize("counted", [True, False])
 @pytest.mark.parametrize("kind", ["errors", "threads"])
 def test_records_that_the_statistics_may_not_count_are_unproven_at_most(cloud, kind, counted):

@@ -15,7 +15,7 @@ from lse_archive.names import project_folder
 from lse_archive.zips.day import zip_day
 from lse_demo.google_drive.server import USER, DriveServer
 from lse_operations.checks import check_copy
-from lse_operations.dedupe import remove
+from lse_operations.dedupe import duplicates, remove
 from lse_operations.prune import prune_copy
 from lse_operations.restore.copies import archived_projects, copies
 from lse_operations.upload import upload_day
@@ -156,6 +156,97 @@ def test_a_folder_is_read_before_a_shortcut_of_its_name(
     drive_server.store.add_shortcut(FOLDER, USER, decoy, parent=drive_settings.folder)
     assert decoy not in archive.destination.find_project_folders(FOLDER)
     restored(archive)
+
+
+def test_no_check_and_no_pruning_relies_on_a_folder_behind_a_shortcut(
+    linked_folder: Archive, drive_server: DriveServer
+) -> None:
+    before = files(drive_server)
+    found = check_copy(linked_folder.paths(), linked_folder.destination)
+    assert (found.verdict, "is a shortcut" in found.says) == ("unknown", True)
+    with pytest.raises(DestinationError, match="is a shortcut"):
+        prune_copy(linked_folder.destination, linked_folder.paths())
+    with pytest.raises(DestinationError, match="is a shortcut"):
+        upload_day(linked_folder.destination, linked_folder.paths())
+    assert files(drive_server) == before
+
+
+def test_two_shortcuts_to_one_folder_are_one(
+    linked_folder: Archive, drive_server: DriveServer, drive_settings: DriveSettings
+) -> None:
+    """Else each day would be there twice, and a removal of the second would be that of the only copy."""
+    [doc] = drive_server.store.named("elsewhere")
+    drive_server.store.add_shortcut(FOLDER, USER, doc["id"], parent=drive_settings.folder)
+    assert linked_folder.destination.find_project_folders(FOLDER) == [doc["id"]]
+    assert duplicates(linked_folder.destination, PROJECT) == []
+    restored(linked_folder)
+
+
+def test_nothing_is_removed_behind_the_shortcut_to_a_folder(linked_folder: Archive, drive_server: DriveServer) -> None:
+    [copy] = copies(linked_folder.destination, PROJECT)
+    before = files(drive_server)
+    with pytest.raises(DestinationError, match="is a shortcut"):
+        linked_folder.destination.trash(copy.file)
+    assert files(drive_server) == before
+
+
+def test_a_shortcut_beside_its_own_file_changes_nothing(archive: Archive, drive_server: DriveServer) -> None:
+    paths = archive.add()
+    [doc] = drive_server.store.named(paths.zip.name)
+    drive_server.store.add_shortcut(f"Shortcut to {paths.zip.name}", USER, doc["id"], parent=doc["parents"][0])
+    [copy] = copies(archive.destination, PROJECT)
+    assert [file.id for file in copy.files] == [doc["id"]]
+    paths = archive.write(runs=7)
+    for manifest in paths.folder.glob("_*"):
+        manifest.unlink()
+    zip_day(paths)
+    assert upload_day(archive.destination, paths, allow_shrink=True).file_id == doc["id"]
+    assert len(drive_server.store.named(paths.zip.name)) == 1
+
+
+def test_a_shortcut_to_a_projects_folder_does_not_end_its_uploads(
+    archive: Archive, drive_server: DriveServer, drive_settings: DriveSettings
+) -> None:
+    archive.add()
+    [doc] = drive_server.store.named(FOLDER)
+    drive_server.store.add_shortcut(f"Shortcut to {FOLDER}", USER, doc["id"], parent=drive_settings.folder)
+    for project in archived_projects(archive.destination, []):
+        assert copies(archive.destination, project)
+    other = archive.write(DAY.replace(day=3))
+    zip_day(other)
+    assert upload_day(archive.destination, other).action == "created"
+
+
+def test_shortcuts_are_not_merged(
+    linked_folder: Archive, drive_server: DriveServer, drive_settings: DriveSettings
+) -> None:
+    second = drive_server.store.add_folder("second", USER)
+    drive_server.store.add_shortcut(FOLDER, USER, second, parent=drive_settings.folder)
+    drive = linked_folder.destination
+    assert isinstance(drive, GoogleDrive)
+    assert drive.duplicate_folders() == {}
+    assert len(drive.find_project_folders(FOLDER)) == 2
+
+
+def test_a_merge_leaves_no_file_behind(
+    archive: Archive, drive_server: DriveServer, drive_settings: DriveSettings
+) -> None:
+    """Also not one to which a shortcut in the other folder leads."""
+    paths, store = archive.add(), drive_server.store
+    [doc] = store.named(paths.zip.name)
+    [second] = store.named(FOLDER)
+    first = store.add_folder(FOLDER, USER, parent=drive_settings.folder)
+    for number, folder in enumerate((first, second["id"]), 1):
+        [found] = [one for one in store.named(FOLDER) if one["id"] == folder]
+        store._put({**found, "createdTime": f"2026-01-0{number}T00:00:00.000Z"})
+    store.add_shortcut(f"Shortcut to {paths.zip.name}", USER, doc["id"], parent=first)
+    [copy] = copies(archive.destination, PROJECT)
+    assert [file.id for file in copy.files] == [doc["id"]]
+    drive = archive.destination
+    assert isinstance(drive, GoogleDrive)
+    keep, other = drive.duplicate_folders()[FOLDER]
+    assert (keep.id, drive.merge_folder(other, keep)) == (first, True)
+    assert next(one["parents"] for one in store._docs() if one["id"] == doc["id"]) == [first]
 
 
 def test_a_shortcut_to_a_folder_out_of_reach_is_an_error_and_no_empty_archive(

@@ -92,7 +92,7 @@ def find_late_feedback(layout: Layout, project: ProjectConfig, source: RunSource
         raise SourceError(
             f"cannot find all late feedback of '{project.name}'",
             why=f"at least 100 records of one microsecond exist, and LangSmith answers 100: {', '.join(moments[:3])}",
-            hint=f"Fetch the days of their runs again; LSE does so at their ages of {READ_AFTER_DAYS} days",
+            hint=f"Fetch the days of their runs again; LSE does so at these ages in days: {READ_AFTER_DAYS}",
         )
     return sorted(found.days)
 

@@ -107,9 +107,10 @@ def take_alerts(state: AlertState, is_running: Callable[[str], bool], now: float
         if key and now - batch.since < _HOLD_SECONDS and is_running(key):
             continue
         del state.held[key]
+        red = {event.run_id for event in batch.events if not event.passed}
         for event in batch.events:
             if event.passed:
-                if _resolve(state, event):
+                if _resolve(state, event, is_green=event.run_id not in red):
                     resolved[event.place] = event
             else:
                 resolved.pop(event.place, None)
@@ -127,13 +128,17 @@ def take_alerts(state: AlertState, is_running: Callable[[str], bool], now: float
     return alerts
 
 
-def _resolve(state: AlertState, event: Event) -> bool:
-    """Records that a check passed; returns whether no reported problem of the day is left."""
+def _resolve(state: AlertState, event: Event, *, is_green: bool) -> bool:
+    """Records that a check passed; returns whether no reported problem of the day is left.
+
+    Args:
+        is_green: No check of its verification failed.
+    """
     names = state.open.get(event.place)
     if names is None:
         return False
-    # Verification compares every step: a check that passes later also resolves a failed run.
-    names[:] = [name for name in names if name not in (event.name, RUN)]
+    # Verification compares every step: when it passes, it also resolves a failed run.
+    names[:] = [name for name in names if name != event.name and not (name == RUN and is_green)]
     if names:
         return False
     del state.open[event.place]

@@ -124,6 +124,10 @@ def _projects_file(settings: Settings) -> Findings:
             yield Finding("projects", "wrong", says, KEY_HINT)
 
 
+_DIFFER = ("differs", "differ")
+_SWEEP = "lse archive full-sweep"
+
+
 def _days(settings: Settings) -> Findings:
     now = datetime.now(UTC)
     listed = read_projects(settings.projects_file)
@@ -144,26 +148,32 @@ def _of_project(project: ProjectConfig, days: list[DayView], yesterday: date) ->
     lost = [day for day in days if day.incomplete and not day.last_day]
     is_new = all(day.is_gap for day in days)
     kinds = [
-        ("differ", "lse archive verify", [day for day in days if day.differs and day not in lost]),
-        ("are still in LangSmith, and not archived", "lse archive full-sweep", missed),
+        (_DIFFER, "lse archive verify", [day for day in days if day.differs and day not in lost]),
+        (("is still in LangSmith, and not archived", "are still in LangSmith, and not archived"), _SWEEP, missed),
     ]
     for found in alike_behind(days):
         if found[0].behind != ("files",):
-            command = "lse archive full-sweep --force" + ("" if "files" in found[0].behind else " --skip-fetch")
+            command = f"{_SWEEP} --force" + ("" if "files" in found[0].behind else " --skip-fetch")
             if found[0].behind == ("verified",):  # a pruned day can be verified, and not be zipped
                 command = "lse archive verify"
-            kinds.append((f"are behind: {missing_steps(found[0])}", command, found))
+            lacks = missing_steps(found[0])
+            kinds.append(((f"is behind: {lacks}", f"are behind: {lacks}"), command, found))
     for what, command, found in kinds:
         if found:
             span = f"--start-date {found[0].date} --end-date {found[-1].date}"
             hint = f"{command} --project '{project.name}' {span}"
-            if what != "differ" and project.schedule != "off":
-                hint = f"lse up archives them by itself; now: {hint}"
-            says = f"{project.name}: {day_ranges(str(day.date) for day in found)} {what}"
-            yield Finding("days", "note" if is_new else "wrong", says, hint)
+            is_automatic = what != _DIFFER and project.schedule != "off"
+            if is_automatic:
+                hint = f"lse up does it by itself; now: {hint}"
+            is_note = is_new or (what != _DIFFER and not is_automatic)  # what is archived on request waits for one
+            yield Finding("days", "note" if is_note else "wrong", _said(project, found, what), hint)
     if lost:
-        says = f"{project.name}: {day_ranges(str(day.date) for day in lost)} are incomplete, and no longer in LangSmith"
+        says = _said(project, lost, ("is incomplete", "are incomplete")) + ", and no longer in LangSmith"
         yield Finding("days", "note", says, "lse archive verify names the runs that are missing")
+
+
+def _said(project: ProjectConfig, days: list[DayView], what: tuple[str, str]) -> str:
+    return f"{project.name}: {day_ranges(str(day.date) for day in days)} {what[len(days) > 1]}"
 
 
 def _disk(settings: Settings) -> Findings:

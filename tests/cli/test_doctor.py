@@ -85,7 +85,7 @@ def test_days_that_are_behind_or_differ_are_named(bare_installation: Installatio
         update_state(paths, **{"last_fetched_at": now_text(), "count_check": "equal", "verdict": "proven"} | state)
 
     # A project that was just added: nothing is wrong yet.
-    gap = "are still in LangSmith, and not archived"
+    gap = "is still in LangSmith, and not archived"
     assert found() == {f"{PROJECT}: {days[13]} to {days[2]} (12 days) {gap}": "note"}
     for day in days[2:13]:
         put(day)
@@ -97,9 +97,9 @@ def test_days_that_are_behind_or_differ_are_named(bare_installation: Installatio
     put(days[17], verdict=None)
     bare_installation.paths(day=days[17]).zip.unlink()
     assert found() == {
-        f"{PROJECT}: {days[15]} are incomplete, and no longer in LangSmith": "note",
+        f"{PROJECT}: {days[15]} is incomplete, and no longer in LangSmith": "note",
         f"{PROJECT}: {days[16]} differ": "wrong",
-        f"{PROJECT}: {days[17]} are behind: zip, verify": "wrong",
+        f"{PROJECT}: {days[17]} is behind: zip, verify": "wrong",
     }
 
 

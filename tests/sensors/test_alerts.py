@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
+import msgspec
 import psycopg
 import pytest
 from alert_targets import MailServer, Webhook, mail_server, webhook
@@ -309,6 +310,17 @@ def test_a_day_that_fails_again_and_again_is_reported_once_until_it_is_resolved(
         sent.append([alert.title for alert in take_alerts(state, ended, now, UI)])
     check, run = "shop 2026-01-01: run_files_intact failed", "shop 2026-01-01: the run failed"
     assert sent == [[check], [], [run], [], ["resolved: shop 2026-01-01"], [check]]
+
+
+def test_a_verification_that_is_red_elsewhere_does_not_resolve_a_failed_run() -> None:
+    state = AlertState(0, 0)
+    for now in range(2):  # the upload fails, and the weekly verification says so
+        add_events(state, [bad(1, name=RUN)], now=now)
+        assert len(take_alerts(state, ended, now, UI)) == (now == 0)
+        add_events(state, [good(1), msgspec.structs.replace(bad(1, name="drive_matches_zip"), run_id="g1")], now=now)
+        assert len(take_alerts(state, ended, now, UI)) == (now == 0)
+    add_events(state, [good(1), good(1, name="drive_matches_zip")], now=2)
+    assert [alert.title for alert in take_alerts(state, ended, 2, UI)] == ["resolved: shop 2026-01-01"]
 
 
 def test_the_wait_for_a_backfill_is_bounded() -> None:

@@ -85,11 +85,11 @@ def test_days_that_are_behind_or_differ_are_named(bare_installation: Installatio
         update_state(paths, **{"last_fetched_at": now_text(), "count_check": "equal", "verdict": "proven"} | state)
 
     # A project that was just added: nothing is wrong yet.
-    gap = "is still in LangSmith, and not archived"
-    assert found() == {f"{PROJECT}: {days[13]} to {days[2]} (12 days) {gap}": "note"}
+    gap = "still in LangSmith, and not archived"
+    assert found() == {f"{PROJECT}: {days[13]} to {days[2]} (12 days) are {gap}": "note"}
     for day in days[2:13]:
         put(day)
-    assert found() == {f"{PROJECT}: {days[13]} {gap}": "wrong"}
+    assert found() == {f"{PROJECT}: {days[13]} is {gap}": "wrong"}
     put(days[13])
     assert found() == {"no day is behind, none differs": "ok"}  # yesterday's turn is at the daily time
     put(days[15], count_check="fewer", verdict="wrong")  # nobody can repair it
@@ -98,7 +98,7 @@ def test_days_that_are_behind_or_differ_are_named(bare_installation: Installatio
     bare_installation.paths(day=days[17]).zip.unlink()
     assert found() == {
         f"{PROJECT}: {days[15]} is incomplete, and no longer in LangSmith": "note",
-        f"{PROJECT}: {days[16]} differ": "wrong",
+        f"{PROJECT}: {days[16]} differs": "wrong",
         f"{PROJECT}: {days[17]} is behind: zip, verify": "wrong",
     }
 

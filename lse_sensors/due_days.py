@@ -22,7 +22,7 @@ CATCH_UP_DAYS = 31
 """Maximum number of a project's days in one tick, beside yesterday. The next ones follow when these are done."""
 
 _NAME = "due_days"
-_LATE, _PARTITION = "lse/late", "dagster/partition"
+_LATE, _PARTITION = ".dagster/lse_late", "dagster/partition"
 _FIRST_WAIT, _LONGEST_WAIT = timedelta(hours=1), timedelta(days=1)
 _ATTEMPTS_COUNTED = timedelta(days=7)
 

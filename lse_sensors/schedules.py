@@ -36,7 +36,7 @@ def weekly_schedule(project: ProjectConfig) -> dg.ScheduleDefinition:
             yield dg.RunRequest(
                 run_key=f"{day} at {now:%Y-%m-%dT%H:%M}",
                 partition_key=str(day),
-                tags={"dagster/priority": "-1", "lse/again": "true"},
+                tags={"dagster/priority": "-1", ".dagster/lse_again": "true"},
                 asset_selection=[asset_key(project.name, "verification")],
             )
         if not days:

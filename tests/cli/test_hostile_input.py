@@ -155,7 +155,7 @@ def test_a_day_that_dagster_cannot_name_is_wrong_usage_and_the_first_that_it_can
     assert (refused.code, refused.out) == (2, "")
     assert "the first day of an archive is 1000-01-01" in refused.err
     ended = installation.archive("zip", "--json", day=date(1000, 1, 1))
-    assert "has no run files" in ended.entry["error"]["what"]
+    assert "nothing of the project" in ended.entry["error"]["what"]
 
 
 # Runs commands one after the other in a mount namespace in which a directory is read-only.

@@ -179,8 +179,8 @@ def test_a_pruned_place_is_not_behind(layout: Layout, monkeypatch: pytest.Monkey
 def test_yesterday_is_not_held_up_by_late_days(layout: Layout, instance: dg.DagsterInstance) -> None:
     first, *others = (request(day, NOW, has_destination=True) for day in reversed(behind()))
     assert (first.partition_key, first.tags) == (str(back(1)), {"dagster/priority": "1"})
-    assert {request.tags["lse/late"] for request in others} == {"true"}
-    run(instance, back(9), DagsterRunStatus.STARTED, NOW, tags={"lse/late": "true"})
+    assert {request.tags[".dagster/lse_late"] for request in others} == {"true"}
+    run(instance, back(9), DagsterRunStatus.STARTED, NOW, tags={".dagster/lse_late": "true"})
     assert started(instance) == [back(1)]  # the other late days follow when these are done
 
 

@@ -80,7 +80,7 @@ def test_what_is_due_starts_at_once_the_first_to_expire_first(
     runs = sensor_tick(workspace)
     assert {run.job_name for run in runs} == {job_name(PROJECT)}
     late = [today() - timedelta(days=back) for back in range(13, 1, -1)]
-    assert [run.tags[_DAY] for run in runs if "lse/late" in run.tags] == [str(day) for day in [*late, behind]]
+    assert [run.tags[_DAY] for run in runs if ".dagster/lse_late" in run.tags] == [str(day) for day in [*late, behind]]
     assert {run.tags[_DAY] for run in runs} <= {str(day) for day in [*late, behind, today() - timedelta(days=1)]}
     assert runs[-1].asset_selection == {asset_key(PROJECT, step) for step in STEPS if step != "run_files"}
     assert {run.status for run in runs} == {dg.DagsterRunStatus.QUEUED}

@@ -127,6 +127,12 @@ def absolute_path(path: Path) -> Path:
     raise UsageError(f"cannot use {path}", why=why, hint="Write the whole path, from / on")
 
 
+def file_digest(path: Path) -> bytes:
+    """The sha256 of a file as it is now. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def file_sha256(path: Path) -> tuple[int, str]:
     """Size in bytes and hex SHA-256 of a file. The last hashes are cached: a sweep needs that of a zip four times.
 

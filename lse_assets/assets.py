@@ -48,7 +48,6 @@ from lse_resources.projects import ProjectConfig
 # Retries after 20, 60 and 140 seconds, with jitter: an outside system may be back by then.
 _RETRY = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 _RETRYABLE = (SourceError, DestinationError, DatabaseError, DayLockedError, OSError)
-_ERROR = dg.AssetCheckSeverity.ERROR
 _NOT_PLOTTED = (
     "project",
     "date",
@@ -303,7 +302,7 @@ def _verification(shared: _Shared, deps: list[dg.AssetsDefinition]) -> dg.Assets
         with _step(shared, context, ui):
             checks = verify_step(paths, google_drive.client, postgres.database, ui, options)
         results = [_check_result(check) for check in checks]
-        red = ", ".join(str(one.check_name) for one in results if not one.passed and one.severity == _ERROR)
+        red = ", ".join(check.name for check in checks if check.verdict in ("differs", "unknown"))
         if not red:
             verdict = day_verdict(checks, config.skip) or "not known: a place was skipped, or could not be reached"
             yield dg.MaterializeResult(metadata={"verdict": verdict}, check_results=results)
@@ -331,7 +330,7 @@ def _check_specs(shared: _Shared) -> list[dg.AssetCheckSpec]:
 
 def _check_result(check: StepCheck) -> dg.AssetCheckResult:
     # ERROR if a difference was found or nothing could be compared: a warning raises no alert.
-    severity = dg.AssetCheckSeverity.WARN if check.verdict == "unproven" else _ERROR
+    severity = dg.AssetCheckSeverity.WARN if check.verdict == "unproven" else dg.AssetCheckSeverity.ERROR
     metadata: dict[str, Any] = {"differences": check.total}
     if check.hint:
         metadata["what to do"] = printable(check.hint)

@@ -22,7 +22,7 @@ from lse_archive.errors import (
 )
 from lse_archive.folder.attachments import ATTACHMENTS, attachment_file, read_attachments
 from lse_archive.folder.contents import content_files, is_summary_as_recorded, require_folder
-from lse_archive.folder.manifest import SUMMARY, content_sums, read_summary, read_sums
+from lse_archive.folder.manifest import SUMMARY, Summary, content_sums, read_summary, read_sums
 from lse_archive.folder.opened import Folder
 from lse_archive.folder.pruned import day_content, is_pruned, pruned_runs, pruned_sums, read_pruned
 from lse_archive.folder.reader import NOT_AS_RECORDED, open_run_files
@@ -232,7 +232,7 @@ def check_count(paths: DayPaths) -> StepCheck:
     name = "langsmith_count"
     hint = "Fetch the day again soon: what is missing is lost when LangSmith's retention ends"
     try:
-        summary = read_summary(paths.pruned if is_pruned(paths) else paths.folder)
+        summary = _recorded_summary(paths)
     except CorruptArchiveError as error:
         return StepCheck(name, "unproven", str(error), error.hint)
     if summary and summary.incomplete:
@@ -263,6 +263,10 @@ def check_count(paths: DayPaths) -> StepCheck:
     return StepCheck(name, "unproven", says)
 
 
+def _recorded_summary(paths: DayPaths) -> Summary | None:
+    return read_summary(paths.pruned if is_pruned(paths) else paths.folder)
+
+
 def _lacking(item: str) -> str:
     """Why an entry of `Summary.incomplete` is there."""
     return "is kept as it came: it cannot be read as a run" if item.endswith(".bin") else "was not served"
@@ -272,7 +276,7 @@ def check_feedback(paths: DayPaths) -> StepCheck:
     """`feedback_complete`: the feedback of the last fetch against `feedback_stats` of the runs as served then."""
     name = "feedback_complete"
     try:
-        summary = read_summary(paths.pruned if is_pruned(paths) else paths.folder)
+        summary = _recorded_summary(paths)
     except CorruptArchiveError as error:
         return StepCheck(name, "unproven", str(error), error.hint)
     if summary is None or summary.feedback is None:
@@ -294,7 +298,7 @@ def check_attachments(paths: DayPaths) -> StepCheck:
     name = "attachments_complete"
     hint = "Fetch the day again soon: what is missing is lost when LangSmith's retention ends"
     try:
-        summary = read_summary(paths.pruned if is_pruned(paths) else paths.folder)
+        summary = _recorded_summary(paths)
         if summary and summary.attachments_missing:
             missing = summary.attachments_missing
             rows = [Difference(one.run_id, f"its attachment '{one.name}': {one.why}") for one in missing]

@@ -16,7 +16,7 @@ import msgspec
 
 from lse_archive.days import FIRST_DAY, day_of, require_past
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, UsageError
-from lse_archive.files import disk_errors, file_sha256
+from lse_archive.files import disk_errors, file_digest
 from lse_archive.folder.attachments import (
     ATTACHMENTS,
     Attachment,
@@ -300,7 +300,7 @@ def _add_attachments(folder: Path, added: Iterable[tuple[Attachment, Path]]) -> 
                 shutil.copyfile(path, target)
             except FileNotFoundError:
                 raise CorruptArchiveError(f"{path} is missing", why=f"{path.parent / ATTACHMENTS} lists it") from None
-            if file_sha256(target) != (one.size, one.sha256.hex()):
+            if (target.stat().st_size, file_digest(target)) != (one.size, one.sha256):
                 raise CorruptArchiveError(f"{path} is damaged", why=f"{path.parent / ATTACHMENTS} has another checksum")
         listed.append(one)
     if listed:

@@ -1,7 +1,7 @@
 """Feedback that arrives after a day was fetched: a pass over a project finds it, and its days are fetched again.
 
-An edit changes neither `created_at` nor any other filter of LangSmith (handbook of its API, `GET /feedback`). So the
-feedback of each day is also read in full at fixed ages.
+An edit changes neither `created_at` nor anything else that LangSmith's `GET /feedback` can filter by. So the feedback
+of each day is also read in full at fixed ages.
 """
 
 from __future__ import annotations

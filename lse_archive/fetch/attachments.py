@@ -13,7 +13,7 @@ import math
 import os
 import secrets
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,16 @@ from pathlib import Path
 from lse_archive.days import Window, day_window
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.fetch.paginate import PageReport
-from lse_archive.fetch.source import AttachmentLink, DownloadError, LinkRefusedError, RunSource, UnservedRun
+from lse_archive.fetch.source import (
+    AttachmentLink,
+    AttachmentLinks,
+    DownloadError,
+    LinkRefusedError,
+    Page,
+    RunSource,
+)
 from lse_archive.fetch.staging import Staging
-from lse_archive.files import file_sha256
+from lse_archive.files import file_digest
 from lse_archive.folder.attachments import Attachment, attachment_file, read_attachments
 from lse_archive.folder.manifest import read_sums
 from lse_archive.layout import DayPaths
@@ -32,8 +39,6 @@ _DOWNLOADS = 8
 _IDS_PER_REQUEST = 100
 # Rounds of new links in a row that bring no file.
 _IDLE_ROUNDS = 3
-
-Links = Mapping[str, Sequence[AttachmentLink]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +85,13 @@ class AttachmentDownloads:
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def add(
-        self, runs: list[bytes], unserved: Sequence[UnservedRun] = (), attachments: Links | None = None
-    ) -> PageReport:
-        return self._staging.add(runs, unserved, attachments)
+    def add(self, page: Page) -> PageReport:
+        return self._staging.add(page)
 
     def mark_complete(self, window: Window) -> None:
         self._staging.mark_complete(window)
 
-    def download(self, attachments: Links, stop: threading.Event) -> None:
+    def download(self, attachments: AttachmentLinks, stop: threading.Event) -> None:
         """Downloads the attachments of a page that are not here yet. What fails is recorded with its reason.
 
         Raises:
@@ -125,12 +128,12 @@ class AttachmentDownloads:
             raise
         self._staging.explain_attachments(self._last_failure)
 
-    def _record_unlisted(self, runs: Mapping[str, int], listed: Links) -> None:
+    def _record_unlisted(self, runs: Mapping[str, int], listed: AttachmentLinks) -> None:
         for run_id, name in self._staging.wanted_names(runs):
             if not any(link.name == name for link in listed.get(run_id, ())):
                 self._staging.fail_attachment(run_id, name, "LangSmith lists it no longer")
 
-    def _download(self, attachments: Links, stop: threading.Event) -> _Tally:
+    def _download(self, attachments: AttachmentLinks, stop: threading.Event) -> _Tally:
         tally = _Tally()
         if not attachments:
             return tally
@@ -173,7 +176,7 @@ class AttachmentDownloads:
         if run is None or self._sums.get(run.name) != run.sha256:
             return False
         try:
-            return file_sha256(self._folder / attachment_file(published.sha256))[1] == published.sha256.hex()
+            return file_digest(self._folder / attachment_file(published.sha256)) == published.sha256
         except OSError:
             return False
 

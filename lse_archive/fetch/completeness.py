@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Literal
@@ -12,7 +11,7 @@ from typing import Literal
 from lse_archive.days import Window, day_window, today
 from lse_archive.errors import SourceError
 from lse_archive.fetch.paginate import PageReport, paginate
-from lse_archive.fetch.source import AttachmentLink, RunSource, UnservedRun
+from lse_archive.fetch.source import AttachmentLinks, Page, RunSource
 from lse_archive.fetch.staging import Staging
 from lse_archive.runs.header import read_header
 from lse_archive.runs.scanner import NotARunError
@@ -78,8 +77,7 @@ def _repair(source: RunSource, staging: Staging, window: Window) -> None:
     paginate(source, missing, [window], ids_only=True)
     listed = sorted(missing.starts.items())
     for begin in range(0, len(listed), _IDS_PER_REQUEST):
-        page = source.runs_by_id(dict(listed[begin : begin + _IDS_PER_REQUEST]), window)
-        staging.add(page.runs, page.unserved, page.attachments)
+        staging.add(source.runs_by_id(dict(listed[begin : begin + _IDS_PER_REQUEST]), window))
 
 
 class _MissingIds:
@@ -96,14 +94,9 @@ class _MissingIds:
         self._seen: set[str] = set()
         self.starts: dict[str, int] = {}
 
-    def add(
-        self,
-        runs: list[bytes],
-        unserved: Sequence[UnservedRun] = (),
-        attachments: Mapping[str, Sequence[AttachmentLink]] | None = None,
-    ) -> PageReport:
+    def add(self, page: Page) -> PageReport:
         headers = []
-        for run in runs:
+        for run in page.runs:
             with contextlib.suppress(NotARunError):  # without an id it cannot be requested; the count shows it
                 headers.append(read_header(run))
         starts = [header.start for header in headers]
@@ -118,7 +111,7 @@ class _MissingIds:
         ordered = starts == sorted(starts, reverse=True)
         return PageReport(len(new), max(new.values(), default=None), min(starts, default=None), ordered)
 
-    def download(self, attachments: Mapping[str, Sequence[AttachmentLink]], stop: threading.Event) -> None:
+    def download(self, attachments: AttachmentLinks, stop: threading.Event) -> None:
         """Does nothing: a listing has no links."""
 
     def mark_complete(self, window: Window) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 from uuid import UUID
@@ -185,8 +184,7 @@ class DayFeedback:
         window = day_window(self.paths.day)
         for begin in range(0, len(run_ids), _IDS_PER_REQUEST):
             part = {run_id: starts[run_id] for run_id in run_ids[begin : begin + _IDS_PER_REQUEST]}
-            page = source.runs_by_id(part, window)
-            self.staging.renew(page.runs, page.attachments)
+            self.staging.renew(source.runs_by_id(part, window))
         again = self._runs_to_ask()
         self._read(source, {run_id: again.get(run_id, 1) for run_id in run_ids})
 
@@ -231,7 +229,8 @@ class DayFeedback:
                     WHERE run.id {condition} ORDER BY feedback.id
                     """
                 )
-                counts[name] = self._write_file(name, rows)
+                lines = ((marked_deleted(line, deleted) if deleted else line) + b"\n" for line, deleted in rows)
+                counts[name] = self.staging.write_file(name, lines)
             deleted = db.execute(
                 "SELECT count(*) FROM feedback JOIN run ON run.id = feedback.run WHERE deleted IS NOT NULL"
             ).fetchone()[0]
@@ -245,22 +244,6 @@ class DayFeedback:
             feedback_differs=sorted({*self.differs, *(set(former.feedback_differs) - asked)}),
             feedback_unproven=sorted({*self.unproven, *(set(former.feedback_unproven) - asked)}),
         )
-
-    def _write_file(self, name: str, rows: Iterable[tuple[bytes, str | None]]) -> int:
-        path = self.staging.runs_folder / name
-        path.unlink(missing_ok=True)  # of a fetch that was killed
-        rows = iter(rows)
-        if (first := next(rows, None)) is None:
-            return 0
-        digest, count = hashlib.sha256(), 0
-        with path.open("xb") as file:
-            for line, deleted in itertools.chain([first], rows):
-                content = (marked_deleted(line, deleted) if deleted else line) + b"\n"
-                file.write(content)
-                digest.update(content)
-                count += 1
-        self.staging.add_file(name, digest.digest())
-        return count
 
 
 def _match(stats: dict[bytes, KeyStats], found: dict[bytes, _Found]) -> _Match:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 from lse_archive.days import Window, format_time
 from lse_archive.errors import SourceError
-from lse_archive.fetch.source import AttachmentLink, LostCursorError, Page, RunSource, UnservedRun
+from lse_archive.fetch.source import AttachmentLinks, LostCursorError, Page, RunSource
 
 MAX_WORKERS = 8
 _MAX_RESTARTS = 10
@@ -43,16 +43,11 @@ class PageReport:
 class Sink(Protocol):
     """Receives the pages. Called from several threads."""
 
-    def add(
-        self,
-        runs: list[bytes],
-        unserved: Sequence[UnservedRun] = (),
-        attachments: Mapping[str, Sequence[AttachmentLink]] | None = None,
-    ) -> PageReport:
+    def add(self, page: Page) -> PageReport:
         """Adds the runs of a page; records those that LangSmith does not serve, and that the runs have attachments."""
         ...
 
-    def download(self, attachments: Mapping[str, Sequence[AttachmentLink]], stop: threading.Event) -> None:
+    def download(self, attachments: AttachmentLinks, stop: threading.Event) -> None:
         """Downloads the attachments of a page that was added."""
         ...
 
@@ -156,7 +151,7 @@ class _Paginator:
                 except LostCursorError:
                     cursor = None
                 else:
-                    report = self._sink.add(page.runs, page.unserved, page.attachments)
+                    report = self._sink.add(page)
                     ordered = ordered and report.ordered and (report.newest is None or report.newest < span.position)
                     advanced = ordered and self._advance(span, query, report)
                     self._events.put(None)  # the span's density has changed: it may be worth splitting

@@ -45,6 +45,10 @@ class AttachmentLink:
     url: str = field(repr=False)
 
 
+AttachmentLinks = Mapping[str, Sequence[AttachmentLink]]
+"""The attachments of runs, by run id."""
+
+
 class DownloadTarget(Protocol):
     """Receives the bytes of one file."""
 
@@ -81,14 +85,14 @@ class Page:
         next_cursor: The cursor of the next page, None at the end.
         full: Whether it holds as many runs as were requested: then a missing cursor does not prove the end.
         unserved: The runs that belong to the page and were not served.
-        attachments: The attachments of its runs by run id. The links are cut from the runs.
+        attachments: The attachments of its runs. The links are cut from the runs.
     """
 
     runs: list[bytes]
     next_cursor: str | None = None
     full: bool = False
     unserved: Sequence[UnservedRun] = ()
-    attachments: Mapping[str, Sequence[AttachmentLink]] = field(default_factory=dict)
+    attachments: AttachmentLinks = field(default_factory=dict)
 
 
 class RunSource(FeedbackSource, Protocol):

@@ -15,16 +15,17 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lse_archive.days import Window, day_window
 from lse_archive.errors import ArchiveConflictError
 from lse_archive.fetch.paginate import PageReport
-from lse_archive.fetch.source import AttachmentLink, UnservedRun
-from lse_archive.files import file_sha256, link_file
+from lse_archive.fetch.source import AttachmentLinks, Page, UnservedRun
+from lse_archive.files import file_digest, link_file
 from lse_archive.folder.attachments import (
+    ATTACHMENT_PREFIX,
     ATTACHMENTS,
     Attachment,
     attachment_digest,
@@ -234,7 +235,7 @@ class Staging:
         for path in self.runs_folder.iterdir():
             if not belongs_to_attachments(path.name):
                 continue
-            if path.name in rows and file_sha256(path)[1] == rows[path.name].hex():
+            if path.name in rows and file_digest(path) == rows[path.name]:
                 del rows[path.name]
             else:
                 path.unlink()
@@ -274,18 +275,13 @@ class Staging:
 
     # ---- the sink of the pagination ------------------------------------------------------------------------------
 
-    def add(
-        self,
-        runs: list[bytes],
-        unserved: Sequence[UnservedRun] = (),
-        attachments: Mapping[str, Sequence[AttachmentLink]] | None = None,
-    ) -> PageReport:
+    def add(self, page: Page) -> PageReport:
         """Writes the runs that this fetch does not have yet, and records which attachments the runs have.
 
         A run that cannot be filed, because its id, trace or start time cannot be read, is kept as it came.
         """
         starts, rows, unreadable = [], {}, []
-        for run in runs:
+        for run in page.runs:
             try:
                 header = read_header(run)
             except NotARunError:
@@ -297,31 +293,31 @@ class Staging:
             else:
                 self.misplaced.add(header.run_id)
         ordered = all(earlier >= later for earlier, later in itertools.pairwise(starts))
-        starts += [run.start for run in unserved]
+        starts += [run.start for run in page.unserved]
         new, added = self._write(rows), 0
-        if unreadable or unserved:
-            missing, added = self._write_unreadable(unreadable, unserved)
+        if unreadable or page.unserved:
+            missing, added = self._write_unreadable(unreadable, page.unserved)
             new += missing
-        self._list_attachments(rows, attachments or {})
+        self._list_attachments(rows, page.attachments)
         if self._progress:
             self._progress(len(new) + added)
         return PageReport(len(new) + added, max(new, default=None), min(starts, default=None), ordered)
 
-    def renew(self, runs: list[bytes], attachments: Mapping[str, Sequence[AttachmentLink]]) -> None:
+    def renew(self, page: Page) -> None:
         """Replaces runs that were served before by their present state; others are added.
 
         The attachments of a run that has changed are downloaded again.
         """
         rows = {}
-        for run in runs:
+        for run in page.runs:
             with contextlib.suppress(NotARunError):
                 header = read_header(run)
                 if header.start in self._window and header.project_id in (None, self._project_id):
                     rows[header.run_id] = (header, run)
         self._write(rows, again=True)
-        self._list_attachments(rows, attachments)
+        self._list_attachments(rows, page.attachments)
 
-    def _list_attachments(self, run_ids: Iterable[str], links: Mapping[str, Sequence[AttachmentLink]]) -> None:
+    def _list_attachments(self, run_ids: Iterable[str], links: AttachmentLinks) -> None:
         listed = [(_key(run_id), _name_key(link.name)) for run_id in run_ids for link in links.get(run_id, ())]
         if listed:
             with self.transaction() as db:
@@ -487,19 +483,13 @@ class Staging:
 
     def write_attachments(self) -> None:
         """Writes `_attachments.json`, if the day has any attachments; deletes files that nothing lists."""
-        path, listed = self.runs_folder / ATTACHMENTS, hashlib.sha256()
-        recorded = {name for name, _ in self.sums() if belongs_to_attachments(name)}
+        listed = set(map(attachment_file, self._attachment_digests()))
+        recorded = listed.union(os.fsdecode(name) for (name,) in self._db.execute("SELECT name FROM extra"))
         for file in self.runs_folder.iterdir():
             if belongs_to_attachments(file.name) and file.name not in recorded:
                 file.unlink()
-        if not self._attachment_digests():
-            return
-        with path.open("xb") as file:
-            for line in attachment_lines(self.attachments()):
-                file.write(line)
-                listed.update(line)
-        row = (os.fsencode(ATTACHMENTS), listed.digest())
-        self._db.execute("INSERT OR REPLACE INTO extra VALUES (?, ?)", row)
+        if listed:
+            self.write_file(ATTACHMENTS, attachment_lines(self.attachments()))
 
     # ---- the union with what is published ----------------------------------------------------------------------------
 
@@ -550,8 +540,22 @@ class Staging:
         row = _row(file.header, name, file.sha256, file.size, "served" if served else "kept")
         self._db.execute(_INSERT_RUN, row)
 
-    def add_file(self, name: str, digest: bytes) -> None:
-        """Records a file that was written into `runs_folder` and is no run. Called within a transaction."""
+    def write_file(self, name: str, pieces: Iterable[bytes]) -> int:
+        """Writes and records a file that is no run, none without pieces; returns their number."""
+        path, digest, count = self.runs_folder / name, hashlib.sha256(), 0
+        path.unlink(missing_ok=True)  # of a fetch that was killed
+        pieces = iter(pieces)
+        if (first := next(pieces, None)) is None:
+            return 0
+        with path.open("xb") as file:
+            for piece in itertools.chain([first], pieces):
+                file.write(piece)
+                digest.update(piece)
+                count += 1
+        self._record_other(name, digest.digest())
+        return count
+
+    def _record_other(self, name: str, digest: bytes) -> None:
         self._db.execute("INSERT OR REPLACE INTO extra VALUES (?, ?)", (os.fsencode(name), digest))
 
     def keep_other(self, path: Path, digest: bytes) -> None:
@@ -561,7 +565,7 @@ class Staging:
         """
         names = [path.name] if attachment_digest(path.name) == digest else [path.name, _unreadable_name(digest)]
         if name := _link(path, self.runs_folder, *names):
-            self._db.execute("INSERT OR REPLACE INTO extra VALUES (?, ?)", (os.fsencode(name), digest))
+            self._record_other(name, digest)
 
     # ---- what will be published --------------------------------------------------------------------------------------
 
@@ -621,11 +625,10 @@ class Staging:
         query = """
             SELECT name, sha256 FROM run UNION ALL SELECT name, sha256 FROM unreadable UNION ALL SELECT * FROM (
                 SELECT name, sha256 FROM extra UNION
-                SELECT CAST('_attachment_' || lower(hex(sha256)) AS BLOB), sha256 FROM attachment
-                WHERE sha256 IS NOT NULL
+                SELECT CAST(? || lower(hex(sha256)) AS BLOB), sha256 FROM attachment WHERE sha256 IS NOT NULL
             ) ORDER BY name
         """
-        for name, digest in self._db.execute(query):
+        for name, digest in self._db.execute(query, (ATTACHMENT_PREFIX,)):
             yield os.fsdecode(name), digest
 
 

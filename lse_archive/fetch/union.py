@@ -11,7 +11,7 @@ import msgspec
 
 from lse_archive.errors import CorruptArchiveError
 from lse_archive.fetch.staging import Staging
-from lse_archive.files import file_sha256
+from lse_archive.files import file_digest
 from lse_archive.folder.attachments import ATTACHMENTS, attachment_digest, attachment_file, read_attachments
 from lse_archive.folder.contents import is_summary_as_recorded, other_files
 from lse_archive.folder.manifest import SUMS, content_sums, read_summary, read_sums
@@ -91,7 +91,7 @@ def unite(paths: DayPaths, staging: Staging, *, allow_shrink: bool, rewritten: C
             changed += 1
 
     listed = expected.pop(ATTACHMENTS, None)
-    others = {path: bytes.fromhex(file_sha256(path)[1]) for path in other_files(paths.folder)}
+    others = {path: file_digest(path) for path in other_files(paths.folder)}
     found = others.pop(paths.folder / ATTACHMENTS, None)
     is_list_intact = found == listed or not sums  # a folder without checksums is an older tool's
     whole = {digest for path, digest in others.items() if attachment_digest(path.name) == digest}

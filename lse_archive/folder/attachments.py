@@ -17,8 +17,10 @@ from lse_archive.folder.opened import Folder, open_folder
 from lse_archive.printable import printable
 
 ATTACHMENTS = "_attachments.json"
+ATTACHMENT_PREFIX = "_attachment_"
+"""Of the name of a file with a content; the rest is its sha256."""
 _MAX_SHOWN = 200
-_FILE = re.compile(r"_attachment_([0-9a-f]{64})")
+_FILE = re.compile(ATTACHMENT_PREFIX + r"([0-9a-f]{64})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Attachment:
 
 def attachment_file(digest: bytes) -> str:
     """The name of the file with the content of this sha256."""
-    return f"_attachment_{digest.hex()}"
+    return f"{ATTACHMENT_PREFIX}{digest.hex()}"
 
 
 def attachment_digest(name: str) -> bytes | None:
@@ -101,7 +103,7 @@ def parse_attachments(content: bytes, origin: Path) -> list[Attachment]:
 
 def _attachment(entry: dict[str, object]) -> Attachment:
     run_id, name, media_type, size = entry["run_id"], entry["name"], entry["media_type"], entry["bytes"]
-    digest = attachment_digest(f"_attachment_{entry['sha256']}")
+    digest = attachment_digest(f"{ATTACHMENT_PREFIX}{entry['sha256']}")
     if digest is None or entry["file"] != attachment_file(digest):
         raise ValueError("a file is not named by its sha256")
     if not (isinstance(run_id, str) and isinstance(name, str) and isinstance(size, int)):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError
-from lse_archive.files import file_sha256, publish_file
+from lse_archive.files import file_digest, publish_file
 from lse_archive.folder.manifest import (
     SUMMARY,
     SUMS,
@@ -68,7 +68,7 @@ def ensure_manifest(paths: DayPaths) -> Summary:
         else:
             invalid.append(file.name)
     for path in other_files(paths.folder):
-        found[path.name] = bytes.fromhex(file_sha256(path)[1])
+        found[path.name] = file_digest(path)
         invalid.append(path.name)
     ordered = content_sums(found)
     content = content_hash(ordered)

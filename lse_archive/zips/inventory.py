@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lse_archive.errors import RefusedArchiveError, ShrinkError
-from lse_archive.files import file_sha256
+from lse_archive.files import file_digest
 from lse_archive.folder.manifest import SUMMARY, SUMS
 from lse_archive.folder.reader import may_hold_run
 from lse_archive.runs.feedback import FEEDBACK_FILES, read_record, split_mark
@@ -108,7 +108,7 @@ def folder_inventory(paths: Iterable[Path]) -> Inventory:
             if _is_parsed(path.name):
                 inventory._add(path.name, path.read_bytes())
             else:
-                inventory._add_other(path.name, bytes.fromhex(file_sha256(path)[1]))
+                inventory._add_other(path.name, file_digest(path))
     return inventory
 
 

@@ -106,8 +106,8 @@ def discover(
     import contextlib
     from operator import attrgetter
 
+    from lse_archive.texts import counted
     from lse_cli.terminal.output import print_object
-    from lse_cli.terminal.texts import counted
     from lse_resources.langsmith.client import LangSmith
     from lse_resources.projects import read_projects
     from lse_resources.settings import Settings

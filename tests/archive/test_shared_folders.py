@@ -17,6 +17,7 @@ from home_fixtures import DAY as HOME_DAY
 from home_fixtures import Installation
 
 from lse_archive.errors import ArchiveConflictError
+from lse_archive.fetch.source import Page
 from lse_archive.fetch.staging import Staging
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import read_summary
@@ -93,7 +94,7 @@ def test_an_unfinished_fetch_is_not_continued_by_another_project(days: tuple[Day
     one, two = days
     with contextlib.closing(Staging(one)) as staging:
         staging.resume(api_version="v2", project_id="1")
-        staging.add([run(3)])
+        staging.add(Page([run(3)]))
     with (
         contextlib.closing(Staging(two)) as staging,
         pytest.raises(ArchiveConflictError, match="is an unfinished fetch of the project"),

@@ -10,8 +10,8 @@ __all__ = ["FIELDS", "FOLDER_TYPE", "SHORTCUT_TYPE", "DriveFile", "LocalFile"]
 FOLDER_TYPE = "application/vnd.google-apps.folder"
 SHORTCUT_TYPE = "application/vnd.google-apps.shortcut"
 FIELDS = (
-    "id,name,parents,size,sha256Checksum,md5Checksum,appProperties,createdTime,modifiedTime,webViewLink,headRevisionId,trashed,"
-    "resourceKey,shortcutDetails"
+    "id,name,parents,size,sha256Checksum,md5Checksum,appProperties,createdTime,modifiedTime,webViewLink,headRevisionId,"
+    "trashed,resourceKey,shortcutDetails"
 )
 
 

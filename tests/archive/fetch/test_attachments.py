@@ -474,7 +474,7 @@ def test_a_stop_ends_the_downloads_of_a_page(cloud):
         staging = Staging(cloud.paths)
         staging.resume(api_version="v2", project_id=source.project_id)
         downloads = AttachmentDownloads(cloud.paths, source, staging, AttachmentLimits())
-        downloads.add(page.runs, (), page.attachments)
+        downloads.add(page)
         with pytest.raises(SourceError, match="stopped"):
             downloads.download(page.attachments, stop)
         downloads.close()

@@ -470,7 +470,7 @@ def test_a_journal_of_an_older_version_is_not_continued(cloud):
     with cloud.source() as source:
         staging = Staging(cloud.paths)
         staging.resume(api_version="v2", project_id=source.project_id)
-        staging.add(source.page(cloud_window(), None).runs)
+        staging.add(source.page(cloud_window(), None))
         staging.mark_complete(cloud_window())
         with staging.transaction() as db:
             db.execute("DELETE FROM stats")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +15,7 @@ from lse_archive.days import Window
 from lse_archive.errors import SourceError
 from lse_archive.fetch.feedback import FeedbackAnswer, FeedbackQuery
 from lse_archive.fetch.paginate import PageReport, paginate
-from lse_archive.fetch.source import AttachmentLink, DownloadTarget, LostCursorError, Page, UnservedRun
+from lse_archive.fetch.source import AttachmentLink, AttachmentLinks, DownloadTarget, LostCursorError, Page, UnservedRun
 
 Run = tuple[int, int]  # start and number
 
@@ -75,14 +75,10 @@ class Sink:
         self.covered: list[Window] = []
         self._lock = threading.Lock()
 
-    def add(
-        self,
-        runs: list[bytes],
-        unserved: Sequence[UnservedRun] = (),
-        attachments: Mapping[str, Sequence[AttachmentLink]] | None = None,
-    ) -> PageReport:
+    def add(self, page: Page) -> PageReport:
+        runs = page.runs
         parsed = [(int(run.split()[0]), int(run.split()[1])) for run in runs]
-        parsed += [(run.start, int(run.run_id)) for run in unserved]
+        parsed += [(run.start, int(run.run_id)) for run in page.unserved]
         starts = [start for start, _ in parsed]
         with self._lock:
             new = set(parsed) - self.runs
@@ -95,7 +91,7 @@ class Sink:
             starts[: len(runs)] == sorted(starts[: len(runs)], reverse=True),
         )
 
-    def download(self, attachments: Mapping[str, Sequence[AttachmentLink]], stop: threading.Event) -> None:
+    def download(self, attachments: AttachmentLinks, stop: threading.Event) -> None:
         pass
 
     def mark_complete(self, window: Window) -> None:

@@ -13,7 +13,7 @@ from day_fixtures import DAY, END, START, day_paths, run, run_id
 
 from lse_archive.days import Window, compact_time
 from lse_archive.errors import ArchiveConflictError
-from lse_archive.fetch.source import UnservedRun
+from lse_archive.fetch.source import Page, UnservedRun
 from lse_archive.fetch.staging import Staging
 from lse_archive.layout import DayPaths
 
@@ -37,7 +37,7 @@ def staging(
 def begin(paths: DayPaths) -> None:
     """Three runs, and the later half of the day complete."""
     with staging(paths) as first:
-        report = first.add([run(9), run(5), run(1)])
+        report = first.add(Page([run(9), run(5), run(1)]))
         assert (report.new, report.newest, report.oldest, report.ordered) == (3, START + 9, START + 1, True)
         first.mark_complete(Window(START + 5, END))
 
@@ -51,7 +51,7 @@ def test_a_fetch_continues_where_it_stopped(paths):
     with staging(paths) as second:
         assert second.gaps() == LEFT
         assert second.served_runs() == 3
-        assert second.add([run(5), run(1), run(0)]).new == 1
+        assert second.add(Page([run(5), run(1), run(0)])).new == 1
         assert second.unknown([run_id(0), run_id(7)]) == [run_id(7)]
         assert [header.run_id for header, _ in second.headers()] == [run_id(number) for number in (0, 1, 5, 9)]
         names = [f"{run_id(number)}_{compact_time(START + number)}.json" for number in (0, 1, 5, 9)]
@@ -88,7 +88,7 @@ def test_runs_staged_under_other_conditions_are_fetched_again_and_kept_until_the
         assert second.gaps() == ALL
         assert second.served_runs() == 0
         assert second.kept_ids() == [run_id(1), run_id(5), run_id(9)]
-        assert second.add([run(5)]).new == 1
+        assert second.add(Page([run(5)])).new == 1
         assert second.kept_ids() == [run_id(1), run_id(9)]
         with second.transaction():
             second.delete_stale()
@@ -120,7 +120,7 @@ def test_a_page_interrupted_by_a_kill_leaves_nothing(paths):
     (paths.staging / "runs" / f"{run_id(3)}_{compact_time(START + 3)}.json").write_bytes(run(3))
     with staging(paths) as second:
         assert second.gaps() == LEFT
-        assert second.add([run(3)]).new == 1
+        assert second.add(Page([run(3)])).new == 1
 
 
 def test_the_runs_of_a_damaged_journal_stay_until_langsmith_serves_them_again(paths, caplog):
@@ -132,7 +132,7 @@ def test_the_runs_of_a_damaged_journal_stay_until_langsmith_serves_them_again(pa
         assert second.gaps() == ALL
         assert second.served_runs() == 0
         assert second.kept_ids() == [run_id(5), run_id(9)]
-        assert second.add([run(5), run(1)]).new == 2
+        assert second.add(Page([run(5), run(1)])).new == 2
         assert second.kept_ids() == [run_id(9)]
     assert "is damaged" in caplog.text
 
@@ -155,9 +155,9 @@ def test_only_runs_of_the_day_and_the_project_are_staged(paths):
     theirs = "0190f0a0-0000-7000-8000-00000000000b"
     with staging(paths) as first:
         page = [run(4, END), run(3, project_id=PROJECT_ID), run(2, session_id=theirs), run(1), run(5, START - 1)]
-        assert first.add(page).new == 2
+        assert first.add(Page(page)).new == 2
         assert first.misplaced == {run_id(2), run_id(4), run_id(5)}
-        assert first.add([run(1), run(1)]).new == 0
+        assert first.add(Page([run(1), run(1)])).new == 0
         assert first.served_runs() == 2
 
 
@@ -165,9 +165,9 @@ def test_bytes_that_are_no_run_are_kept_and_counted_once(paths):
     odd = b'{"id":"x"}'
     name = f"_unreadable_{hashlib.sha256(odd).hexdigest()}.bin"
     with staging(paths) as first:
-        report = first.add([run(7), odd, run(5)])
+        report = first.add(Page([run(7), odd, run(5)]))
         assert (report.new, report.oldest, report.newest, report.ordered) == (3, START + 5, START + 7, True)
-        assert first.add([odd]).new == 0
+        assert first.add(Page([odd])).new == 0
         first.mark_complete(Window(START + 5, END))
     with staging(paths) as second:
         assert second.gaps() == [Window(START, START + 5)]
@@ -185,26 +185,26 @@ def test_bytes_that_are_no_run_are_kept_and_counted_once(paths):
 def test_an_unserved_run_stays_recorded_until_it_is_served(paths):
     with staging(paths) as first:
         unserved = [UnservedRun(run_id(3), START + 3, [b"a part of it"]), UnservedRun(run_id(4), END)]
-        report = first.add([run(7)], unserved)
+        report = first.add(Page([run(7)], unserved=unserved))
         assert (report.new, report.oldest, report.newest) == (2, START + 3, START + 7)
-        assert first.add([], unserved[:1]).new == 0
+        assert first.add(Page([], unserved=unserved[:1])).new == 0
     with staging(paths) as second:
         assert (second.served_runs(), second.incomplete(), len(second.others())) == (1, [run_id(3)], 1)
-        second.add([run(3)])
+        second.add(Page([run(3)]))
         assert (second.served_runs(), second.is_incomplete(), second.others()) == (2, False, [])
         names = [run_id(3), run_id(4), "_unreadable_00.bin"]
         assert [second.has_run(name) for name in names] == [True, False, False]
-        assert second.add([], unserved[:1]).new == 0
+        assert second.add(Page([], unserved=unserved[:1])).new == 0
         assert not second.is_incomplete()
         assert len(list(second.runs_folder.iterdir())) == 2
 
 
 def test_unsorted_pages_are_recognized(paths):
     with staging(paths) as first:
-        assert not first.add([run(1), run(2)]).ordered
-        report = first.add([run(9), run(2)])
+        assert not first.add(Page([run(1), run(2)])).ordered
+        report = first.add(Page([run(9), run(2)]))
         assert (report.ordered, report.newest, report.oldest) == (True, START + 9, START + 2)
-        empty = first.add([])
+        empty = first.add(Page([]))
         assert (empty.new, empty.newest, empty.oldest, empty.ordered) == (0, None, None, True)
 
 

@@ -11,6 +11,7 @@ from day_fixtures import START, day_paths, fill, run, run_id
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lse_archive.fetch.source import Page
 from lse_archive.fetch.staging import Staging
 from lse_archive.fetch.union import Union, unite
 from lse_archive.folder.contents import ensure_manifest, is_as_recorded
@@ -31,7 +32,7 @@ def publish(paths: DayPaths, served: dict[int, int], *, allow_shrink: bool = Fal
     """Publishes runs without network and without fsync, which is too slow for a property test."""
     with contextlib.closing(Staging(paths)) as staging:
         staging.resume(api_version="v2", project_id="p")
-        staging.add([document(number, version) for number, version in sorted(served.items(), reverse=True)])
+        staging.add(Page([document(number, version) for number, version in sorted(served.items(), reverse=True)]))
         union = Union()
         if paths.folder.exists():
             with staging.transaction():
@@ -90,7 +91,7 @@ def test_published_runs_replace_older_ones_of_an_abandoned_fetch(tmp_path):
     paths = day_paths(tmp_path)
     with contextlib.closing(Staging(paths)) as abandoned:
         abandoned.resume(api_version="v2", project_id="p", now=0.0)
-        abandoned.add([document(2, 0), document(1, 0)])
+        abandoned.add(Page([document(2, 0), document(1, 0)]))
     fill(paths.folder, document(1, 1))
     publish(paths, {})
     assert content(paths) == {run_id(1): document(1, 1), run_id(2): document(2, 0)}
@@ -102,7 +103,7 @@ def test_a_run_that_has_ended_in_an_abandoned_fetch_replaces_the_published_pendi
     ended, pending = run(1, end_time="2026-01-02T00:00:01Z"), run(1)
     with contextlib.closing(Staging(paths)) as abandoned:
         abandoned.resume(api_version="v2", project_id="p", now=0.0)
-        abandoned.add([run(2), ended])
+        abandoned.add(Page([run(2), ended]))
     fill(paths.folder, pending, run(2, end_time="2026-01-02T00:00:01Z"))
     assert publish(paths, {}) == (0, 0)
     assert content(paths) == {run_id(1): ended, run_id(2): run(2, end_time="2026-01-02T00:00:01Z")}

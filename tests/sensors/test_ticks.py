@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import pytest
-from dagster._core.test_utils import create_test_daemon_workspace_context, freeze_time
+from dagster._core.test_utils import freeze_time
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.controller import create_daemon_grpc_server_registry
 from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._scheduler.scheduler import launch_scheduled_runs
 from home_fixtures import PROJECT, Installation
@@ -30,14 +31,15 @@ _DAY = "dagster/partition"
 def workspace(installation: Installation) -> Iterator[WorkspaceProcessContext]:
     """The code location in a separate server, with the installation's instance."""
     add_project(installation.directory / "projects.toml", ProjectConfig(PROJECT, (SUNDAY - timedelta(days=40)).date()))
+    location = ModuleTarget("lse_location.definitions", attribute=None, working_directory=None, location_name="lse")
     with (
         installation.instance() as instance,
-        create_test_daemon_workspace_context(
-            ModuleTarget("lse_location.definitions", attribute=None, working_directory=None, location_name="lse"),
-            instance=instance,
-        ) as context,
+        create_daemon_grpc_server_registry(instance) as servers,
+        WorkspaceProcessContext(instance, location, grpc_server_registry=servers) as context,
     ):
         yield context
+    # Without it the process is collected, with a warning, in whichever test runs then.
+    servers.wait_for_processes()
 
 
 def tick(workspace: WorkspaceProcessContext, now: datetime) -> list[dg.DagsterRun]:

@@ -18,7 +18,7 @@ help:
 	@echo "make wheel    build dist/langsmith_archive-*.whl"
 	@echo "make test     lint, types and tests"
 	@echo "make test-quick  the quick tests alone"
-	@echo "make test-nightly  failing system calls and odd documents, with many more cases"
+	@echo "make test-nightly  failing system calls, odd documents and hostile values, with all cases"
 	@echo "make test-ui  the UI in a real browser, and the README in a fresh clone; needs Chromium (Debian: apt-get install chromium)"
 	@echo "make test-wheel  the wheel in an empty environment; needs the package index"
 
@@ -61,9 +61,9 @@ test: lint
 test-quick: install-dev
 	$(BIN)/pytest -m "not slow"
 
-# The suites of tests/faults with many more cases than in `make test`, and new documents each time.
+# The tests that try only a part of their cases in `make test`, and new documents each time.
 test-nightly: install-dev
-	LSE_TEST_NIGHTLY=1 $(BIN)/pytest tests/faults
+	LSE_TEST_NIGHTLY=1 $(BIN)/pytest tests/faults tests/cli/test_hostile_input.py
 
 # Installs the wheel into an empty virtual environment, and runs it outside of the checkout.
 test-wheel: install-dev

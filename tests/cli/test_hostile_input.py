@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from home_fixtures import DAY, PROJECT, CommandResult, Installation
+from nightly import some_of
 from test_cli_help import commands
 from typer.core import TyperCommand
 
@@ -69,7 +70,7 @@ def calls(words: str, command: TyperCommand) -> Iterator[list[str]]:
     for parameter in command.params:
         if getattr(parameter, "is_flag", False) or parameter.name == "help":
             continue
-        for value in HOSTILE.values():
+        for value in some_of(list(HOSTILE.values()), f"{words} {parameter.name}"):
             arguments = list(_NEEDED.get(words, []))
             if parameter.param_type_name == "argument":
                 if arguments and not arguments[0].startswith("--"):
@@ -105,7 +106,7 @@ def test_no_value_of_a_setting_gives_a_traceback(
     if name.startswith("LSE_ALERT_"):
         monkeypatch.setenv("LSE_ALERT_SMTP_URL", "smtp://127.0.0.1:9")
         monkeypatch.setenv("LSE_ALERT_EMAIL", "team@example.com")
-    for value in [*HOSTILE.values(), "\x00", "http://[::1", "http://h:99999", ",", "inf", "1e308"]:
+    for value in some_of([*HOSTILE.values(), "\x00", "http://[::1", "http://h:99999", ",", "inf", "1e308"], name):
         if not value:
             continue  # an empty setting is unset
         if value == "\x00":

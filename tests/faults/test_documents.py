@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import os
 import shutil
 import sys
 import traceback
@@ -27,6 +26,7 @@ from document_strategies import DRAFTS, Draft
 from drive_rig import FakeSleep
 from hypothesis import HealthCheck, Phase, given, settings
 from langsmith_fixtures import DAY, PROJECT, START, local_cloud
+from nightly import NIGHTLY
 from pyarrow import parquet
 
 from lse_archive.folder.contents import content_files
@@ -48,7 +48,6 @@ from lse_resources.postgres.verify.day import verify_day
 
 pytestmark = pytest.mark.slow
 
-NIGHTLY = bool(os.environ.get("LSE_TEST_NIGHTLY"))
 _DOCUMENTS, _DAY_SIZE = (10_000, 250) if NIGHTLY else (500, 125)
 _JSON_SPACE, _BOM = b" \t\r\n", b"\xef\xbb\xbf"
 _MAX_FAILURES = 10

@@ -25,6 +25,7 @@ from archive_fixtures import snapshot
 from database_fixtures import recreate
 from fault_process import SHORT, Fault, FaultProcess, Outcome
 from home_fixtures import DAY, PROJECT, midnight, run_uuid, small_run
+from nightly import NIGHTLY
 from psycopg import sql
 
 from lse_archive.folder.manifest import read_sums
@@ -40,7 +41,7 @@ from lse_resources.postgres.schema import migrate
 
 pytestmark = pytest.mark.slow
 
-CASES = 300 if os.environ.get("LSE_TEST_NIGHTLY") else 20
+CASES = 300 if NIGHTLY else 20
 _RUNS = 6
 _SELECTED = ("--project", PROJECT)
 _SWEEP = ("archive", "full-sweep", *_SELECTED, "--date", str(DAY), "--force", "--json")

@@ -49,7 +49,7 @@ _NO_TYPE = "binary/octet-stream"
 class Storage:
     """The object storage of a deployment. Safe to use from several threads; `close` ends its connections.
 
-    Files are read with urllib3: httpx takes three times its CPU time for the same bytes (`bench/attachments.py`).
+    Files are read with urllib3: httpx takes twice the CPU time for the same bytes (`bench/attachments.py`).
     """
 
     def __init__(self, settings: LangSmithSettings) -> None:

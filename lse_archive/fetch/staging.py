@@ -435,10 +435,10 @@ class Staging:
     def store_attachment(self, attachment: Attachment, download: Path) -> bool:
         """Moves a downloaded file into staging; returns whether it holds a content that was not here."""
         path = self.runs_folder / attachment_file(attachment.sha256)
-        with self.transaction() as db:
+        with self._lock:
             if is_new := not path.exists():
                 download.rename(path)
-            db.execute(_PUT_ATTACHMENT, _attachment_row(attachment))
+            self._db.execute(_PUT_ATTACHMENT, _attachment_row(attachment))
             return is_new
 
     def keep_attachment(self, attachment: Attachment, folder: Path, *, replace: bool = False) -> None:

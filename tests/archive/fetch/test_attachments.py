@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -304,16 +305,32 @@ def test_an_attachment_without_a_link_is_named(cloud):
     assert split(cloud.published()[run_id]).keys() == split(cloud.served()[run_id]).keys() - {"attachments"}
 
 
+def test_links_go_through_the_proxy_of_the_environment(cloud, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", cloud.server.url.replace("http://", "user:p%40ss@"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    cloud.store.attach("elsewhere", "f", b"content")
+    link = cloud.server._links().make("elsewhere", "attachment.f").replace("127.0.0.1", "storage.invalid")
+    run_id = cloud.put(attachments={"f": link})
+
+    def authorized(request: Matchable) -> bool:
+        return request.headers["Proxy-Authorization"] == "Basic " + b64encode(b"user:p@ss").decode()
+
+    cloud.server.faults.add(Fault("status", lambda request: _STORAGE(request) and not authorized(request), status=407))
+    assert cloud.fetch().attachments_missing == []
+    assert cloud.attachments() == {(run_id, "f"): b"content"}
+
+
 def test_links_are_in_no_log_and_no_error(cloud, caplog):
     runs = put_runs(cloud)
     caplog.set_level(logging.DEBUG)
     cloud.settings = replace(cloud.settings, patience=0.05)
+    cloud.server.behavior.redirected_links = True
     cloud.server.faults.add(Fault("cut_body", _STORAGE))
     cloud.fetch()
     cloud.server.faults.clear()
     cloud.fetch()
     assert runs[0] in cloud.published()
-    assert len(cloud.downloads()) > 6
+    assert len(cloud.downloads()) > 12
     assert "signature" not in caplog.text
 
 

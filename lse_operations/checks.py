@@ -24,7 +24,7 @@ from lse_archive.folder.attachments import ATTACHMENTS, attachment_file, read_at
 from lse_archive.folder.contents import content_files, is_summary_as_recorded, require_folder
 from lse_archive.folder.manifest import SUMMARY, Summary, content_sums, read_summary, read_sums
 from lse_archive.folder.opened import Folder
-from lse_archive.folder.pruned import day_content, is_pruned, pruned_runs, pruned_sums, read_pruned
+from lse_archive.folder.pruned import day_content, is_pruned, pruned_records, pruned_runs, pruned_sums, read_pruned
 from lse_archive.folder.reader import NOT_AS_RECORDED, open_run_files
 from lse_archive.folder.state import DayVerdict, read_state
 from lse_archive.layout import DayPaths
@@ -135,8 +135,10 @@ def check_steps(
             result = compare_rows(open_database(), paths, options, advance, on_wait=reporter.waiting)
         except (DatabaseError, DayLockedError) as error:
             return StepCheck("runs_match_files", "unknown", error.what, error.hint, 1, (Difference("rows", error.why),))
+        except CorruptArchiveError as error:
+            return StepCheck("runs_match_files", "differs", str(error), error.hint, 1)
         reporter.report("verification", result)
-        return check_rows(result)
+        return check_rows(result, pruned=is_pruned(paths))
 
     checks: dict[str, Callable[[], StepCheck]] = {
         "langsmith_count": lambda: check_count(paths),
@@ -211,7 +213,8 @@ def compare_rows(
     """
     options = options or VerifyOptions()
     if is_pruned(paths):
-        return verify_against(database, paths.project, paths.day, pruned_runs(paths), on_wait=on_wait)
+        runs, records = pruned_runs(paths), pruned_records(paths)
+        return verify_against(database, paths.project, paths.day, runs, records, on_wait=on_wait)
     return verify_day(
         database,
         paths.project,
@@ -409,8 +412,12 @@ def check_copy(paths: DayPaths, destination: Destination | SettingsError) -> Ste
     return StepCheck(name, "agrees", f"checksum and size on {destination.place} are those of the archive")
 
 
-def check_rows(result: VerificationResult) -> StepCheck:
-    """`runs_match_files`: the result of the comparison of files with rows."""
+def check_rows(result: VerificationResult, *, pruned: bool = False) -> StepCheck:
+    """`runs_match_files`: the result of the comparison of files with rows.
+
+    Args:
+        pruned: The day has no files to repair the rows from.
+    """
     name = "runs_match_files"
     rows = [Difference(run, _NO_ROW) for run in result.missing_runs_in_db]
     rows += [Difference(run, "missing in the files") for run in result.missing_runs_in_files]
@@ -422,6 +429,8 @@ def check_rows(result: VerificationResult) -> StepCheck:
     rows += [Difference(broken.partition(": ")[0], broken.partition(": ")[2]) for broken in result.broken_files]
     if not result.is_consistent:
         hint = "Load missing rows and replace differing ones from the files: lse archive verify --fix"
+        if pruned:
+            hint = "Restore the files that were pruned: lse archive restore; then: lse archive verify --fix"
         if any(broken.endswith(NOT_AS_RECORDED) for broken in result.broken_files):
             hint = f"{_RESTORE_DAY}: files here are damaged"
         return _differing(name, f"files and rows differ in {counted(len(rows), 'place')}", hint, rows)

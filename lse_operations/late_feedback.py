@@ -20,10 +20,11 @@ from lse_archive.fetch.feedback import FeedbackQuery, read_feedback
 from lse_archive.fetch.source import RunSource
 from lse_archive.files import disk_errors, publish_file
 from lse_archive.folder.late_feedback import add_late_feedback
-from lse_archive.folder.pruned import is_pruned, pruned_runs
-from lse_archive.folder.state import DayState, read_state
+from lse_archive.folder.pruned import is_pruned, pruned_records
+from lse_archive.folder.records import Record, parse_records
+from lse_archive.folder.state import DayState
 from lse_archive.layout import DayPaths, Layout
-from lse_archive.runs.feedback import FEEDBACK_FILES, FeedbackRecord, read_lines, read_record, split_mark
+from lse_archive.runs.feedback import FEEDBACK, FEEDBACK_FILES, FeedbackRecord, read_lines, read_record, split_mark
 from lse_archive.runs.header import read_header
 from lse_archive.runs.scanner import NotARunError
 from lse_operations.day_selection import at_daily_time, last_day, moment
@@ -116,7 +117,7 @@ class _Finder:
         self._project = project.name
         self._now = to_micros(now)
         self._archived: dict[date, dict[bytes, int | None]] = {}
-        self._pruned: dict[date, set[str]] = {}
+        self._pruned: dict[date, dict[str, bytes]] = {}
         self._new: dict[date, list[bytes]] = defaultdict(list)
         self._bytes = 0
         self._undated: list[FeedbackRecord] = []
@@ -154,10 +155,9 @@ class _Finder:
 
     def _is_archived(self, day: date, record: FeedbackRecord) -> bool:
         paths = self._layout.day(self._project, day)
-        if is_pruned(paths):  # its records are not here: those of its runs at its last fetch are in its copy
-            read_at = moment(read_state(paths).feedback_read_at)
-            is_before = read_at and record.created is not None and record.created < to_micros(read_at - _OVERLAP)
-            return bool(is_before) and record.run_id in self._pruned_runs(paths)
+        if is_pruned(paths):
+            found = next(parse_records(FEEDBACK, [record.line], set()), None)
+            return isinstance(found, Record) and self._pruned_feedback(paths).get(found.key) == found.sha256
         if day not in self._archived:
             self._archived[day] = dict(_archived(paths))
         archived = self._archived[day]
@@ -166,11 +166,13 @@ class _Finder:
         modified = archived[record.identity]
         return record.modified is None or (modified is not None and record.modified <= modified)
 
-    def _pruned_runs(self, paths: DayPaths) -> set[str]:
+    def _pruned_feedback(self, paths: DayPaths) -> dict[str, bytes]:
+        """The sha256 of each feedback record of a pruned day, by its key; without a list what was found waits."""
         if paths.day not in self._pruned:
-            runs = self._pruned[paths.day] = set()
-            with contextlib.suppress(CorruptArchiveError):  # then what was found waits
-                runs.update(run_id for run_id, _, _ in pruned_runs(paths))
+            records = self._pruned[paths.day] = dict[str, bytes]()
+            with contextlib.suppress(CorruptArchiveError):
+                for read in filter(None, [pruned_records(paths).get("feedback")]):
+                    records.update((one.key, one.sha256) for one in read())
         return self._pruned[paths.day]
 
     def _write(self) -> None:

@@ -31,6 +31,7 @@ from lse_archive.printable import markdown, printable
 from lse_assets.config import FetchConfig, LoadConfig, UploadConfig, VerifyConfig, ZipConfig
 from lse_assets.resources import ArchiveResource, DestinationResource, LangSmithResource, PostgresResource
 from lse_operations.checks import CHECKS, StepCheck, VerifyOptions, day_verdict
+from lse_operations.project_state import note_retention, retention
 from lse_operations.reporter import StepReporter
 from lse_operations.steps import (
     STEPS,
@@ -173,19 +174,21 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
         A day that LangSmith no longer has, and of which nothing is here, is not materialized, and its other steps are
         skipped: nobody can prove that it was empty.
         """
-        paths = shared.paths(context, archive)
-        options = FetchOptions(
-            config.ask_count,
-            config.allow_shrink,
-            shared.project.retention_days,
-            config.feedback,
-            replace(archive.attachment_limits(), skip=not config.attachments),
-        )
+        paths, layout = shared.paths(context, archive), archive.layout()
         with (
             _step(shared, context, ui),
             langsmith.client() as client,
             contextlib.closing(client.source(name)) as source,
         ):
+            note_retention(layout, name, client.retention_days(source.project))
+            # A project that LangSmith keeps for longer now has days that it kept for less: the shorter one is proof.
+            options = FetchOptions(
+                config.ask_count,
+                config.allow_shrink,
+                min(shared.project.retention_days, retention(layout, shared.project).days),
+                config.feedback,
+                replace(archive.attachment_limits(), skip=not config.attachments),
+            )
             result = fetch_step(paths, source, google_drive.client, ui, options)
             link, summary = source.project.url, read_summary(paths.folder)
         if result.outcome == "not_served":

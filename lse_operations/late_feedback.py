@@ -7,18 +7,15 @@ of each day is also read in full at fixed ages.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 
-import msgspec
-
 from lse_archive.days import Window, day_of, format_time, to_micros
-from lse_archive.errors import UNDECODABLE, CorruptArchiveError, SourceError
+from lse_archive.errors import CorruptArchiveError, SourceError
 from lse_archive.fetch.feedback import FeedbackQuery, read_feedback
 from lse_archive.fetch.source import RunSource
-from lse_archive.files import disk_errors, publish_file
+from lse_archive.files import disk_errors
 from lse_archive.folder.late_feedback import add_late_feedback
 from lse_archive.folder.pruned import is_pruned, pruned_records
 from lse_archive.folder.records import Record, parse_records
@@ -28,9 +25,8 @@ from lse_archive.runs.feedback import FEEDBACK, FEEDBACK_FILES, FeedbackRecord, 
 from lse_archive.runs.header import read_header
 from lse_archive.runs.scanner import NotARunError
 from lse_operations.day_selection import at_daily_time, last_day, moment
+from lse_operations.project_state import read_project_state, retention, update_project_state
 from lse_resources.projects import ProjectConfig
-
-_log = logging.getLogger(__name__)
 
 READ_AFTER_DAYS = (1, 3, 7)
 """The ages in days at which the feedback of a day is read in full."""
@@ -40,12 +36,6 @@ READ_BEFORE_EXPIRY_DAYS = 2
 # A record can be in LangSmith's index later than its `created_at` says.
 _OVERLAP = timedelta(hours=6)
 _BUFFER_BYTES = 8 << 20
-
-
-class _Pass(msgspec.Struct):
-    """The state of the passes over a project: feedback that was created before `read_until` has been found."""
-
-    read_until: str
 
 
 def is_feedback_due(project: ProjectConfig, day: date, state: DayState, now: datetime, *, waits: bool) -> bool:
@@ -80,14 +70,15 @@ def find_late_feedback(layout: Layout, project: ProjectConfig, source: RunSource
             were created at one moment than can be asked for: those that were found wait, and the next pass goes on.
         ArchiveError: The disk cannot be written.
     """
-    state = layout.feedback_pass(project.name)
-    since = _read_until(layout, project) or now - timedelta(days=project.retention_days)
+    since = moment(read_project_state(layout, project.name).feedback_read_until)
+    if since is None:
+        since = now - timedelta(days=retention(layout, project).days)
     found = _Finder(layout, project, now)
     with disk_errors(f"the late feedback of {project.name} cannot be written under {layout.data_dir}"):
         unread = read_feedback(source, [FeedbackQuery(since=to_micros(since - _OVERLAP))], found.add)
         found.finish(source)
-        with publish_file(state) as file:
-            file.write(msgspec.json.encode(_Pass(now.astimezone(UTC).isoformat(timespec="seconds"))) + b"\n")
+        read_until = now.astimezone(UTC).isoformat(timespec="seconds")
+        update_project_state(layout, project.name, feedback_read_until=read_until)
     if unread:
         moments = sorted(format_time(query.since) for query in unread if query.since is not None)
         raise SourceError(
@@ -96,17 +87,6 @@ def find_late_feedback(layout: Layout, project: ProjectConfig, source: RunSource
             hint=f"Fetch the days of their runs again; LSE does so at these ages in days: {READ_AFTER_DAYS}",
         )
     return sorted(found.days)
-
-
-def _read_until(layout: Layout, project: ProjectConfig) -> datetime | None:
-    path = layout.feedback_pass(project.name)
-    try:
-        return datetime.fromisoformat(msgspec.json.decode(path.read_bytes(), type=_Pass).read_until).astimezone(UTC)
-    except FileNotFoundError:
-        return None
-    except (*UNDECODABLE, ValueError) as error:
-        _log.warning("%s is damaged (%s): the feedback is searched from the beginning", path, error)
-        return None
 
 
 class _Finder:

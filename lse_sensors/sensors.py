@@ -83,7 +83,8 @@ def expiring_days_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         lines = []
         for name in dict.fromkeys(one.project for one in new):
             days = day_ranges(str(one.day) for one in new if one.project == name)
-            lines.append(f"{name}: {days}: lse archive full-sweep --force --project '{name}' --start-date …")
+            kept = next(one.retention.says() for one in new if one.project == name)
+            lines.append(f"{name}: {days}: lse archive full-sweep --force --project '{name}' --start-date … ({kept})")
         title = counted(len(new), "day is", "days are")
         title += f" not archived and verified, and can be fetched until {first} only"
         outbox_of(settings).put(f"expiring-{_stamp(now)}", Alert(title, lines), targets(settings))

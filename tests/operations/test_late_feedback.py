@@ -112,9 +112,9 @@ def test_a_pass_that_fails_is_repeated_from_where_it_began(cloud):
 def test_a_damaged_state_of_the_passes_searches_from_the_beginning(cloud):
     run = cloud.put(START)
     give(cloud, run, NOW - timedelta(days=3))
-    path = layout(cloud).feedback_pass(PROJECT)
+    path = layout(cloud).project_state(PROJECT)
     path.parent.mkdir(parents=True)
-    for damaged in (b"{", b'{"read_until":"x"}', b"\xff", b"[]"):
+    for damaged in (b"{", b'{"feedback_read_until":"x"}', b"\xff", b"[]", b'{"retention_days":0}'):
         path.write_bytes(damaged)
         assert find(cloud) == [DAY]
 
@@ -130,7 +130,7 @@ def test_only_records_that_a_pruned_day_does_not_have_are_late(cloud):
     write_pruned(cloud.paths, record, [(run, run, digest)])
     shutil.rmtree(cloud.paths.folder)
     assert find(cloud) == []
-    layout(cloud).feedback_pass(PROJECT).unlink()
+    layout(cloud).project_state(PROJECT).unlink()
     cloud.store.feedback.change(edited, score=1)
     start = format_time(START)
     apart = {give(cloud, run_id, NOW - timedelta(days=5), start_time=start) for run_id in (None, unknown)}

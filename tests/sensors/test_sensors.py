@@ -13,6 +13,7 @@ from home_fixtures import PROJECT, Installation
 
 from lse_archive.days import today
 from lse_archive.folder.state import now_text, update_state
+from lse_operations.project_state import note_retention
 from lse_platform.exited_runs import fail_exited_runs
 from lse_platform.home import open_home
 from lse_platform.process_registry import describe
@@ -62,6 +63,30 @@ def test_days_about_to_expire_are_one_warning(bare_installation: Installation, a
     skipped, _ = tick(expiring_days_sensor, cursor)
     assert "0 new" in skipped
     assert len(titles()) == 1
+
+
+def test_what_langsmith_tells_decides_which_days_expire(bare_installation: Installation, alerts_on: None) -> None:
+    list_project(bare_installation, first_day_back=100, retention_days=60)
+    layout = Settings.load().layout
+
+    def lines() -> list[str]:
+        return [line for _, letter in outbox_of(Settings.load()).waiting() for line in letter.alert.lines]
+
+    note_retention(layout, PROJECT, 180)
+    skipped, cursor = tick(expiring_days_sensor)
+    assert skipped.startswith("0 days")
+    note_retention(layout, PROJECT, 7)
+    skipped, cursor = tick(expiring_days_sensor, cursor)
+    assert skipped.startswith("2 days")
+    first, second = (today() - timedelta(days=back) for back in (6, 5))
+    [line] = lines()
+    assert line.startswith(f"{PROJECT}: {first} to {second}")
+    assert f"LangSmith keeps its traces for 7 days, as its API answered on {today()}" in line
+    note_retention(layout, PROJECT, None)  # it no longer tells: the last answer counts
+    assert "2 days are about to expire, 0 new" in tick(expiring_days_sensor, cursor)[0]
+    layout.project_state(PROJECT).unlink()
+    assert tick(expiring_days_sensor)[0].startswith("20 days")
+    assert "60 days, by retention_days in projects.toml" in lines()[-1]
 
 
 def test_archived_and_verified_days_are_no_warning(bare_installation: Installation, alerts_on: None) -> None:

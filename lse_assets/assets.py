@@ -31,7 +31,7 @@ from lse_archive.printable import markdown, printable
 from lse_assets.config import FetchConfig, LoadConfig, UploadConfig, VerifyConfig, ZipConfig
 from lse_assets.resources import ArchiveResource, DestinationResource, LangSmithResource, PostgresResource
 from lse_operations.checks import CHECKS, StepCheck, VerifyOptions, day_verdict
-from lse_operations.project_state import note_retention, retention
+from lse_operations.project_state import note_ends, note_retention, retention
 from lse_operations.reporter import StepReporter
 from lse_operations.steps import (
     STEPS,
@@ -190,6 +190,7 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
                 replace(archive.attachment_limits(), skip=not config.attachments),
             )
             result = fetch_step(paths, source, google_drive.client, ui, options)
+            note_ends(layout, name, client.announced_ends)
             link, summary = source.project.url, read_summary(paths.folder)
         if result.outcome == "not_served":
             says = "LangSmith serves no run of the day, which is past its retention: nothing is archived or proven"

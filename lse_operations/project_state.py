@@ -1,4 +1,4 @@
-"""The state of a project beside its days: how long LangSmith keeps its traces, and the passes over its late feedback.
+"""The state of a project beside its days: what LangSmith says of its traces and API, and the passes over its feedback.
 
 It is stored beside the data, so that `lse status` and the sensors need no network.
 """
@@ -29,11 +29,13 @@ class ProjectState(msgspec.Struct, frozen=True, kw_only=True):
         feedback_read_until: Feedback that was created before has been found, see `find_late_feedback`.
         retention_days: Days for which LangSmith keeps the project's traces, as its API last answered.
         retention_read_at: When it answered so.
+        announced_ends: Routes of its API whose end was announced at the last fetch, each with what was said.
     """
 
     feedback_read_until: str | None = None
     retention_days: int | None = None
     retention_read_at: str | None = None
+    announced_ends: list[str] = []
 
     def __post_init__(self) -> None:
         for time in filter(None, (self.feedback_read_until, self.retention_read_at)):
@@ -106,3 +108,13 @@ def note_retention(layout: Layout, project: str, days: int | None) -> None:
     """
     if days is not None:
         update_project_state(layout, project, retention_days=days, retention_read_at=now_text())
+
+
+def note_ends(layout: Layout, project: str, announced: list[str]) -> None:
+    """Records which ends of routes LangSmith has announced to a fetch.
+
+    Raises:
+        ArchiveError: It cannot be written.
+    """
+    if announced != read_project_state(layout, project).announced_ends:
+        update_project_state(layout, project, announced_ends=announced)

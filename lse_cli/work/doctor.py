@@ -234,7 +234,7 @@ def _langsmith(settings: Settings) -> Findings:
         yield from _retention(settings, client, archived)
         if archived:
             yield _run_query(client, archived[0][0].name)
-        for announced in client.announcements:
+        for announced in client.announced_ends:
             says = f"it announces the end of a route that LSE uses: {announced}"
             yield Finding("LangSmith", "note", says, "Update LSE before that day")
     if missing := len(names.difference(project.name for project in listed)):

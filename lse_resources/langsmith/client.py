@@ -53,9 +53,9 @@ class LangSmith:
             return {}
 
     @property
-    def announcements(self) -> list[str]:
-        """The ends of routes that the answers in this process announced, sorted."""
-        return sorted(self._http.shared.announcements)
+    def announced_ends(self) -> list[str]:
+        """The routes whose end the answers in this process announced, each with what they said, sorted."""
+        return sorted(f"{route}: {end}" for route, end in list(self._http.shared.announced.items()))
 
     def projects(self, *, experiments: bool = False) -> Iterator[Project]:
         """All tracing projects; or all experiments, which belong to a dataset."""

@@ -19,7 +19,14 @@ from lse_platform.home import open_home
 from lse_platform.process_registry import describe
 from lse_resources.projects import ProjectConfig, add_project, read_projects
 from lse_resources.settings import Settings
-from lse_sensors.sensors import SENSORS, dead_runs_sensor, expiring_days_sensor, new_projects_sensor, outbox_of
+from lse_sensors.sensors import (
+    SENSORS,
+    announced_ends_sensor,
+    dead_runs_sensor,
+    expiring_days_sensor,
+    new_projects_sensor,
+    outbox_of,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +57,13 @@ def list_project(
 
 
 def test_every_sensor_runs_from_the_first_start() -> None:
-    assert {sensor.name for sensor in SENSORS} == {"alerts", "dead_runs", "expiring_days", "new_projects"}
+    assert {sensor.name for sensor in SENSORS} == {
+        "alerts",
+        "dead_runs",
+        "expiring_days",
+        "new_projects",
+        "announced_ends",
+    }
     assert all(sensor.default_status == DefaultSensorStatus.RUNNING for sensor in SENSORS)
 
 
@@ -127,6 +140,25 @@ def test_new_projects_are_added_if_the_setting_is_on(installation: Installation,
     assert titles() == ["1 new LangSmith project is archived from now on"]
     tick(new_projects_sensor, cursor)
     assert len(titles()) == 1
+
+
+def test_an_announced_end_of_a_route_is_reported_once(installation: Installation, alerts_on: None) -> None:
+    behavior = installation.langsmith.behavior
+    behavior.v2_status, behavior.v1_sunset = 404, "Sun, 31 Jan 2027 00:00:00 GMT"
+    for name in (PROJECT, "other"):
+        installation.fill(2, project=name)
+        list_project(installation, 5, name)
+    assert installation.archive("fetch").code == 0
+    _, cursor = tick(announced_ends_sensor)
+    assert titles() == ["LangSmith announces the end of 1 route that LSE uses"]
+    [(_, letter)] = outbox_of(Settings.load()).waiting()
+    assert letter.alert.lines[0] == "POST /runs/query: Sun, 31 Jan 2027 00:00:00 GMT"
+    assert installation.archive("fetch", project="other").code == 0
+    assert tick(announced_ends_sensor, cursor) == ("0 new announcements", cursor)
+    behavior.v1_sunset = "Wed, 31 Mar 2027 00:00:00 GMT"
+    assert installation.archive("fetch", "--force").code == 0
+    tick(announced_ends_sensor, cursor)
+    assert len(titles()) == 2
 
 
 def test_an_unreachable_langsmith_keeps_the_cursor(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,7 @@ _NOT_PLOTTED = (
     "left_out",
     "feedback_differs",
     "feedback_unproven",
+    "feedback_sums",
     "attachments_missing",
 )
 _RUNS_TABLE = {

@@ -250,10 +250,10 @@ def _retention(settings: Settings, client: LangSmith, archived: list[tuple[Proje
         kept.setdefault(days, []).append(listed.name)
         if days is not None and days != listed.retention_days:
             says = f"it keeps the traces of '{listed.name}' for {counted(days, 'day')}, and not for "
-            hint = f"Its expiry is taken from LangSmith; set retention_days = {days} for it in {settings.projects_file}"
+            hint = f"What expires follows from LangSmith's answer; set retention_days = {days} for it in"
+            hint += f" {settings.projects_file}"
             if days > listed.retention_days:
-                hint += f" if it was kept so from the start: till then, days of more than {listed.retention_days} days"
-                hint += " are not proven"
+                hint += " if it always kept them so: days older than retention_days are not proven"
             yield Finding("LangSmith", "note", says + counted(listed.retention_days, "day"), hint)
     for days, names in kept.items():
         what = f"the traces of {counted(len(names), 'project')}"

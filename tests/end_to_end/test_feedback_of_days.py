@@ -65,6 +65,12 @@ def test_the_command_line_collects_and_checks_feedback(installation: Installatio
     state = read_state(installation.paths())
     assert state.feedback_read_at is not None  # of the fetch that agreed
 
+    installation.store.delete([differing.entry["feedback_differs"][0]])
+    installation.store.feedback_stats = lambda project_id, conditions: {"thumbs": {"n": 2}}
+    lacking = installation.archive("fetch", "--force")
+    assert lacking.code == 3
+    assert "FEEDBACK IS MISSING: LangSmith counts more of 1 key" in lacking.out
+
 
 def test_late_edited_and_deleted_feedback_is_archived_by_the_platform_alone(
     installation: Installation, exits: contextlib.ExitStack

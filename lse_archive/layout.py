@@ -96,7 +96,7 @@ class Layout:
 
     def project_state(self, project: str) -> Path:
         """The state of a project beside its days, see `lse_operations.project_state`."""
-        return self.data_dir / project_folder(project) / WORK_DIR / "project.json"
+        return self.data_dir / project_folder(project) / WORK_DIR / "project.state.json"
 
     def projects(self) -> Iterator[str]:
         """The projects that have a folder, by name; without those whose name was too long for a folder name."""

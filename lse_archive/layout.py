@@ -94,9 +94,9 @@ class Layout:
     def day(self, project: str, day: date) -> DayPaths:
         return DayPaths(project, day, self.data_dir, self.archive_dir)
 
-    def feedback_pass(self, project: str) -> Path:
-        """The state of the passes over a project's late feedback, see `lse_operations.late_feedback`."""
-        return self.data_dir / project_folder(project) / WORK_DIR / "feedback.json"
+    def project_state(self, project: str) -> Path:
+        """The state of a project beside its days, see `lse_operations.project_state`."""
+        return self.data_dir / project_folder(project) / WORK_DIR / "project.state.json"
 
     def projects(self) -> Iterator[str]:
         """The projects that have a folder, by name; without those whose name was too long for a folder name."""

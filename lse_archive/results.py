@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from lse_archive.folder.manifest import MissingAttachment
+from lse_archive.folder.state import FeedbackSum
 
 
 class FetchResult(msgspec.Struct, kw_only=True):
@@ -23,6 +24,7 @@ class FetchResult(msgspec.Struct, kw_only=True):
             of all runs differ: they show whether roots or their children are missing.
         incomplete: What the day lacks, see `Summary.incomplete`.
         feedback, feedback_deleted, feedback_apart, feedback_differs, feedback_unproven: See `Summary`.
+        feedback_sums: See `DayState`.
         attachments, attachment_bytes, attachments_missing: See `Summary`.
         count_check: `equal`, `fewer` (runs are missing here, or one could not be fetched again), `more` (LangSmith
             deleted some), `unproven` (past the retention, where 0 = 0 proves nothing), or `not_asked`.
@@ -52,6 +54,7 @@ class FetchResult(msgspec.Struct, kw_only=True):
     feedback_apart: int = 0
     feedback_differs: list[str] = []
     feedback_unproven: list[str] = []
+    feedback_sums: list[FeedbackSum] | None = None
     attachments: int | None = None
     attachment_bytes: int = 0
     attachments_missing: list[MissingAttachment] = []
@@ -59,6 +62,11 @@ class FetchResult(msgspec.Struct, kw_only=True):
     requests: int = 0
     throttled: int = 0
     duration_seconds: float = 0.0
+
+    @property
+    def lacks_feedback(self) -> bool:
+        """Whether feedback is known to be missing."""
+        return bool(self.feedback_differs) or any(one.verdict == "differs" for one in self.feedback_sums or ())
 
 
 class ZipResult(msgspec.Struct, kw_only=True):

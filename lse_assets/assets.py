@@ -31,6 +31,7 @@ from lse_archive.printable import markdown, printable
 from lse_assets.config import FetchConfig, LoadConfig, UploadConfig, VerifyConfig, ZipConfig
 from lse_assets.resources import ArchiveResource, DestinationResource, LangSmithResource, PostgresResource
 from lse_operations.checks import CHECKS, StepCheck, VerifyOptions, day_verdict
+from lse_operations.project_state import note_ends, note_retention, retention
 from lse_operations.reporter import StepReporter
 from lse_operations.steps import (
     STEPS,
@@ -58,6 +59,7 @@ _NOT_PLOTTED = (
     "left_out",
     "feedback_differs",
     "feedback_unproven",
+    "feedback_sums",
     "attachments_missing",
 )
 _RUNS_TABLE = {
@@ -173,20 +175,23 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
         A day that LangSmith no longer has, and of which nothing is here, is not materialized, and its other steps are
         skipped: nobody can prove that it was empty.
         """
-        paths = shared.paths(context, archive)
-        options = FetchOptions(
-            config.ask_count,
-            config.allow_shrink,
-            shared.project.retention_days,
-            config.feedback,
-            replace(archive.attachment_limits(), skip=not config.attachments),
-        )
+        paths, layout = shared.paths(context, archive), archive.layout()
         with (
             _step(shared, context, ui),
             langsmith.client() as client,
             contextlib.closing(client.source(name)) as source,
         ):
+            note_retention(layout, name, client.retention_days(source.project))
+            # A project that LangSmith keeps for longer now has days that it kept for less: the shorter one is proof.
+            options = FetchOptions(
+                config.ask_count,
+                config.allow_shrink,
+                min(shared.project.retention_days, retention(layout, shared.project).days),
+                config.feedback,
+                replace(archive.attachment_limits(), skip=not config.attachments),
+            )
             result = fetch_step(paths, source, google_drive.client, ui, options)
+            note_ends(layout, name, client.announced_ends)
             link, summary = source.project.url, read_summary(paths.folder)
         if result.outcome == "not_served":
             says = "LangSmith serves no run of the day, which is past its retention: nothing is archived or proven"

@@ -24,9 +24,9 @@ from lse_archive.folder.attachments import ATTACHMENTS, attachment_file, read_at
 from lse_archive.folder.contents import content_files, is_summary_as_recorded, require_folder
 from lse_archive.folder.manifest import SUMMARY, Summary, content_sums, read_summary, read_sums
 from lse_archive.folder.opened import Folder
-from lse_archive.folder.pruned import day_content, is_pruned, pruned_runs, pruned_sums, read_pruned
+from lse_archive.folder.pruned import day_content, is_pruned, pruned_records, pruned_runs, pruned_sums, read_pruned
 from lse_archive.folder.reader import NOT_AS_RECORDED, open_run_files
-from lse_archive.folder.state import DayVerdict, read_state
+from lse_archive.folder.state import DayVerdict, FeedbackSum, read_state
 from lse_archive.layout import DayPaths
 from lse_archive.results import VerificationResult
 from lse_archive.runs.header import CANONICAL_UUID
@@ -47,7 +47,7 @@ OpenDestination = Callable[[], AbstractContextManager[Destination]]
 
 CHECKS = {
     "langsmith_count": "The runs of the last fetch against LangSmith's own count.",
-    "feedback_complete": "The feedback of the last fetch against the statistics that the runs carry.",
+    "feedback_complete": "The feedback of the last fetch against the statistics of the runs, and of the day.",
     "attachments_complete": "The attachments that LangSmith listed against the files of them.",
     "run_files_intact": "The run files against their checksums.",
     "zip_matches_files": "The zip, read as a whole, against the run files' checksums.",
@@ -135,8 +135,10 @@ def check_steps(
             result = compare_rows(open_database(), paths, options, advance, on_wait=reporter.waiting)
         except (DatabaseError, DayLockedError) as error:
             return StepCheck("runs_match_files", "unknown", error.what, error.hint, 1, (Difference("rows", error.why),))
+        except CorruptArchiveError as error:
+            return StepCheck("runs_match_files", "differs", str(error), error.hint, 1)
         reporter.report("verification", result)
-        return check_rows(result)
+        return check_rows(result, pruned=is_pruned(paths))
 
     checks: dict[str, Callable[[], StepCheck]] = {
         "langsmith_count": lambda: check_count(paths),
@@ -211,7 +213,8 @@ def compare_rows(
     """
     options = options or VerifyOptions()
     if is_pruned(paths):
-        return verify_against(database, paths.project, paths.day, pruned_runs(paths), on_wait=on_wait)
+        runs, records = pruned_runs(paths), pruned_records(paths)
+        return verify_against(database, paths.project, paths.day, runs, records, on_wait=on_wait)
     return verify_day(
         database,
         paths.project,
@@ -273,7 +276,7 @@ def _lacking(item: str) -> str:
 
 
 def check_feedback(paths: DayPaths) -> StepCheck:
-    """`feedback_complete`: the feedback of the last fetch against `feedback_stats` of the runs as served then."""
+    """`feedback_complete`: the feedback of the last fetch against `feedback_stats` of the runs and of the day."""
     name = "feedback_complete"
     try:
         summary = _recorded_summary(paths)
@@ -282,15 +285,32 @@ def check_feedback(paths: DayPaths) -> StepCheck:
     if summary is None or summary.feedback is None:
         return StepCheck(name, "agrees", "feedback was not collected")
     hint = "Fetch the day again: feedback may have been given while it was read"
+    sums = read_state(paths).feedback_sums
+    says = []
     if summary.feedback_differs:
+        says.append(counted(len(summary.feedback_differs), "run has", "runs have"))
+        says[-1] += " other feedback than their statistics say"
+    if lacking := [one for one in sums or () if one.verdict == "differs"]:
+        says.append(f"LangSmith counts more records on the day of {counted(len(lacking), 'key')}")
+    if says:
         rows = [Difference(run, "its feedback_stats count other feedback") for run in summary.feedback_differs]
-        says = counted(len(rows), "run has", "runs have") + " other feedback than their statistics say"
-        return _differing(name, says, hint, rows)
+        rows += [_sum_difference(one) for one in lacking]
+        return _differing(name, "; ".join(says), hint, rows)
     if summary.feedback_unproven:
-        says = counted(len(summary.feedback_unproven), "run has", "runs have")
-        says += " feedback of failed evaluators or of threads, which their statistics may not count"
-        return StepCheck(name, "unproven", says)
-    return StepCheck(name, "agrees", f"{counted(summary.feedback, 'record')}, as many as the runs' statistics say")
+        says.append(counted(len(summary.feedback_unproven), "run has", "runs have"))
+        says[-1] += " feedback of failed evaluators or of threads, which their statistics may not count"
+    if sums:
+        says.append(f"LangSmith counts other records on the day of {counted(len(sums), 'key')}, and none is missing")
+    if says:
+        rows = tuple(_sum_difference(one) for one in sums or ())[:MAX_ROWS]
+        return StepCheck(name, "unproven", "; ".join(says), total=len(sums or ()), differences=rows)
+    counts = "the statistics of the runs say" if sums is None else "the statistics of the runs, and of the day, say"
+    return StepCheck(name, "agrees", f"{counted(summary.feedback, 'record')}, as many as {counts}")
+
+
+def _sum_difference(one: FeedbackSum) -> Difference:
+    expected = "" if one.counted is None else str(one.counted)
+    return Difference(f"key {one.key[:100]!r}", "records of this key", expected, str(one.here))
 
 
 def check_attachments(paths: DayPaths) -> StepCheck:
@@ -409,8 +429,12 @@ def check_copy(paths: DayPaths, destination: Destination | SettingsError) -> Ste
     return StepCheck(name, "agrees", f"checksum and size on {destination.place} are those of the archive")
 
 
-def check_rows(result: VerificationResult) -> StepCheck:
-    """`runs_match_files`: the result of the comparison of files with rows."""
+def check_rows(result: VerificationResult, *, pruned: bool = False) -> StepCheck:
+    """`runs_match_files`: the result of the comparison of files with rows.
+
+    Args:
+        pruned: The day has no files to repair the rows from.
+    """
     name = "runs_match_files"
     rows = [Difference(run, _NO_ROW) for run in result.missing_runs_in_db]
     rows += [Difference(run, "missing in the files") for run in result.missing_runs_in_files]
@@ -422,6 +446,8 @@ def check_rows(result: VerificationResult) -> StepCheck:
     rows += [Difference(broken.partition(": ")[0], broken.partition(": ")[2]) for broken in result.broken_files]
     if not result.is_consistent:
         hint = "Load missing rows and replace differing ones from the files: lse archive verify --fix"
+        if pruned:
+            hint = "Restore the files that were pruned: lse archive restore; then: lse archive verify --fix"
         if any(broken.endswith(NOT_AS_RECORDED) for broken in result.broken_files):
             hint = f"{_RESTORE_DAY}: files here are damaged"
         return _differing(name, f"files and rows differ in {counted(len(rows), 'place')}", hint, rows)

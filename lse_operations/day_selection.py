@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 
 from lse_archive.days import days_between
 from lse_archive.folder.state import DayState, read_state
 from lse_archive.layout import Layout
+from lse_operations.project_state import Retention, retention
 from lse_resources.projects import ProjectConfig
 
 SETTLED_AFTER_DAYS = 3
@@ -21,11 +22,12 @@ ROTATION_WEEKS = 26
 
 @dataclass(frozen=True, slots=True)
 class Expiring:
-    """A day that is not archived and verified, and its last day in LangSmith."""
+    """A day that is not archived and verified, its last day in LangSmith, and the retention that this follows from."""
 
     project: str
     day: date
     last: date
+    retention: Retention
 
 
 def servable(project: ProjectConfig, now: datetime) -> list[date]:
@@ -82,12 +84,13 @@ def days_to_verify(layout: Layout, project: ProjectConfig, now: datetime) -> lis
 
 def expiring(layout: Layout, project: ProjectConfig, now: datetime) -> Iterator[Expiring]:
     """Yields the days, oldest first, that expire soon and are not archived and verified."""
-    today = now.astimezone(UTC).date()
+    today, kept = now.astimezone(UTC).date(), retention(layout, project)
+    project = replace(project, retention_days=kept.days)
     for day in reversed(servable(project, now)):
         if expires_soon(project, day, today):
             state = read_state(layout.day(project.name, day))
             if state.verdict in (None, "wrong") or state.is_incomplete:
-                yield Expiring(project.name, day, last_day(project, day))
+                yield Expiring(project.name, day, last_day(project, day), kept)
 
 
 def expires_soon(project: ProjectConfig, day: date, today: date) -> bool:

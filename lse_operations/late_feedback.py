@@ -7,29 +7,26 @@ of each day is also read in full at fixed ages.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 
-import msgspec
-
 from lse_archive.days import Window, day_of, format_time, to_micros
-from lse_archive.errors import UNDECODABLE, CorruptArchiveError, SourceError
+from lse_archive.errors import CorruptArchiveError, SourceError
 from lse_archive.fetch.feedback import FeedbackQuery, read_feedback
 from lse_archive.fetch.source import RunSource
-from lse_archive.files import disk_errors, publish_file
+from lse_archive.files import disk_errors
 from lse_archive.folder.late_feedback import add_late_feedback
-from lse_archive.folder.pruned import is_pruned, pruned_runs
-from lse_archive.folder.state import DayState, read_state
+from lse_archive.folder.pruned import is_pruned, pruned_records
+from lse_archive.folder.records import Record, parse_records
+from lse_archive.folder.state import DayState
 from lse_archive.layout import DayPaths, Layout
-from lse_archive.runs.feedback import FEEDBACK_FILES, FeedbackRecord, read_lines, read_record, split_mark
+from lse_archive.runs.feedback import FEEDBACK, FEEDBACK_FILES, FeedbackRecord, read_lines, read_record, split_mark
 from lse_archive.runs.header import read_header
 from lse_archive.runs.scanner import NotARunError
 from lse_operations.day_selection import at_daily_time, last_day, moment
+from lse_operations.project_state import read_project_state, retention, update_project_state
 from lse_resources.projects import ProjectConfig
-
-_log = logging.getLogger(__name__)
 
 READ_AFTER_DAYS = (1, 3, 7)
 """The ages in days at which the feedback of a day is read in full."""
@@ -39,12 +36,6 @@ READ_BEFORE_EXPIRY_DAYS = 2
 # A record can be in LangSmith's index later than its `created_at` says.
 _OVERLAP = timedelta(hours=6)
 _BUFFER_BYTES = 8 << 20
-
-
-class _Pass(msgspec.Struct):
-    """The state of the passes over a project: feedback that was created before `read_until` has been found."""
-
-    read_until: str
 
 
 def is_feedback_due(project: ProjectConfig, day: date, state: DayState, now: datetime, *, waits: bool) -> bool:
@@ -79,14 +70,15 @@ def find_late_feedback(layout: Layout, project: ProjectConfig, source: RunSource
             were created at one moment than can be asked for: those that were found wait, and the next pass goes on.
         ArchiveError: The disk cannot be written.
     """
-    state = layout.feedback_pass(project.name)
-    since = _read_until(layout, project) or now - timedelta(days=project.retention_days)
+    since = moment(read_project_state(layout, project.name).feedback_read_until)
+    if since is None:
+        since = now - timedelta(days=retention(layout, project).days)
     found = _Finder(layout, project, now)
     with disk_errors(f"the late feedback of {project.name} cannot be written under {layout.data_dir}"):
         unread = read_feedback(source, [FeedbackQuery(since=to_micros(since - _OVERLAP))], found.add)
         found.finish(source)
-        with publish_file(state) as file:
-            file.write(msgspec.json.encode(_Pass(now.astimezone(UTC).isoformat(timespec="seconds"))) + b"\n")
+        read_until = now.astimezone(UTC).isoformat(timespec="seconds")
+        update_project_state(layout, project.name, feedback_read_until=read_until)
     if unread:
         moments = sorted(format_time(query.since) for query in unread if query.since is not None)
         raise SourceError(
@@ -97,17 +89,6 @@ def find_late_feedback(layout: Layout, project: ProjectConfig, source: RunSource
     return sorted(found.days)
 
 
-def _read_until(layout: Layout, project: ProjectConfig) -> datetime | None:
-    path = layout.feedback_pass(project.name)
-    try:
-        return datetime.fromisoformat(msgspec.json.decode(path.read_bytes(), type=_Pass).read_until).astimezone(UTC)
-    except FileNotFoundError:
-        return None
-    except (*UNDECODABLE, ValueError) as error:
-        _log.warning("%s is damaged (%s): the feedback is searched from the beginning", path, error)
-        return None
-
-
 class _Finder:
     """Files records with their days, without those that are archived."""
 
@@ -116,7 +97,7 @@ class _Finder:
         self._project = project.name
         self._now = to_micros(now)
         self._archived: dict[date, dict[bytes, int | None]] = {}
-        self._pruned: dict[date, set[str]] = {}
+        self._pruned: dict[date, dict[str, bytes]] = {}
         self._new: dict[date, list[bytes]] = defaultdict(list)
         self._bytes = 0
         self._undated: list[FeedbackRecord] = []
@@ -154,10 +135,9 @@ class _Finder:
 
     def _is_archived(self, day: date, record: FeedbackRecord) -> bool:
         paths = self._layout.day(self._project, day)
-        if is_pruned(paths):  # its records are not here: those of its runs at its last fetch are in its copy
-            read_at = moment(read_state(paths).feedback_read_at)
-            is_before = read_at and record.created is not None and record.created < to_micros(read_at - _OVERLAP)
-            return bool(is_before) and record.run_id in self._pruned_runs(paths)
+        if is_pruned(paths):
+            found = next(parse_records(FEEDBACK, [record.line], set()), None)
+            return isinstance(found, Record) and self._pruned_feedback(paths).get(found.key) == found.sha256
         if day not in self._archived:
             self._archived[day] = dict(_archived(paths))
         archived = self._archived[day]
@@ -166,11 +146,13 @@ class _Finder:
         modified = archived[record.identity]
         return record.modified is None or (modified is not None and record.modified <= modified)
 
-    def _pruned_runs(self, paths: DayPaths) -> set[str]:
+    def _pruned_feedback(self, paths: DayPaths) -> dict[str, bytes]:
+        """The sha256 of each feedback record of a pruned day, by its key; without a list what was found waits."""
         if paths.day not in self._pruned:
-            runs = self._pruned[paths.day] = set()
-            with contextlib.suppress(CorruptArchiveError):  # then what was found waits
-                runs.update(run_id for run_id, _, _ in pruned_runs(paths))
+            records = self._pruned[paths.day] = dict[str, bytes]()
+            with contextlib.suppress(CorruptArchiveError):
+                for read in filter(None, [pruned_records(paths).get("feedback")]):
+                    records.update((one.key, one.sha256) for one in read())
         return self._pruned[paths.day]
 
     def _write(self) -> None:

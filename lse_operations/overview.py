@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from lse_archive.layout import WORK_DIR, Layout
 from lse_archive.names import project_folder, zip_name
 from lse_operations.day_selection import expires_soon, is_fetch_due, last_day
 from lse_operations.late_feedback import is_feedback_due
+from lse_operations.project_state import Retention, retention
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.urls import embedded_server
 from lse_resources.projects import ProjectConfig
@@ -43,6 +44,7 @@ class DayView:
         incomplete: See `DayState.is_incomplete`.
         last_day: The last day on which LangSmith serves the whole day; None if it is past.
         expires: Whether it expires soon, and is not archived and verified.
+        retention: For how many days LangSmith keeps its traces; `last_day` and `expires` follow from it.
     """
 
     project: str
@@ -56,6 +58,7 @@ class DayView:
     incomplete: bool
     last_day: date | None
     expires: bool
+    retention: Retention
 
     @property
     def is_gap(self) -> bool:
@@ -141,6 +144,8 @@ def _days(
 ) -> Iterator[DayView]:
     if last < (first := max(first, project.start)):
         return
+    kept = retention(settings.layout, project)
+    project = replace(project, retention_days=kept.days)
     today = now.astimezone(UTC).date()
     folder = settings.layout.data_dir / project_folder(project.name)
     here, work = _names(folder), _names(folder / WORK_DIR)
@@ -184,6 +189,7 @@ def _days(
             incomplete=state.is_incomplete,
             last_day=served_until if served_until >= today else None,
             expires=verified in (None, "wrong") and expires_soon(project, day, today),
+            retention=kept,
         )
 
 

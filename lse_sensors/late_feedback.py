@@ -10,6 +10,7 @@ from lse_archive.errors import ArchiveError
 from lse_archive.printable import printable
 from lse_archive.texts import counted
 from lse_operations.late_feedback import find_late_feedback
+from lse_operations.project_state import note_retention
 from lse_platform.home import known_projects
 from lse_resources.langsmith.client import LangSmith
 from lse_resources.settings import Settings
@@ -29,6 +30,7 @@ def find(context: dg.OpExecutionContext) -> None:
                 continue
             try:
                 with contextlib.closing(client.source(project.name)) as source:
+                    note_retention(settings.layout, project.name, client.retention_days(source.project))
                     days = find_late_feedback(settings.layout, project, source, now)
             except ArchiveError as error:
                 failed.append(printable(str(error)))

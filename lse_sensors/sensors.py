@@ -1,4 +1,4 @@
-"""Sensors: alerts about checks and runs, exited runs, expiring days, and projects that are not archived."""
+"""Sensors: alerts about checks and runs, exited runs, expiring days, unlisted projects, and ends of LangSmith's API."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from lse_archive.errors import ArchiveError
 from lse_archive.texts import counted
 from lse_operations.day_selection import expiring
 from lse_operations.new_projects import add_new, missing_projects
+from lse_operations.project_state import read_project_state
 from lse_platform.exited_runs import fail_exited_runs
 from lse_platform.home import known_projects
 from lse_resources.alerts import Alert, Send, targets
@@ -83,7 +84,8 @@ def expiring_days_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         lines = []
         for name in dict.fromkeys(one.project for one in new):
             days = day_ranges(str(one.day) for one in new if one.project == name)
-            lines.append(f"{name}: {days}: lse archive full-sweep --force --project '{name}' --start-date …")
+            kept = next(one.retention.says() for one in new if one.project == name)
+            lines.append(f"{name}: {days}: lse archive full-sweep --force --project '{name}' --start-date … ({kept})")
         title = counted(len(new), "day is", "days are")
         title += f" not archived and verified, and can be fetched until {first} only"
         outbox_of(settings).put(f"expiring-{_stamp(now)}", Alert(title, lines), targets(settings))
@@ -120,8 +122,23 @@ def new_projects_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     return dg.SkipReason(f"{counted(len(missing), 'project was', 'projects were')} not archived, {len(new)} new")
 
 
+@dg.sensor(name="announced_ends", minimum_interval_seconds=3600, default_status=_RUNNING)
+def announced_ends_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+    """Alerts once on each route of LangSmith's API whose end the answers to a fetch have announced."""
+    settings = Settings.load()
+    reported: list[str] = msgspec.json.decode(context.cursor, type=list[str]) if context.cursor else []
+    states = [read_project_state(settings.layout, project.name) for project in known_projects(settings)]
+    new = sorted({end for state in states for end in state.announced_ends}.difference(reported))
+    if new:
+        title = f"LangSmith announces the end of {counted(len(new), 'route')} that LSE uses"
+        lines = [*new, "Update LSE before that day; lse doctor shows which routes it still uses"]
+        outbox_of(settings).put(f"ends-{_stamp(datetime.now(UTC))}", Alert(title, lines), targets(settings))
+    context.update_cursor(msgspec.json.encode([*reported, *new]).decode())
+    return dg.SkipReason(f"{counted(len(new), 'new announcement')}")
+
+
 def _stamp(now: datetime) -> str:
     return now.strftime("%Y%m%dT%H%M%S")
 
 
-SENSORS = [alerts_sensor, dead_runs_sensor, expiring_days_sensor, new_projects_sensor]
+SENSORS = [alerts_sensor, dead_runs_sensor, expiring_days_sensor, new_projects_sensor, announced_ends_sensor]

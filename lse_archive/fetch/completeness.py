@@ -11,7 +11,7 @@ from typing import Literal
 from lse_archive.days import Window, day_window, today
 from lse_archive.errors import SourceError
 from lse_archive.fetch.paginate import PageReport, paginate
-from lse_archive.fetch.source import AttachmentLinks, Page, RunSource
+from lse_archive.fetch.source import AttachmentLinks, Page, RunSource, WindowCount
 from lse_archive.fetch.staging import Staging
 from lse_archive.runs.header import read_header
 from lse_archive.runs.scanner import NotARunError
@@ -27,13 +27,18 @@ class CountCheck:
 
     Attributes:
         verdict: See `FetchResult.count_check`.
-        count: LangSmith's count of the day's runs; None if it was not requested.
+        counted: What LangSmith counted; None if it was not requested.
         roots: LangSmith's count of the root runs; requested only if the counts of all runs differ.
     """
 
     verdict: Verdict
-    count: int | None = None
+    counted: WindowCount | None = None
     roots: int | None = None
+
+    @property
+    def count(self) -> int | None:
+        """LangSmith's count of the day's runs; None if it was not requested."""
+        return self.counted.runs if self.counted else None
 
 
 def check_completeness(
@@ -55,20 +60,20 @@ def check_completeness(
     if not ask_count:
         return CountCheck("unproven" if past_retention else "not_asked")
     window = day_window(day)
-    count = source.count(window)
-    if staging.served_runs() < count:
+    counted = source.count(window)
+    if staging.served_runs() < counted.runs:
         _repair(source, staging, window)
-        if staging.served_runs() > count:  # more runs have arrived since the count
-            count = source.count(window)
+        if staging.served_runs() > counted.runs:  # more runs have arrived since the count
+            counted = source.count(window)
     served = staging.served_runs()
-    if served == count:
-        return CountCheck("unproven" if past_retention else "equal", count)
+    if served == counted.runs:
+        return CountCheck("unproven" if past_retention else "equal", counted)
     roots = None
     with contextlib.suppress(SourceError):  # the verdict does not depend on it
-        roots = source.count(window, roots_only=True)
-    if served < count:
-        return CountCheck("fewer", count, roots)
-    return CountCheck("unproven" if past_retention else "more", count, roots)
+        roots = source.count(window, roots_only=True).runs
+    if served < counted.runs:
+        return CountCheck("fewer", counted, roots)
+    return CountCheck("unproven" if past_retention else "more", counted, roots)
 
 
 def _repair(source: RunSource, staging: Staging, window: Window) -> None:

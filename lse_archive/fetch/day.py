@@ -105,7 +105,8 @@ def fetch_day(
             recorded = _recorded_summary(paths)
             feedback = DayFeedback(staging, paths, recorded) if options.feedback else None
             if feedback:
-                feedback.read(source)
+                is_whole = check.verdict != "fewer" and not staging.is_incomplete()
+                feedback.read(source, check.counted if is_whole else None)
             downloads.finish()
             result = _publish_union(paths, source, staging, check, recorded, feedback, options)
     result.requests = source.requests
@@ -202,7 +203,8 @@ def _publish_union(
         proven_content=proven_content,
         attachments_missing=len(attachments.missing),
         no_longer_served=kept,
-        **({"feedback_read_at": feedback.read_at} if feedback and not feedback.differs else {}),
+        **({"feedback_read_at": feedback.read_at} if feedback and feedback.is_complete else {}),
+        **({"feedback_sums": feedback.sums} if feedback and feedback.sums is not None else {}),
     )
     if feedback:
         remove_late_feedback(paths, feedback.late)
@@ -224,6 +226,7 @@ def _publish_union(
         langsmith_root_count=check.roots,
         count_check=verdict,
         incomplete=incomplete,
+        feedback_sums=feedback.sums if feedback else None,
         attachments=attachments.count,
         attachment_bytes=attachments.bytes,
         attachments_missing=attachments.missing,

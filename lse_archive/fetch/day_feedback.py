@@ -10,12 +10,12 @@ from typing import Literal, NamedTuple
 from uuid import UUID
 
 from lse_archive.days import day_of, day_window
-from lse_archive.fetch.feedback import pack, read_feedback
-from lse_archive.fetch.source import RunSource
+from lse_archive.fetch.feedback import FeedbackQuery, pack, read_feedback
+from lse_archive.fetch.source import RunSource, WindowCount
 from lse_archive.fetch.staging import Staging
 from lse_archive.folder.late_feedback import read_late_feedback
 from lse_archive.folder.manifest import FeedbackSummary, Summary
-from lse_archive.folder.state import now_text
+from lse_archive.folder.state import FeedbackSum, now_text
 from lse_archive.layout import DayPaths
 from lse_archive.runs.feedback import (
     FEEDBACK,
@@ -33,7 +33,7 @@ _SCHEMA = """
 DROP TABLE IF EXISTS feedback;
 CREATE TABLE feedback (
   id BLOB PRIMARY KEY, run BLOB, key BLOB NOT NULL, modified INTEGER, served INTEGER NOT NULL, deleted TEXT,
-  failed INTEGER NOT NULL, thread INTEGER NOT NULL, line BLOB NOT NULL
+  failed INTEGER NOT NULL, thread INTEGER NOT NULL, created INTEGER, line BLOB NOT NULL
 );
 CREATE INDEX feedback_by_run ON feedback (run);
 DROP TABLE IF EXISTS asked;
@@ -46,11 +46,12 @@ _Match = Literal["equal", "differs", "unproven"]
 
 
 class _Found(NamedTuple):
-    """The records of a run and key, and how many of them are of failed evaluators or of threads."""
+    """The records of a run or day and a key, and how many of them are of failed evaluators, of threads, or new."""
 
     count: int = 0
     failed: int = 0
     of_threads: int = 0
+    new: int = 0
 
 
 @dataclass(slots=True)
@@ -63,6 +64,7 @@ class DayFeedback:
         late: The lines of `read_late_feedback` that it holds.
         differs: Ids of runs whose records are not as many as their `feedback_stats` say.
         unproven: Those for which that cannot be decided.
+        sums: See `DayState.feedback_sums`.
     """
 
     staging: Staging
@@ -72,18 +74,39 @@ class DayFeedback:
     late: list[bytes] = field(default_factory=list)
     differs: list[str] = field(default_factory=list)
     unproven: list[str] = field(default_factory=list)
+    sums: list[FeedbackSum] | None = None
 
-    def read(self, source: RunSource) -> None:
-        """Reads the feedback of the day's runs, and compares it with the runs.
+    def read(self, source: RunSource, counted: WindowCount | None) -> None:
+        """Reads the feedback of the day's runs, and compares it with the runs, and with LangSmith's count of it.
 
         Of a run whose records differ from its `feedback_stats`, both are read again, because feedback may have been
-        given in between, until neither changes.
+        given in between, until neither changes. If LangSmith counts more records than there are, the statistics of
+        some runs lack them: all feedback since the beginning of the day is read.
+
+        Args:
+            counted: LangSmith's count, if it served as many runs.
 
         Raises:
             SourceError: LangSmith could not be read to the end.
         """
         self._start()
         self._read(source, self._runs_to_ask())
+        found = self._settle(source)
+        self.sums = self._compare_sums(counted)
+        if any(one.verdict == "differs" for one in self.sums or ()) and (runs := self._search(source)):
+            self._read_again(source, runs)
+            found = self._settle(source)
+            self.sums = self._compare_sums(counted)
+        self.differs = sorted(run_id for run_id, (match, _) in found.items() if match == "differs")
+        self.unproven = sorted(run_id for run_id, (match, _) in found.items() if match == "unproven")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no record is known to be missing."""
+        return not self.differs and all(one.verdict == "unproven" for one in self.sums or ())
+
+    def _settle(self, source: RunSource) -> dict[str, tuple[_Match, object]]:
+        """Reads runs and feedback again until both agree, or do not change any more; returns how they compare."""
         before: dict[str, object] = {}
         for _ in range(_ROUNDS):
             found = self._compare()
@@ -95,8 +118,37 @@ class DayFeedback:
             self._read_again(source, again)
         else:
             found = self._compare()
-        self.differs = sorted(run_id for run_id, (match, _) in found.items() if match == "differs")
-        self.unproven = sorted(run_id for run_id, (match, _) in found.items() if match == "unproven")
+        return found
+
+    def _search(self, source: RunSource) -> list[str]:
+        """Reads the feedback of the project since the beginning of the day; returns the runs that it adds."""
+        read_feedback(source, [FeedbackQuery(since=day_window(self.paths.day).start)], self._add)
+        query = """
+            SELECT DISTINCT run.id FROM feedback JOIN run ON run.id = feedback.run
+            WHERE feedback.served AND origin = 'served' AND run.id NOT IN (SELECT run FROM asked)
+        """
+        return [str(UUID(bytes=run)) for (run,) in self.staging.journal.execute(query)]
+
+    def _compare_sums(self, counted: WindowCount | None) -> list[FeedbackSum] | None:
+        """The keys whose records on the day's runs are not as many as LangSmith counts; None if it does not count."""
+        if counted is None or counted.feedback is None:
+            return None
+        query = """
+            SELECT key, count(*), sum(feedback.failed), sum(thread), sum(created >= ?)
+            FROM feedback JOIN run ON run.id = feedback.run
+            WHERE feedback.served AND origin = 'served' GROUP BY key
+        """
+        found = {}
+        for key, *counts in self.staging.journal.execute(query, (counted.asked_at,)):
+            found[key] = _Found(*(count or 0 for count in counts))
+        sums = []
+        for key in sorted(counted.feedback.keys() | found.keys()):
+            stat, here = counted.feedback.get(key, KeyStats(0)), found.get(key, _Found())
+            if stat.n is None or not stat.n <= here.count <= stat.n + here.new:
+                # More records than LangSmith counts: it counts late, or deletes the day.
+                verdict = "differs" if stat.n is not None and here.count < _least(stat, stat.n) else "unproven"
+                sums.append(FeedbackSum(key.decode("utf-8", "replace"), stat.n, here.count, verdict))
+        return sums
 
     def _start(self) -> None:
         """Fills the journal with the records that are archived, or were found since."""
@@ -121,7 +173,7 @@ class DayFeedback:
         run = UUID(record.run_id).bytes if record.run_id else None
         deleted = None if served else deleted or (known[1] if known else None)
         db.execute(
-            "INSERT OR REPLACE INTO feedback VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO feedback VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 record.identity,
                 run,
@@ -131,6 +183,7 @@ class DayFeedback:
                 deleted,
                 record.failed,
                 record.of_thread,
+                record.created,
                 record.line,
             ),
         )
@@ -260,8 +313,12 @@ def _match(stats: dict[bytes, KeyStats], found: dict[bytes, _Found]) -> _Match:
         if stat.n is None:
             verdict = "unproven"
             continue
-        least = 0 if stat.has_threads else stat.n - stat.errors
-        if not least <= here.count <= stat.n + here.failed + here.of_threads:
+        if not _least(stat, stat.n) <= here.count <= stat.n + here.failed + here.of_threads:
             return "differs"
         verdict = "unproven"
     return verdict
+
+
+def _least(stat: KeyStats, n: int) -> int:
+    """The fewest records that `n` can stand for, see `_match`."""
+    return 0 if stat.has_threads else n - stat.errors

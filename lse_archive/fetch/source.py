@@ -9,6 +9,7 @@ from typing import Protocol
 
 from lse_archive.days import Window
 from lse_archive.fetch.feedback import FeedbackSource
+from lse_archive.runs.feedback import KeyStats
 
 
 class LostCursorError(Exception):
@@ -95,6 +96,21 @@ class Page:
     attachments: AttachmentLinks = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class WindowCount:
+    """LangSmith's own count of the runs of a window.
+
+    Attributes:
+        runs: Number of runs.
+        feedback: The statistics of their feedback by key; None if LangSmith does not tell.
+        asked_at: When it was asked for, in microseconds since the epoch.
+    """
+
+    runs: int
+    feedback: Mapping[bytes, KeyStats] | None
+    asked_at: int
+
+
 class RunSource(FeedbackSource, Protocol):
     """One project of a LangSmith deployment. Safe to call from several threads.
 
@@ -168,8 +184,8 @@ class RunSource(FeedbackSource, Protocol):
         """
         ...
 
-    def count(self, window: Window, *, roots_only: bool = False) -> int:
-        """Runs that started in the window, by LangSmith's own count."""
+    def count(self, window: Window, *, roots_only: bool = False) -> WindowCount:
+        """Runs that started in the window and their feedback, by LangSmith's own count: one request."""
         ...
 
     def parallelism(self) -> int:

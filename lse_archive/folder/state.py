@@ -27,13 +27,30 @@ DayVerdict = Literal["proven", "not_provable", "wrong"]
 _PROOF = re.compile(rb'"proven_content"\s*:\s*"([0-9a-f]{64})"')
 
 
+class FeedbackSum(msgspec.Struct, frozen=True):
+    """The feedback of one key on a day, where LangSmith's own statistics of the day's runs count other feedback.
+
+    Attributes:
+        key: The name of the metric.
+        counted: LangSmith's number of records; None if it cannot be read.
+        here: The records that it served.
+        verdict: `differs`, records are missing here; or `unproven`: that cannot be decided.
+    """
+
+    key: str
+    counted: int | None
+    here: int
+    verdict: Literal["differs", "unproven"]
+
+
 class DayState(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a day. All times are ISO 8601 UTC.
 
     Attributes:
         last_fetched_at: When the whole day was last fetched from LangSmith.
-        feedback_read_at: When the feedback of the whole day was last read, and agreed with the runs.
-        served_runs: Number of runs that LangSmith served then.
+        feedback_read_at: When the feedback of the whole day was last read, and nothing was missing.
+        feedback_sums: The keys whose sum over the day was not LangSmith's then; None if that was not compared.
+        served_runs: Number of runs that LangSmith served when the whole day was last fetched.
         langsmith_count: LangSmith's count then.
         count_check: See `FetchResult.count_check`.
         proven_content: Content hash of the day when the counts were last equal.
@@ -49,6 +66,7 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
 
     last_fetched_at: str | None = msgspec.field(default=None, name="looked_at")
     feedback_read_at: str | None = None
+    feedback_sums: list[FeedbackSum] | None = None
     served_runs: int | None = None
     langsmith_count: int | None = None
     count_check: str | None = msgspec.field(default=None, name="proof")

@@ -32,6 +32,7 @@ def status(
     from lse_cli.selection import read_range
     from lse_cli.terminal.output import print_json
     from lse_operations.overview import overview, read_rows
+    from lse_operations.project_state import retention
     from lse_resources.settings import Settings
 
     settings = Settings.load()
@@ -47,7 +48,8 @@ def status(
         days = [day for days in views for day in days]
         print_json([msgspec.to_builtins(day) | {"differs": day.differs, "gap": day.is_gap} for day in days])
     else:
-        lines = [line for one, days in zip(chosen, views, strict=True) for line in _grid(one.name, days)]
+        titles = [f"{one.name}: {retention(settings.layout, one).says()}" for one in chosen]
+        lines = [line for title, days in zip(titles, views, strict=True) for line in _grid(title, days)]
         for line in [*lines, *_LEGEND, *_summary([day for days in views for day in days])]:
             echo(line)
     if why:
@@ -80,8 +82,8 @@ _LEGEND = (
 )
 
 
-def _grid(name: str, days: list[DayView]) -> Iterator[str]:
-    yield name
+def _grid(title: str, days: list[DayView]) -> Iterator[str]:
+    yield title
     if not days:
         yield "  no days in this range"
     for start in range(0, len(days), _BLOCK):

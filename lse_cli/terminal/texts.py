@@ -140,6 +140,8 @@ def _fetch(result: FetchResult) -> str:
     text = f"{text}; {count_check}" if count_check else text
     if result.feedback_differs:
         text += f"; FEEDBACK DIFFERS from the statistics of {counted(len(result.feedback_differs), 'run')}"
+    if sums := [one for one in result.feedback_sums or () if one.verdict == "differs"]:
+        text += f"; FEEDBACK IS MISSING: LangSmith counts more of {counted(len(sums), 'key')}"
     if missing := result.attachments_missing:
         first = f"'{missing[0].name}' of run {missing[0].run_id} ({missing[0].why})"
         text += f"; NOT COMPLETE: {counted(len(missing), 'attachment')} could not be downloaded, for example {first}"

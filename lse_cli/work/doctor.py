@@ -234,7 +234,7 @@ def _langsmith(settings: Settings) -> Findings:
         yield from _retention(settings, client, archived)
         if archived:
             yield _run_query(client, archived[0][0].name)
-        for announced in client.announcements:
+        for announced in client.announced_ends:
             says = f"it announces the end of a route that LSE uses: {announced}"
             yield Finding("LangSmith", "note", says, "Update LSE before that day")
     if missing := len(names.difference(project.name for project in listed)):
@@ -250,7 +250,10 @@ def _retention(settings: Settings, client: LangSmith, archived: list[tuple[Proje
         kept.setdefault(days, []).append(listed.name)
         if days is not None and days != listed.retention_days:
             says = f"it keeps the traces of '{listed.name}' for {counted(days, 'day')}, and not for "
-            hint = f"If no rule extends them, set retention_days = {days} for it in {settings.projects_file}"
+            hint = f"What expires follows from LangSmith's answer; set retention_days = {days} for it in"
+            hint += f" {settings.projects_file}"
+            if days > listed.retention_days:
+                hint += " if it always kept them so: days older than retention_days are not proven"
             yield Finding("LangSmith", "note", says + counted(listed.retention_days, "day"), hint)
     for days, names in kept.items():
         what = f"the traces of {counted(len(names), 'project')}"

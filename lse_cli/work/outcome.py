@@ -70,7 +70,7 @@ def exit_code(outcome: DayOutcome) -> int:
         return 3
     fetched = outcome.results.get("run_files")
     if isinstance(fetched, FetchResult) and (
-        fetched.count_check == "fewer" or fetched.feedback_differs or fetched.attachments_missing
+        fetched.count_check == "fewer" or fetched.lacks_feedback or fetched.attachments_missing
     ):
         return 3
     loaded = outcome.results.get("runs_table")

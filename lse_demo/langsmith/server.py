@@ -40,6 +40,7 @@ class Behavior:
     flags: Mapping[str, Any] = field(default_factory=lambda: {"ch_query_enabled": True, "sdb_query_enabled": True})
     v2_status: int | None = None  # 404, 405 or 501: v2 does not exist
     v1_status: int | None = None  # 404: v1 does not exist
+    v1_sunset: str | None = None  # what v1 announces in its headers
     max_start_inclusive: bool = False  # whether v2's `max_start_time` is part of the window
     max_page_bytes: int | None = None  # larger answers to run queries become 413
     limit: RateLimit | None = None  # of run queries, per key
@@ -132,7 +133,8 @@ class LangSmithServer(LocalServer):
         request.details.update(api="v1", page_size=query.size, cursor=query.cursor, selects=query.selects, **window)
         runs, cursor = self._page(request, query)
         items = v1_items(self.store, runs, query.selects, self._links(), self.behavior.offload_bytes)
-        return self._listed(b'{"runs":[', items, b'],"cursors":{"next":%s}}' % dump(cursor))
+        end = {"Deprecation": "true", "Sunset": self.behavior.v1_sunset} if self.behavior.v1_sunset else {}
+        return self._listed(b'{"runs":[', items, b'],"cursors":{"next":%s}}' % dump(cursor), end)
 
     def _page(self, request: Request, query: RunsQuery) -> tuple[list[StoredRun], str | None]:
         if self.behavior.limit:
@@ -159,7 +161,7 @@ class LangSmithServer(LocalServer):
         last = page[-1 - min(overlap.at or 1, query.size - 1) if overlap else -1]
         return page, self._cursors.write(Cursor((last.start, last.id), after), query)
 
-    def _listed(self, head: bytes, items: list[bytes], tail: bytes) -> Answer:
+    def _listed(self, head: bytes, items: list[bytes], tail: bytes, headers: Mapping[str, str] | None = None) -> Answer:
         # A page is several MB: head and tail are added to the first and last item, so that join copies it only once.
         items = items or [b""]
         items[0] = head + items[0]
@@ -168,7 +170,7 @@ class LangSmithServer(LocalServer):
         limit = self.behavior.max_page_bytes
         if limit is not None and len(body) > limit:
             raise refusal(413, "the answer would be too large")
-        return Answer.json(body)
+        return Answer.json(body, headers=headers)
 
     def _get_run(self, run_id: str) -> Answer:
         run = self.store.run(run_id)

@@ -9,10 +9,11 @@ from typing import Any
 
 import httpx
 
-from lse_archive.errors import AccessError, SettingsError
+from lse_archive.errors import AccessError, SettingsError, SourceError
 from lse_resources.langsmith.http import LangSmithHttp, NotServedError, StatusError
 from lse_resources.langsmith.settings import LangSmithSettings
 from lse_resources.langsmith.source import Project, ProjectSource
+from lse_resources.projects import MAX_RETENTION_DAYS
 
 SHORTLIVED_DAYS = 14
 LONGLIVED_DAYS = 180
@@ -52,9 +53,9 @@ class LangSmith:
             return {}
 
     @property
-    def announcements(self) -> list[str]:
-        """The ends of routes that the answers in this process announced, sorted."""
-        return sorted(self._http.shared.announcements)
+    def announced_ends(self) -> list[str]:
+        """The routes whose end the answers in this process announced, each with what they said, sorted."""
+        return sorted(f"{route}: {end}" for route, end in list(self._http.shared.announced.items()))
 
     def projects(self, *, experiments: bool = False) -> Iterator[Project]:
         """All tracing projects; or all experiments, which belong to a dataset."""
@@ -81,13 +82,16 @@ class LangSmith:
         )
 
     def retention_days(self, project: Project) -> int | None:
-        """Days for which LangSmith keeps the project's traces by its settings; None if it does not tell.
+        """Days for which LangSmith keeps the project's traces by its settings; None if it does not tell, or answer.
 
         A trace may be kept longer: feedback on it, for example, makes it long-lived.
         """
-        tier = project.trace_tier or self._default_tiers.get(project.tenant_id) or self._default_tiers.get(None)
-        if tier == "longlived":
-            return project.longlived_days or self._longlived_days or LONGLIVED_DAYS
+        try:
+            tier = project.trace_tier or self._default_tiers.get(project.tenant_id) or self._default_tiers.get(None)
+            if tier == "longlived":
+                return project.longlived_days or self._longlived_days or LONGLIVED_DAYS
+        except SourceError:  # without the setting of the workspace, the documented number may be too large
+            return None
         return SHORTLIVED_DAYS if tier == "shortlived" else None
 
     @cached_property
@@ -113,19 +117,22 @@ class LangSmith:
         return ProjectSource(self._http.sibling(), project, api_version)
 
     def _get_optional(self, path: str) -> Any:
-        """The answer of a route that some deployments and keys do not have; else None."""
+        """The answer of a route that some deployments and keys do not have; else None. Raises SourceError soon."""
         try:
-            return self._get(path, "cannot read the retention")
+            return self._get(path, "cannot read the retention", attempts=2)
         except (AccessError, NotServedError, StatusError):
             return None
 
-    def _get(self, path: str, what: str, query: dict[str, str | int] | None = None) -> Any:
+    def _get(
+        self, path: str, what: str, query: dict[str, str | int] | None = None, *, attempts: int | None = None
+    ) -> Any:
         url = self.settings.v1_url(path)
 
         def request() -> httpx.Response:
             return self._http.client.get(url, params=query)
 
-        return json.loads(self._http.send(what, request, limiter=self._http.shared.others, check=json.loads))
+        limiter = self._http.shared.others
+        return json.loads(self._http.send(what, request, limiter=limiter, check=json.loads, attempts=attempts))
 
 
 def _project(session: dict[str, Any]) -> Project:
@@ -141,7 +148,7 @@ def _project(session: dict[str, Any]) -> Project:
 
 
 def _days(value: object) -> int | None:
-    return value if isinstance(value, int) and value > 0 else None
+    return value if type(value) is int and 0 < value <= MAX_RETENTION_DAYS else None
 
 
 def _is_old(info: Mapping[str, Any]) -> bool:

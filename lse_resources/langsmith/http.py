@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,6 +25,7 @@ _TRANSIENT = frozenset({408, 409, 413, 425, 429})
 # The answer was too large or took too long: a smaller page may succeed.
 _TOO_LARGE = frozenset({413, 502, 503, 504})
 _WARN_EVERY_SECONDS = 60.0
+_MAX_END = 100  # characters of an announcement
 # They describe the body as it was transferred, not as it was read.
 _TRANSFER_HEADERS = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"  # of OpenSSL
@@ -80,7 +81,8 @@ class Shared:
         queries, counts, others: The limiters of run queries, of `/runs/stats` and of all other requests.
         api_version: `v2` or `v1`; None until a query was answered.
         last_warned: Time of the last warning, by the monotonic clock.
-        announcements: What answers said of the end of their route, in the headers `Sunset` and `Deprecation`.
+        announced: By route, what its answers said of its end, in the header `Sunset` (RFC 8594) or `Deprecation`
+            (RFC 9745).
     """
 
     queries: AdaptiveLimiter
@@ -88,7 +90,7 @@ class Shared:
     others: AdaptiveLimiter
     api_version: str | None = None
     last_warned: float = -math.inf
-    announcements: set[str] = field(default_factory=set)
+    announced: dict[str, str] = field(default_factory=dict)
 
 
 @cache
@@ -158,7 +160,8 @@ class LangSmithHttp:
                 if size > limit:
                     raise PageTooLargeError(f"the page has more than {limit:,} bytes")
             headers = {name: value for name, value in answer.headers.items() if name not in _TRANSFER_HEADERS}
-            return httpx.Response(answer.status_code, headers=headers, content=b"".join(parts))
+            content = b"".join(parts)
+            return httpx.Response(answer.status_code, headers=headers, content=content, request=answer.request)
 
     def send(
         self,
@@ -248,7 +251,7 @@ class LangSmithHttp:
         if failure:
             return failure
         self.latency += 0.2 * (time.monotonic() - began - self.latency)
-        self._warn_of_deprecation(answer.headers)
+        self._warn_of_deprecation(answer)
         try:
             if check:
                 check(answer.content)
@@ -299,11 +302,12 @@ class LangSmithHttp:
         hint = f"{failed}: check whether LangSmith can be reached. {_KEPT}"
         return UnansweredError(what, why=failure.why, hint=hint)
 
-    def _warn_of_deprecation(self, headers: Mapping[str, str]) -> None:
-        sunset = headers.get("Sunset") or headers.get("Deprecation")
-        if sunset and sunset not in self.shared.announcements:
-            self.shared.announcements.add(sunset)
-            _log.warning("LangSmith announces the end of a route that LSE uses: %s", sunset)
+    def _warn_of_deprecation(self, answer: httpx.Response) -> None:
+        if end := (answer.headers.get("Sunset") or answer.headers.get("Deprecation") or "")[:_MAX_END]:
+            route = f"{answer.request.method} {answer.request.url.path}"
+            if self.shared.announced.get(route) != end:
+                self.shared.announced[route] = end
+                _log.warning("LangSmith announces the end of a route that LSE uses: %s: %s", route, end)
 
 
 def _new_client(settings: LangSmithSettings) -> httpx.Client:

@@ -10,10 +10,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import httpx
 
-from lse_archive.days import Window, day_of, day_window, format_time
+from lse_archive.days import Window, day_of, day_window, format_time, to_micros
 from lse_archive.errors import SourceError
 from lse_archive.fetch.feedback import MAX_FEEDBACK, FeedbackAnswer, FeedbackQuery
 from lse_archive.fetch.source import (
@@ -23,7 +24,9 @@ from lse_archive.fetch.source import (
     LostCursorError,
     Page,
     UnservedRun,
+    WindowCount,
 )
+from lse_archive.runs.feedback import KeyStats, read_stats
 from lse_archive.runs.header import RunHeader, read_header
 from lse_archive.runs.pages import cut_list, cut_page
 from lse_archive.runs.scanner import NotARunError, cut_member
@@ -283,9 +286,12 @@ class ProjectSource:
             raise SourceError(what, why=error.why, hint=hint) from error
         return FeedbackAnswer(records, full=too_large or len(records) >= MAX_FEEDBACK)
 
-    def count(self, window: Window, *, roots_only: bool = False) -> int:
-        """See `RunSource.count`. `POST /runs/stats` is the same in both API versions."""
-        body = {
+    def count(self, window: Window, *, roots_only: bool = False) -> WindowCount:
+        """See `RunSource.count`. `POST /runs/stats` is the same in both API versions.
+
+        Without `select` it answers all statistics, those of feedback too (`Client.get_run_stats` of the SDK).
+        """
+        query = {
             "session": [self.project.id],
             "start_time": format_time(window.start),
             "filter": filter_of(window),
@@ -293,12 +299,17 @@ class ProjectSource:
         }
         url = self._http.settings.v1_url("/runs/stats")
 
+        asked_at = 0
+
         def request() -> httpx.Response:
-            return self._http.client.post(url, json=body)
+            nonlocal asked_at
+            asked_at = to_micros(datetime.now(UTC))
+            return self._http.client.post(url, json=query)
 
         what = f"cannot count the runs of '{self.project.name}'"
         try:
-            return _run_count(self._http.send(what, request, limiter=self._http.shared.counts, check=_run_count))
+            body = self._http.send(what, request, limiter=self._http.shared.counts, check=_statistics)
+            return WindowCount(*_statistics(body), asked_at)
         except NotServedError as error:
             raise SourceError(what, why=error.why, hint="A deployment without /runs/stats needs --no-count") from error
 
@@ -473,9 +484,11 @@ def _header(run: bytes) -> RunHeader | None:
         return None
 
 
-def _run_count(body: bytes) -> int:
+def _statistics(body: bytes) -> tuple[int, dict[bytes, KeyStats] | None]:
+    """The number of runs, and the statistics of their feedback, which a deployment may leave out."""
     answer = json.loads(body)
     count = answer.get("run_count") if isinstance(answer, dict) else None
     if not isinstance(count, int):
         raise ValueError("it has no run_count")
-    return count
+    stats = answer.get("feedback_stats")
+    return count, read_stats(json.dumps(stats).encode()) if isinstance(stats, dict) else None

@@ -204,7 +204,9 @@ def test_the_announced_end_of_a_route_is_shown_once(healthy: Installation) -> No
     empty = b'{"items":[],"next_cursor":null}'
     fault = Fault("invalid_json", on("POST", "/api/v2/runs/query"), times=9, body=empty, headers=headers)
     healthy.langsmith.faults.add(fault)
-    announced = "note: it announces the end of a route that LSE uses: Sun, 31 Jan 2027 00:00:00 GMT"
+    announced = (
+        "note: it announces the end of a route that LSE uses: POST /api/v2/runs/query: Sun, 31 Jan 2027 00:00:00 GMT"
+    )
     assert langsmith_findings(healthy).count(announced) == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from home_fixtures import DAY, PROJECT, Installation, midnight
@@ -65,6 +66,39 @@ def test_a_day_that_cannot_be_proven_has_a_mark_and_a_line_of_its_own(installati
     assert installation.rows(day=old)
     recorded = installation.database.connect().execute("SELECT run_date, verdict FROM days ORDER BY 1").fetchall()
     assert recorded == [(old, "not_provable"), (DAY, "proven")]
+
+
+def test_the_retention_is_what_langsmith_told_at_the_last_fetch(installation: Installation) -> None:
+    behavior, faults = installation.langsmith.behavior, installation.langsmith.faults
+    old = today() - timedelta(days=20)
+    installation.fill(1)
+    installation.fill(1, day=old)
+    list_project(installation, 20)
+
+    def days() -> dict[str, dict[str, Any]]:
+        return {day["date"]: day for day in installation.lse("status", "--json").json}
+
+    assert days()[str(DAY)]["retention"] == {"days": 14, "read_at": None}
+    assert "for 14 days, by retention_days in projects.toml" in installation.lse("status").out
+    assert days()[str(old)]["behind"] == []
+    behavior.trace_tier, behavior.longlived_days = "longlived", 30
+    assert installation.archive("fetch").code == 0
+    assert days()[str(old)]["behind"] == ["files"]
+    assert days()[str(old)]["last_day"] == str(old + timedelta(days=29))
+    # It may have been kept for less when it began: only what retention_days admits is proven.
+    assert installation.archive("fetch", "--json", day=old).entry["proof"] == "unproven"
+
+    behavior.longlived_days = None
+    faults.add(Fault("status", on("GET", "/workspaces/current/ttl-settings"), status=500))
+    assert installation.archive("fetch", "--force").code == 0
+    assert days()[str(old)]["retention"]["days"] == 30  # and not the documented 180
+    behavior.trace_tier = "shortlived"
+    assert installation.archive("fetch", "--force").code == 0
+    requests = len(installation.langsmith.requests)
+    assert days()[str(old)]["last_day"] is None
+    told = f"{PROJECT}: LangSmith keeps its traces for 14 days, as its API answered on {today()}\n"
+    assert told in installation.lse("status").out
+    assert len(installation.langsmith.requests) == requests
 
 
 def test_a_sweep_over_days_that_langsmith_no_longer_has_archives_none_of_them(installation: Installation) -> None:

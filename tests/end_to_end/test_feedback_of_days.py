@@ -19,6 +19,8 @@ from lse_archive.folder.state import read_state
 from lse_archive.layout import DayPaths
 from lse_archive.runs.feedback import FEEDBACK
 from lse_location.definitions import definitions
+from lse_operations.project_state import read_project_state
+from lse_resources.settings import Settings
 
 
 @pytest.fixture
@@ -63,6 +65,12 @@ def test_the_command_line_collects_and_checks_feedback(installation: Installatio
     state = read_state(installation.paths())
     assert state.feedback_read_at is not None  # of the fetch that agreed
 
+    installation.store.delete([differing.entry["feedback_differs"][0]])
+    installation.store.feedback_stats = lambda project_id, conditions: {"thumbs": {"n": 2}}
+    lacking = installation.archive("fetch", "--force")
+    assert lacking.code == 3
+    assert "FEEDBACK IS MISSING: LangSmith counts more of 1 key" in lacking.out
+
 
 def test_late_edited_and_deleted_feedback_is_archived_by_the_platform_alone(
     installation: Installation, exits: contextlib.ExitStack
@@ -80,7 +88,9 @@ def test_late_edited_and_deleted_feedback_is_archived_by_the_platform_alone(
     paths = installation.paths(day=day)
     assert set(records(paths)) == {edited, deleted}
     code, instance = definitions(), exits.enter_context(installation.instance())
+    installation.langsmith.behavior.trace_tier, installation.langsmith.behavior.longlived_days = "longlived", 30
     run_pass(code, instance)
+    assert read_project_state(Settings.load().layout, PROJECT).retention_days == 30
     assert tick(code, instance) == []  # nothing is due
 
     installation.store.feedback.change(edited, score=1)

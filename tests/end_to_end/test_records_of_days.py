@@ -47,9 +47,18 @@ def test_feedback_and_attachments_go_through_every_place_and_back(installation: 
     assert [entry["action"] for entry in installation.lse(*prune).json] == ["pruned"]
     assert not paths.folder.exists()
     assert installation.archive("verify").code == 0
+    added = damage_rows(installation, edited, deleted)
+    assert verified_records(installation) == {
+        f"feedback {edited}": "missing in the database",
+        f"feedback {deleted}": "content",
+        f"feedback {added}": "missing in the files",
+        **{f"attachments {row['id']}": "file" for row in sql(installation, "SELECT id::text AS id FROM attachments")},
+    }
+    installation.sql("DELETE FROM feedback WHERE id = %s", added)
     paths.zip.unlink()
     assert installation.archive("restore").code == 0
     assert snapshot(paths.folder) == before
+    assert installation.archive("verify", "--fix").code == 0
     assert_proven(installation)
     assert installation.archive("to-db", "--force").code == 0
     assert installation.archive("fetch", "--force", "--json").entry["outcome"] == "unchanged"
@@ -65,6 +74,26 @@ def test_feedback_and_attachments_go_through_every_place_and_back(installation: 
     assert (records[edited]["comment"], all(row["has_run"] for row in found)) == ("after all: no", True)
     joined = sql(installation, "SELECT count(*) AS n FROM attachments JOIN runs USING (run_id, run_date)")
     assert joined == [{"n": 4}]
+
+
+def damage_rows(installation: Installation, lost: str, changed: str) -> str:
+    """Damages rows of records; returns the id of a feedback row that is in no file."""
+    added = "0196aaaa-0000-7000-8000-000000000001"
+    installation.sql("DELETE FROM feedback WHERE id = %s", lost)
+    installation.sql("UPDATE feedback SET data = data || '{\"score\": 7}' WHERE id = %s", changed)
+    installation.sql("UPDATE attachments SET line_sha256 = 'x'")
+    columns = "project, run_date, data, line_sha256, row_sha256, load_id"
+    copied = f"INSERT INTO feedback (id, {columns}) SELECT %s, {columns} FROM feedback WHERE id <> %s LIMIT 1"
+    installation.sql(copied, added, changed)
+    return added
+
+
+def verified_records(installation: Installation) -> dict[str, str]:
+    """What a verification finds in the rows of feedback and attachments."""
+    verified = installation.archive("verify", "--json")
+    assert verified.code == 3, verified.err
+    [check] = [check for check in verified.entry["checks"] if check["name"] == "runs_match_files"]
+    return {one["item"]: one["what"] for one in check["differences"]}
 
 
 def assert_proven(installation: Installation) -> None:

@@ -18,7 +18,7 @@ from lse_archive.days import format_time
 from lse_archive.errors import SourceError
 from lse_archive.folder.late_feedback import read_late_feedback
 from lse_archive.folder.pruned import PrunedDay, write_pruned
-from lse_archive.folder.state import DayState, update_state
+from lse_archive.folder.state import DayState
 from lse_archive.layout import Layout
 from lse_demo.faults import Fault, on
 from lse_operations.late_feedback import find_late_feedback, is_feedback_due
@@ -112,30 +112,30 @@ def test_a_pass_that_fails_is_repeated_from_where_it_began(cloud):
 def test_a_damaged_state_of_the_passes_searches_from_the_beginning(cloud):
     run = cloud.put(START)
     give(cloud, run, NOW - timedelta(days=3))
-    path = layout(cloud).feedback_pass(PROJECT)
+    path = layout(cloud).project_state(PROJECT)
     path.parent.mkdir(parents=True)
-    for damaged in (b"{", b'{"read_until":"x"}', b"\xff", b"[]"):
+    for damaged in (b"{", b'{"feedback_read_until":"x"}', b"\xff", b"[]", b'{"retention_days":0}'):
         path.write_bytes(damaged)
         assert find(cloud) == [DAY]
 
 
-def test_records_of_a_pruned_day_that_its_fetch_does_not_read_are_found(cloud):
-    """A fetch reads the feedback of runs only: what has no run, or a run that is not archived, waits."""
+def test_only_records_that_a_pruned_day_does_not_have_are_late(cloud):
+    """What was edited, has no run, or a run that is not archived; the record of the day lists what it has."""
     run, unknown = cloud.put(START), "0196aaaa-0000-7000-8000-000000000001"
     early = give(cloud, run, NOW - timedelta(days=6))
+    edited = give(cloud, run, NOW - timedelta(days=6))
     cloud.fetch()
-    read_at = datetime.now(UTC) + timedelta(days=1)
-    update_state(cloud.paths, feedback_read_at=read_at.isoformat())
     digest = hashlib.sha256(next(cloud.paths.folder.glob("0*.json")).read_bytes()).digest()
-    record = PrunedDay(
-        pruned_at=read_at.isoformat(), content_sha256="", place="Drive", remote_sha256="", remote_bytes=0
-    )
+    record = PrunedDay(pruned_at=NOW.isoformat(), content_sha256="", place="Drive", remote_sha256="", remote_bytes=0)
     write_pruned(cloud.paths, record, [(run, run, digest)])
     shutil.rmtree(cloud.paths.folder)
+    assert find(cloud) == []
+    layout(cloud).project_state(PROJECT).unlink()
+    cloud.store.feedback.change(edited, score=1)
     start = format_time(START)
     apart = {give(cloud, run_id, NOW - timedelta(days=5), start_time=start) for run_id in (None, unknown)}
     assert find(cloud) == [DAY]
-    assert {json.loads(line)["id"] for line in read_late_feedback(cloud.paths)} == apart
+    assert {json.loads(line)["id"] for line in read_late_feedback(cloud.paths)} == {*apart, edited}
     assert early not in apart
 
 

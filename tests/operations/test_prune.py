@@ -18,7 +18,7 @@ from home_fixtures import DAY as HOME_DAY
 from home_fixtures import PROJECT as HOME_PROJECT
 from home_fixtures import Installation
 
-from lse_archive.errors import DestinationError, PrunedDayError, RefusedArchiveError, ShrinkError
+from lse_archive.errors import CorruptArchiveError, DestinationError, PrunedDayError, RefusedArchiveError, ShrinkError
 from lse_archive.files import file_sha256
 from lse_archive.folder.contents import ensure_manifest, is_as_recorded
 from lse_archive.folder.locks import day_lock
@@ -31,7 +31,7 @@ from lse_archive.results import PruneResult
 from lse_archive.zips.day import zip_day
 from lse_demo.faults import Fault
 from lse_demo.google_drive.server import DriveServer
-from lse_operations.checks import CHECKS, check_archive, check_copy, check_files
+from lse_operations.checks import CHECKS, check_archive, check_copy, check_files, compare_rows
 from lse_operations.prune import prune_copy, prune_day
 from lse_operations.restore.restore import restore_pruned
 from lse_operations.upload import find_copies, find_copy_difference, upload_day
@@ -226,6 +226,34 @@ def test_a_pruned_day_with_a_damaged_list_is_restored_unchanged(
     assert snapshot(archive.layout.data_dir) == before
 
 
+def test_rows_of_a_pruned_day_are_compared_with_its_lists(
+    archive: Archive, prune: Callable[..., PruneResult], database: Database
+) -> None:
+    prune()
+    pruned = archive.paths().pruned
+    with database.connect() as connection:
+        connection.execute(
+            "INSERT INTO feedback (id, project, run_date, data) VALUES (gen_random_uuid(), %s, %s, '{}')",
+            (PROJECT, DAY),
+        )
+    result = compare_rows(database, archive.paths())
+    assert [(one.table, one.what) for one in result.inconsistent_records] == [("feedback", "missing in the files")]
+    for kind in ("runs", "feedback", "attachments"):
+        listed = pruned / f"{kind}.csv"
+        content = listed.read_bytes()
+        for damaged in (b"0,0", content + content or b"0196aaaa-0000-7000-8000-000000000001,00"):
+            listed.write_bytes(damaged)
+            with pytest.raises(CorruptArchiveError, match=f"the list of {kind} of"):
+                compare_rows(database, archive.paths())
+        listed.write_bytes(content)
+    record = msgspec.json.decode((pruned / "pruned.json").read_bytes())
+    for kind in ("feedback", "attachments"):
+        del record[f"{kind}_sha256"]
+        (pruned / f"{kind}.csv").unlink()
+    (pruned / "pruned.json").write_bytes(msgspec.json.encode(record))
+    assert compare_rows(database, archive.paths()).is_consistent
+
+
 def test_lse_verifies_restores_and_fetches_a_pruned_day(installation: Installation) -> None:
     installation.fill(6)
     assert installation.archive("full-sweep").code == 0
@@ -239,8 +267,16 @@ def test_lse_verifies_restores_and_fetches_a_pruned_day(installation: Installati
     verified = installation.archive("verify", "--json")
     assert verified.code == 0, verified.err
     assert {check["name"]: check["verdict"] for check in verified.entry["checks"]} == dict.fromkeys(CHECKS, "agrees")
+    listed = installation.paths().pruned / "feedback.csv"
+    listed.write_bytes(b"0,0\n")
     installation.sql("UPDATE runs SET data = '{}' WHERE run_id = (SELECT min(run_id::text) FROM runs)::uuid")
-    assert installation.archive("verify").code == 3
+    damaged = installation.archive("verify", "--json").entry["checks"][-1]
+    assert (damaged["name"], damaged["verdict"]) == ("runs_match_files", "differs")
+    assert damaged["says"].startswith("the list of feedback of")
+    listed.write_bytes(b"")
+    differing = installation.archive("verify")
+    assert differing.code == 3
+    assert "Restore the files that were pruned" in differing.out + differing.err
     # LangSmith has fewer runs now: the day is restored first and keeps all runs.
     installation.store.delete([installation.store.runs(HOME_PROJECT)[0].id])
     assert installation.archive("fetch", "--force").code in (0, 3)

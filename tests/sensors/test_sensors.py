@@ -13,12 +13,20 @@ from home_fixtures import PROJECT, Installation
 
 from lse_archive.days import today
 from lse_archive.folder.state import now_text, update_state
+from lse_operations.project_state import note_retention
 from lse_platform.exited_runs import fail_exited_runs
 from lse_platform.home import open_home
 from lse_platform.process_registry import describe
 from lse_resources.projects import ProjectConfig, add_project, read_projects
 from lse_resources.settings import Settings
-from lse_sensors.sensors import SENSORS, dead_runs_sensor, expiring_days_sensor, new_projects_sensor, outbox_of
+from lse_sensors.sensors import (
+    SENSORS,
+    announced_ends_sensor,
+    dead_runs_sensor,
+    expiring_days_sensor,
+    new_projects_sensor,
+    outbox_of,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +57,13 @@ def list_project(
 
 
 def test_every_sensor_runs_from_the_first_start() -> None:
-    assert {sensor.name for sensor in SENSORS} == {"alerts", "dead_runs", "expiring_days", "new_projects"}
+    assert {sensor.name for sensor in SENSORS} == {
+        "alerts",
+        "dead_runs",
+        "expiring_days",
+        "new_projects",
+        "announced_ends",
+    }
     assert all(sensor.default_status == DefaultSensorStatus.RUNNING for sensor in SENSORS)
 
 
@@ -62,6 +76,30 @@ def test_days_about_to_expire_are_one_warning(bare_installation: Installation, a
     skipped, _ = tick(expiring_days_sensor, cursor)
     assert "0 new" in skipped
     assert len(titles()) == 1
+
+
+def test_what_langsmith_tells_decides_which_days_expire(bare_installation: Installation, alerts_on: None) -> None:
+    list_project(bare_installation, first_day_back=100, retention_days=60)
+    layout = Settings.load().layout
+
+    def lines() -> list[str]:
+        return [line for _, letter in outbox_of(Settings.load()).waiting() for line in letter.alert.lines]
+
+    note_retention(layout, PROJECT, 180)
+    skipped, cursor = tick(expiring_days_sensor)
+    assert skipped.startswith("0 days")
+    note_retention(layout, PROJECT, 7)
+    skipped, cursor = tick(expiring_days_sensor, cursor)
+    assert skipped.startswith("2 days")
+    first, second = (today() - timedelta(days=back) for back in (6, 5))
+    [line] = lines()
+    assert line.startswith(f"{PROJECT}: {first} to {second}")
+    assert f"LangSmith keeps its traces for 7 days, as its API answered on {today()}" in line
+    note_retention(layout, PROJECT, None)  # it no longer tells: the last answer counts
+    assert "2 days are about to expire, 0 new" in tick(expiring_days_sensor, cursor)[0]
+    layout.project_state(PROJECT).unlink()
+    assert tick(expiring_days_sensor)[0].startswith("20 days")
+    assert "60 days, by retention_days in projects.toml" in lines()[-1]
 
 
 def test_archived_and_verified_days_are_no_warning(bare_installation: Installation, alerts_on: None) -> None:
@@ -102,6 +140,25 @@ def test_new_projects_are_added_if_the_setting_is_on(installation: Installation,
     assert titles() == ["1 new LangSmith project is archived from now on"]
     tick(new_projects_sensor, cursor)
     assert len(titles()) == 1
+
+
+def test_an_announced_end_of_a_route_is_reported_once(installation: Installation, alerts_on: None) -> None:
+    behavior = installation.langsmith.behavior
+    behavior.v2_status, behavior.v1_sunset = 404, "Sun, 31 Jan 2027 00:00:00 GMT"
+    for name in (PROJECT, "other"):
+        installation.fill(2, project=name)
+        list_project(installation, 5, name)
+    assert installation.archive("fetch").code == 0
+    _, cursor = tick(announced_ends_sensor)
+    assert titles() == ["LangSmith announces the end of 1 route that LSE uses"]
+    [(_, letter)] = outbox_of(Settings.load()).waiting()
+    assert letter.alert.lines[0] == "POST /runs/query: Sun, 31 Jan 2027 00:00:00 GMT"
+    assert installation.archive("fetch", project="other").code == 0
+    assert tick(announced_ends_sensor, cursor) == ("0 new announcements", cursor)
+    behavior.v1_sunset = "Wed, 31 Mar 2027 00:00:00 GMT"
+    assert installation.archive("fetch", "--force").code == 0
+    tick(announced_ends_sensor, cursor)
+    assert len(titles()) == 2
 
 
 def test_an_unreachable_langsmith_keeps_the_cursor(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,15 @@ def test_a_changed_row_fails_the_check_and_sends_one_alert(browser: Browser, pla
 
 def test_schedules_and_sensors_are_on(browser: Browser) -> None:
     body = browser.wait_for("/automation", re.compile("nightly_maintenance"))
-    for name in ("due_days", "weekly_support_bot", "alerts", "dead_runs", "expiring_days", "new_projects"):
+    for name in (
+        "due_days",
+        "weekly_support_bot",
+        "alerts",
+        "dead_runs",
+        "expiring_days",
+        "new_projects",
+        "announced_ends",
+    ):
         assert name in body
     switches = browser.page.get_by_role("switch").or_(browser.page.locator("input[type=checkbox]"))
     assert switches.count() >= 9

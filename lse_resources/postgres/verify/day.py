@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -31,6 +31,8 @@ from lse_resources.postgres.verify.records import MISSING_IN_DB, MISSING_IN_FILE
 
 ExpectedRow = tuple[str, str | None, bytes]
 """Run id, trace id (None: unknown), and the sha256 of the run file."""
+ReadRecords = Mapping[RecordKind, Callable[[], Iterable[Record | InvalidRecord]]]
+"""By kind a function that reads the records beside the runs from their beginning."""
 
 
 def verify_day(
@@ -81,9 +83,18 @@ def verify_day(
 
 
 def verify_against(
-    database: Database, project: str, day: date, expected: Iterable[ExpectedRow], *, on_wait: OnWait | None = None
+    database: Database,
+    project: str,
+    day: date,
+    expected: Iterable[ExpectedRow],
+    records: ReadRecords | None = None,
+    *,
+    on_wait: OnWait | None = None,
 ) -> VerificationResult:
-    """Compares a list of a day's run files, such as that of its zip, with its rows.
+    """Compares lists of a day's run files and records, such as those of a pruned day, with its rows.
+
+    Args:
+        records: Reads the records of each kind from their beginning; a kind that is not there is not compared.
 
     Raises:
         DayLockedError: Another session loads or verifies the day for more than ten minutes.
@@ -97,6 +108,7 @@ def verify_against(
                 copy.write_row(row)
 
         result = compare_hashes(connection, database, project, day, copy_expected)
+        _add_records(result, connection, records or {}, detailed=False)
     result.duration_seconds = time.monotonic() - started
     return result
 
@@ -171,17 +183,26 @@ def _verify(
     result.total_files = len(files.reader.names)
     result.broken_files = [f"{file.name}: {file.reason}" for file in files.invalid]
     _add_content_differences(result, differences)
-    for kind in RECORD_FILES:
-        compared = compare_records(connection, kind, project, day, partial(files.records, kind), detailed=detailed)
+    records: ReadRecords = {kind: partial(files.records, kind) for kind in RECORD_FILES}
+    _add_records(result, connection, records, detailed=detailed)
+    if files.damaged_since_published():
+        result.is_consistent = False
+    return result
+
+
+def _add_records(
+    result: VerificationResult, connection: psycopg.Connection, records: ReadRecords, *, detailed: bool
+) -> None:
+    """Adds the comparison of the records beside the runs."""
+    for kind, read in records.items():
+        day = date.fromisoformat(result.date)
+        compared = compare_records(connection, kind, result.project, day, read, detailed=detailed)
         setattr(result, f"{kind}_in_files", compared.in_files)
         setattr(result, f"{kind}_in_db", compared.in_db)
         result.inconsistent_records += compared.differences
         result.broken_files += [f"{record.place}: {record.reason}" for record in compared.invalid]
         if compared.differences or any(record.reason == NOT_AS_RECORDED for record in compared.invalid):
             result.is_consistent = False
-    if files.damaged_since_published():
-        result.is_consistent = False
-    return result
 
 
 def _add_content_differences(result: VerificationResult, differences: Iterable[Inconsistency]) -> None:

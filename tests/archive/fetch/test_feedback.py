@@ -21,6 +21,7 @@ from lse_archive.folder.state import read_state
 from lse_archive.runs.feedback import FEEDBACK, FEEDBACK_APART, marked_deleted, read_record, split_mark
 from lse_demo.faults import Fault, on
 from lse_demo.langsmith.gate import RateLimit
+from lse_operations.checks import check_feedback
 
 GIVEN = START + 5 * 86_400_000_000
 READ = on("GET", "/feedback")
@@ -517,3 +518,109 @@ def test_an_answer_that_is_too_large_is_split(cloud, monkeypatch, limit):
 
 def _asks_for_many(request: Any) -> bool:
     return READ(request) and len(request.query_list) > 3
+
+
+def counts(cloud: Cloud) -> int:
+    return sum(entry.path.endswith("/runs/stats") for entry in cloud.server.requests)
+
+
+def lag(cloud: Cloud, answers: int) -> None:
+    """Makes this many answers serve runs without their `feedback_stats`; those of the day have them."""
+    served, left = cloud.store.feedback.of_runs, [None] * answers
+    cloud.store.feedback.of_runs = lambda run_ids: {} if left and left.pop() is None else served(run_ids)
+
+
+@pytest.mark.parametrize("answers", [1, 9])
+def test_feedback_that_only_the_count_of_the_day_knows_is_found(cloud, answers):
+    run, other = cloud.put(START), cloud.put(START + 1)
+    expected = {give(cloud, run, at=GIVEN - number) for number in range(120)} | {give(cloud, run, "thumbs")}
+    give(cloud, cloud.put(START + 86_400_000_000))  # of the next day
+    lag(cloud, answers)
+    result = cloud.fetch()
+    assert set(records(cloud)) == expected
+    assert (result.feedback_differs, result.feedback_sums) == ([] if answers == 1 else [run], [])
+    assert other not in result.feedback_differs
+    assert counts(cloud) == 1  # together with the number of runs
+
+
+def test_feedback_that_is_counted_and_not_served_is_missing_until_it_is(cloud):
+    run = cloud.put(START)
+    give(cloud, run, "q")
+    give(cloud, run, "other")
+    whole = cloud.store.feedback_stats
+    cloud.store.feedback_stats = lambda *window: {**whole(*window), "q": {"n": 3}, "\ud83d": {"n": 1}}
+    result = cloud.fetch()
+    sums = result.feedback_sums or []
+    assert [(one.key, one.counted, one.here, one.verdict) for one in sums] == [
+        ("q", 3, 1, "differs"),
+        ("\ufffd\ufffd\ufffd", 1, 0, "differs"),
+    ]
+    assert (result.lacks_feedback, result.feedback_differs) == (True, [])
+    state = read_state(cloud.paths)
+    assert (state.feedback_sums, state.feedback_read_at) == (sums, None)
+    check = check_feedback(cloud.paths)
+    assert (check.verdict, [(row.expected, row.found) for row in check.differences]) == (
+        "differs",
+        [("3", "1"), ("1", "0")],
+    )
+    assert cloud.fetch(ask_count=False).feedback_sums is None
+    assert check_feedback(cloud.paths).verdict == "differs"  # nothing has shown that it is here
+    cloud.store.feedback_stats = whole
+    before = file_states(cloud.paths.folder)
+    assert cloud.fetch().feedback_sums == []
+    assert check_feedback(cloud.paths).says == "2 records, as many as the statistics of the runs, and of the day, say"
+    assert (file_states(cloud.paths.folder), bool(read_state(cloud.paths).feedback_read_at)) == (before, True)
+
+
+def test_feedback_that_is_given_after_the_count_is_no_difference(cloud):
+    run = cloud.put(START)
+    give(cloud, run)
+    whole = cloud.store.feedback_stats
+
+    def count(*window: Any) -> Any:
+        answer = whole(*window)
+        cloud.store.feedback.create({"run_id": run, "key": "quality"})
+        return answer
+
+    cloud.store.feedback_stats = count
+    result = cloud.fetch()
+    assert (result.feedback, result.feedback_differs, result.feedback_sums) == (2, [], [])
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({"n": 1}, "unproven"),  # it lags
+        ({"n": "many"}, "unproven"),
+        ({"n": 4, "errors": 2}, "unproven"),  # whether it counts the failed ones is not documented
+        ({"n": 5, "errors": 2}, "differs"),
+        ({"n": 9, "contains_thread_feedback": True}, "unproven"),
+        (None, "unproven"),
+    ],
+)
+def test_a_count_that_may_mean_something_else_is_a_warning(cloud, change, verdict):
+    run = cloud.put(START)
+    give(cloud, run)
+    give(cloud, run)
+    whole = cloud.store.feedback_stats
+    cloud.store.feedback_stats = lambda *window: {
+        key: {**one, **change} for key, one in whole(*window).items() if change
+    }
+    result = cloud.fetch()
+    assert [one.verdict for one in result.feedback_sums or []] == [verdict]
+    assert check_feedback(cloud.paths).verdict == verdict
+    assert result.lacks_feedback is (verdict == "differs")
+
+
+def test_a_deployment_without_a_count_of_feedback_is_no_difference(cloud):
+    give(cloud, cloud.put(START))
+    cloud.store.feedback_stats = lambda *window: None
+    assert cloud.fetch().feedback_sums is None
+    assert check_feedback(cloud.paths).says == "1 record, as many as the statistics of the runs say"
+
+
+def test_feedback_is_not_compared_with_the_count_of_a_day_that_lacks_runs(cloud):
+    give(cloud, cloud.put(START))
+    cloud.server.behavior.stats_offset = 1
+    result = cloud.fetch()
+    assert (result.count_check, result.feedback_sums) == ("fewer", None)

@@ -15,7 +15,15 @@ from lse_archive.days import Window
 from lse_archive.errors import SourceError
 from lse_archive.fetch.feedback import FeedbackAnswer, FeedbackQuery
 from lse_archive.fetch.paginate import PageReport, paginate
-from lse_archive.fetch.source import AttachmentLink, AttachmentLinks, DownloadTarget, LostCursorError, Page, UnservedRun
+from lse_archive.fetch.source import (
+    AttachmentLink,
+    AttachmentLinks,
+    DownloadTarget,
+    LostCursorError,
+    Page,
+    UnservedRun,
+    WindowCount,
+)
 
 Run = tuple[int, int]  # start and number
 
@@ -58,7 +66,7 @@ class Source:
     def download(self, link: AttachmentLink, target: DownloadTarget, stop: threading.Event) -> str | None:
         raise NotImplementedError
 
-    def count(self, window: Window, *, roots_only: bool = False) -> int:
+    def count(self, window: Window, *, roots_only: bool = False) -> WindowCount:
         raise NotImplementedError
 
     def feedback(self, query: FeedbackQuery, *, stop: threading.Event | None = None) -> FeedbackAnswer:

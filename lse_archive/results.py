@@ -108,6 +108,7 @@ class LoadResult(msgspec.Struct, kw_only=True):
         changed_not_replaced: Of those, rows whose file has changed since.
         marked: Runs and records that JSONB cannot hold exactly; their rows hold a rendering, with the reason in `mark`.
         failed_inserts: Runs and records that could not be loaded, and invalid files and lines.
+        forgotten, forgotten_records: Runs, and records of runs, that were erased on request and are not loaded again.
         feedback, attachments: Records in the day's files.
         feedback_written, attachments_written: Rows of them that were inserted or replaced; the others were equal.
         records_refused: Of both, the records that Postgres refused.
@@ -125,6 +126,8 @@ class LoadResult(msgspec.Struct, kw_only=True):
     changed_not_replaced: int = 0
     marked: int = 0
     failed_inserts: int = 0
+    forgotten: int = 0
+    forgotten_records: int = 0
     feedback: int = 0
     feedback_written: int = 0
     attachments: int = 0
@@ -143,7 +146,7 @@ class LoadResult(msgspec.Struct, kw_only=True):
     @property
     def refused(self) -> int:
         """Runs and records that could not be loaded; `failed_inserts` also counts invalid files and lines."""
-        return self.total_runs - self.rows + self.records_refused
+        return self.total_runs - self.forgotten - self.rows + self.records_refused
 
 
 class Inconsistency(msgspec.Struct, kw_only=True, frozen=True):

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["revision", "trashed file", "file", "version", "delete marker", "hidden object", "unfinished upload"]
+Kind = Literal[
+    "revision", "trashed file", "file", "version", "delete marker", "hidden object", "lock object", "unfinished upload"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class EarlierCopy:
     @property
     def has_content(self) -> bool:
         """Whether `download_earlier` returns bytes."""
-        return self.kind not in ("delete marker", "unfinished upload")
+        return self.kind not in ("delete marker", "lock object", "unfinished upload")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +59,14 @@ class Leftover:
 class History:
     """Everything but the current content that a destination keeps under the name of a zip.
 
-    `unknown` is what it may keep and does not list.
+    `left` is what it may keep and does not list, and what is not to be erased.
     """
 
     copies: tuple[EarlierCopy, ...] = ()
-    unknown: tuple[Leftover, ...] = ()
+    left: tuple[Leftover, ...] = ()
 
     def __add__(self, other: "History") -> "History":
-        return History(self.copies + other.copies, self.unknown + other.unknown)
+        return History(self.copies + other.copies, self.left + other.left)
 
 
 @dataclass(frozen=True, slots=True)

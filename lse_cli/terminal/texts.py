@@ -161,6 +161,7 @@ def _load(result: LoadResult) -> str:
         ("unchanged", result.left - result.changed_not_replaced),
         ("changed, not replaced (--overwrite replaces them)", result.changed_not_replaced),
         ("stored as a rendering: JSONB cannot hold them exactly", result.marked),
+        ("not loaded: erased on request", result.forgotten),
         ("rejected", result.failed_inserts),
     )
     text = ", ".join(f"{count:,} {what}" for what, count in counts if count) or "no runs"

@@ -46,7 +46,7 @@ def find_history(service: DriveService, files: Iterable[DriveFile], keep: Stored
                 Leftover(
                     f"another file {file.name} ({file.id})",
                     "it is not in the trash",
-                    "Remove what is there twice (lse archive dedupe), and run the command again",
+                    "Remove what is there twice (lse drive dedupe), and run the command again",
                 )
             )
             continue

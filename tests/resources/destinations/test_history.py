@@ -194,7 +194,7 @@ def test_files_in_the_trash_go_and_others_stay(drive_archive: Archive, drive_ser
     assert done.erased == {"revision": 1, "trashed file": 2}
     [left] = done.left
     assert (left.what, left.why) == (f"another file {keep.name} ({live})", "it is not in the trash")
-    assert "lse archive dedupe" in left.hint
+    assert "lse drive dedupe" in left.hint
     assert store.doc(by_hand)  # it was not in the archive
     for gone in (trashed, in_trashed_folder):
         assert gone not in {doc["id"] for doc in store._docs()}

@@ -12,6 +12,7 @@ from database_fixtures import DAY, PROJECT, RunFolder, attachment, feedback, run
 from psycopg.conninfo import make_conninfo
 
 from lse_archive.errors import DatabaseError
+from lse_cli.terminal.texts import describe
 from lse_resources.postgres import erase
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.erase import RowsFound, erase_rows, find_forgotten_rows, find_rows, pending_rewrite, rewrite
@@ -189,6 +190,7 @@ def test_a_load_and_a_repair_refuse_forgotten_runs(database: Database, run_folde
     for overwrite in (False, True):
         done = load_day(database, PROJECT, DAY, run_folder.path, overwrite=overwrite)
         assert (done.forgotten, done.forgotten_records, done.rows, done.refused) == (2, 2, 4, 0)
+        assert "2 not loaded: erased on request" in describe(done)
     repaired = verify_day(database, PROJECT, DAY, run_folder.path, fix=True)
 
     assert repaired.missing_runs_in_db == FORGOTTEN

@@ -28,8 +28,9 @@ from lse_resources.postgres.urls import libpq_url
 ERASED = "(erased)"
 """What stands in the place of a line that named an erased run."""
 
-_ID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
-_ID_BYTES = re.compile(_ID.pattern.encode(), re.IGNORECASE)
+# A UUID from its first hyphen on, before which there are eight digits: a literal is searched ten times as fast.
+_ID = re.compile("-(?<=[0-9a-fA-F]{8}-)(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+_ID_BYTES = re.compile(_ID.pattern.encode())
 _TEXT_COLUMNS = """
 SELECT c.table_name, array_agg(c.column_name::text ORDER BY c.ordinal_position)
 FROM information_schema.columns AS c JOIN information_schema.tables AS t USING (table_schema, table_name)
@@ -118,7 +119,7 @@ def _lower(ids: Collection[str]) -> frozenset[str]:
 
 
 def _names(text: str, ids: frozenset[str]) -> bool:
-    return any(found.lower() in ids for found in _ID.findall(text))
+    return any(text[found.start() - 8 : found.end()].lower() in ids for found in _ID.finditer(text))
 
 
 def _rows_naming(connection: psycopg.Connection, ids: frozenset[str]) -> Iterator[_Row]:
@@ -208,4 +209,5 @@ def _erase_lines(path: Path, ids: frozenset[str]) -> int:
 
 
 def _is_named(line: bytes, ids: frozenset[str]) -> bool:
-    return any(found.decode().lower() in ids for found in _ID_BYTES.findall(line))
+    found = (line[match.start() - 8 : match.end()] for match in _ID_BYTES.finditer(line))
+    return any(one.decode().lower() in ids for one in found)

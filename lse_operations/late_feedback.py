@@ -22,6 +22,7 @@ from lse_archive.files import disk_errors, publish_file
 from lse_archive.folder.late_feedback import add_late_feedback
 from lse_archive.folder.pruned import is_pruned, pruned_runs
 from lse_archive.folder.state import DayState, read_state
+from lse_archive.folder.tombstones import Tombstones, read_tombstones
 from lse_archive.layout import DayPaths, Layout
 from lse_archive.runs.feedback import FEEDBACK_FILES, FeedbackRecord, read_lines, read_record, split_mark
 from lse_archive.runs.header import read_header
@@ -117,6 +118,7 @@ class _Finder:
         self._now = to_micros(now)
         self._archived: dict[date, dict[bytes, int | None]] = {}
         self._pruned: dict[date, set[str]] = {}
+        self._tombstones: dict[date, Tombstones] = {}
         self._new: dict[date, list[bytes]] = defaultdict(list)
         self._bytes = 0
         self._undated: list[FeedbackRecord] = []
@@ -145,7 +147,7 @@ class _Finder:
 
     def _file(self, record: FeedbackRecord, at: int | None) -> None:
         day = day_of(self._now if at is None else at)
-        if self._is_archived(day, record):
+        if self._is_archived(day, record) or record.run_id in self._tombstones_of(day):
             return
         self._new[day].append(record.line)
         self._bytes += len(record.line)
@@ -165,6 +167,11 @@ class _Finder:
             return False
         modified = archived[record.identity]
         return record.modified is None or (modified is not None and record.modified <= modified)
+
+    def _tombstones_of(self, day: date) -> Tombstones:
+        if day not in self._tombstones:
+            self._tombstones[day] = read_tombstones(self._layout.day(self._project, day))
+        return self._tombstones[day]
 
     def _pruned_runs(self, paths: DayPaths) -> set[str]:
         if paths.day not in self._pruned:

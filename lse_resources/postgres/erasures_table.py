@@ -5,17 +5,16 @@ Neither holds anything of what was erased: of a run there is only the SHA-256 of
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from lse_archive.folder.tombstones import Tombstones
 from lse_resources.postgres.database import Database
 
 _WRITE = """
@@ -99,33 +98,13 @@ def read_erasures(database: Database, erasure_id: str | None = None) -> list[Era
         return connection.cursor(row_factory=class_row(Erasure)).execute(_READ, (erasure_id,)).fetchall()
 
 
-def run_digest(run_id: str) -> bytes:
-    """The key of a tombstone: SHA-256 of the run id, a UUID in lower case with hyphens. Raises ValueError."""
-    return hashlib.sha256(str(UUID(run_id)).encode()).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class Tombstones:
-    """The forgotten runs of a project around a day; `run_id in tombstones` is False for what is no UUID."""
-
-    digests: frozenset[bytes] = frozenset()
-
-    def __contains__(self, run_id: str | None) -> bool:
-        if not self.digests or run_id is None:
-            return False
-        try:
-            return run_digest(run_id) in self.digests
-        except ValueError:
-            return False
-
-
 def add_tombstones(
     database: Database, project: str, erasure_id: str, runs: Iterable[tuple[date, bytes]], *, erased_at: datetime
 ) -> int:
     """Adds the tombstones that are not there yet; returns their number.
 
     Args:
-        runs: The day and the `run_digest` of each run; any number.
+        runs: The day and the tombstone of each run; any number.
 
     Raises:
         DatabaseError: Postgres cannot be reached or refuses.

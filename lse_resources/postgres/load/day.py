@@ -12,11 +12,12 @@ from lse_archive.errors import CorruptArchiveError
 from lse_archive.folder.manifest import SUMS, read_sums, require_own
 from lse_archive.folder.reader import NOT_AS_RECORDED, DayReader, InvalidFile, RunFile, open_run_files
 from lse_archive.folder.records import RECORD_FILES, RecordKind, read_records
+from lse_archive.folder.tombstones import Tombstones
 from lse_archive.results import LoadResult
 from lse_archive.texts import counted
 from lse_resources.postgres.advisory_locks import OnWait, day_advisory_lock
 from lse_resources.postgres.database import Database, require_utf8
-from lse_resources.postgres.erasures_table import Tombstones, read_tombstones
+from lse_resources.postgres.erasures_table import read_tombstones
 from lse_resources.postgres.load.batches import BATCH_SIZE, CONNECTIONS, batches
 from lse_resources.postgres.load.records import RecordOutcome, load_records
 from lse_resources.postgres.load.rollback import delete_old_replaced_rows

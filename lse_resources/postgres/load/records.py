@@ -13,8 +13,8 @@ import psycopg
 from psycopg import sql
 
 from lse_archive.folder.records import InvalidRecord, Record, RecordKind, record_run
+from lse_archive.folder.tombstones import Tombstones
 from lse_resources.postgres.database import Database, explain, explained
-from lse_resources.postgres.erasures_table import Tombstones
 from lse_resources.postgres.jsonb import render
 from lse_resources.postgres.load.batches import Refused, Rendered, batch_parameters, batches, is_refused, send_batch
 from lse_resources.postgres.load.connection import RetryingConnection

@@ -12,6 +12,7 @@ from database_fixtures import DAY, PROJECT, RunFolder, attachment, feedback, run
 from psycopg.conninfo import make_conninfo
 
 from lse_archive.errors import DatabaseError
+from lse_archive.folder.tombstones import tombstone
 from lse_cli.terminal.texts import describe
 from lse_resources.postgres import erase
 from lse_resources.postgres.database import Database
@@ -20,7 +21,6 @@ from lse_resources.postgres.erasures_table import (
     Erasure,
     add_tombstones,
     read_erasures,
-    run_digest,
     write_erasure,
 )
 from lse_resources.postgres.grants import grant
@@ -183,7 +183,7 @@ def test_a_load_and_a_repair_refuse_forgotten_runs(database: Database, run_folde
     run_folder.fill(6)
     run_folder.write_feedback(feedback(1, run=0), feedback(2, run=5), feedback(3))
     run_folder.write_attachments(attachment(1, "a"), attachment(5, "b"))
-    tombstones = [(DAY, run_digest(run_id(0).upper())), (DAY.replace(day=1), run_digest(run_id(1)))]
+    tombstones = [(DAY, tombstone(run_id(0).upper())), (DAY.replace(day=1), tombstone(run_id(1)))]
     assert add_tombstones(database, PROJECT, ERASURE, tombstones, erased_at=NOW) == 2
     assert add_tombstones(database, PROJECT, ERASURE, tombstones, erased_at=NOW) == 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -12,9 +11,8 @@ from typing import Any
 import pyrage
 import pytest
 from archive_fixtures import PROJECT, Archive
-from botocore.session import get_session
 from day_fixtures import DAY
-from s3_fixtures import FaultProxy
+from s3_fixtures import FaultProxy, bucket_of
 
 from lse_archive.errors import ArchiveConflictError, DestinationError, NoKeyError
 from lse_archive.folder.manifest import SUMMARY, SUMS
@@ -70,22 +68,6 @@ def marked(archive: Archive, keep: StoredFile | None, directory: Path) -> list[s
             if any(MARKER.encode() in opened.read(name) for name in opened.namelist()):
                 found.append(copy.kind)
     return sorted(found)
-
-
-def s3(moto_url: str) -> Any:
-    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
-    return get_session().create_client("s3", endpoint_url=moto_url, region_name="us-east-1", **keys)
-
-
-@pytest.fixture
-def versioned(moto_url: str, s3_proxy: FaultProxy, tmp_path: Path) -> Archive:
-    """An archive in a bucket with versions and object locks."""
-    bucket = f"test-{uuid.uuid4().hex[:12]}"
-    client = s3(moto_url)
-    client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
-    client.close()
-    config = {"endpoint": s3_proxy.url, "access_key_id": "key", "secret_access_key": "secret", "region": "us-east-1"}
-    return Archive(tmp_path, ObjectStore(f"s3://{bucket}/the archive", config, sleep=lambda _: None))
 
 
 @pytest.fixture(params=["drive", "drive, encrypted", "s3", "s3, encrypted"])
@@ -291,17 +273,6 @@ def test_the_session_of_another_content_is_ended(drive_archive: Archive, drive_s
 
 
 Client = Any
-
-
-@pytest.fixture
-def client(moto_url: str) -> Any:
-    made = s3(moto_url)
-    yield made
-    made.close()
-
-
-def bucket_of(archive: Archive) -> str:
-    return archive.destination.place.removeprefix("s3://")
 
 
 def test_locks_of_a_bucket_are_named_with_their_end(versioned: Archive, client: Client, tmp_path: Path) -> None:

@@ -64,6 +64,11 @@ class DayPaths:
         return self._work / f"{self.day}.feedback.jsonl"
 
     @property
+    def tombstones(self) -> Path:
+        """The runs of the day that were erased on purpose, see `lse_archive.folder.tombstones`."""
+        return self._work / f"{self.day}.forgotten.txt"
+
+    @property
     def restoring(self) -> Path:
         """The folder in which a restore or an import prepares a day before its publication."""
         return self._work / f"{self.day}.restore"
@@ -98,6 +103,11 @@ class Layout:
         """The state of a project beside its days, see `lse_operations.project_state`."""
         return self.data_dir / project_folder(project) / WORK_DIR / "project.state.json"
 
+    @property
+    def erasures(self) -> Path:
+        """The journals and certificates of erasures, see `lse_operations.forget`."""
+        return self.data_dir / WORK_DIR / "erasures"
+
     def projects(self) -> Iterator[str]:
         """The projects that have a folder, by name; without those whose name was too long for a folder name."""
         if self.data_dir.is_dir():
@@ -116,6 +126,10 @@ class Layout:
     def recorded_days(self, project: str) -> Iterator[date]:
         """The days of a project that have a state, oldest first."""
         yield from _days_in(self.data_dir / project_folder(project) / WORK_DIR, ".state.json")
+
+    def forgotten_days(self, project: str) -> Iterator[date]:
+        """The days of a project of which runs were erased on purpose, oldest first."""
+        yield from _days_in(self.data_dir / project_folder(project) / WORK_DIR, ".forgotten.txt")
 
     def zipped_days(self, project: str) -> Iterator[date]:
         """The days of a project that have a local zip, oldest first."""

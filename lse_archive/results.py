@@ -19,6 +19,7 @@ class FetchResult(msgspec.Struct, kw_only=True):
             of it and none is here: nothing was written, because an empty archive would claim that it had no runs).
         added, changed, unchanged, no_longer_served: Runs, compared with the former folder. Runs that LangSmith no
             longer serves are kept.
+        forgotten: Runs that LangSmith lists and that were left out: they were erased on purpose (`lse forget`).
         langsmith_count: Runs of the day by LangSmith's own count; None if it was not requested.
         root_runs, langsmith_root_count: Root runs here and by LangSmith's count, which is requested only if the counts
             of all runs differ: they show whether roots or their children are missing.
@@ -42,6 +43,7 @@ class FetchResult(msgspec.Struct, kw_only=True):
     unchanged: int = 0
     no_longer_served: int = 0
     misfiled: list[str] = msgspec.field(default_factory=list, name="put_aside")
+    forgotten: int = 0
     langsmith_count: int | None = None
     root_runs: int = 0
     langsmith_root_count: int | None = None
@@ -116,6 +118,7 @@ class LoadResult(msgspec.Struct, kw_only=True):
         changed_not_replaced: Of those, rows whose file has changed since.
         marked: Runs and records that JSONB cannot hold exactly; their rows hold a rendering, with the reason in `mark`.
         failed_inserts: Runs and records that could not be loaded, and invalid files and lines.
+        forgotten, forgotten_records: Runs, and records of runs, that were erased on request and are not loaded again.
         feedback, attachments: Records in the day's files.
         feedback_written, attachments_written: Rows of them that were inserted or replaced; the others were equal.
         records_refused: Of both, the records that Postgres refused.
@@ -133,6 +136,8 @@ class LoadResult(msgspec.Struct, kw_only=True):
     changed_not_replaced: int = 0
     marked: int = 0
     failed_inserts: int = 0
+    forgotten: int = 0
+    forgotten_records: int = 0
     feedback: int = 0
     feedback_written: int = 0
     attachments: int = 0
@@ -151,7 +156,7 @@ class LoadResult(msgspec.Struct, kw_only=True):
     @property
     def refused(self) -> int:
         """Runs and records that could not be loaded; `failed_inserts` also counts invalid files and lines."""
-        return self.total_runs - self.rows + self.records_refused
+        return self.total_runs - self.forgotten - self.rows + self.records_refused
 
 
 class Inconsistency(msgspec.Struct, kw_only=True, frozen=True):
@@ -241,6 +246,8 @@ class RestoreResult(msgspec.Struct, kw_only=True):
         source: The destination, or `local zip` if that has the copy's bytes.
         bytes: Size of the zip.
         unfit_files: Files that hold no run of the day; they are restored too.
+        forgotten: Runs in the copy that were left out: they were erased on purpose (`lse forget`). The local zip is
+            made without them, and differs from the copy.
         older: Whether the zip is of an older tool, without a manifest.
         db_result: What `--to-db` loaded.
     """
@@ -256,6 +263,7 @@ class RestoreResult(msgspec.Struct, kw_only=True):
     content_sha256: str | None = None
     unfit_files: list[str] = []
     left_out: list[str] = []
+    forgotten: int = 0
     older: bool = False
     db_result: LoadResult | None = None
     duration_seconds: float = 0.0
@@ -288,6 +296,7 @@ class ImportResult(msgspec.Struct, kw_only=True):
         attachments: Attachments that the day did not have.
         present: Runs that it had already; they do not change.
         differing: Of those, runs whose imported file has other content.
+        forgotten: Runs that were left out, because they were erased on purpose (`lse forget`).
     """
 
     project: str
@@ -298,5 +307,6 @@ class ImportResult(msgspec.Struct, kw_only=True):
     attachments: int = 0
     present: int = 0
     differing: list[str] = []
+    forgotten: int = 0
     runs: int = 0
     duration_seconds: float = 0.0

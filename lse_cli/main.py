@@ -15,7 +15,19 @@ import typer
 from lse_archive.errors import ArchiveError, UsageError
 from lse_archive.files import disk_error
 from lse_archive.printable import printable
-from lse_cli.commands import alerts, analysis, archive, backfill, database, doctor, drive, platform, projects, status
+from lse_cli.commands import (
+    alerts,
+    analysis,
+    archive,
+    backfill,
+    database,
+    doctor,
+    drive,
+    forget,
+    platform,
+    projects,
+    status,
+)
 from lse_cli.commands.group import Group
 from lse_cli.terminal.output import discard, echo
 
@@ -37,6 +49,7 @@ app.command()(status.status)
 app.command()(doctor.doctor)
 app.command()(analysis.sql)
 app.command()(analysis.export)
+app.command()(forget.forget)
 platform.register(app)
 
 

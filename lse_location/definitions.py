@@ -15,6 +15,7 @@ from lse_platform.home import known_projects
 from lse_resources.projects import KEY_HINT, key_owners
 from lse_resources.settings import Settings
 from lse_sensors.due_days import due_days_sensor
+from lse_sensors.erasures import erasures, open_erasures_sensor
 from lse_sensors.late_feedback import late_feedback, late_feedback_schedule
 from lse_sensors.maintenance import maintenance, maintenance_schedule
 from lse_sensors.schedules import weekly_schedule
@@ -53,9 +54,9 @@ def definitions() -> dg.Definitions:
         dg.Definitions(
             resources=resources(LogReporter()),
             executor=dg.in_process_executor,
-            jobs=[maintenance, late_feedback],
+            jobs=[maintenance, late_feedback, erasures],
             schedules=[maintenance_schedule, late_feedback_schedule, *map(weekly_schedule, active)],
-            sensors=[*SENSORS, *([due_days_sensor(active, jobs)] if active else [])],
+            sensors=[*SENSORS, open_erasures_sensor, *([due_days_sensor(active, jobs)] if active else [])],
         ),
         *of_projects,
     )

@@ -260,7 +260,8 @@ def check_count(paths: DayPaths) -> StepCheck:
         return _differing(name, says, f"{hint}; its index may lag", [row])
     says = {
         "more": f"LangSmith counts {counted(count or 0, 'run')} and served {served}: it is deleting some",
-        "unproven": "the day was past LangSmith's retention when it was fetched: it cannot be proven complete",
+        "unproven": "the day was past LangSmith's retention when it was fetched, or LangSmith may count runs that were "
+        "erased here (lse forget): it cannot be proven complete",
         "not_asked": "LangSmith's count was not requested (--no-count)",
     }.get(state.count_check or "", "the day was not fetched by this installation: LangSmith's count is not known")
     return StepCheck(name, "unproven", says)

@@ -40,6 +40,7 @@ from lse_archive.folder.manifest import (
 from lse_archive.folder.pruned import is_pruned, require_restored
 from lse_archive.folder.reader import InvalidFile, RunFile, read_folder, run_file_name
 from lse_archive.folder.state import now_text, publish_day
+from lse_archive.folder.tombstones import FORGOTTEN, read_tombstones
 from lse_archive.layout import DayPaths, Layout
 from lse_archive.results import ImportResult
 from lse_archive.runs.header import unwrap
@@ -213,6 +214,12 @@ def _compare(
     """Sets the counts of the result; returns the runs and the attachments that the day does not have."""
     for folder in (paths.folder, paths.pruned):
         require_own(folder, paths.project)
+    tombstones = read_tombstones(paths)
+    result.forgotten = sum(run in tombstones for run in runs)
+    runs = {run: candidate for run, candidate in runs.items() if run not in tombstones}
+    if not runs:
+        result.action, result.why = "unchanged", "its runs were erased on purpose"
+        return {}, []
     if is_pruned(paths):
         result.why = "the day was pruned: restore it first"
         return {}, []
@@ -250,6 +257,8 @@ def _publish(
     if paths.folder.is_dir():
         for path in content_files(paths.folder):
             shutil.copy2(path, draft.folder / path.name)
+    if tombstones := read_tombstones(paths):
+        (draft.folder / FORGOTTEN).write_bytes(b"".join(tombstones.lines()))
     for number, candidate in enumerate(new.values(), 1):
         content = candidate.path.read_bytes()
         if hashlib.sha256(content).digest() != candidate.sha256:

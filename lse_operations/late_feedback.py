@@ -20,6 +20,7 @@ from lse_archive.folder.late_feedback import add_late_feedback
 from lse_archive.folder.pruned import is_pruned, pruned_records
 from lse_archive.folder.records import Record, parse_records
 from lse_archive.folder.state import DayState
+from lse_archive.folder.tombstones import Tombstones, read_tombstones
 from lse_archive.layout import DayPaths, Layout
 from lse_archive.runs.feedback import FEEDBACK, FEEDBACK_FILES, FeedbackRecord, read_lines, read_record, split_mark
 from lse_archive.runs.header import read_header
@@ -98,6 +99,7 @@ class _Finder:
         self._now = to_micros(now)
         self._archived: dict[date, dict[bytes, int | None]] = {}
         self._pruned: dict[date, dict[str, bytes]] = {}
+        self._tombstones: dict[date, Tombstones] = {}
         self._new: dict[date, list[bytes]] = defaultdict(list)
         self._bytes = 0
         self._undated: list[FeedbackRecord] = []
@@ -126,7 +128,7 @@ class _Finder:
 
     def _file(self, record: FeedbackRecord, at: int | None) -> None:
         day = day_of(self._now if at is None else at)
-        if self._is_archived(day, record):
+        if self._is_archived(day, record) or record.run_id in self._tombstones_of(day):
             return
         self._new[day].append(record.line)
         self._bytes += len(record.line)
@@ -145,6 +147,11 @@ class _Finder:
             return False
         modified = archived[record.identity]
         return record.modified is None or (modified is not None and record.modified <= modified)
+
+    def _tombstones_of(self, day: date) -> Tombstones:
+        if day not in self._tombstones:
+            self._tombstones[day] = read_tombstones(self._layout.day(self._project, day))
+        return self._tombstones[day]
 
     def _pruned_feedback(self, paths: DayPaths) -> dict[str, bytes]:
         """The sha256 of each feedback record of a pruned day, by its key; without a list what was found waits."""

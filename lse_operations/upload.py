@@ -15,6 +15,7 @@ from lse_archive.folder.manifest import Summary, content_hash, content_sums, rea
 from lse_archive.folder.pruned import read_pruned
 from lse_archive.folder.publish import SCRATCH
 from lse_archive.folder.state import now_text, read_state, update_state
+from lse_archive.folder.tombstones import read_tombstones
 from lse_archive.layout import DayPaths
 from lse_archive.names import project_folder
 from lse_archive.results import UploadResult
@@ -114,7 +115,7 @@ def upload_day(
         paths.upload_session.unlink(missing_ok=True)  # it has the id of the file until the state has it
         for leftover in destination.left_behind(file.folder, file):
             if not allow_shrink and not _is_same(leftover, zip_file.local, zip_file.content):
-                _check_superset(destination, paths, leftover)
+                check_superset(destination, paths, leftover)
             destination.trash(leftover)
         return UploadResult(
             project=paths.project,
@@ -215,10 +216,10 @@ def _check_replacement(
     if not may_replace(f"{what}. Replace it{kept}"):
         raise ArchiveConflictError(what, why="the question was not answered with yes", hint="--force replaces it")
     if not allow_shrink:
-        _check_superset(destination, paths, existing)
+        check_superset(destination, paths, existing)
 
 
-def _check_superset(destination: Destination, paths: DayPaths, existing: StoredFile) -> None:
+def check_superset(destination: Destination, paths: DayPaths, existing: StoredFile) -> None:
     """Law 1 for the copy: all its runs and other files must be in the zip.
 
     The unreadable part of a damaged copy counts as lost. A file without a zip signature counts as empty.
@@ -226,7 +227,12 @@ def _check_superset(destination: Destination, paths: DayPaths, existing: StoredF
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=paths.zip.parent) as scratch:
         copy = Path(scratch) / existing.name
         destination.download(existing, copy)
-        lost = zip_inventory(copy).missing_from(zip_inventory(paths.zip))
+        tombstones = read_tombstones(paths)
+        sums = zip_sums(paths.zip)
+        there = zip_inventory(copy, tombstones, sums)
+        lost = there.missing_from(zip_inventory(paths.zip, tombstones, {name: sums[name] for name in there.same}))
+        if lost:  # a run may be in a file of another name
+            lost = there.missing_from(zip_inventory(paths.zip, tombstones))
     if lost:
         hint = "Restore the day (lse archive restore) and fetch it again; --allow-shrink drops the runs"
         raise shrink_error(f"{existing.name} on {destination.place}", str(paths.zip), lost, hint)

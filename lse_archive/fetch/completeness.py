@@ -42,13 +42,22 @@ class CountCheck:
 
 
 def check_completeness(
-    source: RunSource, staging: Staging, day: date, *, ask_count: bool, retention_days: int | None
+    source: RunSource,
+    staging: Staging,
+    day: date,
+    *,
+    ask_count: bool,
+    retention_days: int | None,
+    tombstones: int = 0,
 ) -> CountCheck:
     """Compares the fetched runs with LangSmith's count; if some are missing, fetches them and compares again.
 
-    The counts alone decide: whether a run is missing or unreadable is not asked here.
+    The counts alone decide: whether a run is missing or unreadable is not asked here. Except with tombstones: LangSmith
+    may have deleted any of those runs, so that a count may be right by chance. Then all ids are listed, those without a
+    tombstone must be here, and the count proves the day only if it is that of the listed ids.
 
     Args:
+        tombstones: Number of the day's runs that were erased on purpose.
         ask_count: Compare with LangSmith's count. False: the day is not checked.
         retention_days: Days for which LangSmith keeps the project's runs; None if without limit.
 
@@ -61,13 +70,16 @@ def check_completeness(
         return CountCheck("unproven" if past_retention else "not_asked")
     window = day_window(day)
     counted = source.count(window)
-    if staging.served_runs() < counted.runs:
+    if staging.served_runs() < counted.runs or tombstones:
         _repair(source, staging, window)
         if staging.served_runs() > counted.runs:  # more runs have arrived since the count
             counted = source.count(window)
     served = staging.served_runs()
     if served == counted.runs:
         return CountCheck("unproven" if past_retention else "equal", counted)
+    least = served - staging.forgotten_runs()
+    if tombstones and least <= counted.runs <= least + tombstones:
+        return CountCheck("unproven", counted)
     roots = None
     with contextlib.suppress(SourceError):  # the verdict does not depend on it
         roots = source.count(window, roots_only=True).runs

@@ -19,6 +19,7 @@ from lse_archive.fetch.staging import Staging
 from lse_archive.fetch.union import Union, unite
 from lse_archive.files import disk_errors
 from lse_archive.folder.attachments import shown_name
+from lse_archive.folder.forgetting import forget_published
 from lse_archive.folder.late_feedback import remove_late_feedback
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import (
@@ -32,6 +33,7 @@ from lse_archive.folder.manifest import (
 )
 from lse_archive.folder.pruned import require_restored
 from lse_archive.folder.state import now_text, publish_day, read_state, update_state
+from lse_archive.folder.tombstones import FORGOTTEN, Tombstones, read_tombstones
 from lse_archive.layout import DayPaths
 from lse_archive.results import FetchResult
 from lse_archive.runs.feedback import FEEDBACK_FILES
@@ -91,8 +93,11 @@ def fetch_day(
     hint = "Free space or fix the permissions; no part of the day was published, and the next fetch continues from here"
     with disk_errors(failure, hint), day_lock(paths, on_wait=on_wait):
         require_restored(paths)
+        tombstones = read_tombstones(paths)
+        if tombstones:
+            forget_published(paths, tombstones)
         with (
-            contextlib.closing(Staging(paths, progress)) as staging,
+            contextlib.closing(Staging(paths, progress, tombstones)) as staging,
             contextlib.closing(AttachmentDownloads(paths, source, staging, options.attachments)) as downloads,
         ):
             try:
@@ -100,15 +105,23 @@ def fetch_day(
             except ApiVersionChangedError:
                 _fetch_gaps(source, staging, downloads)
             check = check_completeness(
-                source, staging, paths.day, ask_count=options.ask_count, retention_days=options.retention_days
+                source,
+                staging,
+                paths.day,
+                ask_count=options.ask_count,
+                retention_days=options.retention_days,
+                tombstones=len(tombstones),
             )
             recorded = _recorded_summary(paths)
             feedback = DayFeedback(staging, paths, recorded) if options.feedback else None
             if feedback:
                 is_whole = check.verdict != "fewer" and not staging.is_incomplete()
-                feedback.read(source, check.counted if is_whole else None)
+                # With tombstones, its sums may count feedback of runs that were erased.
+                feedback.read(source, check.counted if is_whole and not tombstones else None)
             downloads.finish()
-            result = _publish_union(paths, source, staging, check, recorded, feedback, options)
+            forgotten = staging.forgotten_runs()
+            result = _publish_union(paths, source, staging, check, recorded, feedback, options, tombstones)
+    result.forgotten = forgotten
     result.requests = source.requests
     result.throttled = source.throttled
     result.duration_seconds = round(time.monotonic() - began, 3)
@@ -128,15 +141,19 @@ def _publish_union(
     recorded: Summary | None,
     feedback: DayFeedback | None,
     options: FetchOptions,
+    tombstones: Tombstones,
 ) -> FetchResult:
     existed = paths.folder.is_dir()
     union = Union()
     if existed:
         with staging.transaction():
-            rewritten = FEEDBACK_FILES if feedback else ()
+            rewritten = {FORGOTTEN, *(FEEDBACK_FILES if feedback else ())}
             union = unite(paths, staging, allow_shrink=options.allow_shrink, rewritten=rewritten)
     found = feedback.write() if feedback else FeedbackSummary.of(recorded)
     staging.write_attachments()
+    is_empty = next(staging.sums(), None) is None
+    if tombstones and (existed or not is_empty):
+        staging.write_file(FORGOTTEN, tombstones.lines())
     content = content_hash(staging.sums())
     tally = Tally(paths.day)
     for header, size in staging.headers():
@@ -146,7 +163,7 @@ def _publish_union(
     attachments = _attachments(staging, recorded, skipped=options.attachments.skip)
     if incomplete or staging.is_incomplete():  # whatever the counts are
         check = replace(check, verdict="fewer")
-    if check.verdict == "unproven" and not existed and not any(staging.sums()):
+    if check.verdict == "unproven" and not existed and is_empty:
         staging.discard()
         return FetchResult(
             project=paths.project,

@@ -35,8 +35,10 @@ from lse_archive.folder.attachments import (
 )
 from lse_archive.folder.publish import discard
 from lse_archive.folder.reader import RunFile, run_file_name
+from lse_archive.folder.tombstones import NONE, Tombstones, tombstone
 from lse_archive.layout import DayPaths
 from lse_archive.names import project_folder
+from lse_archive.runs.feedback import FEEDBACK_FILES
 from lse_archive.runs.header import RunHeader, read_header
 from lse_archive.runs.scanner import NotARunError
 
@@ -57,6 +59,7 @@ CREATE TABLE IF NOT EXISTS attachment (
   PRIMARY KEY (run_id, name)
 );
 CREATE TABLE IF NOT EXISTS covered (low INTEGER NOT NULL, high INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS forgotten (digest BLOB PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS stats (run BLOB PRIMARY KEY, stats BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS mark (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
@@ -96,10 +99,17 @@ class StagedRun:
 
 
 class Staging:
-    """The staging folder of one project's day. Safe to use from several threads; the caller holds the day's lock."""
+    """The staging folder of one project's day. Safe to use from several threads; the caller holds the day's lock.
 
-    def __init__(self, paths: DayPaths, progress: Callable[[int], None] | None = None) -> None:
+    Args:
+        tombstones: Runs that were erased on purpose: what is staged of them is erased, and nothing of them is written.
+    """
+
+    def __init__(
+        self, paths: DayPaths, progress: Callable[[int], None] | None = None, tombstones: Tombstones = NONE
+    ) -> None:
         self._paths = paths
+        self._tombstones = tombstones
         self._progress = progress
         self.root = paths.staging
         self.runs_folder = paths.staging / "runs"
@@ -112,6 +122,8 @@ class Staging:
         self.runs_folder.mkdir(parents=True, exist_ok=True)
         self._is_journal_lost = False
         self._db = self._open()
+        if tombstones:
+            self._forget()
 
     def _open(self) -> sqlite3.Connection:
         path = self.root / "journal.sqlite"
@@ -222,6 +234,7 @@ class Staging:
                 db.execute("UPDATE run SET origin = 'stale'")
                 db.execute("UPDATE unreadable SET served = 0")
                 db.execute("DELETE FROM missing")
+                db.execute("DELETE FROM forgotten")
                 self._unlist_attachments("TRUE")
                 incomplete = True
                 marks = [*wanted.items(), ("began", str(now))]
@@ -280,24 +293,35 @@ class Staging:
 
         A run that cannot be filed, because its id, trace or start time cannot be read, is kept as it came.
         """
-        starts, rows, unreadable = [], {}, []
+        starts, rows, unreadable, forgotten = [], {}, [], dict[bytes, int | None]()
         for run in page.runs:
             try:
                 header = read_header(run)
             except NotARunError:
-                unreadable.append(run)
+                if digest := self._tombstones.owner("", run):
+                    forgotten[digest] = None
+                else:
+                    unreadable.append(run)
                 continue
             starts.append(header.start)
-            if header.start in self._window and header.project_id in (None, self._project_id):
-                rows.setdefault(header.run_id, (header, run))
-            else:
+            if header.start not in self._window or header.project_id not in (None, self._project_id):
                 self.misplaced.add(header.run_id)
+            elif header.run_id in self._tombstones:
+                forgotten[tombstone(header.run_id)] = header.start
+            else:
+                rows.setdefault(header.run_id, (header, run))
         ordered = all(earlier >= later for earlier, later in itertools.pairwise(starts))
         starts += [run.start for run in page.unserved]
+        unserved = [run for run in page.unserved if run.run_id not in self._tombstones]
+        forgotten |= {tombstone(run.run_id): run.start for run in page.unserved if run.run_id in self._tombstones}
         new, added = self._write(rows), 0
-        if unreadable or page.unserved:
-            missing, added = self._write_unreadable(unreadable, page.unserved)
+        if unreadable or unserved:
+            missing, added = self._write_unreadable(unreadable, unserved)
             new += missing
+        if forgotten:
+            noted = self._note_forgotten(forgotten)
+            new += [start for digest in noted if (start := forgotten[digest]) is not None]
+            added += sum(forgotten[digest] is None for digest in noted)
         self._list_attachments(rows, page.attachments)
         if self._progress:
             self._progress(len(new) + added)
@@ -312,7 +336,8 @@ class Staging:
         for run in page.runs:
             with contextlib.suppress(NotARunError):
                 header = read_header(run)
-                if header.start in self._window and header.project_id in (None, self._project_id):
+                is_here = header.start in self._window and header.project_id in (None, self._project_id)
+                if is_here and header.run_id not in self._tombstones:
                     rows[header.run_id] = (header, run)
         self._write(rows, again=True)
         self._list_attachments(rows, page.attachments)
@@ -407,10 +432,52 @@ class Staging:
             db.execute("INSERT INTO covered VALUES (?, ?)", (window.start, window.end))
 
     def unknown(self, ids: list[str]) -> list[str]:
-        """Those of the ids that have not been served yet."""
+        """Those of the ids that have not been served yet; without runs that have tombstones."""
+        self._note_forgotten([tombstone(run_id) for run_id in ids if run_id in self._tombstones])
         with self._lock:
             here = self._find(ids)
-        return [run_id for run_id in ids if run_id not in here or not here[run_id].served]
+        missing = [run_id for run_id in ids if run_id not in here or not here[run_id].served]
+        return [run_id for run_id in missing if run_id not in self._tombstones]
+
+    # ---- runs that were erased on purpose ----------------------------------------------------------------------------
+
+    def _note_forgotten(self, digests: Iterable[bytes]) -> list[bytes]:
+        """Records that LangSmith lists runs which have tombstones; returns those that this fetch had not seen."""
+        insert = "INSERT OR IGNORE INTO forgotten VALUES (?)"
+        with self.transaction() as db:
+            return [digest for digest in digests if db.execute(insert, (digest,)).rowcount]
+
+    def forgotten_runs(self) -> int:
+        """Runs with tombstones that LangSmith listed in this fetch."""
+        return self._db.execute("SELECT count(*) FROM forgotten").fetchone()[0]
+
+    def _forget(self) -> None:
+        """Erases what an interrupted fetch staged of runs that have tombstones, from the journal's file too."""
+        shutil.rmtree(self.downloads_folder, ignore_errors=True)
+        is_forgotten = {
+            key
+            for (key,) in self._db.execute(
+                "SELECT id FROM run UNION SELECT run_id FROM attachment UNION SELECT id FROM missing"
+            )
+            if _text(key) in self._tombstones
+        }
+        with self.transaction() as db:
+            for name, key in db.execute("SELECT name, run_id FROM unreadable").fetchall():
+                path = self.runs_folder / os.fsdecode(name)
+                if key in is_forgotten or (path.exists() and self._tombstones.owner("", path.read_bytes())):
+                    self._delete_unreadable("name = ?", name)
+            for table, column in (("run", "id"), ("missing", "id"), ("attachment", "run_id"), ("stats", "run")):
+                db.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(key,) for key in is_forgotten])
+            db.execute("DROP TABLE IF EXISTS feedback")  # filled again before it is read
+            listed = {attachment_file(digest) for digest in self._attachment_digests()}
+            for path in self.runs_folder.iterdir():
+                # By name: a killed process may have written a file without its row.
+                is_unlisted = belongs_to_attachments(path.name) and path.name not in listed
+                if is_unlisted or path.name in FEEDBACK_FILES or self._tombstones.owner(path.name, b""):
+                    path.unlink()
+        # Deleted rows stay in the journal's file and its log until both are written anew.
+        self._db.execute("VACUUM")
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     # ---- attachments -------------------------------------------------------------------------------------------------
 
@@ -570,10 +637,11 @@ class Staging:
     # ---- what will be published --------------------------------------------------------------------------------------
 
     def served_runs(self) -> int:
-        """Runs that LangSmith served, with those that cannot be filed."""
+        """Runs that LangSmith served, with those that cannot be filed, and those that were erased on purpose."""
         query = """
             SELECT (SELECT count(*) FROM run WHERE origin = 'served')
                  + (SELECT count(*) FROM unreadable WHERE served AND run_id IS NULL)
+                 + (SELECT count(*) FROM forgotten)
         """
         return self._db.execute(query).fetchone()[0]
 

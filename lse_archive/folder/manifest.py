@@ -17,6 +17,7 @@ from lse_archive.days import Window, day_window
 from lse_archive.errors import UNDECODABLE, ArchiveConflictError, ArchiveError, CorruptArchiveError
 from lse_archive.folder.attachments import belongs_to_attachments
 from lse_archive.folder.opened import Folder, open_folder
+from lse_archive.folder.tombstones import FORGOTTEN
 from lse_archive.runs.feedback import FEEDBACK_FILES
 from lse_archive.runs.header import RunHeader
 
@@ -179,7 +180,7 @@ class Tally:
 
 
 def _is_own(name: str) -> bool:
-    return name in FEEDBACK_FILES or belongs_to_attachments(name)
+    return name in FEEDBACK_FILES or name == FORGOTTEN or belongs_to_attachments(name)
 
 
 def content_hash(sums: Iterable[tuple[str, bytes]]) -> str:

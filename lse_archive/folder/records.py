@@ -118,6 +118,10 @@ class _Feedback(msgspec.Struct):
     id: str | None = None
 
 
+class _OfRun(msgspec.Struct):
+    run_id: str | None = None
+
+
 class _Attachment(msgspec.Struct):
     run_id: str | None = None
     name: str | None = None
@@ -125,6 +129,15 @@ class _Attachment(msgspec.Struct):
 
 _feedback_decoder = msgspec.json.Decoder(_Feedback)
 _attachment_decoder = msgspec.json.Decoder(_Attachment)
+_run_decoder = msgspec.json.Decoder(_OfRun)
+
+
+def record_run(document: bytes) -> str | None:
+    """The run id in the document of a `Record`, as it is there; None if there is none."""
+    try:
+        return _run_decoder.decode(document).run_id
+    except (*UNDECODABLE, RecursionError):
+        return load_as(members(check_json(document)).get("run_id", NULL), str)
 
 
 def _feedback_key(document: bytes) -> UUID:

@@ -18,6 +18,7 @@ from lse_archive.errors import UNDECODABLE, CorruptArchiveError
 from lse_archive.files import disk_errors, publish_file
 from lse_archive.folder.pruned import day_content
 from lse_archive.folder.publish import publish_folder
+from lse_archive.folder.tombstones import add_tombstones, folder_tombstones
 from lse_archive.layout import DayPaths
 
 _log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
         langsmith_count: LangSmith's count then.
         count_check: See `FetchResult.count_check`.
         proven_content: Content hash of the day when the counts were last equal.
+        proven_next: Content hash that the count proves as soon as the day has it: a forget is publishing it.
         attachments_missing: Number of attachments that could not be downloaded.
         no_longer_served: Ids of kept runs that LangSmith no longer serves.
         drive_file_id, drive_sha256, drive_content: The last confirmed upload.
@@ -71,6 +73,7 @@ class DayState(msgspec.Struct, frozen=True, kw_only=True):
     langsmith_count: int | None = None
     count_check: str | None = msgspec.field(default=None, name="proof")
     proven_content: str | None = None
+    proven_next: str | None = None
     attachments_missing: int = 0
     no_longer_served: list[str] = []
     drive_file_id: str | None = None
@@ -163,9 +166,11 @@ def _write(paths: DayPaths, state: DayState) -> None:
 def publish_day(paths: DayPaths, staged: Path) -> None:
     """Publishes a folder as the day's, see `publish_folder`.
 
-    Clears the verdict first: even if the process is killed, it counts for no other content.
+    Clears the verdict first: even if the process is killed, it counts for no other content. The tombstones in the
+    folder are added beside the day: they hold without the folder, too.
     """
     clear_verified(paths)
+    add_tombstones(paths, folder_tombstones(staged))
     publish_folder(paths, staged)
 
 

@@ -27,8 +27,10 @@ from lse_archive.folder.manifest import (
     sort_key,
 )
 from lse_archive.folder.state import read_state, update_state
+from lse_archive.folder.tombstones import read_tombstones
 from lse_archive.layout import DayPaths
 from lse_archive.results import ZipResult
+from lse_archive.texts import counted
 from lse_archive.zips.inventory import folder_inventory, shrink_error, zip_inventory
 from lse_archive.zips.reader import BROKEN, file_name, opened, sha256
 from lse_archive.zips.unzip import inspect
@@ -66,6 +68,7 @@ def zip_day(
                 hint=f"Fetch the day again, or rename the folder to {summary.date}",
             )
         sums = read_sums(paths.folder) or {}
+        _reject_forgotten(paths, sums)
         written = not _holds(target, sums)
         if written:
             require_own_zip(target, paths.project)
@@ -89,6 +92,17 @@ def zip_day(
             content_sha256=content_hash(content_sums(sums)),
             left_out=unrecorded(paths.folder, sums),
             duration_seconds=round(time.monotonic() - began, 3),
+        )
+
+
+def _reject_forgotten(paths: DayPaths, sums: dict[str, bytes]) -> None:
+    """Refuses a folder with run files that were erased on purpose: somebody put back an older one."""
+    tombstones = read_tombstones(paths)
+    if tombstones and (found := sum(tombstones.owner(name, b"") is not None for name in sums)):
+        raise ArchiveConflictError(
+            f"{paths.project} {paths.day} cannot be archived",
+            why=f"{paths.folder} holds {counted(found, 'run')} with a tombstone: erased on purpose before",
+            hint=f"Erase them again: lse forget --replay --project '{paths.project}'",
         )
 
 
@@ -204,12 +218,16 @@ def _check_superset(paths: DayPaths, target: Path, sums: dict[str, bytes]) -> No
     """Checks law 1: the folder must hold the archive's runs. A damaged archive is renamed, not deleted."""
     if not target.exists():
         return
-    archived = zip_inventory(target)
+    tombstones = read_tombstones(paths)
+    archived = zip_inventory(target, tombstones, sums)
     if archived.damaged:
         set_aside(target)
         return
     # A missing file is reported when it is archived.
-    here = folder_inventory(paths.folder / name for name in sums if (paths.folder / name).exists())
+    present = [paths.folder / name for name in sums if (paths.folder / name).exists()]
+    here = folder_inventory((path for path in present if path.name not in archived.same), tombstones)
+    if archived.missing_from(here):  # a run may be in a file of another name
+        here = folder_inventory(present, tombstones)
     if missing := archived.missing_from(here):
         hint = "Restore the day from the archive and fetch it again; --allow-shrink drops the runs"
         raise shrink_error(str(target), str(paths.folder), missing, hint)

@@ -8,14 +8,22 @@ import mmap
 import os
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lse_archive.errors import RefusedArchiveError, ShrinkError
+from lse_archive.errors import CorruptArchiveError, RefusedArchiveError, ShrinkError
 from lse_archive.files import file_digest
+from lse_archive.folder.attachments import (
+    ATTACHMENTS,
+    Attachment,
+    attachment_digest,
+    attachment_file,
+    parse_attachments,
+)
 from lse_archive.folder.manifest import SUMMARY, SUMS
 from lse_archive.folder.reader import may_hold_run
+from lse_archive.folder.tombstones import NONE, Tombstones
 from lse_archive.runs.feedback import FEEDBACK_FILES, read_record, split_mark
 from lse_archive.runs.header import unwrap
 from lse_archive.runs.scanner import NotARunError
@@ -31,23 +39,32 @@ _HEADER = b"PK\x03\x04"  # before each file of a zip: PKWARE's APPNOTE.TXT, 4.3.
 class Inventory:
     """The runs and files of a folder or zip, without manifests and hidden files.
 
+    What belongs to a run that has a tombstone is left out, so that its erasure is no loss.
+
     Attributes:
+        tombstones: Runs that were erased on purpose.
+        forgotten: Number of runs, records, entries and files that were left out because of them.
         runs: The ids of the runs that can be read, and whether they have ended.
         named: The run ids in the names of files that hold no run or cannot be read.
         others: The sha256 of files that hold no run, by name.
         feedback: The ids of feedback records, and when each was last edited, in microseconds since the epoch.
         unread: Unreadable files without a run id in their names, or the file list of a zip if that is damaged.
         names: The names of all files, without their folder.
+        same: The names of files that were left out, because the other side of the comparison has the same bytes.
         damaged: Whether something cannot be read.
     """
 
+    tombstones: Tombstones = NONE
+    forgotten: int = 0
     runs: dict[str, bool] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
     others: dict[str, bytes] = field(default_factory=dict)
     feedback: dict[bytes, int | None] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
+    same: set[str] = field(default_factory=set)
     damaged: bool = False
+    _attached: dict[str, bool] = field(default_factory=dict)  # files of attachments: whether a run without one lists it
 
     def missing_from(self, new: Inventory) -> dict[str, str]:
         """The run ids and file names that a replacement by `new` would lose, each with the reason.
@@ -71,17 +88,53 @@ class Inventory:
                 lost[run] = "has not ended there"
         return lost
 
-    def _add(self, name: str, content: bytes) -> None:
+    def add(self, name: str, content: bytes) -> None:
+        """Adds a file that is no manifest."""
         if name in FEEDBACK_FILES:
-            for record in (read_record(split_mark(line)[0]) for line in content.split(b"\n") if line):
+            records = [read_record(split_mark(line)[0]) for line in content.split(b"\n") if line]
+            left = [record for record in records if record.run_id not in self.tombstones]
+            self.forgotten += len(records) - len(left)
+            if records and not left:
+                return
+            for record in left:
                 known = self.feedback.get(record.identity)
                 self.feedback[record.identity] = max(filter(None, (known, record.modified)), default=None)
+        elif name == ATTACHMENTS:
+            self._add_list(name, content)
+            return
         else:
             with contextlib.suppress(NotARunError):
                 header = unwrap(content)[1]
+                if header.run_id in self.tombstones:
+                    self.forgotten += 1
+                    return
                 self.runs[header.run_id] = self.runs.get(header.run_id, False) or header.end is not None
                 return
-        self._add_other(name, hashlib.sha256(content).digest())
+        if self.tombstones.owner(name, content):
+            self.forgotten += 1
+        else:
+            self._add_other(name, hashlib.sha256(content).digest())
+
+    def _add_list(self, name: str, content: bytes) -> None:
+        listed: list[Attachment] = []
+        with contextlib.suppress(CorruptArchiveError):
+            listed = parse_attachments(content, Path(name))
+        for one in listed:
+            file = attachment_file(one.sha256)
+            self.forgotten += one.run_id in self.tombstones
+            self._attached[file] = self._attached.get(file, False) or one.run_id not in self.tombstones
+        if not listed or any(self._attached.values()):
+            self._add_other(name, hashlib.sha256(content).digest())
+
+    def without_forgotten(self) -> Inventory:
+        """Leaves out the files of attachments that only runs with tombstones list; called when all files are added."""
+        for file, is_needed in self._attached.items():
+            if not is_needed:
+                self.others.pop(file, None)
+        named = {run_id for run_id in self.named if run_id in self.tombstones}
+        self.forgotten += len(named)
+        self.named -= named
+        return self
 
     def _add_other(self, name: str, digest: bytes) -> None:
         if not name.startswith("."):
@@ -95,25 +148,30 @@ class Inventory:
             self.unread.add(name)
 
 
-def folder_inventory(paths: Iterable[Path]) -> Inventory:
-    """The inventory of these files.
+def folder_inventory(paths: Iterable[Path], tombstones: Tombstones = NONE) -> Inventory:
+    """The inventory of these files, without runs that have tombstones.
 
     Raises:
         OSError: One of them cannot be read.
     """
-    inventory = Inventory()
+    inventory = Inventory(tombstones)
     for path in paths:
         if path.name not in (SUMMARY, SUMS):
             inventory.names.add(path.name)
-            if _is_parsed(path.name):
-                inventory._add(path.name, path.read_bytes())
+            if _is_parsed(path.name, tombstones):
+                inventory.add(path.name, path.read_bytes())
             else:
                 inventory._add_other(path.name, file_digest(path))
-    return inventory
+    return inventory.without_forgotten()
 
 
-def zip_inventory(path: Path) -> Inventory:
-    """The inventory of a zip. Of a damaged one: the files that can be read, and the run ids in the names.
+def zip_inventory(path: Path, tombstones: Tombstones = NONE, other: Mapping[str, bytes] | None = None) -> Inventory:
+    """The inventory of a zip, without runs that have tombstones.
+
+    Of a damaged zip: the files that can be read, and the run ids in the names.
+
+    Args:
+        other: The checksums of the other side of a comparison. Files with the same bytes there are not parsed.
 
     The zip is not trusted: nothing is read of one whose files overlap, and a file above 512 MB counts as one that
     holds no run.
@@ -121,21 +179,21 @@ def zip_inventory(path: Path) -> Inventory:
     Raises:
         OSError: The disk cannot be read.
     """
-    inventory = Inventory()
+    inventory = Inventory(tombstones)
     try:
         with zipfile.ZipFile(path) as archive:
             normalize_names(archive)
             is_readable = _is_readable(archive, path)
             for info in archive.infolist():
                 if not info.is_dir():
-                    _add_entry(inventory, archive, info, file_name(info), is_readable=is_readable)
+                    _add_entry(inventory, archive, info, file_name(info), other or {}, is_readable=is_readable)
     except BROKEN:
         inventory.damaged = True
         content = _map(path)
         inventory.named |= _run_ids(content)
         if content.find(_HEADER) >= 0:
             inventory.unread.add("the list of its files")
-    return inventory
+    return inventory.without_forgotten()
 
 
 def _is_readable(archive: zipfile.ZipFile, path: Path) -> bool:
@@ -148,7 +206,13 @@ def _is_readable(archive: zipfile.ZipFile, path: Path) -> bool:
 
 
 def _add_entry(
-    inventory: Inventory, archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, *, is_readable: bool
+    inventory: Inventory,
+    archive: zipfile.ZipFile,
+    info: zipfile.ZipInfo,
+    name: str,
+    other: Mapping[str, bytes],
+    *,
+    is_readable: bool,
 ) -> None:
     is_manifest = name in (SUMMARY, SUMS)
     if not is_manifest:
@@ -156,20 +220,22 @@ def _add_entry(
     try:
         if info.header_offset < 0 or not is_readable:  # negative if the beginning of the zip is missing
             raise zipfile.BadZipFile
-        if is_manifest or not _is_parsed(name) or info.file_size > IN_MEMORY_BYTES:
+        if not is_manifest and name in other and sha256(archive, info) == other[name]:
+            inventory.same.add(name)
+        elif is_manifest or not _is_parsed(name, inventory.tombstones) or info.file_size > IN_MEMORY_BYTES:
             digest = sha256(archive, info)
             if not is_manifest:
                 inventory._add_other(name, digest)
         else:
-            inventory._add(name, archive.read(info))
+            inventory.add(name, archive.read(info))
     except BROKEN:
         inventory.damaged = True
         if not is_manifest:
             inventory._add_unreadable(name)
 
 
-def _is_parsed(name: str) -> bool:
-    return may_hold_run(name) or name in FEEDBACK_FILES
+def _is_parsed(name: str, tombstones: Tombstones) -> bool:
+    return may_hold_run(name) or name in FEEDBACK_FILES or (bool(tombstones) and attachment_digest(name) is None)
 
 
 def _map(path: Path) -> bytes | mmap.mmap:

@@ -8,10 +8,12 @@ import re
 import shutil
 import stat
 import zipfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
+from lse_archive.days import day_window
 from lse_archive.errors import ArchiveError, CorruptArchiveError, RefusedArchiveError
 from lse_archive.folder.manifest import (
     SUMMARY,
@@ -23,6 +25,8 @@ from lse_archive.folder.manifest import (
     parse_sums,
 )
 from lse_archive.folder.reader import may_hold_run
+from lse_archive.runs.header import RunHeader, unwrap
+from lse_archive.runs.scanner import NotARunError
 from lse_archive.zips.reader import BROKEN, contents, file_name, has_checksums, opened
 
 _LOCAL_HEADER_BYTES = 30
@@ -272,3 +276,20 @@ def _existing_parent(path: Path) -> Path:
 
 def _shown(name: str) -> str:
     return repr(name[:80])
+
+
+def zip_runs(source: Path, day: date) -> Iterator[tuple[RunHeader, bytes]]:
+    """The runs of a day's zip, each with its JSON; what holds no run of the day is left out.
+
+    Raises:
+        RefusedArchiveError: It is hostile or no day archive.
+        CorruptArchiveError: It cannot be read to the end.
+    """
+    window = day_window(day)
+    with _opened(source) as archive:
+        for info, name in inspect(archive, source)[0]:
+            if may_hold_run(name):
+                with contextlib.suppress(NotARunError):
+                    document, header = unwrap(b"".join(contents(archive, info)))
+                    if header.start in window:
+                        yield header, document

@@ -92,20 +92,30 @@ def _import(result: ImportResult) -> str:
         text += f", {counted(result.attachments, 'attachment')} added"
     if result.differing:
         text += f" ({len(result.differing):,} of them with different content, which is kept)"
+    if result.forgotten:
+        text += f"; {_forgotten(result.forgotten)}"
     return text
 
 
 def _restore(result: RestoreResult) -> str:
     if result.action == "unchanged":
+        if result.forgotten:
+            return f"unchanged: {_forgotten(result.forgotten)}; upload the day to replace the copy"
         return "unchanged: the local day has the same content"
     text = f"{result.action}: {counted(result.files or 0, 'file')}, {size(result.bytes)} from {result.source}"
     if result.unfit_files:
         text += f"; without a run of the day: {len(result.unfit_files):,}"
     if result.left_out:
         text += f"; {_left_out(result.left_out)} (files of desktops)"
+    if result.forgotten:
+        text += f"; {_forgotten(result.forgotten)}; upload the day to replace the copy"
     if result.older:
         text += "; the zip is of an older tool: summary and checksums were created"
     return text
+
+
+def _forgotten(count: int) -> str:
+    return f"{counted(count, 'run')} left out: erased on purpose before (lse forget)"
 
 
 def _left_out(names: list[str]) -> str:
@@ -134,10 +144,12 @@ def _fetch(result: FetchResult) -> str:
         "equal": f"proven ({counted_there})" if result.langsmith_count is not None else "",
         "fewer": f"NOT COMPLETE: {_lacking(result) or counted_there}",
         "more": f"{counted_there}: it is deleting runs",
-        "unproven": "cannot be proven: the day is past LangSmith's retention",
+        "unproven": "cannot be proven: the day is past LangSmith's retention, or it may count erased runs",
         "not_asked": "not compared with LangSmith's count",
     }[result.count_check]
     text = f"{text}; {count_check}" if count_check else text
+    if result.forgotten:
+        text += f"; {_forgotten(result.forgotten)}"
     if result.feedback_differs:
         text += f"; FEEDBACK DIFFERS from the statistics of {counted(len(result.feedback_differs), 'run')}"
     if sums := [one for one in result.feedback_sums or () if one.verdict == "differs"]:
@@ -163,6 +175,7 @@ def _load(result: LoadResult) -> str:
         ("unchanged", result.left - result.changed_not_replaced),
         ("changed, not replaced (--overwrite replaces them)", result.changed_not_replaced),
         ("stored as a rendering: JSONB cannot hold them exactly", result.marked),
+        ("not loaded: erased on request", result.forgotten),
         ("rejected", result.failed_inserts),
     )
     text = ", ".join(f"{count:,} {what}" for what, count in counts if count) or "no runs"
@@ -170,6 +183,8 @@ def _load(result: LoadResult) -> str:
         text += f"; {counted(result.feedback, 'feedback record')} ({result.feedback_written:,} written)"
     if result.attachments:
         text += f"; {counted(result.attachments, 'attachment')} ({result.attachments_written:,} written)"
+    if result.forgotten:
+        text += f"; {_forgotten(result.forgotten)}"
     return f"dry run: {text}" if result.dry_run else text
 
 

@@ -73,9 +73,7 @@ class DriveServer(LocalServer):
         token_seconds: int = 3600,
     ) -> None:
         super().__init__(port=port, latency=latency, faults=faults)
-        self.page_cap: int | None = (
-            None  # maximum entries on a page of files.list; Drive may return fewer than requested
-        )
+        self.page_cap: int | None = None  # maximum entries on a page of a list; Drive may return fewer than requested
         self.store = DriveStore(directory, now=now, token_seconds=token_seconds)
         self.accounts = self.store.accounts
         self.uploads = Uploads(self.store.incoming)
@@ -129,9 +127,11 @@ class DriveServer(LocalServer):
     def _api(self, request: Request) -> Answer:
         header = request.headers.get("Authorization")
         access = self.accounts.authenticate(header)
-        session = request.query.get("upload_id") if request.method == "PUT" else None
+        session = request.query.get("upload_id") if request.method in ("PUT", "DELETE") else None
         if access is None and (header or not session):
             raise RefusedError(401, "authError", "Request had invalid authentication credentials.", "Authorization")
+        if session and request.method == "DELETE":
+            return self.uploads.cancel(session)
         if session:
             request.details["call"] = "upload"
             if request.fault("corrupt_stored") and request.body:
@@ -208,12 +208,16 @@ class DriveServer(LocalServer):
             if key not in _ORDERS or direction not in ("", "desc"):
                 raise InvalidRequestError(f"Invalid sort: {order}", "orderBy")
             found.sort(key=_ORDERS[key], reverse=bool(direction))
-        size = min(int(params.get("pageSize", 100)), self.page_cap or 1000)
-        start = _start(params["pageToken"]) if "pageToken" in params else 0
-        answer: Doc = {"kind": "drive#fileList", "incompleteSearch": False, "files": found[start : start + size]}
-        if start + size < len(found):
-            answer["nextPageToken"] = base64.urlsafe_b64encode(f"page:{start + size}".encode()).decode()
+        answer: Doc = {"kind": "drive#fileList", "incompleteSearch": False, **self._page(api.call, "files", found)}
         return self._answer(api.call, answer)
+
+    def _page(self, call: Call, key: str, found: list[Doc]) -> Doc:
+        size = min(int(call.params.get("pageSize", 100)), self.page_cap or 1000)
+        start = _start(call.params["pageToken"]) if "pageToken" in call.params else 0
+        page: Doc = {key: found[start : start + size]}
+        if start + size < len(found):
+            page["nextPageToken"] = base64.urlsafe_b64encode(f"page:{start + size}".encode()).decode()
+        return page
 
     def _get(self, api: _ApiRequest) -> Answer:
         doc = self.store.find(api.access, api.call.params["fileId"], all_drives=api.call.flag("supportsAllDrives"))
@@ -289,7 +293,7 @@ class DriveServer(LocalServer):
     def _revisions(self, api: _ApiRequest) -> Answer:
         doc = self.store.find(api.access, api.call.params["fileId"])
         entries = [_public(entry) for entry in self.store.revisions(doc["id"])]
-        return self._answer(api.call, {"kind": "drive#revisionList", "revisions": entries})
+        return self._answer(api.call, {"kind": "drive#revisionList", **self._page(api.call, "revisions", entries)})
 
     def _revision(self, api: _ApiRequest) -> Answer:
         doc = self.store.find(api.access, api.call.params["fileId"])

@@ -15,7 +15,7 @@ from lse_demo.google_drive.documents import Documents
 
 FOLDER = "application/vnd.google-apps.folder"
 SHORTCUT = "application/vnd.google-apps.shortcut"
-_ROLES = ("reader", "writer", "owner")  # ascending
+_ROLES = ("reader", "writer", "organizer", "owner")  # ascending; organizers are managers of shared drives
 _WRITABLE = {"name", "mimeType", "appProperties", "properties", "description", "starred", "createdTime", "modifiedTime"}
 _SETTABLE = {"create": _WRITABLE | {"id", "parents"}, "update": _WRITABLE | {"trashed"}}
 _PROPERTY_BYTES = 124  # of key and value together, https://developers.google.com/workspace/drive/api/guides/properties
@@ -220,6 +220,9 @@ class DriveStore:
         """Deletes a file, or a folder with its content, without the trash."""
         with self.lock:
             doc = self.find(access, identity, write=True, all_drives=all_drives)
+            if self._role(access, doc) not in _ROLES[2:]:
+                message = "The user does not have sufficient permissions for this file."
+                raise RefusedError(403, "insufficientFilePermissions", message)
             for child in [each for each in self._docs() if doc["id"] in each.get("parents", ())]:
                 self.delete(access, child["id"], all_drives=all_drives)
             for revision in self.revisions(doc["id"]):
@@ -265,7 +268,7 @@ class DriveStore:
             "canAddChildren": may_write and doc["mimeType"] == FOLDER,
             "canEdit": may_write,
             "canTrash": may_write,
-            "canDelete": role == "owner",
+            "canDelete": role in _ROLES[2:],
             "canDownload": doc["mimeType"] != FOLDER,
         }
         if properties := doc["_app_properties"].get(access.app):
@@ -365,6 +368,8 @@ class DriveStore:
         for field in _WRITABLE - {"appProperties"} | {"trashed"}:
             if field in body:
                 doc[field] = body[field]
+        if "driveId" in doc and body.get("trashed"):
+            doc["trashedTime"] = self._time()
         merged = {**doc["_app_properties"].get(access.app, {}), **(body.get("appProperties") or {})}
         kept = {key: value for key, value in merged.items() if value is not None}
         doc["_app_properties"] = {**doc["_app_properties"], access.app: kept}

@@ -70,6 +70,14 @@ class Uploads:
                 return session.done
             return Answer(308, headers={"Range": f"bytes=0-{session.stored - 1}"} if session.stored else {})
 
+    def cancel(self, identity: str) -> Answer:
+        """Answers a DELETE of the session: its bytes are deleted. Raises RefusedError."""
+        session = self._get(identity)
+        with session.lock:
+            session.path.unlink(missing_ok=True)
+            del self._sessions[identity]
+        return Answer(499)
+
     def partial(self, identity: str, request: Request) -> None:
         """Keeps the whole units of 256 KiB that arrived before a connection broke inside a chunk."""
         session = self._sessions.get(identity)

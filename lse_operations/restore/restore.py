@@ -17,8 +17,10 @@ from lse_archive.folder.contents import content_files
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.pruned import is_pruned
 from lse_archive.folder.state import update_state
+from lse_archive.folder.tombstones import read_tombstones
 from lse_archive.layout import DayPaths, Layout
 from lse_archive.results import RestoreResult
+from lse_archive.zips.day import zip_day
 from lse_operations.restore.copies import RemoteArchive, copies
 from lse_operations.restore.unpack import UnpackedDay, clear, holds, publish, unpack_day
 from lse_resources.destinations.encryption import check_decryptable
@@ -112,6 +114,8 @@ def restore_day(
             _remove_downloads(paths)
         else:
             result = _restore(destination, paths, copy, file, options)
+    if result.action in ("restored", "replaced") and read_tombstones(paths) and result.content_sha256 != copy.content:
+        zip_day(paths, on_wait=options.on_wait)  # the copy's zip has runs that were left out
     result.duration_seconds = round(time.monotonic() - began, 3)
     return result
 
@@ -164,6 +168,7 @@ def _restore(
             content_sha256=unpacked.content,
             unfit_files=unpacked.summary.unfit_files,
             left_out=list(unpacked.hidden),
+            forgotten=unpacked.forgotten.runs,
             older=unpacked.older,
         )
         if not options.verify_only:
@@ -191,9 +196,10 @@ def _publish(
     if not asked:
         _ask(destination, paths, file, options)
     publish(paths, unpacked, source, allow_shrink=options.allow_shrink)
-    update_state(
-        paths, drive_file_id=file.id, drive_sha256=file.sha256, drive_content=unpacked.content, zip_pruned_at=None
-    )
+    if not unpacked.differs:
+        update_state(
+            paths, drive_file_id=file.id, drive_sha256=file.sha256, drive_content=unpacked.content, zip_pruned_at=None
+        )
     return "replaced" if existed else "restored"
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lse_archive.errors import CorruptArchiveError, RefusedArchiveError, ShrinkError
 from lse_archive.folder.contents import content_files, ensure_manifest, is_as_recorded
+from lse_archive.folder.forgetting import Erased, copy_without, publish_reduced
 from lse_archive.folder.manifest import FeedbackSummary, Summary, read_summary
 from lse_archive.folder.opened import open_folder
 from lse_archive.folder.pruned import day_content, delete_pruned_record, is_pruned, pruned_runs
 from lse_archive.folder.publish import discard
-from lse_archive.folder.state import clear_verified, publish_day
+from lse_archive.folder.state import clear_verified
+from lse_archive.folder.tombstones import NONE, Tombstones, folder_tombstones, read_tombstones
 from lse_archive.layout import DayPaths
 from lse_archive.zips.day import require_own_zip, set_aside
 from lse_archive.zips.inventory import Inventory, folder_inventory, shrink_error, zip_inventory
@@ -32,6 +35,9 @@ class UnpackedDay:
         content: See `content_hash`.
         older: Whether the zip had no manifest.
         hidden: Files of desktops that were not extracted.
+        forgotten: What was left out of it, because it was erased on purpose.
+        zip_content: The content hash of the zip: another one than `content` if something was left out, or if the zip
+            lacks tombstones.
     """
 
     paths: DayPaths
@@ -39,6 +45,13 @@ class UnpackedDay:
     content: str
     older: bool
     hidden: tuple[str, ...]
+    zip_content: str
+    forgotten: Erased = field(default_factory=Erased)
+
+    @property
+    def differs(self) -> bool:
+        """Whether the folder differs from the zip."""
+        return self.content != self.zip_content
 
 
 def holds(paths: DayPaths, content: str) -> bool:
@@ -55,6 +68,8 @@ def unpack_day(
     paths: DayPaths, source: Path, *, progress: Callable[[int, int], None] = lambda _done, _all: None
 ) -> UnpackedDay:
     """Extracts a zip into `paths.restoring`, and compares every file with its checksum.
+
+    Runs that have tombstones, here or in the zip, are left out.
 
     The caller holds the day's lock, and removes `paths.restoring` afterwards.
 
@@ -78,14 +93,24 @@ def unpack_day(
         raise damaged from None
     if contents.sums is not None and not is_as_recorded(unpacked.folder):
         raise damaged
-    return UnpackedDay(unpacked, summary, summary.content_sha256, contents.sums is None, contents.hidden)
+    content = summary.content_sha256
+    day = UnpackedDay(unpacked, summary, content, contents.sums is None, contents.hidden, content)
+    tombstones = read_tombstones(paths) | folder_tombstones(unpacked.folder)
+    reduced = unpacked.folder.with_name(f"{unpacked.folder.name}.reduced")
+    if not tombstones or not (copied := copy_without(unpacked, reduced, tombstones)):
+        return day
+    erased, content = copied
+    shutil.rmtree(unpacked.folder)
+    reduced.rename(unpacked.folder)
+    return replace(day, summary=ensure_manifest(unpacked), content=content, forgotten=erased)
 
 
 def publish(paths: DayPaths, unpacked: UnpackedDay, source: Path, *, allow_shrink: bool = False) -> None:
     """Publishes the unpacked folder and the zip as the day's. The caller holds the day's lock.
 
     The zip is renamed first: if the process is killed in between, the folder is still the old one and is restored
-    again. A damaged local zip is set aside.
+    again. A damaged local zip is set aside. A zip with runs that were left out is not published: the caller makes
+    another one of the folder.
 
     Raises:
         ArchiveConflictError: The local zip belongs to another project.
@@ -95,14 +120,15 @@ def publish(paths: DayPaths, unpacked: UnpackedDay, source: Path, *, allow_shrin
     archived = None
     require_own_zip(paths.zip, paths.project)
     if paths.zip.is_file() and not paths.zip.samefile(source):
-        archived = zip_inventory(paths.zip)
+        archived = zip_inventory(paths.zip, read_tombstones(paths))
     if not allow_shrink:
         _check_superset(paths, unpacked, archived)
     if archived and archived.damaged:
         set_aside(paths.zip)
     clear_verified(paths)
-    source.replace(paths.zip)
-    publish_day(paths, unpacked.paths.folder)
+    if not unpacked.differs:
+        source.replace(paths.zip)
+    publish_reduced(paths, unpacked.paths.folder, before=unpacked.zip_content, content=unpacked.content)
     delete_pruned_record(paths)
     clear(paths)
 
@@ -116,7 +142,8 @@ def _check_superset(paths: DayPaths, unpacked: UnpackedDay, archived: Inventory 
     if not (paths.folder.is_dir() or archived or is_pruned(paths)):
         return
     restored = _folder_inventory(unpacked.paths.folder)
-    if paths.folder.is_dir() and (lost := _folder_inventory(paths.folder).missing_from(restored)):
+    tombstones = read_tombstones(paths)
+    if paths.folder.is_dir() and (lost := _folder_inventory(paths.folder, tombstones).missing_from(restored)):
         raise _shrink(str(paths.folder), lost, "Archive and upload what is here: lse archive zip, lse archive upload")
     # A damaged zip is set aside, not replaced.
     if archived and not archived.damaged and (lost := archived.missing_from(restored)):
@@ -124,7 +151,10 @@ def _check_superset(paths: DayPaths, unpacked: UnpackedDay, archived: Inventory 
     if is_pruned(paths) and (lost := _pruned_inventory(paths, unpacked).missing_from(restored)):
         hint = "Search the destination's trash and the file's versions for the former copy"
         raise _shrink(f"{paths.project} {paths.day}, whose files were pruned,", lost, hint)
-    if is_pruned(paths) and (recorded := _pruned_feedback(paths)) > len(restored.feedback):
+    if (
+        is_pruned(paths)
+        and (recorded := _pruned_feedback(paths)) > len(restored.feedback) + unpacked.forgotten.feedback
+    ):
         raise ShrinkError(
             f"{paths.project} {paths.day}, whose files were pruned, has more feedback than the copy",
             why=f"{recorded} records were pruned, and the copy has {len(restored.feedback)}",
@@ -146,7 +176,8 @@ def _pruned_inventory(paths: DayPaths, unpacked: UnpackedDay) -> Inventory:
         if day_content(paths) == unpacked.content:
             return Inventory()
     try:
-        return Inventory(named={run_id for run_id, _, _ in pruned_runs(paths)})
+        tombstones = read_tombstones(paths)
+        return Inventory(named={run_id for run_id, _, _ in pruned_runs(paths) if run_id not in tombstones})
     except CorruptArchiveError as error:
         raise ShrinkError(
             error.what, why="the copy has other content than the pruned day", hint=_ALLOW_SHRINK
@@ -157,5 +188,5 @@ def _shrink(what: str, lost: dict[str, str], hint: str) -> ShrinkError:
     return shrink_error(what, "the copy", lost, f"{hint}; {_ALLOW_SHRINK}")
 
 
-def _folder_inventory(folder: Path) -> Inventory:
-    return folder_inventory(content_files(folder))
+def _folder_inventory(folder: Path, tombstones: Tombstones = NONE) -> Inventory:
+    return folder_inventory(content_files(folder), tombstones)

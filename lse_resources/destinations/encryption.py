@@ -15,10 +15,11 @@ from typing import Any, BinaryIO
 
 import pyrage
 
-from lse_archive.errors import ArchiveError, CorruptArchiveError, NoKeyError, SettingsError
+from lse_archive.errors import ArchiveConflictError, ArchiveError, CorruptArchiveError, NoKeyError, SettingsError
 from lse_archive.files import absolute_path
 from lse_archive.folder.publish import SCRATCH
 from lse_resources.destinations.files import LocalFile, StoredFile
+from lse_resources.destinations.history import EarlierCopy, ErasedHistory, History
 from lse_resources.destinations.protocol import Destination
 
 _age: Any = pyrage  # a Rust module without types
@@ -256,19 +257,13 @@ class EncryptedDestination:
         copy, draft = target.with_name(target.name + _SUFFIX), target.with_name(f"{target.name}.{os.getpid()}.tmp")
         try:
             self._inner.download(encrypted_file, copy, progress=progress)
-            with copy.open("rb") as source, draft.open("wb") as plain:
-                self._keys.decrypt(source, plain)
+            self._decrypt(copy, draft, encrypted_file.name)
             # Without it, two other checksums were compared: the destination's of the file, and age's own.
             if file.sha256 is not None and not LocalFile.read(draft).equals(file):
                 raise CorruptArchiveError(f"{encrypted_file.name} does not hold the zip that was encrypted")
             draft.replace(target)
-        except _age.DecryptError as error:
-            why = "the key or passphrase does not decrypt it"
-            raise NoKeyError(f"cannot decrypt {encrypted_file.name}", why=why, hint=_SET_A_KEY) from error
         except OSError as error:
-            if error.errno is not None:  # an error of the disk, not of the library
-                raise ArchiveError(f"cannot write {target}", why=error.strerror or str(error)) from error
-            raise CorruptArchiveError(f"{encrypted_file.name} is damaged", why=str(error)) from error
+            raise ArchiveError(f"cannot write {target}", why=error.strerror or str(error)) from error
         finally:
             copy.unlink(missing_ok=True)
             draft.unlink(missing_ok=True)
@@ -298,6 +293,54 @@ class EncryptedDestination:
         """Removes a file."""
         self._inner.trash(_as_stored(file))
 
+    def history(self, folder: str, name: str, keep: StoredFile | None) -> History:
+        """What is kept of the encrypted and of the unencrypted file of that name."""
+        found = History()
+        for stored, kept in _kept_under(name, keep):
+            found += self._inner.history(folder, stored, kept)
+        return found
+
+    def download_earlier(self, copy: EarlierCopy, target: Path) -> None:
+        """Downloads it, and decrypts it if its name is that of an encrypted file."""
+        if not copy.name.endswith(_SUFFIX):
+            self._inner.download_earlier(copy, target)
+            return
+        if self._locked or self._keys is None:
+            why, hint = self._locked or ("no key is set", _SET_A_KEY)
+            raise NoKeyError(f"{copy.name} is encrypted", why=why, hint=hint)
+        encrypted = target.with_name(target.name + _SUFFIX)
+        try:
+            self._inner.download_earlier(copy, encrypted)
+            self._decrypt(encrypted, target, copy.name)
+        finally:
+            encrypted.unlink(missing_ok=True)
+
+    def erase_history(self, folder: str, name: str, keep: StoredFile | None) -> ErasedHistory:
+        """Erases what is kept of the encrypted and of the unencrypted file of that name."""
+        erased = ErasedHistory()
+        if keep is not None and not is_encrypted(keep) and self._inner.find_file(keep.folder, name + _SUFFIX):
+            # It would count as history, although it is what a restore reads.
+            raise ArchiveConflictError(
+                f"{name} is encrypted on {self.place}, and unencrypted too", hint="Run the command again"
+            )
+        for stored, kept in _kept_under(name, keep):
+            erased += self._inner.erase_history(folder, stored, kept)
+        return erased
+
+    def _decrypt(self, encrypted: Path, target: Path, name: str) -> None:
+        """Raises NoKeyError, CorruptArchiveError, or ArchiveError if `target` cannot be written."""
+        assert self._keys is not None
+        try:
+            with encrypted.open("rb") as source, target.open("wb") as plain:
+                self._keys.decrypt(source, plain)
+        except _age.DecryptError as error:
+            why = "the key or passphrase does not decrypt it"
+            raise NoKeyError(f"cannot decrypt {name}", why=why, hint=_SET_A_KEY) from error
+        except OSError as error:
+            if error.errno is not None:  # an error of the disk, not of the library
+                raise ArchiveError(f"cannot write {target}", why=error.strerror or str(error)) from error
+            raise CorruptArchiveError(f"{name} is damaged", why=str(error)) from error
+
     def _as_zip(self, file: StoredFile) -> StoredFile:
         """The zip in an encrypted file, from its properties; without a checksum if they belong to other bytes."""
         if not file.name.endswith(_SUFFIX):
@@ -314,3 +357,10 @@ class EncryptedDestination:
 
 def _as_stored(file: StoredFile) -> StoredFile:
     return file.encrypted_file if isinstance(file, _EncryptedCopy) else file
+
+
+def _kept_under(name: str, keep: StoredFile | None) -> list[tuple[str, StoredFile | None]]:
+    """The names of the encrypted and the unencrypted file, each with the file that stays there."""
+    encrypted = keep is not None and is_encrypted(keep)
+    stored = _as_stored(keep) if keep is not None else None
+    return [(name + _SUFFIX, stored if encrypted else None), (name, None if encrypted else stored)]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import msgspec
@@ -39,6 +39,10 @@ from lse_archive.errors import (
     SettingsError,
 )
 from lse_resources.destinations.files import LocalFile, StoredFile
+from lse_resources.destinations.history import EarlierCopy, ErasedHistory, History, Leftover
+
+if TYPE_CHECKING:
+    from lse_resources.destinations.object_versions import ObjectVersions
 
 _SCHEMES = ("s3", "gs", "az")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -110,12 +114,17 @@ class ObjectStore:
             self._store: Any = from_url(url, config=options, client_options={"allow_http": endpoint.scheme == "http"})  # ty: ignore[no-matching-overload]
         except (BaseError, ValueError) as error:
             raise SettingsError("LSE_ARCHIVE_URL cannot be used", why=_brief(error)) from error
+        self._config = options
+        self._versions: ObjectVersions | None = None
+        self._url = parts
         self.place = f"{parts.scheme}://{parts.netloc}"
         self.keeps_revisions = False
         self._sleep = sleep
 
     def close(self) -> None:
-        """Does nothing: no connection stays open."""
+        """Closes the connections that listed or erased versions; no other stays open."""
+        if self._versions:
+            self._versions.close()
 
     def check_folder(self, need: int = 0) -> None:
         """Raises DestinationError unless the bucket can be listed. Object stores do not report free space."""
@@ -244,6 +253,40 @@ class ObjectStore:
         """Deletes an object; a bucket with versioning keeps the old version."""
         with self._converted_errors(f"delete {file.name}"):
             self._store.delete(file.id)
+
+    def history(self, folder: str, name: str, keep: StoredFile | None) -> History:
+        """Versions, delete markers and unfinished uploads, see `object_versions.py`; of S3 and compatible stores only.
+
+        Of Google Cloud Storage and Azure, which have other interfaces for it, the result names what there may be.
+        """
+        if self._url.scheme == "s3":
+            return self._object_versions().history(folder, name, keep)
+        kept = {
+            "gs": "noncurrent and soft-deleted versions (gcloud storage ls --all-versions, --soft-deleted)",
+            "az": "snapshots, versions and soft-deleted blobs (az storage blob list --include dsv)",
+        }
+        key, why = f"{folder}/{name}", "LSE cannot list or erase them in this kind of store"
+        hint = "Look there, and delete them with its own tool"
+        return History(left=(Leftover(f"{kept[self._url.scheme]} of {key}", why, hint, certain=False),))
+
+    def download_earlier(self, copy: EarlierCopy, target: Path) -> None:
+        """Writes the content of a version."""
+        self._object_versions().download(copy, target)
+
+    def erase_history(self, folder: str, name: str, keep: StoredFile | None) -> ErasedHistory:
+        """Deletes what `history` returns."""
+        if self._url.scheme == "s3":
+            return self._object_versions().erase(folder, name, keep)
+        return ErasedHistory(left=self.history(folder, name, keep).left)
+
+    def _object_versions(self) -> ObjectVersions:
+        # botocore is slow to import, and needed only here.
+        from lse_resources.destinations.object_versions import ObjectVersions
+
+        if self._versions is None:
+            prefix = unquote(self._url.path).strip("/")
+            self._versions = ObjectVersions(self._url.netloc, prefix, self._config, self.place, self._sleep)
+        return self._versions
 
     @contextlib.contextmanager
     def _locked(self, key: str) -> Generator[None]:

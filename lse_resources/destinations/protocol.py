@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lse_resources.destinations.files import StoredFile
+from lse_resources.destinations.history import EarlierCopy, ErasedHistory, History
 
 SEARCH_LAG = timedelta(hours=1)
 """By then a search of the destination finds a new file: on Drive it takes some seconds."""
@@ -92,6 +93,42 @@ class Destination(Protocol):
 
     def trash(self, file: StoredFile) -> None:
         """Moves a file to the trash, or deletes it if there is no trash."""
+        ...
+
+    def history(self, folder: str, name: str, keep: StoredFile | None) -> History:
+        """Returns what is kept under the name of a zip beside its current content.
+
+        On Drive: earlier revisions, and files of that name in the trash, or in a folder in the trash. In an object
+        store: versions, delete markers, unfinished uploads, and objects with the hidden names of an upload.
+
+        Args:
+            folder: The name of the project's folder.
+            name: The name of the zip, unencrypted: encrypted files of it are found too.
+            keep: The current copy as the destination has it now; all else counts as history. None: there is none, and
+                every file of that name counts.
+        """
+        ...
+
+    def download_earlier(self, copy: EarlierCopy, target: Path) -> None:
+        """Writes the content of a copy whose `has_content` is True to `target`, decrypted.
+
+        Raises:
+            NoKeyError: It is encrypted, and no key decrypts it.
+            ArchiveConflictError: It has been erased since.
+            DestinationError: The destination refused or cannot be reached.
+            ArchiveError: `target` cannot be written.
+        """
+        ...
+
+    def erase_history(self, folder: str, name: str, keep: StoredFile | None) -> ErasedHistory:
+        """Erases finally what `history` returns; nothing of it can be recovered. Can be repeated at any time.
+
+        What the destination refuses (missing rights, retention, a legal hold) is named in the result.
+
+        Raises:
+            ArchiveConflictError: `keep` has changed since it was read; nothing was erased.
+            DestinationError: The destination cannot be reached. What was erased stays so: call it again.
+        """
         ...
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The audit table `loads`: one entry per load, overwrite, repair and rollback."""
+"""The audit table `loads`: one entry per load, overwrite, repair, rollback and deletion."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 import psycopg
 
-Kind = Literal["load", "overwrite", "repair", "rollback"]
+Kind = Literal["load", "overwrite", "repair", "rollback", "deletion"]
 
 
 def begin_load(connection: psycopg.Connection, kind: Kind, project: str, day: date) -> int:

@@ -1,13 +1,15 @@
-"""SIGKILL at many events of upload, restore and prune: the next call completes the step."""
+"""SIGKILL at many events of upload, restore, prune and forget: the next call completes the step."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -20,10 +22,17 @@ from archive_fixtures import PROJECT, Archive, leftovers, snapshot
 from day_fixtures import fill, run
 
 from lse_archive.days import day_window
-from lse_archive.folder.pruned import is_pruned
+from lse_archive.folder.contents import ensure_manifest
+from lse_archive.folder.manifest import SUMMARY, SUMS
+from lse_archive.folder.pruned import day_content, is_pruned
 from lse_archive.folder.publish import SCRATCH
+from lse_archive.folder.state import read_state, update_state
 from lse_archive.layout import DayPaths
+from lse_archive.names import project_folder
+from lse_archive.runs.feedback import FEEDBACK
 from lse_archive.zips.day import zip_day
+from lse_operations.forget.journal import Journal
+from lse_operations.prune import prune_day
 from lse_operations.upload import find_copies, upload_day
 from lse_resources.destinations.encryption import EncryptedDestination, read_keys
 from lse_resources.destinations.google_drive.settings import DriveSettings
@@ -223,3 +232,72 @@ def test_prune(place: Place, database: Database, step: Step) -> None:
         count_events(step, "restore", paths)
         assert snapshot(paths.folder) == good
         assert unexpected_files(archive) == []
+
+
+@pytest.mark.parametrize("place", ["drive"], indirect=True)
+def test_forget(place: Place, database: Database, step: Step) -> None:
+    """Every second day is pruned before, and pruned again afterwards."""
+    archive = place.archive
+
+    def ready(number: int) -> DayPaths:
+        paths = day(archive, number)
+        ids = ids_of(paths)
+        lines = [json.dumps({"id": run_id, "run_id": run_id, "comment": run_id}) for run_id in ids]
+        (paths.folder / FEEDBACK).write_text("\n".join(lines) + "\n")
+        for name in (SUMMARY, SUMS):
+            (paths.folder / name).unlink()
+        summary = ensure_manifest(paths)
+        zip_day(paths)
+        update_state(paths, count_check="equal", proven_content=summary.content_sha256)
+        upload_day(archive.destination, paths)
+        load_day(database, PROJECT, paths.day, paths.folder)
+        if number % 2:
+            assert prune_day(archive.destination, database, paths, "files").action == "pruned"
+        return paths
+
+    def ids_of(paths: DayPaths) -> list[str]:
+        return sorted(path.name.partition("_")[0] for path in paths.folder.glob("[0-9a-f]*.json"))
+
+    def places() -> Iterator[bytes]:
+        for path in archive.directory.rglob("*"):
+            if path.is_file() and path.suffix != ".lock":
+                yield path.name.encode() + path.read_bytes()
+                with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as opened:
+                    yield from map(opened.read, opened.namelist())
+
+    more: dict[str, Any] = {"database": database.url}
+    events, journal = 0, Journal(archive.layout)
+    for number, kill_point in enumerate([None, *range(place.kill_points)]):
+        paths = ready(number)
+        ids = sorted(members(paths.zip))
+        before = members(paths.zip)
+        more["runs"] = [ids[0], ids[3]]
+        if kill_point is None:
+            events = count_events(step, "forget", paths, **more)
+        else:
+            at = kill_points(place, events)[kill_point]
+            step("forget", paths, kill_at=at, **more)
+            if journal.open_intents() or len(journal.certificates()) == number:
+                count_events(step, "forget", paths, **more)
+        assert not [place for place in places() if any(run_id.encode() in place for run_id in more["runs"])], kill_point
+        assert is_pruned(paths) == bool(number % 2)
+        kept = {run_id: content for run_id, content in before.items() if run_id not in more["runs"]}
+        assert members(paths.zip) == kept
+        assert stored(archive, paths) == [paths.zip.read_bytes()]
+        [file] = find_copies(archive.destination, paths)
+        assert archive.destination.history(project_folder(PROJECT), paths.zip.name, file).copies == ()
+        with database.connect() as connection:
+            rows = connection.execute("SELECT run_id::text FROM runs WHERE run_date = %s", (paths.day,)).fetchall()
+        assert sorted(run_id for (run_id,) in rows) == sorted(kept)
+        state = read_state(paths)
+        assert (state.proven_content, state.verdict) == (day_content(paths), "proven")
+        assert journal.open_intents() == []
+        stay = (".forgotten.txt", "/erasures")
+        assert [name for name in unexpected_files(archive) if not name.endswith(stay)] == []
+    assert len(journal.certificates()) == place.kill_points + 1
+
+
+def members(path: Path) -> dict[str, bytes]:
+    """Returns the run files of a zip by run id."""
+    with zipfile.ZipFile(path) as opened:
+        return {name.partition("_")[0]: opened.read(name) for name in opened.namelist() if not name.startswith("_")}

@@ -142,7 +142,7 @@ def test_a_failed_restore_removes_the_verified_mark(archive: Archive, monkeypatc
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("lse_operations.restore.unpack.publish_day", full)
+    monkeypatch.setattr("lse_archive.folder.forgetting.publish_day", full)
     with pytest.raises(ArchiveError, match="No space left"):
         archive.restore()
     assert read_state(paths).verified_at is None

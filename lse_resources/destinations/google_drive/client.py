@@ -11,10 +11,12 @@ from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.google_drive.download import download
 from lse_resources.destinations.google_drive.files import FIELDS, FOLDER_TYPE, SHORTCUT_TYPE, DriveFile, LocalFile
 from lse_resources.destinations.google_drive.folder_ids import FolderIds
+from lse_resources.destinations.google_drive.history import download_earlier, erase, find_history
 from lse_resources.destinations.google_drive.retry import NO_STORAGE_HINT, DriveRefusalError, Retries
 from lse_resources.destinations.google_drive.service import DRIVES, DriveService
 from lse_resources.destinations.google_drive.settings import DriveSettings
 from lse_resources.destinations.google_drive.upload import Upload
+from lse_resources.destinations.history import EarlierCopy, ErasedHistory, History
 from lse_resources.destinations.protocol import SEARCH_LAG
 
 _USE_FOLDER = "use the Drive folder"
@@ -338,6 +340,32 @@ class GoogleDrive:
             raise _shortcut_error(file.name if file.id in self._followed else "the project's folder")
         request = self._service.api.files().update(fileId=file.id, body={"trashed": True}, fields="id", **DRIVES)
         self._service.run(f"trash {file.name}", request)
+
+    def history(self, folder: str, name: str, keep: StoredFile | None) -> History:
+        """Earlier revisions of the file, and files of its name in the trash, or in a folder in the trash."""
+        return find_history(self._service, self._ever_named(folder, name, keep), keep)
+
+    def download_earlier(self, copy: EarlierCopy, target: Path) -> None:
+        """Writes the content of a revision, or of a file in the trash."""
+        download_earlier(self._service, copy, target)
+
+    def erase_history(self, folder: str, name: str, keep: StoredFile | None) -> ErasedHistory:
+        """Deletes them finally, if this account may: see `history.py`."""
+        return erase(self._service, lambda: self.history(folder, name, keep), keep)
+
+    def _ever_named(self, folder: str, name: str, keep: StoredFile | None) -> list[DriveFile]:
+        """The files of that name in the folders of that name, in the trash too, as they are now."""
+        inside = f"'{_quoted(self._settings.folder)}' in parents and mimeType = '{FOLDER_TYPE}'"
+        query = f"{inside} and name = '{_quoted(folder)}'"
+        # Drive ignores case in names, and its lists lag: for some time, they have the name and folder of before.
+        folders = {found["id"] for found in self._pages(query) if found["name"] == folder}
+        folders |= {known for known in (self._folder_ids.all().get(folder),) if known}
+        ids = dict.fromkeys([keep.id] if keep else [])
+        for parent in sorted(folders):
+            query = f"'{_quoted(parent)}' in parents and {_NO_FOLDER} and name = '{_quoted(name)}'"
+            ids |= dict.fromkeys(found["id"] for found in self._pages(query) if "shortcutDetails" not in found)
+        now = filter(None, map(self._service.find, ids))
+        return [file for file in now if file.name == name and (file.folder in folders or (keep and file.id == keep.id))]
 
     def _require_own(self, name: str, folder_id: str, existing: StoredFile | None) -> None:
         """Raises DestinationError if an upload would write outside the archive, or over something that is no file."""

@@ -93,6 +93,11 @@ class DriveRefusalError(DestinationError):
         self.status = status
         self.reason = reason
 
+    @property
+    def is_denied(self) -> bool:
+        """Whether this account may not do it, or the file does not allow it."""
+        return self.status in (400, 403) and self.reason not in _RETRYABLE_403
+
 
 @dataclass(frozen=True, slots=True)
 class Retries:

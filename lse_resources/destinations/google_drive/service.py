@@ -86,14 +86,18 @@ class DriveService:
 
     def read(self, file_id: str) -> DriveFile | None:
         """The file or folder as it is now; None if it was deleted, or is in the trash. Raises DestinationError."""
+        file = self.find(file_id)
+        return None if file is None or file.trashed else file
+
+    def find(self, file_id: str) -> DriveFile | None:
+        """The file or folder as it is now, in the trash too; None if it was deleted. Raises DestinationError."""
         request = self.api.files().get(fileId=file_id, fields=FIELDS, **DRIVES)
         try:
-            file = DriveFile.of(self.run("read the metadata of a file on Drive", request))
+            return DriveFile.of(self.run("read the metadata of a file on Drive", request))
         except DriveRefusalError as refusal:
             if refusal.status != 404:
                 raise
             return None
-        return None if file.trashed else file
 
     def close(self) -> None:
         """Closes the connections of all threads."""

@@ -7,7 +7,6 @@ import msgspec
 
 from lse_archive.errors import UNDECODABLE, ArchiveError
 from lse_archive.files import publish_file
-from lse_resources.destinations.google_drive.files import LocalFile
 
 
 class UploadSession(msgspec.Struct, frozen=True):
@@ -27,8 +26,8 @@ class SessionFile:
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
-    def load(self, content: LocalFile, root_url: str) -> UploadSession | None:
-        """Returns the saved session if it is for this content and server, else None.
+    def load(self, root_url: str) -> UploadSession | None:
+        """Returns the saved session if it is of this server, else None.
 
         Without it, or with a damaged one, the upload starts over: nothing else depends on it.
         """
@@ -36,7 +35,7 @@ class SessionFile:
             session = msgspec.json.decode(self._path.read_bytes(), type=UploadSession) if self._path else None
         except (OSError, *UNDECODABLE):
             return None
-        if session is None or (session.size, session.sha256) != (content.size, content.sha256):
+        if session is None:
             return None
         # The chunks are sent with credentials: never to another server.
         return session if not session.uri or session.uri.startswith(root_url) else None

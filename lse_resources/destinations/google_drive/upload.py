@@ -6,6 +6,7 @@ alternative, google-resumable-media over `AuthorizedSession`, is a second HTTP s
 other calls, and leaves the recovery to its caller too.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -148,10 +149,26 @@ class Upload:
         )
 
     def _resumable_session(self) -> UploadSession | None:
-        session = self._session_file.load(self._content, self._service.root_url)
-        if session is None or (session.folder_id, session.update) != (self._folder_id, bool(self._existing)):
+        session, content = self._session_file.load(self._service.root_url), self._content
+        if session is None:
+            return None
+        if (session.size, session.sha256) != (content.size, content.sha256):
+            self._cancel(session)
+            return None
+        if (session.folder_id, session.update) != (self._folder_id, bool(self._existing)):
             return None
         return session if not self._existing or session.file_id == self._existing.id else None
+
+    def _cancel(self, session: UploadSession) -> None:
+        """Ends the session of another content, which Drive would keep for a week: it may hold runs that were erased.
+
+        Without an answer, nothing is lost: no one can read or complete it, once its URI is forgotten. The request is
+        that of https://cloud.google.com/storage/docs/performing-resumable-uploads#cancel-upload
+        """
+        if session.uri:
+            http = self._request(session, FileChunks(self._content, self._check_existing)).http
+            with contextlib.suppress(*CALL_ERRORS):
+                http.request(session.uri, "DELETE", headers={"Content-Length": "0"})
 
     def _done(self, file: StoredFile) -> StoredFile:
         stale = dict.fromkeys(file.app_properties)

@@ -12,7 +12,8 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from lse_archive.folder.records import InvalidRecord, Record, RecordKind
+from lse_archive.folder.records import InvalidRecord, Record, RecordKind, record_run
+from lse_archive.folder.tombstones import Tombstones
 from lse_resources.postgres.database import Database, explain, explained
 from lse_resources.postgres.jsonb import render
 from lse_resources.postgres.load.batches import Refused, Rendered, batch_parameters, batches, is_refused, send_batch
@@ -39,13 +40,15 @@ class RecordOutcome:
     Attributes:
         total: Records in the files.
         written: Rows inserted or replaced.
-        marked: Of those, rows with a rendering of what JSONB cannot hold.
+        forgotten: Of the total, records of runs that were erased on request; they are not written.
+        marked: Of those written, rows with a rendering of what JSONB cannot hold.
         refused: One line for each record that the server refused.
         invalid: Lines and files that were not read.
     """
 
     total: int = 0
     written: int = 0
+    forgotten: int = 0
     marked: int = 0
     refused: list[str] = field(default_factory=list)
     invalid: list[InvalidRecord] = field(default_factory=list)
@@ -58,6 +61,7 @@ def load_records(
     day: date,
     records: Iterable[Record | InvalidRecord],
     load_id: int | None,
+    tombstones: Tombstones,
     *,
     rewrite: bool = False,
 ) -> RecordOutcome:
@@ -65,6 +69,7 @@ def load_records(
 
     Args:
         load_id: The load's entry in the audit table. None: rows are counted and not written.
+        tombstones: Runs of which no record is written.
         rewrite: Write all of them: a row may have been changed since it was loaded.
 
     Raises:
@@ -89,6 +94,10 @@ def load_records(
                 outcome.invalid.append(record)
                 continue
             outcome.total += 1
+            if tombstones.digests and record_run(record.document) in tombstones:
+                outcome.forgotten += 1
+                yield None
+                continue
             yield None if known.get(UUID(record.key).bytes) == record.sha256 else record
 
     with explained(f"cannot load {project} {day} into Postgres"), closing(RetryingConnection(database)) as connection:

@@ -96,5 +96,5 @@ def _require_undoable(connection: psycopg.Connection, load_id: int) -> None:
         why = f"load {later} has replaced some of its rows"
         raise ArchiveConflictError(doing, why=why, hint=f"Undo load {later} first")
     if kept < replaced:
-        why = f"the rows that it replaced were kept for {KEEP_REPLACED_DAYS} days only"
+        why = f"the rows that it replaced were kept for {KEEP_REPLACED_DAYS} days only, or erased on request"
         raise ArchiveConflictError(doing, why=why, hint="Restore the day's older files, and load them with --overwrite")

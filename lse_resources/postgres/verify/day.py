@@ -21,6 +21,7 @@ from lse_archive.folder.records import RECORD_FILES, InvalidRecord, Record, Reco
 from lse_archive.results import Inconsistency, VerificationResult
 from lse_resources.postgres.advisory_locks import OnWait, day_advisory_lock
 from lse_resources.postgres.database import Database, require_utf8
+from lse_resources.postgres.erasures_table import read_tombstones
 from lse_resources.postgres.load.day import PROGRESS_EVERY, Progress, write_rows
 from lse_resources.postgres.load.records import load_records
 from lse_resources.postgres.load.writer import Outcome
@@ -257,13 +258,15 @@ def _repair(
     total, written_records = Outcome(), 0
     with database.session(f"cannot repair {project} {day}") as connection:
         load_id = begin_load(connection, "repair", project, day)
-        if run_ids:
+        tombstones = read_tombstones(connection, project, day)
+        if run_ids := {run_id for run_id in run_ids if run_id not in tombstones}:
             to_write = (file for file in files.runs() if file.header.run_id in run_ids)
             for outcome in write_rows(database, project, day, to_write, "repair", load_id):
                 total += outcome
         for kind, ids in records.items():
             to_load = (record for record in files.records(kind) if isinstance(record, Record) and record.key in ids)
-            written_records += load_records(database, kind, project, day, to_load, load_id, rewrite=True).written
+            outcome = load_records(database, kind, project, day, to_load, load_id, tombstones, rewrite=True)
+            written_records += outcome.written
         finish_load(connection, load_id, inserted=total.inserted, replaced=total.replaced, failed=total.failed)
         written = connection.execute(
             "SELECT run_id::text FROM runs WHERE project = %s AND run_date = %s AND load_id = %s ORDER BY 1",

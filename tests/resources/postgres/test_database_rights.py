@@ -100,7 +100,7 @@ def test_a_reader_cannot_write(database: Database, role: Database, run_folder: R
     load_day(database, PROJECT, DAY, run_folder.fill(5).path)
     grant(database, ROLE, "reader", password="it's secret")
 
-    for table, rows in {"feedback": 1, "attachments": 0, "feedback_facts": 1, "thread_facts": 0}.items():
+    for table, rows in {"feedback": 1, "attachments": 0, "feedback_facts": 1, "tombstones": 0, "erasures": 0}.items():
         assert Runs(role).query(f"SELECT count(*) FROM {table}")[1] == [(rows,)]
     assert len(Runs(role).get_run_ids(PROJECT, DAY)) == 5
     assert Runs(role).query("SELECT runs FROM daily_facts")[1] == [(5,)]

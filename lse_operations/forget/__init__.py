@@ -1,0 +1,1 @@
+"""Erasing runs on purpose, everywhere and for good: selection, the journal of the erasure, its steps and its proof."""

@@ -15,7 +15,19 @@ import typer
 from lse_archive.errors import ArchiveError, UsageError
 from lse_archive.files import disk_error
 from lse_archive.printable import printable
-from lse_cli.commands import alerts, analysis, archive, backfill, database, doctor, drive, platform, projects, status
+from lse_cli.commands import (
+    alerts,
+    analysis,
+    archive,
+    backfill,
+    database,
+    doctor,
+    drive,
+    lake,
+    platform,
+    projects,
+    status,
+)
 from lse_cli.commands.group import Group
 from lse_cli.terminal.output import discard, echo
 
@@ -32,6 +44,7 @@ app.add_typer(projects.app, name="projects")
 app.add_typer(drive.app, name="drive")
 app.add_typer(database.app, name="db")
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(lake.app, name="lake")
 app.command()(backfill.backfill)
 app.command()(status.status)
 app.command()(doctor.doctor)

@@ -112,6 +112,23 @@ def folder_inventory(paths: Iterable[Path]) -> Inventory:
     return inventory
 
 
+def contents_inventory(files: Iterable[tuple[str, Iterable[bytes]]]) -> Inventory:
+    """The inventory of files that are given by their names and the pieces of their contents."""
+    inventory = Inventory()
+    for name, pieces in files:
+        if name in (SUMMARY, SUMS):
+            continue
+        inventory.names.add(name)
+        if _is_parsed(name):
+            inventory._add(name, b"".join(pieces))
+        else:
+            digest = hashlib.sha256()
+            for piece in pieces:
+                digest.update(piece)
+            inventory._add_other(name, digest.digest())
+    return inventory
+
+
 def zip_inventory(path: Path) -> Inventory:
     """The inventory of a zip. Of a damaged one: the files that can be read, and the run ids in the names.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterator, Mapping
+from decimal import Context, Decimal
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lse_archive.errors import ArchiveError, UsageError
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 Kind = Literal["arrow", "pandas", "polars"]
 
 _DOING = "cannot run the statement on the lake"
-_ROWS = 1000  # that are read at once
+_ROWS = 100  # that are read at once
+_DIGITS = Context(prec=40)
 # The columns of one kind are read from all files of a table; `project` and `run_date` come from the folders.
 _TABLE = """
 CREATE VIEW {name} AS SELECT project, run_date, * EXCLUDE (project, run_date)
@@ -97,6 +99,13 @@ class Lake:
     def __init__(self, url: str, config: Mapping[str, str] | None = None) -> None:
         self._place = open_place(url, config or {})
 
+    @classmethod
+    def of(cls, place: LakePlace) -> Lake:
+        """The lake of a place that is open already."""
+        lake = cls.__new__(cls)
+        lake._place = place
+        return lake
+
     def frame(self, statement: str, kind: Kind = "arrow") -> Any:
         """Runs one SELECT; returns a pyarrow.Table, or a DataFrame of pandas or Polars.
 
@@ -125,7 +134,7 @@ class Lake:
 
             def rows() -> Iterator[tuple[Any, ...]]:
                 while found := result.fetchmany(_ROWS):
-                    yield from found
+                    yield from (tuple(map(_shortened, row)) for row in found)
 
             yield columns, rows()
 
@@ -166,13 +175,6 @@ class Lake:
         connection.execute(_DAILY_FACTS)
 
 
-def open_lake(place: LakePlace) -> Lake:
-    """The queries on a place that is open already."""
-    lake = Lake.__new__(Lake)
-    lake._place = place
-    return lake
-
-
 def _duckdb() -> Any:
     try:
         import duckdb
@@ -183,6 +185,14 @@ def _duckdb() -> Any:
             hint="Install it: pip install 'langsmith-archive[lake]'",
         ) from None
     return duckdb
+
+
+def _shortened(value: Any) -> Any:
+    """A decimal without the zeros at its end, which are those of the column's type."""
+    if not isinstance(value, Decimal):
+        return value
+    normal = value.normalize(_DIGITS)
+    return normal if normal.as_tuple().exponent <= 0 else value.to_integral_value()
 
 
 def _quoted(text: str) -> str:

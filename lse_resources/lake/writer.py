@@ -11,7 +11,7 @@ import hashlib
 import mmap
 import os
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import ROUND_HALF_UP, Decimal, localcontext
@@ -66,7 +66,15 @@ _RESTORE = "Restore the day from its zip or from Drive, or fetch it again"
 
 
 def write_day(
-    place: LakePlace, project: str, day: date, folder: Path, content: str, *, workspace: str | None, scratch: Path
+    place: LakePlace,
+    project: str,
+    day: date,
+    folder: Path,
+    content: str,
+    *,
+    workspace: str | None,
+    scratch: Path,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> LakeManifest:
     """Replaces the day in the lake by what its folder holds; returns the new manifest, which is written last.
 
@@ -77,6 +85,7 @@ def write_day(
         folder: The day's files, with their manifest.
         content: The content hash of the folder.
         workspace: Id of the LangSmith workspace, if it is known.
+        progress: Called with the number of runs that were read since the last call.
         scratch: A directory for a temporary file of about the size of the day.
 
     Raises:
@@ -88,7 +97,7 @@ def write_day(
         sums = _checked_sums(opened)
         tables: dict[str, LakeFile] = {}
         with _table(place, "raw", project, day, tables) as raw:
-            _write_raw(raw, spill, _Reader(opened, project, day, sums, workspace))
+            _write_raw(raw, spill, _Reader(opened, project, day, sums, workspace), progress)
             # From here on, the files may be those of two contents until the new manifest is there.
             place.delete(manifest_key(project, day))
         with _table(place, "runs", project, day, tables) as runs:
@@ -181,7 +190,7 @@ def _read_batch(batch: _Batch) -> tuple[pa.RecordBatch, pa.RecordBatch, list[int
     return _record_batch(raw, RAW), _record_batch(rows, RUNS), sizes
 
 
-def _write_raw(raw: _Table, spill: _Spill, reader: _Reader) -> None:
+def _write_raw(raw: _Table, spill: _Spill, reader: _Reader, progress: Callable[[int], None]) -> None:
     """Writes every file of the folder into `raw`, and spills the rows of the runs."""
     names = sorted(name for name, _ in content_sums(reader.sums))
     small, large = list[str](), list[str]()
@@ -195,6 +204,7 @@ def _write_raw(raw: _Table, spill: _Spill, reader: _Reader) -> None:
         for batch, rows, sizes in results:
             raw.add(batch, batch.nbytes)
             spill.add(rows, sizes)
+            progress(len(rows))
     for name in large:
         content = reader.folder.read(name)
         file = parse_file(name, content, reader.sums[name], reader.day)
@@ -205,6 +215,7 @@ def _write_raw(raw: _Table, spill: _Spill, reader: _Reader) -> None:
             rows, sizes = [reader.run_row(file)], [file.size]
             del file
             spill.add(_record_batch(rows, RUNS), sizes)
+            progress(1)
     for name in (*(name for name in names if not may_hold_run(name)), SUMMARY, SUMS):
         _write_parts(raw, reader, name, None)
 

@@ -33,7 +33,7 @@ from lse_operations.restore.copies import copies
 from lse_operations.restore.restore import remove_downloads
 from lse_operations.restore.unpack import clear, unpack_day
 from lse_resources.lake.manifest import LakeManifest, parse_manifest
-from lse_resources.lake.place import LakePlace
+from lse_resources.lake.place import FileReader, LakePlace
 from lse_resources.lake.raw import read_raw, readable
 from lse_resources.lake.schema import SCHEMA, TABLES, manifest_key, table_key
 from lse_resources.lake.writer import write_day
@@ -245,9 +245,9 @@ def _differing_files(place: LakePlace, manifest: LakeManifest, *, detailed: bool
             yield Difference(file.key, "bytes", str(file.bytes), str(there.bytes))
         elif name != "raw" or detailed:
             digest = hashlib.sha256()
-            with place.open(file.key) as stream:
-                while chunk := stream.read(_CHUNK):
-                    digest.update(chunk)
+            stream = FileReader(place.version(file.key))
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
             if digest.hexdigest() != file.sha256:
                 yield Difference(file.key, "changed", file.sha256, digest.hexdigest())
 
@@ -258,8 +258,8 @@ def _differing_runs(
     left_out = set(summary.unfit_files) if summary else set()
     expected = {digest: name for name, digest in sums.items() if may_hold_run(name) and name not in left_out}
     key = table_key("runs", paths.project, paths.day)
-    with place.open(key) as file, readable(key):
-        table = parquet.ParquetFile(file).read(columns=["run_id", "file_sha256"]).to_pydict()
+    with readable(key):
+        table = parquet.ParquetFile(FileReader(place.version(key))).read(columns=["run_id", "file_sha256"]).to_pydict()
     for run_id, digest in zip(table["run_id"], table["file_sha256"], strict=True):
         if expected.pop(digest, None) is None:
             yield Difference(run_id, "no file has the content of its row", "", digest.hex())

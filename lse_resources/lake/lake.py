@@ -160,10 +160,12 @@ class Lake:
             ) from error
 
     def _create_views(self, connection: duckdb.DuckDBPyConnection) -> None:
-        self._place.register(connection)
+        from lse_resources.lake.pinned_files import ROOT, PinnedFiles
+
+        connection.register_filesystem(PinnedFiles(self._place))
         for name, schema in TABLES.items():
             if self._place.folders(name):
-                glob = _quoted(f"{_escaped(self._place.url)}/{name}/*/*/{name}.parquet")
+                glob = f"'{ROOT}{name}/*/*/{name}.parquet'"
                 connection.execute(_TABLE.format(name=name, glob=glob))
             else:  # nothing was built yet
                 connection.register(f"empty_{name}", schema.empty_table())
@@ -193,15 +195,6 @@ def _shortened(value: Any) -> Any:
         return value
     normal = value.normalize(_DIGITS)
     return normal if normal.as_tuple().exponent <= 0 else value.to_integral_value()
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _escaped(path: str) -> str:
-    """A path in which DuckDB's patterns are plain characters."""
-    return "".join(f"[{char}]" if char in "*?[" else char for char in path)
 
 
 def _brief(error: Exception) -> str:

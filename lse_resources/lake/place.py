@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
+import os
+import weakref
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +29,22 @@ class PlacedFile:
     modified: str
 
 
+class FileVersion(Protocol):
+    """A file as it was when it was opened, whatever is written to its key; threads may share it.
+
+    Attributes:
+        size: In bytes.
+        modified: ISO 8601 UTC.
+    """
+
+    size: int
+    modified: str
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes from start to end. Raises ArchiveConflictError if an object was replaced meanwhile."""
+        ...
+
+
 class LakePlace(Protocol):
     """Storage of files by keys such as `runs/project=…/run_date=…/runs.parquet`.
 
@@ -34,7 +53,7 @@ class LakePlace(Protocol):
 
     @property
     def url(self) -> str:
-        """Its name in messages, and the root of paths for DuckDB; contains no secret."""
+        """Its name in messages; contains no secret."""
         ...
 
     def replace(self, key: str) -> contextlib.AbstractContextManager[BinaryIO]:
@@ -48,8 +67,8 @@ class LakePlace(Protocol):
         """The content of a small file; None if it is not there."""
         ...
 
-    def open(self, key: str) -> contextlib.AbstractContextManager[Any]:
-        """A seekable stream of a file. Raises FileNotFoundError if it is not there."""
+    def version(self, key: str) -> FileVersion:
+        """The file as it is now. Raises FileNotFoundError."""
         ...
 
     def stat(self, key: str) -> PlacedFile | None:
@@ -64,8 +83,8 @@ class LakePlace(Protocol):
         """The names directly below a prefix that have files below them, sorted."""
         ...
 
-    def register(self, connection: Any) -> None:
-        """Lets a DuckDB connection read `url`."""
+    def files(self, prefix: str) -> list[PlacedFile]:
+        """All files below a prefix."""
         ...
 
 
@@ -98,10 +117,8 @@ class LocalPlace:
             except FileNotFoundError:
                 return None
 
-    @contextlib.contextmanager
-    def open(self, key: str) -> Generator[BinaryIO]:
-        with (self._directory / key).open("rb") as file:
-            yield file
+    def version(self, key: str) -> FileVersion:
+        return _LocalVersion(self._directory / key)
 
     def stat(self, key: str) -> PlacedFile | None:
         path = self._directory / key
@@ -127,8 +144,34 @@ class LocalPlace:
             except FileNotFoundError:
                 return []
 
-    def register(self, connection: Any) -> None:
-        """DuckDB reads the disk itself."""
+    def files(self, prefix: str) -> list[PlacedFile]:
+        found = []
+        with disk_errors(f"cannot read {self._directory}"):
+            for folder, _, names in os.walk(self._directory / prefix):
+                key = Path(folder).relative_to(self._directory)
+                found += [PlacedFile(f"{key}/{name}", 0, "") for name in names]
+        return found
+
+
+class _LocalVersion:
+    """An open file: a rename over its path does not change it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._descriptor)
+        status = os.fstat(self._descriptor)
+        self.size = status.st_size
+        self.modified = datetime.fromtimestamp(status.st_mtime, UTC).isoformat()
+
+    def read(self, start: int, end: int) -> bytes:
+        with disk_errors(f"cannot read {self._path}"):
+            content = os.pread(self._descriptor, end - start, start)
+            while len(content) < end - start and (
+                more := os.pread(self._descriptor, end - start, start + len(content))
+            ):
+                content += more  # one call reads at most 2 GB
+            return content[: end - start]
 
 
 class StorePlace:
@@ -144,7 +187,7 @@ class StorePlace:
     def __init__(self, url: str, config: Mapping[str, str]) -> None:
         from lse_resources.destinations.object_store import open_store  # obstore is slow to import
 
-        self._url, self._config = url.rstrip("/"), dict(config)
+        self._url = url.rstrip("/")
         self._store, self._place = open_store(url, config, SETTING)
 
     @property
@@ -158,7 +201,7 @@ class StorePlace:
         with self._errors(f"write {key}"):
             # Not used as a context manager: that would complete the file of a block that failed.
             writer: Any = obstore.open_writer(self._store, key, buffer_size=_BUFFER, max_concurrency=_AT_ONCE)
-        stream: Any = _Stream(writer, functools.partial(self._errors, f"write {key}"))
+        stream: Any = _Writer(writer, functools.partial(self._errors, f"write {key}"))
         yield stream
         stream.close()
 
@@ -169,24 +212,12 @@ class StorePlace:
             except FileNotFoundError:
                 return None
 
-    @contextlib.contextmanager
-    def open(self, key: str) -> Generator[Any]:
-        import obstore
-
-        reader: Any = None
-        with self._errors(f"read {key}"), contextlib.suppress(FileNotFoundError):
-            reader = obstore.open_reader(self._store, key)
-        if reader is None:
-            raise FileNotFoundError(key)
-        yield _Stream(reader, functools.partial(self._errors, f"read {key}"))
-
     def stat(self, key: str) -> PlacedFile | None:
         with self._errors(f"read the metadata of {key}"):
             try:
-                meta = self._store.head(key)
+                return _placed(self._store.head(key))
             except FileNotFoundError:
                 return None
-        return PlacedFile(key, meta["size"], meta["last_modified"].isoformat())
 
     def delete(self, key: str) -> None:
         with self._errors(f"delete {key}"), contextlib.suppress(FileNotFoundError):
@@ -197,15 +228,18 @@ class StorePlace:
             found = self._store.list_with_delimiter(prefix)["common_prefixes"]
             return sorted(one.rstrip("/").rpartition("/")[2] for one in found)
 
-    def register(self, connection: Any) -> None:
-        """DuckDB's own extension for object stores is downloaded when it is first used; this one is installed."""
-        from obstore.fsspec import FsspecStore
+    def files(self, prefix: str) -> list[PlacedFile]:
+        """All files below a prefix."""
+        with self._errors("list the lake"):
+            return [_placed(meta) for page in self._store.list(prefix or None) for meta in page]
 
-        from lse_resources.destinations.object_store import client_options
-
-        store: Any = FsspecStore
-        scheme, _, _ = self._url.partition("://")
-        connection.register_filesystem(store(scheme, config=self._config, client_options=client_options(self._config)))
+    def version(self, key: str) -> FileVersion:
+        meta = None
+        with self._errors(f"read {key}"), contextlib.suppress(FileNotFoundError):
+            meta = self._store.head(key)
+        if meta is None:
+            raise FileNotFoundError(key)
+        return _StoreVersion(self._store, meta, functools.partial(self._errors, f"read {key}"))
 
     def _errors(self, what: str) -> contextlib.AbstractContextManager[None]:
         from lse_resources.destinations.object_store import store_errors
@@ -213,38 +247,67 @@ class StorePlace:
         return store_errors(what, self._place, SETTING)
 
 
-class _Stream:
-    """A reader or writer of obstore as Python's libraries expect one, with the errors of the place.
+class _Writer:
+    """A writer of obstore, with the errors of the place."""
 
-    Args:
-        errors: Converts the errors of each call; can be entered repeatedly.
-    """
-
-    closed = False
-
-    def __init__(self, stream: Any, errors: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-        self._stream = stream
+    def __init__(self, writer: Any, errors: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self._writer = writer
         self._errors = errors
-
-    def read(self, size: int = -1) -> bytes:
-        with self._errors():
-            return bytes(self._stream.read(None if size < 0 else size))
 
     def write(self, content: bytes) -> int:
         with self._errors():
-            return self._stream.write(content)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        with self._errors():
-            return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
+            return self._writer.write(content)
 
     def close(self) -> None:
         with self._errors():
-            self._stream.close()
-        self.closed = True
+            self._writer.close()
+
+
+class _StoreVersion:
+    """A version of an object: every range is requested with its ETag."""
+
+    def __init__(self, store: Any, meta: Any, errors: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        self._store, self._errors = store, errors
+        self._key, self._tag = meta["path"], meta["e_tag"]
+        self.size, self.modified = meta["size"], meta["last_modified"].isoformat()
+
+    def read(self, start: int, end: int) -> bytes:
+        import obstore
+
+        options: Any = {"range": (start, end)} | ({"if_match": self._tag} if self._tag else {})
+        with self._errors():
+            return bytes(obstore.get(self._store, self._key, options=options).bytes())
+
+
+def _placed(meta: Any) -> PlacedFile:
+    return PlacedFile(meta["path"], meta["size"], meta["last_modified"].isoformat())
+
+
+class FileReader(io.RawIOBase):
+    """A position in a version of a file."""
+
+    def __init__(self, version: FileVersion) -> None:
+        self._version = version
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._version.size}[whence])
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        end = self._version.size if size is None or size < 0 else min(self._version.size, self._at + size)
+        content = self._version.read(self._at, end) if end > self._at else b""
+        self._at += len(content)
+        return content
 
 
 def open_place(url: str, config: Mapping[str, str]) -> LakePlace:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from lse_archive.errors import CorruptArchiveError
-from lse_resources.lake.place import LakePlace
+from lse_resources.lake.place import FileReader, LakePlace
 from lse_resources.lake.schema import table_key
 
 _COLUMNS = ["file", "part", "content"]
@@ -39,8 +39,8 @@ def _pieces(rows: Iterator[tuple[str, int, bytes]], key: str) -> Iterator[bytes]
 
 
 def _rows(place: LakePlace, key: str) -> Iterator[tuple[str, int, bytes]]:
-    with place.open(key) as file, readable(key):
-        table = parquet.ParquetFile(file)
+    with readable(key):
+        table = parquet.ParquetFile(FileReader(place.version(key)))
         for group in range(table.num_row_groups):
             columns = table.read_row_group(group, columns=_COLUMNS).to_pydict()
             yield from zip(*(columns[name] for name in _COLUMNS), strict=True)

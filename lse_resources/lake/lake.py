@@ -81,6 +81,20 @@ SELECT project, run_date, count(*) AS runs, count(DISTINCT trace_id) AS traces,
 FROM runs GROUP BY project, run_date
 """
 
+_VIEWS = {
+    "feedback_facts": _FEEDBACK_FACTS.format(columns=", ".join(FEEDBACK_COLUMNS)),
+    "run_facts": _RUN_FACTS.format(columns=", ".join(f"runs.{name}" for name in COLUMNS if name != "feedback_scores")),
+    "trace_facts": _TRACE_FACTS,
+    "daily_facts": _DAILY_FACTS,
+}
+# In this order: what a view needs, and what that needs.
+_BELOW = {
+    "run_facts": {"runs", "feedback_facts"},
+    "feedback_facts": {"feedback"},
+    "trace_facts": {"runs"},
+    "daily_facts": {"runs"},
+}
+
 
 class Lake:
     """A lake, for analysts: `Lake("s3://bucket/lake").frame("SELECT * FROM daily_facts")`.
@@ -152,29 +166,32 @@ class Lake:
                         why="it is not one SELECT",
                         hint="For example: SELECT * FROM daily_facts",
                     )
-                self._create_views(connection)
+                self._create_views(connection, {name.lower() for name in connection.get_table_names(statement)})
                 yield connection, selected[0]
         except engine.Error as error:
             raise ArchiveError(
                 _DOING, why=_brief(error), hint="docs/lake.md describes the views and their columns"
             ) from error
 
-    def _create_views(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def _create_views(self, connection: duckdb.DuckDBPyConnection, named: set[str]) -> None:
+        """Creates the views that a statement names, and those below them: each lists the files of its table."""
         from lse_resources.lake.pinned_files import ROOT, PinnedFiles
 
         connection.register_filesystem(PinnedFiles(self._place))
+        for view, below in _BELOW.items():
+            if view in named:
+                named |= below
         for name, schema in TABLES.items():
+            if name not in named:
+                continue
             if self._place.folders(name):
-                glob = f"'{ROOT}{name}/*/*/{name}.parquet'"
-                connection.execute(_TABLE.format(name=name, glob=glob))
+                connection.execute(_TABLE.format(name=name, glob=f"'{ROOT}{name}/*/*/{name}.parquet'"))
             else:  # nothing was built yet
                 connection.register(f"empty_{name}", schema.empty_table())
                 connection.execute(_EMPTY_TABLE.format(name=name, empty=f"empty_{name}"))
-        connection.execute(_FEEDBACK_FACTS.format(columns=", ".join(FEEDBACK_COLUMNS)))
-        own = ", ".join(f"runs.{name}" for name in COLUMNS if name != "feedback_scores")
-        connection.execute(_RUN_FACTS.format(columns=own))
-        connection.execute(_TRACE_FACTS)
-        connection.execute(_DAILY_FACTS)
+        for view, definition in _VIEWS.items():
+            if view in named:
+                connection.execute(definition)
 
 
 def _duckdb() -> Any:

@@ -7,6 +7,8 @@ does DuckDB download an extension for object stores.
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from collections import OrderedDict
 from datetime import datetime
 from threading import Lock
@@ -31,12 +33,17 @@ class PinnedFiles(fsspec.AbstractFileSystem):
         super().__init__()
         self._place = place
         self._versions: OrderedDict[str, FileVersion] = OrderedDict()
+        self._keys: dict[str, list[str]] = {}
         self._lock = Lock()
 
-    def find(self, path: Any, maxdepth: Any = None, withdirs: Any = False, detail: Any = False, **_: Any) -> Any:
-        """All files below a path; `glob` calls it."""
-        found = {file.key: _info(file.key, file.bytes) for file in self._place.files(self._strip_protocol(path))}
-        return found if detail else sorted(found)
+    def glob(self, path: str, *_: Any, **options: Any) -> Any:
+        """The keys that match a pattern, sorted. The files of a table are listed once in a query."""
+        pattern = self._strip_protocol(path)
+        table, _, _ = pattern.partition("/")
+        if table not in self._keys:
+            self._keys[table] = sorted(self._place.keys(f"{table}/"))
+        matches = re.compile(fnmatch.translate(pattern)).match
+        return [key for key in self._keys[table] if matches(key)]
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Size and type of a file. Raises FileNotFoundError."""

@@ -83,8 +83,8 @@ class LakePlace(Protocol):
         """The names directly below a prefix that have files below them, sorted."""
         ...
 
-    def files(self, prefix: str) -> list[PlacedFile]:
-        """All files below a prefix."""
+    def keys(self, prefix: str) -> list[str]:
+        """The keys of all files below a prefix that ends in a slash."""
         ...
 
 
@@ -144,12 +144,17 @@ class LocalPlace:
             except FileNotFoundError:
                 return []
 
-    def files(self, prefix: str) -> list[PlacedFile]:
-        found = []
-        with disk_errors(f"cannot read {self._directory}"):
-            for folder, _, names in os.walk(self._directory / prefix):
-                key = Path(folder).relative_to(self._directory)
-                found += [PlacedFile(f"{key}/{name}", 0, "") for name in names]
+    def keys(self, prefix: str) -> list[str]:
+        found, folders = list[str](), [prefix]
+        with disk_errors(f"cannot read {self._directory}"), contextlib.suppress(FileNotFoundError):
+            while folders:  # without paths as objects: a lake may have tens of thousands of folders
+                folder = folders.pop()
+                with os.scandir(f"{self._directory}/{folder}") as entries:
+                    for entry in entries:
+                        if entry.is_dir():
+                            folders.append(f"{folder}{entry.name}/")
+                        else:
+                            found.append(f"{folder}{entry.name}")
         return found
 
 
@@ -228,10 +233,9 @@ class StorePlace:
             found = self._store.list_with_delimiter(prefix)["common_prefixes"]
             return sorted(one.rstrip("/").rpartition("/")[2] for one in found)
 
-    def files(self, prefix: str) -> list[PlacedFile]:
-        """All files below a prefix."""
+    def keys(self, prefix: str) -> list[str]:
         with self._errors("list the lake"):
-            return [_placed(meta) for page in self._store.list(prefix or None) for meta in page]
+            return [meta["path"] for page in self._store.list(prefix or None) for meta in page]
 
     def version(self, key: str) -> FileVersion:
         meta = None

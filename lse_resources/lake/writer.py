@@ -58,8 +58,9 @@ PART_BYTES = 8 << 20
 _BATCH_FILES = 500
 _BATCH_BYTES = 8 << 20
 _GROUP_ROWS = 100_000
-_GROUP_BYTES = 32 << 20
-_BATCHES_HERE = 2
+_GROUP_BYTES = 16 << 20
+_BATCHES_HERE = 2  # until the workers have started
+_FEW_FILES = 50
 _ZSTD_LEVEL = 3
 _RAW_PAGE = 4 << 20  # bytes that are compressed together: runs resemble each other
 _RESTORE = "Restore the day from its zip or from Drive, or fetch it again"
@@ -102,7 +103,7 @@ def write_day(
             place.delete(manifest_key(project, day))
         with _table(place, "runs", project, day, tables) as runs:
             for group in spill.sorted_groups():
-                runs.add(group, len(group))
+                runs.add(group, group.nbytes)
         for name, read in _RECORDS.items():
             with _table(place, name, project, day, tables) as records:
                 records.add_rows(read(opened, project, day, sums, workspace))
@@ -199,7 +200,9 @@ def _write_raw(raw: _Table, spill: _Spill, reader: _Reader, progress: Callable[[
             size = os.stat(name, dir_fd=reader.folder.descriptor).st_size
             (small if size <= PART_BYTES else large).append(name)
     batches = list(reader.batches(small))
-    work = in_processes(_read_batch, batches, [reader.folder.descriptor], here=_BATCHES_HERE)
+    # A batch of few large files is little work in Python: it is not worth the memory of processes.
+    here = _BATCHES_HERE if len(small) > _FEW_FILES * len(batches) else len(batches)
+    work = in_processes(_read_batch, batches, [reader.folder.descriptor], here=here)
     with contextlib.closing(work) as results:
         for batch, rows, sizes in results:
             raw.add(batch, batch.nbytes)
@@ -212,9 +215,10 @@ def _write_raw(raw: _Table, spill: _Spill, reader: _Reader, progress: Callable[[
         is_run = isinstance(file, RunFile)
         _write_parts(raw, reader, name, file.key if is_run else None)
         if is_run:
-            rows, sizes = [reader.run_row(file)], [file.size]
+            rows, size = _record_batch([reader.run_row(file)], RUNS), file.size
             del file
-            spill.add(_record_batch(rows, RUNS), sizes)
+            spill.add(rows, [size])
+            del rows
             progress(1)
     for name in (*(name for name in names if not may_hold_run(name)), SUMMARY, SUMS):
         _write_parts(raw, reader, name, None)
@@ -449,6 +453,7 @@ class _Spill:
                 limit = (sizes[first - 1] if first else 0) + _GROUP_BYTES
                 last = max(first + 1, int(np.searchsorted(sizes, limit, side="right")))
                 yield _gathered(batches, starts, order[first:last])
+                content.madvise(mmap.MADV_DONTNEED)  # its pages would count as this process' memory
                 first = last
 
     def close(self) -> None:
@@ -462,7 +467,11 @@ def _gathered(batches: pa.ipc.RecordBatchFileReader, starts: np.ndarray, rows: n
     numbers, begins = np.unique(of_batch[by_batch], return_index=True)
     parts = []
     for number, positions in zip(numbers, np.split(by_batch, begins[1:]), strict=True):
-        parts.append(batches.get_batch(int(number)).take(pa.array(rows[positions] - starts[number])))
+        batch, wanted = batches.get_batch(int(number)), rows[positions] - starts[number]
+        # A large run is a batch of its own, which is not copied.
+        parts.append(batch if len(batch) == 1 else batch.take(pa.array(wanted)))
+    if len(parts) == 1:
+        return pa.Table.from_batches(parts)
     place = np.empty_like(by_batch)
     place[by_batch] = np.arange(len(by_batch))
     return pa.Table.from_batches(parts).take(pa.array(place))

@@ -80,7 +80,7 @@ screenshots: install-dev
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	--no-annotate
 lock: install-dev
-	$(LOCK) --group pyproject.toml:build pyproject.toml -o requirements.lock
+	$(LOCK) --extra lake --group pyproject.toml:build pyproject.toml -o requirements.lock
 	$(LOCK) --group pyproject.toml:dev --constraint requirements.lock -o requirements-dev.lock
 
 wheel: install

@@ -13,18 +13,18 @@ from typing import Any
 DAY = date(2026, 1, 31)
 PROJECT = "bench"
 _RUNS_IN_TRACE = 8
-_MIDNIGHT = datetime(DAY.year, DAY.month, DAY.day, tzinfo=UTC)
 
 
-def write_runs(folder: Path, count: int, seed: int = 1) -> int:
+def write_runs(folder: Path, count: int, seed: int = 1, day: date = DAY) -> int:
     """Fills a folder with run files of about 5 KB, one in five hundred of them of 100 KB; returns their bytes."""
+    midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
     folder.mkdir(parents=True)
     chance = random.Random(seed)
     words = _Words(chance)
     trace = parent = ""
     size = 0
     for number in range(count):
-        start = _MIDNIGHT + timedelta(seconds=86_399 * number / count)
+        start = midnight + timedelta(seconds=86_399 * number / count)
         run_id = str(
             uuid.UUID(int=(int(start.timestamp() * 1000) << 80) | (7 << 76) | (2 << 62) | chance.getrandbits(62))
         )

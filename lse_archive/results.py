@@ -231,9 +231,33 @@ class FullSweepResult(msgspec.Struct, kw_only=True):
     zip_result: ZipResult | None = None
     upload_result: UploadResult | None = None
     db_result: LoadResult | None = None
+    lake_result: LakeResult | None = None
     verification_result: VerificationResult | None = None
     problems: list[str] = []
     total_duration: float = 0.0
+
+
+class LakeResult(msgspec.Struct, kw_only=True):
+    """A day in the lake; `written` is False if the lake had this content already.
+
+    Attributes:
+        source: What it was made from: `run files`, `zip`, or the destination.
+        runs, feedback, attachments: Rows of the tables.
+        bytes: Size of all Parquet files without `raw`.
+        raw_bytes: Size of the table of the day's files.
+    """
+
+    project: str
+    date: str
+    written: bool
+    source: str
+    runs: int
+    feedback: int
+    attachments: int
+    bytes: int
+    raw_bytes: int
+    content_sha256: str
+    duration_seconds: float = 0.0
 
 
 class RestoreResult(msgspec.Struct, kw_only=True):

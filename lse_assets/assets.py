@@ -28,15 +28,16 @@ from lse_archive.folder.manifest import read_summary
 from lse_archive.layout import DayPaths
 from lse_archive.names import project_slug
 from lse_archive.printable import markdown, printable
-from lse_assets.config import FetchConfig, LoadConfig, UploadConfig, VerifyConfig, ZipConfig
+from lse_assets.config import FetchConfig, LakeConfig, LoadConfig, UploadConfig, VerifyConfig, ZipConfig
 from lse_assets.resources import ArchiveResource, DestinationResource, LangSmithResource, PostgresResource
-from lse_operations.checks import CHECKS, StepCheck, VerifyOptions, day_verdict
+from lse_operations.checks import StepCheck, VerifyOptions, day_checks, day_verdict
 from lse_operations.project_state import note_ends, note_retention, retention
 from lse_operations.reporter import StepReporter
 from lse_operations.steps import (
-    STEPS,
     UploadStep,
+    day_steps,
     fetch_step,
+    lake_step,
     load_step,
     upload_step,
     verify_step,
@@ -87,6 +88,7 @@ class _Shared:
 
     project: ProjectConfig
     retry_policy: dg.RetryPolicy | None
+    has_lake: bool
 
     @property
     def slug(self) -> str:
@@ -132,7 +134,11 @@ def _metadata(result: msgspec.Struct, **more: Any) -> dict[str, Any]:
 
 
 def project_assets(
-    project: ProjectConfig, retry_policy: dg.RetryPolicy | None = None, *, upload: UploadStep = upload_step
+    project: ProjectConfig,
+    retry_policy: dg.RetryPolicy | None = None,
+    *,
+    upload: UploadStep = upload_step,
+    has_lake: bool = False,
 ) -> list[dg.AssetsDefinition]:
     """The assets of a project, partitioned by UTC day.
 
@@ -140,15 +146,16 @@ def project_assets(
         retry_policy: For the steps that use outside systems. The command line has none: it reports an error at once,
             and an interrupt ends the step (Dagster would retry it).
         upload: The step body of `drive_file`.
+        has_lake: Whether each day is also written to a lake.
     """
-    shared = _Shared(project, retry_policy)
+    shared = _Shared(project, retry_policy, has_lake)
     run_files = _run_files(shared)
     day_zip = _day_zip(shared, run_files)
     drive_file = _drive_file(shared, day_zip, upload)
     runs_table = _runs_table(shared, run_files)
+    steps = [run_files, day_zip, drive_file, runs_table, *([_lake_files(shared, run_files)] if has_lake else [])]
     # A run may skip any step, so verification depends on each of them.
-    verification = _verification(shared, [run_files, day_zip, drive_file, runs_table])
-    return [run_files, day_zip, drive_file, runs_table, verification]
+    return [*steps, _verification(shared, steps)]
 
 
 def _run_files(shared: _Shared) -> dg.AssetsDefinition:
@@ -282,6 +289,30 @@ def _runs_table(shared: _Shared, run_files: dg.AssetsDefinition) -> dg.AssetsDef
     return runs_table
 
 
+def _lake_files(shared: _Shared, run_files: dg.AssetsDefinition) -> dg.AssetsDefinition:
+    @dg.asset(**shared.common, kinds={"parquet"}, retry_policy=shared.retry_policy, deps=[run_files])
+    def lake_files(
+        context: dg.AssetExecutionContext,
+        config: LakeConfig,
+        archive: ArchiveResource,
+        google_drive: DestinationResource,
+        ui: dg.ResourceParam[StepReporter],
+    ) -> dg.MaterializeResult:
+        """The day's Parquet files in the lake, which any engine reads; each table is replaced at once."""
+        with _step(shared, context, ui):
+            result = lake_step(
+                shared.paths(context, archive),
+                archive.lake(),
+                google_drive.client,
+                ui,
+                workspace=archive.workspace(),
+                allow_shrink=config.allow_shrink,
+            )
+        return dg.MaterializeResult(metadata=_metadata(result))
+
+    return lake_files
+
+
 def _verification(shared: _Shared, deps: list[dg.AssetsDefinition]) -> dg.AssetsDefinition:
     @dg.asset(
         **shared.common,
@@ -305,7 +336,8 @@ def _verification(shared: _Shared, deps: list[dg.AssetsDefinition]) -> dg.Assets
         paths = shared.paths(context, archive)
         options = VerifyOptions(config.detailed, config.fix_missing, config.fix, config.skip)
         with _step(shared, context, ui):
-            checks = verify_step(paths, google_drive.client, postgres.database, ui, options)
+            lake = archive.lake() if shared.has_lake else None
+            checks = verify_step(paths, google_drive.client, postgres.database, ui, options, lake)
         results = [_check_result(check) for check in checks]
         red = ", ".join(check.name for check in checks if check.verdict in ("differs", "unknown"))
         if not red:
@@ -329,7 +361,7 @@ def _check_specs(shared: _Shared) -> list[dg.AssetCheckSpec]:
                 description=description,
                 partitions_def=shared.partitions,
             )
-            for check, description in CHECKS.items()
+            for check, description in day_checks(has_lake=shared.has_lake).items()
         ]
 
 
@@ -353,7 +385,7 @@ def _check_result(check: StepCheck) -> dg.AssetCheckResult:
 
 
 @functools.lru_cache(maxsize=1000)  # Dagster requests all definitions twice; hundreds of assets take seconds to build
-def project_definitions(project: ProjectConfig) -> dg.Definitions:
+def project_definitions(project: ProjectConfig, *, has_lake: bool = False) -> dg.Definitions:
     """Everything of one project: the external LangSmith asset, the day's assets with their checks, and the job."""
     name = markdown(project.name)
     external = dg.AssetSpec(
@@ -362,14 +394,17 @@ def project_definitions(project: ProjectConfig) -> dg.Definitions:
         group_name=project_slug(project.name).replace("-", "_"),
         kinds={"langsmith"},
     )
-    return dg.Definitions(assets=[external, *project_assets(project, _RETRY)], jobs=[project_job(project)])
+    return dg.Definitions(
+        assets=[external, *project_assets(project, _RETRY, has_lake=has_lake)],
+        jobs=[project_job(project, has_lake=has_lake)],
+    )
 
 
-def project_job(project: ProjectConfig) -> UnresolvedAssetJobDefinition:
+def project_job(project: ProjectConfig, *, has_lake: bool = False) -> UnresolvedAssetJobDefinition:
     """The job of a project's assets."""
     return dg.define_asset_job(
         job_name(project.name),
-        selection=dg.AssetSelection.assets(*[asset_key(project.name, step) for step in STEPS]),
+        selection=dg.AssetSelection.assets(*[asset_key(project.name, step) for step in day_steps(has_lake=has_lake)]),
         description=f"Archives a day of '{markdown(project.name)}' end to end and verifies it, or only verifies it"
         " again.",
     )

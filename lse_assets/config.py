@@ -28,6 +28,12 @@ class UploadConfig(dg.Config):
     allow_shrink: bool = False
 
 
+class LakeConfig(dg.Config):
+    """How a day is written to the lake."""
+
+    allow_shrink: bool = False
+
+
 class LoadConfig(dg.Config):
     """How a day is loaded. Run files replace rows that differ: they were compared with LangSmith before."""
 

@@ -10,6 +10,8 @@ import dagster as dg
 from lse_archive.fetch.attachments import AttachmentLimits
 from lse_archive.layout import Layout
 from lse_resources.destinations.protocol import Destination
+from lse_resources.lake.open_lake import open_lake_place
+from lse_resources.lake.place import LakePlace
 from lse_resources.langsmith.client import LangSmith
 from lse_resources.open_destination import open_destination
 from lse_resources.postgres.database import Database
@@ -19,11 +21,19 @@ from lse_resources.settings import Settings
 
 
 class ArchiveResource(dg.ConfigurableResource):
-    """The data and archive directories, and the limits of what is stored in them."""
+    """The data and archive directories, the limits of what is stored in them, and the lake."""
 
     def layout(self) -> Layout:
         """Returns the paths of all days."""
         return Settings.load().layout
+
+    def lake(self) -> LakePlace:
+        """Opens the lake. Raises SettingsError if there is none, or its URL is malformed."""
+        return open_lake_place(Settings.load())
+
+    def workspace(self) -> str | None:
+        """Returns the id of the LangSmith workspace, if it is set."""
+        return Settings.load().langsmith_workspace_id
 
     def attachment_limits(self) -> AttachmentLimits:
         """Returns the largest attachment and the largest day of the settings."""

@@ -24,6 +24,7 @@ from lse_cli.commands import (
     doctor,
     drive,
     forget,
+    lake,
     platform,
     projects,
     status,
@@ -44,6 +45,7 @@ app.add_typer(projects.app, name="projects")
 app.add_typer(drive.app, name="drive")
 app.add_typer(database.app, name="db")
 app.add_typer(alerts.app, name="alerts")
+app.add_typer(lake.app, name="lake")
 app.command()(backfill.backfill)
 app.command()(status.status)
 app.command()(doctor.doctor)

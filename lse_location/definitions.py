@@ -40,14 +40,15 @@ def definitions() -> dg.Definitions:
     """Reads `projects.toml` and defines each project's assets and schedule, and the sensors."""
     # A hundred projects are 260,000 permanent objects: frequent garbage collections would be slow.
     gc.set_threshold(100_000)
-    listed = known_projects(Settings.load())
+    settings = Settings.load()
+    listed = known_projects(settings)
     owners = key_owners(listed)
     projects = [project for project in listed if owners[project_slug(project.name)] == project.name]
     for project in listed:
         if project not in projects:
             owner = owners[project_slug(project.name)]
             _log.error("'%s' is not archived: its key is that of '%s'. %s", project.name, owner, KEY_HINT)
-    of_projects = [project_definitions(project) for project in projects]
+    of_projects = [project_definitions(project, has_lake=settings.lake_url is not None) for project in projects]
     active = [project for project in projects if project.schedule != "off"]
     jobs = [job for one in of_projects for job in one.jobs or ()]
     return dg.Definitions.merge(

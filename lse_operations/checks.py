@@ -54,6 +54,13 @@ CHECKS = {
     "drive_matches_zip": "Checksum and size at the destination, as they are now, against the zip.",
     "runs_match_files": "Ids, traces and contents of the rows, feedback and attachments too, against the files.",
 }
+LAKE_CHECK = "lake_matches_files"
+
+
+def day_checks(*, has_lake: bool) -> dict[str, str]:
+    """The checks of a day, each with one line; without a lake there is none of it."""
+    lake = {LAKE_CHECK: "Content, ids and hashes of the day in the lake against the files."}
+    return CHECKS | (lake if has_lake else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +115,8 @@ class StepCheck(msgspec.Struct, frozen=True):
     differences: tuple[Difference, ...] = ()
 
 
-def _differing(name: str, says: str, hint: str, found: Iterable[Difference]) -> StepCheck:
+def differing(name: str, says: str, hint: str, found: Iterable[Difference]) -> StepCheck:
+    """The result of a check that found these differences."""
     rows = list(found)
     return StepCheck(name, "differs", says, hint, len(rows), tuple(rows[:MAX_ROWS]))
 
@@ -120,8 +128,13 @@ def check_steps(
     reporter: StepReporter,
     advance: Advance,
     options: VerifyOptions,
+    lake: Callable[[], StepCheck] | None = None,
 ) -> Iterator[StepCheck]:
-    """Yields the result of each of `CHECKS`. If one place cannot be reached, the others are still checked."""
+    """Yields the result of each of `day_checks`. If one place cannot be reached, the others are still checked.
+
+    Args:
+        lake: The check of the lake, if there is one.
+    """
 
     def copy() -> StepCheck:
         try:
@@ -149,6 +162,8 @@ def check_steps(
         "drive_matches_zip": copy,
         "runs_match_files": rows,
     }
+    if lake is not None:
+        checks[LAKE_CHECK] = lake
     for name, check in checks.items():
         if name in options.skip:
             yield StepCheck(name, "unproven", "it was skipped on request")
@@ -184,8 +199,9 @@ def _with_ways(paths: DayPaths, check: StepCheck) -> StepCheck:
 def day_verdict(checks: Sequence[StepCheck], skipped: Sequence[str] = ()) -> DayVerdict | None:
     """The verdict of a day, see `DayState.verdict`; None if a check was skipped, or a place could not be reached.
 
-    Proven are completeness and the agreement of all places that are configured: without a destination, the other places
-    prove the day. What LangSmith's statistics of feedback count is not documented: no later fetch can prove it.
+    Proven are completeness and the agreement of all places that are configured: without a destination, or while the
+    lake does not have the day, the other places prove it. What LangSmith's statistics of feedback count is not
+    documented: no later fetch can prove it.
     """
     verdicts = {check.name: check.verdict for check in checks}
     if "differs" in verdicts.values():
@@ -193,7 +209,7 @@ def day_verdict(checks: Sequence[StepCheck], skipped: Sequence[str] = ()) -> Day
     if skipped or "unknown" in verdicts.values():
         return None
     unproven = {name for name, verdict in verdicts.items() if verdict == "unproven"}
-    return "not_provable" if unproven - {"drive_matches_zip", "feedback_complete"} else "proven"
+    return "not_provable" if unproven - {"drive_matches_zip", "feedback_complete", LAKE_CHECK} else "proven"
 
 
 def compare_rows(
@@ -241,7 +257,7 @@ def check_count(paths: DayPaths) -> StepCheck:
     if summary and summary.incomplete:
         rows = [Difference(item, _lacking(item)) for item in summary.incomplete]
         says = f"the day is incomplete: LangSmith did not serve {counted(len(rows), 'run')}, or not as runs"
-        return _differing(name, says, hint, rows)
+        return differing(name, says, hint, rows)
     if state.count_check == "equal":
         try:
             content = day_content(paths)
@@ -257,7 +273,7 @@ def check_count(paths: DayPaths) -> StepCheck:
         says = f"LangSmith counts {counted(count or 0, 'run')} and served {served}"
         if count is None:
             says = "LangSmith did not serve every run again"
-        return _differing(name, says, f"{hint}; its index may lag", [row])
+        return differing(name, says, f"{hint}; its index may lag", [row])
     says = {
         "more": f"LangSmith counts {counted(count or 0, 'run')} and served {served}: it is deleting some",
         "unproven": "the day was past LangSmith's retention when it was fetched, or LangSmith may count runs that were "
@@ -296,7 +312,7 @@ def check_feedback(paths: DayPaths) -> StepCheck:
     if says:
         rows = [Difference(run, "its feedback_stats count other feedback") for run in summary.feedback_differs]
         rows += [_sum_difference(one) for one in lacking]
-        return _differing(name, "; ".join(says), hint, rows)
+        return differing(name, "; ".join(says), hint, rows)
     if summary.feedback_unproven:
         says.append(counted(len(summary.feedback_unproven), "run has", "runs have"))
         says[-1] += " feedback of failed evaluators or of threads, which their statistics may not count"
@@ -323,7 +339,7 @@ def check_attachments(paths: DayPaths) -> StepCheck:
         if summary and summary.attachments_missing:
             missing = summary.attachments_missing
             rows = [Difference(one.run_id, f"its attachment '{one.name}': {one.why}") for one in missing]
-            return _differing(name, f"{counted(len(rows), 'attachment')} could not be downloaded", hint, rows)
+            return differing(name, f"{counted(len(rows), 'attachment')} could not be downloaded", hint, rows)
         if summary is None or summary.attachments is None:
             return StepCheck(name, "agrees", "attachments were not collected")
         listed = [] if is_pruned(paths) else read_attachments(paths.folder)
@@ -339,7 +355,7 @@ def check_attachments(paths: DayPaths) -> StepCheck:
         rows.append(Difference(ATTACHMENTS, "attachments", str(summary.attachments), str(len(listed))))
     if rows:
         hint = f"{_RESTORE_DAY}, or fetch it again"
-        return _differing(name, f"{counted(len(rows), 'attachment')} not in the day's files", hint, rows)
+        return differing(name, f"{counted(len(rows), 'attachment')} not in the day's files", hint, rows)
     return StepCheck(name, "agrees", f"{counted(summary.attachments, 'attachment is', 'attachments are')} here")
 
 
@@ -380,7 +396,7 @@ def _check_files(name: str, folder: Folder) -> StepCheck:
         differences.append(Difference(SUMMARY, "changed or missing"))
     if differences:
         says = counted(len(differences), "file differs", "files differ")
-        return _differing(name, f"{says} from the checksums", hint, differences)
+        return differing(name, f"{says} from the checksums", hint, differences)
     says = counted(len(recorded) - 1, "file agrees with its checksum", "files agree with their checksums")
     return StepCheck(name, "agrees", says)
 
@@ -392,12 +408,12 @@ def check_archive(paths: DayPaths) -> StepCheck:
     if not paths.zip.is_file() and (pruned_at := read_state(paths).zip_pruned_at):
         return StepCheck(name, "agrees", f"the zip was pruned on {pruned_at[:10]}: its copy has its own check")
     if not paths.zip.is_file():
-        return _differing(name, "there is no archive", hint, [Difference(paths.zip.name, "missing")])
+        return differing(name, "there is no archive", hint, [Difference(paths.zip.name, "missing")])
     try:
         sums = pruned_sums(paths) if is_pruned(paths) else read_sums(paths.folder) or {}
         check_zip(paths.zip, paths.zip, sums)
     except CorruptArchiveError as error:
-        return _differing(name, "the archive differs from the files", hint, [Difference(paths.zip.name, error.why)])
+        return differing(name, "the archive differs from the files", hint, [Difference(paths.zip.name, error.why)])
     return StepCheck(name, "agrees", f"the archive holds exactly the files: {len(sums):,}")
 
 
@@ -416,7 +432,7 @@ def check_copy(paths: DayPaths, destination: Destination | SettingsError) -> Ste
         return StepCheck(name, "unknown", error.what, error.hint, 1, (Difference(paths.zip.name, error.why),))
     except CorruptArchiveError as error:
         row = Difference(paths.zip.name, error.why)
-        return _differing(name, "the local zip or checksums cannot be read", "Make it again: lse archive zip", [row])
+        return differing(name, "the local zip or checksums cannot be read", "Make it again: lse archive zip", [row])
     pruned_at = read_state(paths).copy_pruned_at
     if pruned_at and difference == NO_FILE and paths.zip.is_file():
         return StepCheck(
@@ -424,9 +440,7 @@ def check_copy(paths: DayPaths, destination: Destination | SettingsError) -> Ste
         )
     if difference:
         row = Difference(paths.zip.name, f"on {destination.place}", *difference)
-        return _differing(
-            name, f"{destination.place} does not hold the archive", "Upload it: lse archive upload", [row]
-        )
+        return differing(name, f"{destination.place} does not hold the archive", "Upload it: lse archive upload", [row])
     return StepCheck(name, "agrees", f"checksum and size on {destination.place} are those of the archive")
 
 
@@ -451,7 +465,7 @@ def check_rows(result: VerificationResult, *, pruned: bool = False) -> StepCheck
             hint = "Restore the files that were pruned: lse archive restore; then: lse archive verify --fix"
         if any(broken.endswith(NOT_AS_RECORDED) for broken in result.broken_files):
             hint = f"{_RESTORE_DAY}: files here are damaged"
-        return _differing(name, f"files and rows differ in {counted(len(rows), 'place')}", hint, rows)
+        return differing(name, f"files and rows differ in {counted(len(rows), 'place')}", hint, rows)
     says = f"{counted(result.total_runs_in_files, 'run agrees', 'runs agree')} in files and rows"
     if result.feedback_in_files or result.attachments_in_files:
         records = counted(result.feedback_in_files, "feedback record")

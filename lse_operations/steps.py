@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lse_archive.errors import ArchiveError, CorruptArchiveError
 from lse_archive.fetch.day import FetchOptions, fetch_day
@@ -14,7 +15,7 @@ from lse_archive.folder.locks import day_lock
 from lse_archive.folder.pruned import day_content, is_pruned
 from lse_archive.folder.state import now_text, update_state
 from lse_archive.layout import DayPaths
-from lse_archive.results import FetchResult, LoadResult, UploadResult, ZipResult
+from lse_archive.results import FetchResult, LakeResult, LoadResult, UploadResult, ZipResult
 from lse_archive.texts import counted
 from lse_archive.zips.day import zip_day
 from lse_operations.checks import OpenDestination, StepCheck, VerifyOptions, check_steps, day_verdict
@@ -27,10 +28,19 @@ from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.batches import BATCH_SIZE
 from lse_resources.postgres.load.day import PartlyLoadedError, Progress, load_day
 
+if TYPE_CHECKING:
+    from lse_resources.lake.place import LakePlace
+
 _log = logging.getLogger(__name__)
 
 STEPS = ("run_files", "day_zip", "drive_file", "runs_table", "verification")
 """The steps in the order in which a day is processed. Assets have the same names."""
+LAKE_STEP = "lake_files"
+
+
+def day_steps(*, has_lake: bool) -> tuple[str, ...]:
+    """The steps of a day; without a lake, `STEPS`."""
+    return (*STEPS[:-1], LAKE_STEP, STEPS[-1]) if has_lake else STEPS
 
 
 def fetch_step(
@@ -144,21 +154,52 @@ def load_rows(
     return result
 
 
+def lake_step(
+    paths: DayPaths,
+    lake: LakePlace,
+    open_destination: OpenDestination,
+    reporter: StepReporter,
+    *,
+    workspace: str | None,
+    allow_shrink: bool,
+) -> LakeResult:
+    """Builds the day in the lake. Raises ArchiveError, see `build_day`."""
+    from lse_operations.lake import build_day  # pyarrow is slow to import
+
+    with reporter.progress(LAKE_STEP, "runs") as advance:
+        result = build_day(
+            lake,
+            paths,
+            open_destination,
+            workspace=workspace,
+            allow_shrink=allow_shrink,
+            progress=Counter(advance),
+            on_wait=reporter.waiting,
+        )
+    reporter.report(LAKE_STEP, result)
+    return result
+
+
 def verify_step(
     paths: DayPaths,
     open_destination: OpenDestination,
     open_database: Callable[[], Database],
     reporter: StepReporter,
     options: VerifyOptions,
+    lake: LakePlace | None = None,
 ) -> list[StepCheck]:
     """Compares all places of the day as they are now, and records the verdict in its state.
+
+    Args:
+        lake: The lake, if there is one.
 
     Raises:
         ArchiveError: The day's lock is held by another process.
     """
     with reporter.progress("verification", "runs") as advance:
         content = _content(paths)
-        checks = list(check_steps(paths, open_destination, open_database, reporter, advance, options))
+        of_lake = _lake_check(lake, paths, options) if lake else None
+        checks = list(check_steps(paths, open_destination, open_database, reporter, advance, options, of_lake))
         verdict = day_verdict(checks, options.skip)
         rows = next(check.verdict for check in checks if check.name == "runs_match_files")
         if verdict and rows in ("agrees", "differs"):
@@ -173,6 +214,12 @@ def verify_step(
                 except ArchiveError as error:  # for example on read-only media: the checks are done
                     _log.warning("%s", error)
     return checks
+
+
+def _lake_check(lake: LakePlace, paths: DayPaths, options: VerifyOptions) -> Callable[[], StepCheck]:
+    from lse_operations.lake import check_lake  # pyarrow is slow to import
+
+    return lambda: check_lake(lake, paths, detailed=options.detailed)
 
 
 def _content(paths: DayPaths) -> str | None:

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
     google_drive_acknowledge_abuse: bool = False
 
     lse_archive_url: str | None = None
+    lse_lake_url: str | None = None
     aws_access_key_id: SecretStr | None = None
     aws_secret_access_key: SecretStr | None = None
     aws_region: str | None = None
@@ -205,6 +206,13 @@ class Settings(BaseSettings):
         return bool(self.lse_archive_url or self.google_drive_folder_url)
 
     @property
+    def lake_url(self) -> str | None:
+        """The URL or the absolute directory of the lake; None if there is none."""
+        if not self.lse_lake_url or "://" in self.lse_lake_url:
+            return self.lse_lake_url or None
+        return str(absolute_path(Path(self.lse_lake_url)))
+
+    @property
     def object_store(self) -> dict[str, str]:
         """The S3 settings that are set, by obstore's names."""
         found = {"region": self.aws_region, "endpoint": self.aws_endpoint_url}
@@ -223,6 +231,8 @@ class Settings(BaseSettings):
             "LSE_ARCHIVE_DIR": str(self.layout.archive_dir),
             "LSE_PROJECTS_FILE": str(self.projects_file),
         }
+        if self.lake_url:
+            values["LSE_LAKE_URL"] = self.lake_url
         return values
 
 

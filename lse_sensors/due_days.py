@@ -12,7 +12,7 @@ from dagster._core.storage.tags import SENSOR_NAME_TAG
 from lse_archive.names import project_slug
 from lse_archive.texts import counted
 from lse_operations.overview import DayView, days_behind
-from lse_operations.steps import STEPS
+from lse_operations.steps import day_steps
 from lse_platform.asset_keys import asset_key, job_name
 from lse_resources.projects import ProjectConfig
 from lse_resources.settings import Settings
@@ -50,7 +50,7 @@ def due_days_sensor(
         unfinished = context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)) if any(behind) else []
         days = [day for found in behind if found for day in to_start(context.instance, found, unfinished, now)]
         for day in sorted(days, key=_last_day):
-            yield request(day, now, has_destination=settings.has_destination)
+            yield request(day, now, has_destination=settings.has_destination, has_lake=settings.lake_url is not None)
         if not days:
             waiting = sum(map(len, behind))
             yield dg.SkipReason(
@@ -101,20 +101,21 @@ def _last_day(day: DayView) -> date:
     return (day.last_day if "files" in day.behind else None) or date.max
 
 
-def _steps(day: DayView) -> list[str]:
+def _steps(day: DayView, all_steps: Sequence[str]) -> list[str]:
     """The steps of a day that is behind. All but the fetch change nothing where nothing is to be done."""
     if "files" in day.behind:
-        return list(STEPS)
+        return list(all_steps)
     if day.files == "here":
-        return [step for step in STEPS if step != "run_files"]
+        return [step for step in all_steps if step != "run_files"]
     # Of a pruned day, the zip and the record are left.
     found = {"drive_file": "drive" in day.behind, "verification": "verified" in day.behind}
     return [step for step, is_behind in found.items() if is_behind]
 
 
-def request(day: DayView, now: datetime, *, has_destination: bool) -> dg.RunRequest:
+def request(day: DayView, now: datetime, *, has_destination: bool, has_lake: bool = False) -> dg.RunRequest:
     """A run of the steps of a day that is behind; yesterday's is not held up by late ones."""
-    steps = [step for step in _steps(day) if step != "drive_file" or has_destination]
+    all_steps = day_steps(has_lake=has_lake)
+    steps = [step for step in _steps(day, all_steps) if step != "drive_file" or has_destination]
     is_late = now.date() - day.date > timedelta(days=1)
     job = job_name(day.project)
     return dg.RunRequest(
@@ -122,5 +123,5 @@ def request(day: DayView, now: datetime, *, has_destination: bool) -> dg.RunRequ
         job_name=job,
         partition_key=str(day.date),
         tags={_LATE: "true"} if is_late else {"dagster/priority": "1"},
-        asset_selection=None if len(steps) == len(STEPS) else [asset_key(day.project, step) for step in steps],
+        asset_selection=None if len(steps) == len(all_steps) else [asset_key(day.project, step) for step in steps],
     )

@@ -116,6 +116,21 @@ def open_run_files(folder: Path | Folder) -> Generator[Folder]:
         yield opened
 
 
+def parse_file(name: str, content: bytes, digest: bytes, day: date) -> RunFile | InvalidFile:
+    """The run in a file; invalid is a file without a run, or with one that started on another day.
+
+    Args:
+        digest: The sha256 of the content.
+    """
+    try:
+        document, header = unwrap(content)
+    except NotARunError as error:
+        return InvalidFile(name, digest, len(content), str(error))
+    if header.start not in day_window(day):
+        return InvalidFile(name, digest, len(content), f"run {header.run_id} started on {day_of(header.start)}")
+    return RunFile(name, digest, len(content), header, document)
+
+
 @dataclass(frozen=True, slots=True)
 class KnownFile:
     """A run file whose digest is already known: it was not parsed."""
@@ -149,7 +164,6 @@ class DayReader:
             ArchiveError: A file cannot be read.
         """
         known = known or {}
-        window = day_window(self._day)
         seen: dict[bytes, str] = {}
         for name in self.names:
             content = self._read(name)
@@ -162,21 +176,12 @@ class DayReader:
                 seen[run_id] = name
                 yield KnownFile(name)
                 continue
-            try:
-                document, header = unwrap(content)
-            except NotARunError as error:
-                yield InvalidFile(name, digest, len(content), str(error))
-                continue
-            run_id = bytes.fromhex(header.run_id.replace("-", ""))
-            if header.start not in window:
-                reason = f"run {header.run_id} started on {day_of(header.start)}"
-            elif first := seen.get(run_id):
-                reason = f"run {header.run_id} is already in {first}"
-            else:
-                seen[run_id] = name
-                yield RunFile(name, digest, len(content), header, document)
-                continue
-            yield InvalidFile(name, digest, len(content), reason)
+            file = parse_file(name, content, digest, self._day)
+            if isinstance(file, RunFile):
+                run_id = bytes.fromhex(file.key.replace("-", ""))
+                if (first := seen.setdefault(run_id, name)) != name:
+                    file = InvalidFile(name, digest, len(content), f"run {file.key} is already in {first}")
+            yield file
 
     def _read(self, name: str) -> bytes:
         try:

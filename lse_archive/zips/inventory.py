@@ -165,6 +165,23 @@ def folder_inventory(paths: Iterable[Path], tombstones: Tombstones = NONE) -> In
     return inventory.without_forgotten()
 
 
+def contents_inventory(files: Iterable[tuple[str, Iterable[bytes]]], tombstones: Tombstones) -> Inventory:
+    """The inventory of files by their names and the pieces of their contents, without runs that have tombstones."""
+    inventory = Inventory(tombstones)
+    for name, pieces in files:
+        if name in (SUMMARY, SUMS):
+            continue
+        inventory.names.add(name)
+        if _is_parsed(name, tombstones):
+            inventory.add(name, b"".join(pieces))
+        else:
+            digest = hashlib.sha256()
+            for piece in pieces:
+                digest.update(piece)
+            inventory._add_other(name, digest.digest())
+    return inventory.without_forgotten()
+
+
 def zip_inventory(path: Path, tombstones: Tombstones = NONE, other: Mapping[str, bytes] | None = None) -> Inventory:
     """The inventory of a zip, without runs that have tombstones.
 

@@ -21,28 +21,31 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 _PROCESSES = 2
-_HERE = 1000  # items that the parent handles while the workers start
+_HERE = 1000  # about as many small files as are compressed until the workers have started
 _BUFFER = 1 << 16
 _PIPE = 1 << 20  # large: workers must not block while the parent reads from another
 
 
-def in_processes(work: Callable[[_T], _R], items: Sequence[_T], descriptors: Sequence[int] = ()) -> Generator[_R]:
+def in_processes(
+    work: Callable[[_T], _R], items: Sequence[_T], descriptors: Sequence[int] = (), *, here: int = _HERE
+) -> Generator[_R]:
     """The results of `work`, in order. Workers handle all but the beginning of a long list.
 
     Args:
         work: A function of a module. Its argument, result and exceptions must be picklable.
         descriptors: Open files and directories that `work` uses.
+        here: Number of items that the parent handles while the workers start.
 
     Raises:
         ArchiveError: A worker was killed.
     """
-    here, rest = items[:_HERE], items[_HERE:]
+    first, rest = items[:here], items[here:]
     with contextlib.ExitStack() as stack:
         workers = [
             stack.enter_context(_started(work, rest[number::_PROCESSES], descriptors))
             for number in range(min(_PROCESSES, len(rest)))
         ]
-        for item in here:
+        for item in first:
             yield work(item)
         for number in range(len(rest)):
             yield _next_result(workers[number % _PROCESSES])

@@ -18,6 +18,10 @@ def sql(
     statement: Annotated[
         str, typer.Argument(callback=require_text, help="One SELECT; docs/database.md describes the tables and views.")
     ],
+    lake: Annotated[
+        bool,
+        typer.Option("--lake", help="Ask the lake, by DuckDB, in place of Postgres (docs/lake.md). Default: off."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Print the rows of one SQL statement. The statement can read but not write.
@@ -37,7 +41,15 @@ def sql(
         print_rows = shown.print_objects
     elif sys.stdout.isatty():
         print_rows = shown.print_table
-    with Runs(open_home(Settings.load()).database).stream(statement, json_as_text=True) as (columns, rows):
+    settings = Settings.load()
+    if lake:
+        from lse_resources.lake.lake import Lake
+        from lse_resources.lake.open_lake import open_lake_place
+
+        stream = Lake.of(open_lake_place(settings)).stream(statement)
+    else:
+        stream = Runs(open_home(settings).database).stream(statement, json_as_text=True)
+    with stream as (columns, rows):
         print_rows(columns, rows)
 
 

@@ -198,13 +198,14 @@ def full_sweep(
     json: JsonOption = False,
 ) -> None:
     """Fetch, zip, upload, load and verify a day or a range of days."""
-    from lse_operations.steps import STEPS
+    from lse_operations.steps import day_steps
     from lse_resources.settings import Settings
 
+    settings = Settings.load()
     skipped = {"run_files": skip_fetch, "drive_file": skip_upload, "runs_table": skip_db}
-    steps = [step for step in STEPS if not skipped.get(step)]
+    steps = [step for step in day_steps(has_lake=settings.lake_url is not None) if not skipped.get(step)]
     # Without a destination there is nothing to skip: the check says that there is no copy, and the day can be verified.
-    skips_copy = skip_upload and Settings.load().has_destination
+    skips_copy = skip_upload and settings.has_destination
     unchecked = (["drive_matches_zip"] if skips_copy else []) + (["runs_match_files"] if skip_db else [])
     config: dict[str, dict[str, object]] = {
         "run_files": {"feedback": not skip_feedback, "attachments": not skip_attachments},

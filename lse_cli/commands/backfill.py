@@ -27,7 +27,7 @@ def backfill(
     from lse_archive.names import project_slug
     from lse_archive.texts import counted
     from lse_cli.selection import select
-    from lse_cli.terminal.texts import STEP_NAMES
+    from lse_operations.steps import day_steps
     from lse_platform.platform import platform_url
     from lse_platform.webserver import launch_backfill
     from lse_resources.projects import KEY_HINT, key_owners, read_projects
@@ -52,7 +52,7 @@ def backfill(
     if not served:
         raise typer.Exit(1)
     url = platform_url(settings)
-    steps = ["verification"] if verify_only else list(STEP_NAMES)
+    steps = ["verification"] if verify_only else list(day_steps(has_lake=settings.lake_url is not None))
     verb = "Verify" if verify_only else "Archive"
     for one in served:
         days = [day for day in selection.days if day >= one.start]

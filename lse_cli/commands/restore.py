@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lse_archive.errors import UsageError
 from lse_cli.commands.options import DryRunOption, ForceOption, JsonOption, ProjectOption, require_text
+
+if TYPE_CHECKING:
+    from lse_resources.destinations.protocol import ArchiveSource
+    from lse_resources.settings import Settings
 
 DayOption = Annotated[
     str | None,
@@ -39,6 +45,13 @@ class What(StrEnum):
     zips = "zips"
 
 
+class Origin(StrEnum):
+    """Where `restore` finds the days."""
+
+    destination = "destination"
+    lake = "lake"
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands to `lse archive`."""
     app.command()(restore)
@@ -65,6 +78,15 @@ def restore(
         bool,
         typer.Option("--allow-shrink", help="Allow the loss of local runs that the copy does not have. Default: off."),
     ] = False,
+    origin: Annotated[
+        Origin,
+        typer.Option(
+            "--from",
+            show_default=False,
+            help="destination: Drive or the object store. lake: LSE_LAKE_URL, whose raw"
+            " files give the zip again. Default: destination.",
+        ),
+    ] = Origin.destination,
     json: JsonOption = False,
 ) -> None:
     """Restore run files and zips from the destination, unchanged. Without dates: all days.
@@ -79,7 +101,6 @@ def restore(
     from lse_cli.terminal.console import Terminal
     from lse_cli.terminal.output import end_command
     from lse_cli.work.restore import RestoreRequest, restore_days
-    from lse_resources.open_destination import open_destination
     from lse_resources.places import record_places
     from lse_resources.settings import Settings
 
@@ -96,11 +117,26 @@ def restore(
         to_db=to_db,
         verify_only=verify_only,
         allow_shrink=allow_shrink,
+        from_lake=origin is Origin.lake,
     )
     record_places(settings)
-    with open_destination(settings) as destination:
+    with _opened(settings, origin) as destination:
         entries, code = restore_days(settings, Terminal(json=json, force=force), destination, request)
     end_command(entries, code, json=json)
+
+
+@contextlib.contextmanager
+def _opened(settings: Settings, origin: Origin) -> Generator[ArchiveSource]:
+    if origin is Origin.lake:
+        from lse_resources.lake.open_lake import open_lake_place
+        from lse_resources.lake.source import LakeSource
+
+        yield LakeSource(open_lake_place(settings))
+    else:
+        from lse_resources.open_destination import open_destination
+
+        with open_destination(settings) as destination:
+            yield destination
 
 
 def prune(

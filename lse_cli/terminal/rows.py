@@ -145,6 +145,8 @@ def _plain(value: Any) -> Any:
         return f"\\x{bytes(value).hex()}"
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
     return value if isinstance(value, str | int | float | None) else str(value)
@@ -154,7 +156,7 @@ def _text(value: Any) -> str | JsonText:
     if isinstance(value, JsonText):
         return value
     plain = _plain(value)
-    return _encode(plain).decode() if isinstance(plain, list | bool) else str(plain)
+    return _encode(plain).decode() if isinstance(plain, list | dict | bool) else str(plain)
 
 
 def _escaped(text: str) -> str:

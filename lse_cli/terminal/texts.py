@@ -10,6 +10,7 @@ import msgspec
 from lse_archive.results import (
     FetchResult,
     ImportResult,
+    LakeResult,
     LoadResult,
     PruneResult,
     RestoreResult,
@@ -28,11 +29,12 @@ STEP_NAMES = {
     "day_zip": "zip",
     "drive_file": "upload",
     "runs_table": "load",
+    "lake_files": "lake",
     "verification": "verify",
 }
 
 
-_STEP_OF = dict(zip(("files", "zip", "drive", "postgres", "verified"), STEP_NAMES.values(), strict=True))
+_STEP_OF = {"files": "fetch", "zip": "zip", "drive": "upload", "postgres": "load", "verified": "verify"}
 
 
 def missing_steps(day: DayView) -> str:
@@ -73,6 +75,8 @@ def describe(result: msgspec.Struct) -> str:
         return f"{action}: {result.name}, {size(result.bytes)}"
     if isinstance(result, LoadResult):
         return _load(result)
+    if isinstance(result, LakeResult):
+        return _lake(result)
     if isinstance(result, VerificationResult):
         return _verification(result)
     if isinstance(result, RestoreResult):
@@ -186,6 +190,14 @@ def _load(result: LoadResult) -> str:
     if result.forgotten:
         text += f"; {_forgotten(result.forgotten)}"
     return f"dry run: {text}" if result.dry_run else text
+
+
+def _lake(result: LakeResult) -> str:
+    counts = ((result.runs, "run"), (result.feedback, "feedback record"), (result.attachments, "attachment"))
+    rows = ", ".join(counted(count, noun) for count, noun in counts if count or noun == "run")
+    if not result.written:
+        return f"unchanged: {rows}"
+    return f"written: {rows} from the {result.source}, {size(result.bytes)}, and {size(result.raw_bytes)} of raw files"
 
 
 def _verification(result: VerificationResult) -> str:

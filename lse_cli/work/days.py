@@ -20,7 +20,7 @@ from lse_resources.langsmith.client import LangSmith
 from lse_resources.projects import ProjectConfig, read_projects
 from lse_resources.settings import Settings
 
-_FILE_STEPS = frozenset(("run_files", "day_zip", "drive_file"))
+_FILE_STEPS = frozenset(("run_files", "day_zip", "drive_file", "lake_files"))
 _EVERY_PROJECT = ""  # not a project's name
 
 
@@ -124,7 +124,8 @@ def _require_project(settings: Settings, name: str, steps: list[str]) -> None:
         ArchiveError: It is not known, or LangSmith cannot be reached.
     """
     layout = settings.layout
-    found = layout.days(name), layout.pruned_days(name), layout.zipped_days(name)
+    # A day whose files and zip are gone has its state, and may be at the destination.
+    found = layout.days(name), layout.recorded_days(name), layout.pruned_days(name), layout.zipped_days(name)
     if any(True for _ in chain(*found)) or any(one.name == name for one in read_projects(settings.projects_file)):
         return
     if "run_files" not in steps:

@@ -17,6 +17,7 @@ _SWEEP_FIELDS = {
     "day_zip": "zip_result",
     "drive_file": "upload_result",
     "runs_table": "db_result",
+    "lake_files": "lake_result",
     "verification": "verification_result",
 }
 

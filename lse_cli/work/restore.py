@@ -22,7 +22,7 @@ from lse_operations.restore.restore import RestoreOptions, plan, restore_day
 from lse_operations.steps import load_rows
 from lse_platform.home import open_home
 from lse_resources.destinations.files import StoredFile
-from lse_resources.destinations.protocol import Destination
+from lse_resources.destinations.protocol import ArchiveSource
 from lse_resources.projects import read_projects
 from lse_resources.settings import Settings
 
@@ -40,6 +40,7 @@ class RestoreRequest:
 
     Attributes:
         projects: Names; None: all projects at the destination.
+        from_lake: Whether the lake is the source, and not the destination.
         first, last: First and last day, both included; None: no limit.
     """
 
@@ -50,6 +51,7 @@ class RestoreRequest:
     to_db: bool
     verify_only: bool
     allow_shrink: bool
+    from_lake: bool
 
 
 @dataclass
@@ -70,7 +72,7 @@ class _Day:
 
 
 def restore_days(
-    settings: Settings, terminal: Terminal, destination: Destination, request: RestoreRequest
+    settings: Settings, terminal: Terminal, destination: ArchiveSource, request: RestoreRequest
 ) -> tuple[list[dict[str, Any]], int]:
     """Restores the days that the request selects.
 
@@ -99,7 +101,7 @@ def restore_days(
 
 
 def _find(
-    settings: Settings, terminal: Terminal, destination: Destination, request: RestoreRequest
+    settings: Settings, terminal: Terminal, destination: ArchiveSource, request: RestoreRequest
 ) -> tuple[list[_Day], dict[str, ArchiveError]]:
     """The days at the destination, and by project or folder why it cannot be restored in full."""
     incomplete: dict[str, ArchiveError] = {}
@@ -127,7 +129,7 @@ def _find(
     return days, incomplete
 
 
-def _plan(terminal: Terminal, destination: Destination, day: _Day, *, verify_only: bool) -> None:
+def _plan(terminal: Terminal, destination: ArchiveSource, day: _Day, *, verify_only: bool) -> None:
     try:
         day.result = plan(destination, day.paths, day.copy, verify_only=verify_only)
     except ArchiveError as error:
@@ -137,7 +139,7 @@ def _plan(terminal: Terminal, destination: Destination, day: _Day, *, verify_onl
     terminal.say(f"  {day.title}: {action}, {size(day.result.bytes)} from {day.result.source}")
 
 
-def _is_confirmed(terminal: Terminal, destination: Destination, day: _Day, request: RestoreRequest) -> bool:
+def _is_confirmed(terminal: Terminal, destination: ArchiveSource, day: _Day, request: RestoreRequest) -> bool:
     """Whether to restore the day. Asks before a day is replaced; a refusal is the day's error."""
     if day.error or day.result is None:
         return False
@@ -155,7 +157,7 @@ def _is_confirmed(terminal: Terminal, destination: Destination, day: _Day, reque
 
 
 def _restore(
-    settings: Settings, terminal: Terminal, destination: Destination, days: list[_Day], request: RestoreRequest
+    settings: Settings, terminal: Terminal, destination: ArchiveSource, days: list[_Day], request: RestoreRequest
 ) -> None:
     # Opened for the first load: files are restored without a database, too.
     database = functools.cache(lambda: open_home(settings).database)
@@ -179,7 +181,7 @@ def _restore(
 
 
 def _restore_one(
-    terminal: Terminal, destination: Destination, day: _Day, request: RestoreRequest, bars: DayBars
+    terminal: Terminal, destination: ArchiveSource, day: _Day, request: RestoreRequest, bars: DayBars
 ) -> RestoreResult:
     with bars.day(day.title) as bar:
         options = RestoreOptions(
@@ -189,6 +191,7 @@ def _restore_one(
             downloading=bar("download", "bytes"),
             extracting=bar("extract", "files"),
             on_wait=terminal.waiting,
+            is_destination=not request.from_lake,
         )
         return restore_day(destination, day.paths, day.copy, options)
 

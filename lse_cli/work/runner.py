@@ -82,7 +82,7 @@ class Runner:
         """Materializes the steps of a day.
 
         Args:
-            steps: Names of assets, as in `lse_operations.steps.STEPS`.
+            steps: Names of assets, as in `lse_operations.steps.day_steps`.
             config: Their run config, by name.
 
         Raises:
@@ -145,9 +145,10 @@ class Runner:
         from lse_platform.asset_keys import job_name
 
         if project not in self._jobs:
+            has_lake = self._settings.lake_url is not None
             definitions = dg.Definitions(
-                assets=project_assets(project, upload=self._upload),
-                jobs=[project_job(project)],
+                assets=project_assets(project, upload=self._upload, has_lake=has_lake),
+                jobs=[project_job(project, has_lake=has_lake)],
                 resources=resources(self._terminal),
                 executor=dg.in_process_executor,
             )

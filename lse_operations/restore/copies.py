@@ -15,7 +15,7 @@ from lse_archive.layout import Layout
 from lse_archive.names import project_folder, project_name, zip_name
 from lse_resources.destinations.encryption import is_encrypted
 from lse_resources.destinations.files import StoredFile
-from lse_resources.destinations.protocol import SEARCH_LAG, Destination
+from lse_resources.destinations.protocol import SEARCH_LAG, ArchiveSource
 
 _DATED = re.compile(r"(\d{4}-\d{2}-\d{2})\.zip\Z")
 
@@ -61,7 +61,7 @@ def _refuse(_: str, error: UsageError) -> None:
 
 
 def archived_projects(
-    destination: Destination, known: list[str], *, on_unknown: Callable[[str, UsageError], None] = _refuse
+    destination: ArchiveSource, known: list[str], *, on_unknown: Callable[[str, UsageError], None] = _refuse
 ) -> Iterator[str]:
     """The projects that have a folder at the destination.
 
@@ -84,7 +84,7 @@ def archived_projects(
 
 
 def copies(
-    destination: Destination,
+    destination: ArchiveSource,
     project: str,
     first: date | None = None,
     last: date | None = None,

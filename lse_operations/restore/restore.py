@@ -25,7 +25,7 @@ from lse_operations.restore.copies import RemoteArchive, copies
 from lse_operations.restore.unpack import UnpackedDay, clear, holds, publish, unpack_day
 from lse_resources.destinations.encryption import check_decryptable
 from lse_resources.destinations.files import LocalFile, StoredFile
-from lse_resources.destinations.protocol import Destination
+from lse_resources.destinations.protocol import ArchiveSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ class RestoreOptions:
         downloading: Called with (bytes done, bytes in total).
         extracting: Called with (files done, files in total).
         on_wait: Called with the holder of the day's lock, if it is held.
+        is_destination: Whether the copy is the day's archive at the destination, so that its id is recorded.
     """
 
     may_replace: Callable[[str], bool] = lambda _: True
@@ -47,9 +48,12 @@ class RestoreOptions:
     downloading: Callable[[int, int], None] = lambda _done, _all: None
     extracting: Callable[[int, int], None] = lambda _done, _all: None
     on_wait: Callable[[str], None] | None = None
+    is_destination: bool = True
 
 
-def plan(destination: Destination, paths: DayPaths, copy: RemoteArchive, *, verify_only: bool = False) -> RestoreResult:
+def plan(
+    destination: ArchiveSource, paths: DayPaths, copy: RemoteArchive, *, verify_only: bool = False
+) -> RestoreResult:
     """What a restore of the day would do, by the destination's metadata. Downloads and writes nothing.
 
     Raises:
@@ -63,7 +67,7 @@ def plan(destination: Destination, paths: DayPaths, copy: RemoteArchive, *, veri
 
 
 def _planned(
-    destination: Destination, paths: DayPaths, copy: RemoteArchive, *, unchanged: bool, verify_only: bool = False
+    destination: ArchiveSource, paths: DayPaths, copy: RemoteArchive, *, unchanged: bool, verify_only: bool = False
 ) -> RestoreResult:
     file, content = copy.file, copy.content
     local = not verify_only and _is_local(paths, file)
@@ -89,7 +93,7 @@ def _planned(
 
 
 def restore_day(
-    destination: Destination, paths: DayPaths, copy: RemoteArchive, options: RestoreOptions | None = None
+    destination: ArchiveSource, paths: DayPaths, copy: RemoteArchive, options: RestoreOptions | None = None
 ) -> RestoreResult:
     """Restores the run files and the zip of one day as they are at the destination, or changes nothing.
 
@@ -111,7 +115,7 @@ def restore_day(
         clear(paths)
         if not options.verify_only and copy.content and holds(paths, copy.content):
             result = _planned(destination, paths, copy, unchanged=True)
-            _remove_downloads(paths)
+            remove_downloads(paths)
         else:
             result = _restore(destination, paths, copy, file, options)
     if result.action in ("restored", "replaced") and read_tombstones(paths) and result.content_sha256 != copy.content:
@@ -121,7 +125,7 @@ def restore_day(
 
 
 def restore_pruned(
-    destination: Destination, paths: DayPaths, *, on_wait: Callable[[str], None] | None = None
+    destination: ArchiveSource, paths: DayPaths, *, on_wait: Callable[[str], None] | None = None
 ) -> RestoreResult | None:
     """Restores a pruned day, so that it can be written again (law 1); None if it is not pruned.
 
@@ -142,7 +146,7 @@ def restore_pruned(
 
 
 def _restore(
-    destination: Destination, paths: DayPaths, copy: RemoteArchive, file: StoredFile, options: RestoreOptions
+    destination: ArchiveSource, paths: DayPaths, copy: RemoteArchive, file: StoredFile, options: RestoreOptions
 ) -> RestoreResult:
     asked = False
     if copy.content and not options.verify_only:
@@ -176,11 +180,11 @@ def _restore(
         return result
     finally:
         clear(paths)
-        _remove_downloads(paths)
+        remove_downloads(paths)
 
 
 def _publish(
-    destination: Destination,
+    destination: ArchiveSource,
     paths: DayPaths,
     copy: RemoteArchive,
     unpacked: UnpackedDay,
@@ -197,13 +201,12 @@ def _publish(
         _ask(destination, paths, file, options)
     publish(paths, unpacked, source, allow_shrink=options.allow_shrink)
     if not unpacked.differs:
-        update_state(
-            paths, drive_file_id=file.id, drive_sha256=file.sha256, drive_content=unpacked.content, zip_pruned_at=None
-        )
+        recorded = {"drive_file_id": file.id, "drive_sha256": file.sha256, "drive_content": unpacked.content}
+        update_state(paths, zip_pruned_at=None, **(recorded if options.is_destination else {}))
     return "replaced" if existed else "restored"
 
 
-def _ask(destination: Destination, paths: DayPaths, file: StoredFile, options: RestoreOptions) -> bool:
+def _ask(destination: ArchiveSource, paths: DayPaths, file: StoredFile, options: RestoreOptions) -> bool:
     if paths.folder.exists():
         what = f"{paths.folder} differs from the copy on {destination.place} ({file.modified[:10]})"
         if not options.may_replace(f"{what}. Replace it by the copy"):
@@ -223,7 +226,8 @@ def _is_copy(path: Path, file: StoredFile) -> bool:
         return False
 
 
-def _remove_downloads(paths: DayPaths) -> None:
+def remove_downloads(paths: DayPaths) -> None:
+    """Removes the downloaded copies of a day, also unfinished ones."""
     with contextlib.suppress(OSError):  # the day is restored: the next restore removes them
         name = glob.escape(paths.incoming.name)
         for pattern in (f"{name}*", f".{name}.*.part"):  # also the encrypted file

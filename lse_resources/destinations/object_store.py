@@ -83,6 +83,35 @@ _HINTS = {
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
 
+def open_store(url: str, config: Mapping[str, str], setting: str) -> tuple[Any, str]:
+    """Opens the bucket and prefix of a URL; returns obstore's store, and the bucket's name in messages.
+
+    Args:
+        url: s3://…, gs://… or az://…
+        config: Credentials, region and endpoint, by obstore's names; missing ones are read from the environment.
+        setting: The name of the setting that holds the URL, for errors.
+
+    Raises:
+        SettingsError: The URL or the configuration is malformed.
+    """
+    parts, options = _split(url, setting), dict(config)
+    endpoint = urlsplit(options.get("endpoint", ""))
+    if endpoint.scheme == "http" and endpoint.hostname not in _LOOPBACK:
+        raise SettingsError("AWS_ENDPOINT_URL is not safe", why="archives would be sent unencrypted", hint="Use https")
+    if parts.scheme == "s3":
+        options |= {"checksum_algorithm": "sha256"}  # S3 checks each part on arrival
+    try:
+        store: Any = from_url(url, config=options, client_options=client_options(config))  # ty: ignore[no-matching-overload]
+    except (BaseError, ValueError) as error:
+        raise SettingsError(f"{setting} cannot be used", why=_brief(error)) from error
+    return store, f"{parts.scheme}://{parts.netloc}"
+
+
+def client_options(config: Mapping[str, str]) -> dict[str, bool]:
+    """The options of obstore's HTTP client: without TLS only where the endpoint is so."""
+    return {"allow_http": config.get("endpoint", "").startswith("http://")}
+
+
 class ObjectStore:
     """The bucket and prefix of a URL such as `s3://bucket/archives`; threads may share it.
 
@@ -102,22 +131,10 @@ class ObjectStore:
     def __init__(
         self, url: str, config: Mapping[str, str] | None = None, *, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        parts, options = _split(url), dict(config or {})
-        endpoint = urlsplit(options.get("endpoint", ""))
-        if endpoint.scheme == "http" and endpoint.hostname not in _LOOPBACK:
-            raise SettingsError(
-                "AWS_ENDPOINT_URL is not safe", why="archives would be sent unencrypted", hint="Use https"
-            )
-        if parts.scheme == "s3":
-            options |= {"checksum_algorithm": "sha256"}  # S3 checks each part on arrival
-        try:
-            self._store: Any = from_url(url, config=options, client_options={"allow_http": endpoint.scheme == "http"})  # ty: ignore[no-matching-overload]
-        except (BaseError, ValueError) as error:
-            raise SettingsError("LSE_ARCHIVE_URL cannot be used", why=_brief(error)) from error
-        self._config = options
+        self._config = dict(config or {})
+        self._store, self.place = open_store(url, self._config, "LSE_ARCHIVE_URL")
         self._versions: ObjectVersions | None = None
-        self._url = parts
-        self.place = f"{parts.scheme}://{parts.netloc}"
+        self._url = _split(url, "LSE_ARCHIVE_URL")
         self.keeps_revisions = False
         self._sleep = sleep
 
@@ -444,25 +461,32 @@ class ObjectStore:
             )
         return bytes(answer.bytes())
 
-    @contextlib.contextmanager
-    def _converted_errors(self, what: str) -> Generator[None]:
-        """Converts the store's errors to ArchiveErrors `cannot <what>`."""
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise ArchiveConflictError(
-                f"cannot {what}", why=f"it is no longer on {self.place}", hint="Run the command again"
-            ) from error
-        except _REFUSALS as error:
-            hint = _hint(error) or _CREDENTIALS
-            raise DestinationError(f"cannot {what}", why=f"{self.place} refused: {_brief(error)}", hint=hint) from error
-        except _ERRORS as error:
-            if "NoSuchBucket" in str(error):
-                raise DestinationError(
-                    f"cannot {what}", why="there is no such bucket", hint="Check LSE_ARCHIVE_URL"
-                ) from error
-            hint = _hint(error) or "Run the command again later"
-            raise DestinationError(f"cannot {what}", why=_brief(error), hint=hint) from error
+    def _converted_errors(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return store_errors(what, self.place, "LSE_ARCHIVE_URL")
+
+
+@contextlib.contextmanager
+def store_errors(what: str, place: str, setting: str) -> Generator[None]:
+    """Converts the store's errors to ArchiveErrors `cannot <what>`.
+
+    Args:
+        place: The bucket's name in messages.
+        setting: The name of the setting that names the bucket.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ArchiveConflictError(
+            f"cannot {what}", why=f"it is no longer on {place}", hint="Run the command again"
+        ) from error
+    except _REFUSALS as error:
+        hint = _hint(error) or _CREDENTIALS
+        raise DestinationError(f"cannot {what}", why=f"{place} refused: {_brief(error)}", hint=hint) from error
+    except _ERRORS as error:
+        if "NoSuchBucket" in str(error):
+            raise DestinationError(f"cannot {what}", why="there is no such bucket", hint=f"Check {setting}") from error
+        hint = _hint(error) or "Run the command again later"
+        raise DestinationError(f"cannot {what}", why=_brief(error), hint=hint) from error
 
 
 def _hint(error: Exception) -> str:
@@ -503,13 +527,13 @@ def _record_key(key: str) -> str:
     return f"{folder}/.{name}.proven"
 
 
-def _split(url: str) -> SplitResult:
-    """The parts of LSE_ARCHIVE_URL; errors do not quote it, because it may contain a key. Raises SettingsError."""
+def _split(url: str, setting: str) -> SplitResult:
+    """The parts of a URL; errors do not quote it, because it may contain a key. Raises SettingsError."""
     rest = url.partition("://")[2] or url
     # A key may contain slashes: then urlsplit would end the bucket inside the key.
     if "@" in rest.partition("/")[0] or re.search(":.*@", rest):
         raise SettingsError(
-            "LSE_ARCHIVE_URL contains credentials",
+            f"{setting} contains credentials",
             why="they would appear in messages and records",
             hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead, and write the URL as in s3://bucket/folder",
         )
@@ -518,7 +542,7 @@ def _split(url: str) -> SplitResult:
         if parts.scheme in _SCHEMES and parts.netloc and not (parts.query or parts.fragment):
             return parts
     raise SettingsError(
-        "LSE_ARCHIVE_URL is not an object store",
+        f"{setting} is not an object store",
         why="it is not s3://, gs:// or az:// with a bucket, or has a ? or #",
         hint="Set it as in s3://bucket/folder",
     )

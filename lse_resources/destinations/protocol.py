@@ -14,8 +14,8 @@ SEARCH_LAG = timedelta(hours=1)
 """By then a search of the destination finds a new file: on Drive it takes some seconds."""
 
 
-class Destination(Protocol):
-    """Storage with one folder per project and one zip per day. Threads may share it.
+class ArchiveSource(Protocol):
+    """Storage with one folder per project and one zip per day, from which days are restored. Threads may share it.
 
     Every method raises DestinationError, in one sentence without secrets, when the service refuses finally or cannot
     be reached for longer than the patience.
@@ -26,6 +26,30 @@ class Destination(Protocol):
         """Its name in messages, as in "the copy on Drive"."""
         ...
 
+    def find_project_folders(self, name: str) -> list[str]:
+        """The ids of a project's folders, oldest first: one, none, or on Drive by mistake several, read as one."""
+        ...
+
+    def project_folders(self) -> list[str]:
+        """The names of all projects' folders, sorted, each once."""
+        ...
+
+    def read(self, file_id: str) -> StoredFile | None:
+        """The file as it is now; None if it was deleted, or is in the trash."""
+        ...
+
+    def list_files(self, folder_id: str) -> list[StoredFile]:
+        """All files of a folder as the destination lists them, oldest first: Drive's lists lag, see `find_file`."""
+        ...
+
+    def download(self, file: StoredFile, target: Path, *, progress: Callable[[int], None] = ...) -> None:
+        """Downloads the file, checks it, and moves it to `target`; continues an interrupted download."""
+        ...
+
+
+class Destination(ArchiveSource, Protocol):
+    """A source to which days are uploaded."""
+
     @property
     def keeps_revisions(self) -> bool:
         """Whether replaced content and removed files can be recovered for some time."""
@@ -35,16 +59,8 @@ class Destination(Protocol):
         """Raises unless the destination exists and has room for `need` bytes more, as far as it reports that."""
         ...
 
-    def find_project_folders(self, name: str) -> list[str]:
-        """The ids of a project's folders, oldest first: one, none, or on Drive by mistake several, read as one."""
-        ...
-
     def ensure_project_folder(self, name: str) -> str:
         """The id of a project's folder, the oldest if there are several; creates the folder if it is missing."""
-        ...
-
-    def project_folders(self) -> list[str]:
-        """The names of all projects' folders, sorted, each once."""
         ...
 
     def find_file(self, folder_id: str, name: str) -> list[StoredFile]:
@@ -54,16 +70,8 @@ class Destination(Protocol):
         """
         ...
 
-    def read(self, file_id: str) -> StoredFile | None:
-        """The file as it is now; None if it was deleted, or is in the trash."""
-        ...
-
     def left_behind(self, folder_id: str, file: StoredFile) -> list[StoredFile]:
         """The files that `file` replaced and a killed upload did not remove: unencrypted zips of an encrypted one."""
-        ...
-
-    def list_files(self, folder_id: str) -> list[StoredFile]:
-        """All files of a folder as the destination lists them, oldest first: Drive's lists lag, see `find_file`."""
         ...
 
     def upload(
@@ -81,10 +89,6 @@ class Destination(Protocol):
 
         The caller deletes `session_file` when it has recorded the id of the file.
         """
-        ...
-
-    def download(self, file: StoredFile, target: Path, *, progress: Callable[[int], None] = ...) -> None:
-        """Downloads the file, checks it, and moves it to `target`; continues an interrupted download."""
         ...
 
     def prove(self, file: StoredFile) -> StoredFile:

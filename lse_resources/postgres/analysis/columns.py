@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal, localcontext
@@ -16,7 +16,11 @@ from lse_resources.postgres.analysis.json_values import jsonb_text, load_exact_j
 from lse_resources.postgres.jsonb import render
 
 # Numbers that may be out of jsonb's range: only the close rendering checks each of them, as the server does at a load.
-_MAYBE_OUT_OF_RANGE = re.compile(rb"[eE][+-]?\d{5}|\d{16000}")
+# The first pattern is fast and matches many hexadecimal ids, too; the second one decides.
+_MAYBE_EXPONENT = re.compile(rb"\d[eE][+-]?\d{5}")
+_EXPONENT = re.compile(rb"[\[,:\s]-?\d[\d.]*[eE][+-]?\d{5}")
+_LONG_DIGITS = 16000
+_LONG_NUMBER = re.compile(rb"\d{%d}" % _LONG_DIGITS)
 _COUNT = re.compile(r"\d{1,18}", re.ASCII)
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", re.ASCII)
 _TIME = re.compile(
@@ -101,15 +105,48 @@ FEEDBACK_COLUMNS = tuple(field.name for field in fields(FeedbackColumns))
 ATTACHMENT_COLUMNS = tuple(field.name for field in fields(AttachmentColumns))
 
 
+class RenderedDocument:
+    """The content of a JSON object as it is in the database. Only the members that are read are parsed.
+
+    Attributes:
+        mark: Why it is not the document itself, see `render`; None if it is.
+    """
+
+    def __init__(self, document: bytes) -> None:
+        rendering = render(document, closely=_may_be_out_of_range(document))
+        self.content = _Object(rendering.data or b"{}")
+        self.mark = list(rendering.mark) or None
+
+    def text(self, key: str) -> bytes | None:
+        """The JSON of a member; None if it is null or not there."""
+        return None if (raw := self.content.raw(key)) == b"null" else raw
+
+
+def member_texts(document: bytes) -> dict[str, str | None] | None:
+    """Returns the members of a JSON object as PostgreSQL's `->>` does; None for another value."""
+    if not document.startswith(b"{"):
+        return None
+    found = _Object(document)
+    return {key: found.text(key) for key in found}
+
+
 def run_columns(
-    project: str, day: date, header: RunHeader, document: bytes, scores: Scores | None = None
+    project: str,
+    day: date,
+    header: RunHeader,
+    document: bytes | RenderedDocument,
+    scores: Scores | None = None,
+    *,
+    read_json: Callable[[bytes], Any] = load_json,
 ) -> RunColumns:
     """Reads the columns from a run's JSON, after rendering it as for the database.
 
     Args:
         scores: Of its feedback, see `mean_scores`.
+        read_json: Reads the JSON of `metadata`; returns None for null.
     """
-    run, mark = _rendered(document)
+    rendered = document if isinstance(document, RenderedDocument) else RenderedDocument(document)
+    run = rendered.content
     extra = _Object(run.raw("extra"))
     metadata, extra_metadata = _Object(run.raw("metadata")), _Object(extra.raw("metadata"))
     invocation = _Object(extra.raw("invocation_params"))
@@ -145,16 +182,19 @@ def run_columns(
             invocation.text("model_name"),
         ),
         tags=[_text(tag) for tag in tags] if isinstance(tags, list) else None,
-        metadata=_first(load_json(run.raw("metadata")), load_json(extra.raw("metadata"))),
+        metadata=_first(read_json(run.raw("metadata")), read_json(extra.raw("metadata"))),
         thread_id=_first(run.text("thread_id"), metadata.text("thread_id"), extra_metadata.text("thread_id")),
-        mark=mark,
+        mark=rendered.mark,
         feedback_scores=scores,
     )
 
 
-def feedback_columns(project: str, day: date, record: Record) -> FeedbackColumns:
-    """Reads the columns from a feedback record."""
-    feedback, mark = _rendered(record.document)
+def feedback_columns(
+    project: str, day: date, record: Record, *, read_json: Callable[[bytes], Any] = load_json
+) -> FeedbackColumns:
+    """Reads the columns from a feedback record; `read_json` reads the JSON of `value` and `correction`."""
+    rendered = RenderedDocument(record.document)
+    feedback = rendered.content
     score = feedback.value("score")
     return FeedbackColumns(
         project=project,
@@ -164,20 +204,21 @@ def feedback_columns(project: str, day: date, record: Record) -> FeedbackColumns
         trace_id=_uuid(feedback.text("trace_id")),
         key=feedback.text("key"),
         score=Decimal(score) if isinstance(score, bool) else _number(score),
-        value=load_json(feedback.raw("value")),
+        value=read_json(feedback.raw("value")),
         comment=feedback.text("comment"),
-        correction=load_json(feedback.raw("correction")),
+        correction=read_json(feedback.raw("correction")),
         source_type=_Object(feedback.raw("feedback_source")).text("type"),
         created_at=_time(feedback.value("created_at")),
         modified_at=_time(feedback.value("modified_at")),
         deleted="lse_deleted_at" in feedback,
-        mark=mark,
+        mark=rendered.mark,
     )
 
 
 def attachment_columns(project: str, day: date, record: Record) -> AttachmentColumns:
     """Reads the columns from the entry of an attachment."""
-    entry, mark = _rendered(record.document)
+    rendered = RenderedDocument(record.document)
+    entry = rendered.content
     return AttachmentColumns(
         project=project,
         run_date=day,
@@ -187,7 +228,7 @@ def attachment_columns(project: str, day: date, record: Record) -> AttachmentCol
         bytes=_count(entry.value("bytes")),
         sha256=entry.text("sha256"),
         file=entry.text("file"),
-        mark=mark,
+        mark=rendered.mark,
     )
 
 
@@ -206,10 +247,10 @@ def _mean(scores: Sequence[Decimal]) -> float:
         return load_json(format(mean.normalize(), "f"))
 
 
-def _rendered(document: bytes) -> tuple[_Object, list[str] | None]:
-    """Returns the content as it is in the database, and its mark."""
-    rendering = render(document, closely=_MAYBE_OUT_OF_RANGE.search(document) is not None)
-    return _Object(rendering.data or b"{}"), list(rendering.mark) or None
+def _may_be_out_of_range(document: bytes) -> bool:
+    if _MAYBE_EXPONENT.search(document) and _EXPONENT.search(document):
+        return True
+    return len(document) > _LONG_DIGITS and _LONG_NUMBER.search(document) is not None
 
 
 class _Object:
@@ -222,7 +263,14 @@ class _Object:
         return bytes(self._members.get(key, b"null"))
 
     def value(self, key: str) -> Any:
-        return load_exact_json(self.raw(key))
+        raw = self.raw(key)
+        if raw == b"null":
+            return None
+        if (
+            raw.startswith(b'"') and raw.endswith(b'"') and b"\\" not in raw
+        ):  # most values; the parser takes ten times as long
+            return raw[1:-1].decode()
+        return load_exact_json(raw)
 
     def text(self, key: str) -> str | None:
         return _text(self.value(key))
@@ -230,9 +278,12 @@ class _Object:
     def __contains__(self, key: str) -> bool:
         return key in self._members
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
 
 def _text(value: Any) -> str | None:
-    """Returns a value as PostgreSQL's `->>` does."""
+    """Returns a value of `load_exact_json` as PostgreSQL's `->>` does."""
     return value if value is None or isinstance(value, str) else jsonb_text(value)
 
 

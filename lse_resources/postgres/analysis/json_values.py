@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -22,12 +21,12 @@ def load_json(text: str | bytes) -> Any:
     Raises:
         ValueError: It is not JSON.
     """
-    return _load(text, _plain_decimal)
+    return _load(text, _plain_decoder)
 
 
 def load_exact_json(text: str | bytes) -> Any:
     """Parses JSON as `load_json` does, but keeps decimals exactly, as `Decimal`."""
-    return _load(text, Decimal)
+    return _load(text, _exact_decoder)
 
 
 def object_members(document: bytes) -> dict[str, bytes | msgspec.Raw]:
@@ -84,11 +83,12 @@ def _scalar_text(value: Any) -> str:
     return format(number if number else abs(number), "f")
 
 
-def _load(text: str | bytes, decimal: Callable[[str], Any]) -> Any:
+def _load(text: str | bytes, decoder: json.JSONDecoder) -> Any:
+    text = text if isinstance(text, str) else text.decode()
     try:
-        return json.loads(text, parse_int=_integer, parse_float=decimal)
+        return decoder.decode(text)
     except RecursionError:
-        return _load_deep(text if isinstance(text, str) else text.decode(), decimal)
+        return _load_deep(text, decoder)
 
 
 def _integer(text: str) -> int:
@@ -106,7 +106,12 @@ def _plain_decimal(text: str) -> int | float:
     return float(text) + 0.0  # jsonb has no negative zero
 
 
-def _load_deep(text: str, decimal: Callable[[str], Any]) -> Any:
+# Made once: `json.loads` would make one for each call.
+_plain_decoder = json.JSONDecoder(parse_int=_integer, parse_float=_plain_decimal)
+_exact_decoder = json.JSONDecoder(parse_int=_integer, parse_float=Decimal)
+
+
+def _load_deep(text: str, decoder: json.JSONDecoder) -> Any:
     """Parses valid JSON without recursion."""
     outermost: list[Any] = []
     stack: list[Any] = [outermost]
@@ -120,7 +125,7 @@ def _load_deep(text: str, decimal: Callable[[str], Any]) -> Any:
         if isinstance(container, dict) and key is None:
             key = json.loads(token)
             continue
-        value = {"{": dict, "[": list}[token]() if token in ("{", "[") else _load(token, decimal)
+        value = {"{": dict, "[": list}[token]() if token in ("{", "[") else _load(token, decoder)
         if isinstance(container, dict):
             container[key] = value
             key = None

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from database_fixtures import DAY, PROJECT, RunFolder, run_id
+from document_strategies import DEEP, EXTREMES, LONG_INTEGER
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -21,28 +22,6 @@ from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.day import load_day
 
 pytestmark = pytest.mark.slow
-
-LONG_INTEGER = "7" * 5736
-DEEP = '{"a":[' * 750 + '"x", 1.50' + "]}" * 750
-TOO_DEEP = "[" * 5000 + "]" * 5000
-EXTREMES = [
-    f'"metadata": {{"n": {LONG_INTEGER}, "m": -{LONG_INTEGER}.5}}',
-    f'"metadata": {DEEP}',
-    f'"inputs": {LONG_INTEGER}, "outputs": {DEEP}, "name": {DEEP}, "tags": [{DEEP}, {LONG_INTEGER}]',
-    f'"extra": {{"metadata": {DEEP}, "invocation_params": {{"model": {LONG_INTEGER}}}}}, "thread_id": {DEEP}',
-    f'"metadata": {TOO_DEEP}, "error": {TOO_DEEP}, "status": null',
-    '"metadata": [1e2, 1.50e1, -0.0, -0e7, 1e131071, 1e-16383, 1e131072, 1e-16384, 1.0e400, 9007199254740993]',
-    '"total_cost": 1e-16384, "prompt_cost": 1e29, "completion_cost": -1e30, "total_tokens": 1e18, "prompt_tokens": 2.5',
-    '"run_type": "\\u0130\\u03a3", "name": {"bb": 1.50, "a": [1e2, -0.0, true, null, "\\u001f"], "\\u00e9": {}}',
-    '"parent_run_ids": "4c9184f3-7cf0-4d4d-8acd-0e1212121212", "tags": {"a": 1}, "dotted_order": 1.5',
-    '"parent_run_id": "", "parent_run_ids": ["4c9184f3-7cf0-4d4d-8acd-0e1212121212"]',
-    '"parent_run_id": "{4c9184f3-7cf0-4d4d-8acd-0e1212121212}"',
-    '"end_time": "2026-01-31T23:59:60.5Z"',
-    '"end_time": "2026-01-31T24:00:00"',
-    '"end_time": "2026-01-31 12:00:00.1234565+05:30"',
-    '"end_time": "20260131T120000Z"',
-    '"end_time": "2026-01-31"',
-]
 
 text = st.text(st.characters(exclude_categories=[]), max_size=6)
 ascii_text = st.text(st.characters(max_codepoint=127), max_size=6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import date
 from urllib.parse import urlencode
 
 ROOT = "/archive"
@@ -11,3 +13,13 @@ ROOT = "/archive"
 def days_address(project: str, year: int | None = None) -> str:
     """The calendar of a project, by default of the last year that is archived."""
     return f"{ROOT}/days?{urlencode({'project': project} | ({'year': year} if year else {}))}"
+
+
+def runs_address(project: str, first: date, last: date) -> str:
+    """The runs of a range of days."""
+    return f"{ROOT}/runs?{urlencode({'project': project, 'from': first, 'to': last})}"
+
+
+def some_runs_address(project: str, run_ids: Iterable[str]) -> str:
+    """These runs of a project."""
+    return f"{ROOT}/runs?{urlencode([('project', project), *(('id', run_id) for run_id in run_ids)])}"

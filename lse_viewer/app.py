@@ -15,6 +15,7 @@ from lse_resources.settings import Settings
 from lse_viewer.archive import Archive, NotFoundError
 from lse_viewer.days import days_page, projects_page
 from lse_viewer.rendering import STATIC, page
+from lse_viewer.runs import runs_download, runs_page
 from lse_viewer.safety import Safety
 
 _STATUS: dict[type[ArchiveError], int] = {UsageError: 400, NotFoundError: 404, DatabaseError: 503}
@@ -26,6 +27,8 @@ def create_app(settings: Settings) -> Starlette:
         routes=[
             Route("/", projects_page),
             Route("/days", days_page),
+            Route("/runs", runs_page),
+            Route("/runs.{format:str}", runs_download),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[Middleware(Safety, settings.lse_ui_url)],

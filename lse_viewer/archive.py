@@ -19,6 +19,8 @@ from lse_resources.settings import Settings
 
 _SESSIONS = 4
 """Connections of all pages together: they must not take those that loads need."""
+_DOWNLOADS = 2
+"""Downloads at once, beside the pages."""
 
 
 class NotFoundError(ArchiveError):
@@ -31,6 +33,7 @@ class Archive:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._sessions = threading.BoundedSemaphore(_SESSIONS)
+        self._downloads = threading.BoundedSemaphore(_DOWNLOADS)
 
     @property
     def database(self) -> Database:
@@ -46,6 +49,11 @@ class Archive:
         """A read-only transaction, see `reading`; waits while as many pages as may read do so."""
         with self._sessions, reading(self.database) as connection:
             yield connection
+
+    def limited(self, parts: Generator[bytes]) -> Generator[bytes]:
+        """The parts of a download, of which only so many are open at once; the others wait."""
+        with self._downloads:
+            yield from parts
 
 
 def archive_of(request: Request) -> Archive:

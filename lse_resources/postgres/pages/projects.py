@@ -38,3 +38,9 @@ class ProjectDays:
 def read_projects_with_days(connection: psycopg.Connection) -> list[ProjectDays]:
     """Reads the projects, sorted by name."""
     return connection.cursor(row_factory=class_row(ProjectDays)).execute(_SELECT).fetchall()
+
+
+def last_day_of(connection: psycopg.Connection, project: str) -> date | None:
+    """The last day of a project that the table `days` has; None: it has none."""
+    [(last,)] = connection.execute("SELECT max(run_date) FROM days WHERE project = %s", (project,)).fetchall()
+    return last

@@ -25,24 +25,28 @@ class SlowStatementError(DatabaseError):
 
 
 @contextmanager
-def reading(database: Database) -> Generator[psycopg.Connection]:
+def reading(database: Database, seconds: float | None = None) -> Generator[psycopg.Connection]:
     """Opens a read-only transaction for the block; jsonb values are read with all their digits.
 
+    Args:
+        seconds: Limit of a statement; default: STATEMENT_SECONDS.
+
     Raises:
-        SlowStatementError: A statement takes more than STATEMENT_SECONDS.
+        SlowStatementError: A statement takes longer.
         DatabaseError: Postgres cannot be reached, or refuses.
     """
+    seconds = seconds or STATEMENT_SECONDS
     try:
         with database.session("cannot read the archive") as connection, connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            connection.execute(_SET_LIMITS, (f"{STATEMENT_SECONDS}s",))
+            connection.execute(_SET_LIMITS, (f"{seconds}s",))
             set_json_loads(load_exact_json, connection)
             yield connection
     except DatabaseError as error:
         if isinstance(error.__cause__, errors.QueryCanceled):
             raise SlowStatementError(
                 "this takes too long",
-                why=f"Postgres did not finish within {STATEMENT_SECONDS} seconds",
+                why=f"Postgres did not finish within {seconds} seconds",
                 hint="Choose fewer days, or filter by project, day, status or root first; lse sql has no limit",
             ) from None
         raise

@@ -23,3 +23,8 @@ def runs_address(project: str, first: date, last: date) -> str:
 def some_runs_address(project: str, run_ids: Iterable[str]) -> str:
     """These runs of a project."""
     return f"{ROOT}/runs?{urlencode([('project', project), *(('id', run_id) for run_id in run_ids)])}"
+
+
+def run_address(run_id: object) -> str:
+    """A run, in its trace."""
+    return f"{ROOT}/run/{run_id}"

@@ -17,6 +17,17 @@ from lse_viewer.days import days_page, projects_page
 from lse_viewer.rendering import STATIC, page
 from lse_viewer.runs import runs_download, runs_page
 from lse_viewer.safety import Safety
+from lse_viewer.traces import (
+    attachment,
+    run_file,
+    run_page,
+    run_panel,
+    run_tree,
+    run_value,
+    thread_page,
+    trace_page,
+    trace_rows,
+)
 
 _STATUS: dict[type[ArchiveError], int] = {UsageError: 400, NotFoundError: 404, DatabaseError: 503}
 
@@ -29,6 +40,15 @@ def create_app(settings: Settings) -> Starlette:
             Route("/days", days_page),
             Route("/runs", runs_page),
             Route("/runs.{format:str}", runs_download),
+            Route("/trace/{trace_id}", trace_page),
+            Route("/trace/{trace_id}/rows", trace_rows),
+            Route("/thread", thread_page),
+            Route("/run/{run_id}", run_page),
+            Route("/run/{run_id}/panel", run_panel),
+            Route("/run/{run_id}/tree", run_tree),
+            Route("/run/{run_id}/value", run_value),
+            Route("/run/{run_id}/file", run_file),
+            Route("/run/{run_id}/attachment/{attachment_id}", attachment),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[Middleware(Safety, settings.lse_ui_url)],

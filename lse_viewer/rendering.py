@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse
 
 from lse_archive.printable import printable
 from lse_archive.texts import counted
-from lse_platform.addresses import days_address, runs_address
+from lse_platform.addresses import days_address, run_address, runs_address
 
 _HERE = Path(__file__).parent
 STATIC = _HERE / "static"
@@ -82,4 +82,8 @@ _environment.filters |= {
     "moment": moment,
     "counted": counted,
 }
-_GLOBALS: dict[str, Any] = {"days_address": days_address, "runs_address": runs_address}
+_GLOBALS: dict[str, Any] = {
+    "days_address": days_address,
+    "runs_address": runs_address,
+    "run_address": run_address,
+}

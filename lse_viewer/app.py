@@ -28,6 +28,7 @@ from lse_viewer.traces import (
     trace_page,
     trace_rows,
 )
+from lse_viewer.trends import trends_page
 
 _STATUS: dict[type[ArchiveError], int] = {UsageError: 400, NotFoundError: 404, DatabaseError: 503}
 
@@ -40,6 +41,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/days", days_page),
             Route("/runs", runs_page),
             Route("/runs.{format:str}", runs_download),
+            Route("/trends", trends_page),
             Route("/trace/{trace_id}", trace_page),
             Route("/trace/{trace_id}/rows", trace_rows),
             Route("/thread", thread_page),

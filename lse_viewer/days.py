@@ -55,10 +55,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A month of the calendar: its weeks from Monday on, None for days of other months and those without a state."""
+    """A month of the calendar: its weeks from Monday on.
+
+    Attributes:
+        weeks: Days, None in other months, with their cell, None for a day that needs no copy.
+    """
 
     first: date
-    weeks: list[list[Cell | None]]
+    weeks: list[list[tuple[date | None, Cell | None]]]
 
 
 def projects_page(request: Request) -> Response:
@@ -131,9 +135,9 @@ def _months(cells: dict[date, Cell]) -> Iterator[Month]:
     """The months that have a cell, the newest first."""
     for first in sorted({day.replace(day=1) for day in cells}, reverse=True):
         monday = first - timedelta(days=first.weekday()) if first.toordinal() > first.weekday() else first
-        weeks = []
+        weeks: list[list[tuple[date | None, Cell | None]]] = []
         while monday <= first or monday.month == first.month:
             days = [monday + timedelta(days=offset) for offset in range(7)]
-            weeks.append([cells.get(day) if day.month == first.month else None for day in days])
+            weeks.append([(day, cells.get(day)) if day.month == first.month else (None, None) for day in days])
             monday += timedelta(days=7)
         yield Month(first, weeks)

@@ -44,6 +44,8 @@ def seconds(value: float | None) -> str:
 
 def number(value: float | Decimal | None) -> str:
     """A number with separators; empty if it is not known."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return "" if value is None else f"{value:,}"
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from lse_archive.days import days_between, today
 from lse_archive.errors import UsageError
-from lse_resources.postgres.pages.projects import last_day_of, read_projects_with_days
+from lse_resources.postgres.pages.projects import read_projects_with_days
 from lse_resources.postgres.pages.trends import MAX_DAYS, DayNumbers, read_trends
 from lse_viewer.archive import archive_of, day_of_address, project_of
 from lse_viewer.charts import HEIGHT, SERIES, WIDTH, Chart, Values, chart
@@ -39,11 +39,15 @@ def trends_page(request: Request) -> Response:
     if len(projects) > _MAX_PROJECTS:
         raise UsageError(f"there are {len(projects)} projects", why=f"{_MAX_PROJECTS} can be compared at once")
     with archive.reading() as connection:
-        last = day_of_address(request, "to", last_day_of(connection, first_project) or today())
-        first = day_of_address(request, "from", last - timedelta(days=_DAYS - 1))
+        known = {one.project: one for one in read_projects_with_days(connection)}
+        archived = known.get(first_project)
+        last = day_of_address(request, "to", archived.last if archived else today())
+        start = last - timedelta(days=_DAYS - 1)
+        if archived and archived.first <= last:
+            start = max(start, archived.first)
+        first = day_of_address(request, "from", start)
         if not 0 <= (last - first).days < MAX_DAYS:
             raise UsageError(f"there is no range from {first} to {last}", why=f"it has 1 to {MAX_DAYS} days")
-        known = [one.project for one in read_projects_with_days(connection)]
         numbers = read_trends(connection, archive.day_cache, projects, first, last)
     days = list(days_between(first, last))
     return page(

@@ -68,6 +68,7 @@ _FILTERS: list[tuple[dict[str, str], Callable[[int, dict[str, Any]], bool]]] = [
     ({"root": "1"}, lambda number, run: number % 4 == 0),
     ({"name": "RUN 1"}, lambda number, run: "run 1" in run["name"]),
     ({"name": "%"}, lambda number, run: False),
+    ({"name": "run_1"}, lambda number, run: False),
     ({"type": "tool"}, lambda number, run: run["run_type"] == "TOOL"),
     ({"status": "error"}, lambda number, run: run["status"] == "ERROR"),
     ({"model": "gpt-x"}, lambda number, run: number % 2 == 0),
@@ -171,6 +172,15 @@ def test_a_malformed_filter_is_an_error_page(viewer: Viewer) -> None:
         ("text", "a\0b", "NUL"),
     ):
         assert says in viewer.text("/archive/runs", 400, project=PROJECT, **{name: value}), name
+
+
+def test_texts_of_any_length_are_loaded_and_listed(viewer: Viewer) -> None:
+    long = " ".join(str(number * 7919) for number in range(4000))  # an entry of an index has at most 2,704 bytes
+    folder = viewer.folder()
+    folder.write(0, status="ERROR", name=long, run_type=long, error=long)
+    folder.write(1, status=long, metadata={"ls_model_name": long, "thread_id": long})
+    viewer.load(folder)
+    assert viewer.get("/archive/runs", project=PROJECT).text.count('class="name"') == 2
 
 
 def test_hostile_values_of_runs_are_escaped(viewer: Viewer) -> None:

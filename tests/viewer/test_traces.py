@@ -158,19 +158,22 @@ def test_the_panel_has_all_parts_of_a_run(viewer: Viewer) -> None:
 def test_values_are_shown_in_parts_and_whole_on_demand(viewer: Viewer) -> None:
     deep = "[" * 1900 + '"bottom"' + "]" * 1900
     many = json.dumps(list(range(250)))
-    inputs = f'{{"long": "{"x" * 1_000_000}", "many": {many}, "deep": {deep}, "exact": 1.10000000000000000001}}'
+    wide = json.dumps({f"key {number}": number for number in range(150)})
+    long = "x" * 1_000_000
+    exact = "1.10000000000000000001"
+    inputs = f'{{"wide": {wide}, "long": "{long}", "many": {many}, "deep": {deep}, "exact": {exact}}}'
     folder: RunFolder = viewer.folder()
     folder.write(0, folder.with_text(0, inputs).replace(b'"inputs"', b'"former"').replace(b'"odd"', b'"inputs"'))
     viewer.load(folder)
     address = f"/archive/run/{run_id(0)}"
     html = viewer.get(f"{address}/panel").text
     assert len(html) < 100_000
-    assert "1.10000000000000000001" in html
+    assert exact in html
     values = [
         unescape(found)
         for found in re.findall(r'href="(/archive/run/[^"]*/value\?path=[^"]*)">all 1,000,000 char', html)
     ]
-    assert viewer.get(values[0]).text == "x" * 1_000_000
+    assert viewer.get(values[0]).text == long
     headers = viewer.get(values[0]).headers
     assert headers["content-type"] == "text/plain; charset=utf-8"
     assert headers["content-security-policy"].startswith("sandbox")
@@ -181,14 +184,18 @@ def test_values_are_shown_in_parts_and_whole_on_demand(viewer: Viewer) -> None:
     part = viewer.get(unescape(rest)).text
     assert re.findall(r'class="literal">(\d+)', part) == [str(number) for number in range(100, 200)]
     assert "50 more" in text_of(part)
+    wider, *_ = re.findall(r'data-src="([^"]*)"><summary><span class="key">wide', html)
+    part = viewer.get(f"{wider}&begin=100").text
+    assert re.findall(r'class="literal">(\d+)', part)[-1] == "149"
+    assert part.count('class="literal"') == 50
     nodes = re.findall(r'data-src="([^"]*tree\?path=[\d.]*)"', html)
-    opened = 0
-    while nodes:
-        opened += 1
-        html = viewer.get(unescape(nodes[0])).text
-        nodes = re.findall(r'data-src="([^"]*tree\?path=[\d.]*)"', html)
-    assert '"bottom"' in text_of(html)
-    assert opened > 100
+    # Three levels are here, and each node leads to the next ones.
+    path = unescape(nodes[0]).partition("path=")[2]
+    further = viewer.get(unescape(nodes[0])).text
+    assert re.findall(r'data-src="([^"]*)"', further)[0].endswith(f"path={path}.0.0.0")
+    bottom = viewer.get(f"{address}/tree", path=path + ".0" * (1900 - path.count(".") - 1)).text
+    assert '"bottom"' in text_of(bottom)
+    assert "data-src" not in bottom
     assert "no such value" in viewer.text(f"{address}/tree", 404, path="9999")
     assert "names no value" in viewer.text(f"{address}/tree", 400, path="x")
 

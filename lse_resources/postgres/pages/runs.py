@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Literal, LiteralString
@@ -115,7 +115,9 @@ def read_page(
     connection: psycopg.Connection, wanted: RunFilter, after: Cursor | None
 ) -> tuple[list[RunRow], Cursor | None]:
     """Reads a page of at most PAGE_ROWS runs, and where the next one begins; None: this is the last one."""
-    conditions = [*_conditions(wanted), *([_after(wanted.sort, after)] if after else [])]
+    conditions = _conditions(wanted)
+    if after:
+        conditions = [*_conditions(_from_cursor(wanted, after)), _after(wanted.sort, after)]
     # The keys first: the order can then be read from an index alone, and other columns of the page's runs only.
     statement = sql.SQL(
         "SELECT {} FROM (SELECT run_id, run_date FROM run_facts WHERE {} ORDER BY {} LIMIT {}) AS page"
@@ -163,6 +165,11 @@ def _order(wanted: RunFilter) -> sql.Composable:
     return sql.SQL("{} DESC NULLS LAST, run_id DESC").format(sql.Identifier(_VALUES[wanted.sort]))
 
 
+def _from_cursor(wanted: RunFilter, after: Cursor) -> RunFilter:
+    """The filter without the bound that a cursor replaces: with both, Postgres reads the index from the other on."""
+    return replace(wanted, last=None) if wanted.sort == "start" and after.value is not None else wanted
+
+
 def _after(sort: Sort, after: Cursor) -> sql.Composed:
     if sort == "start":
         if after.value is None:
@@ -183,8 +190,9 @@ def _conditions(wanted: RunFilter) -> list[sql.Composable]:
     found: list[sql.Composable] = [sql.SQL("project = {}").format(wanted.project)]
     if wanted.first and wanted.first == wanted.last:
         found.append(sql.SQL("run_date = {}").format(wanted.first))
-    elif wanted.first or wanted.last:
-        found.append(sql.SQL("run_date BETWEEN {} AND {}").format(wanted.first or date.min, wanted.last or date.max))
+    else:
+        bounds: dict[LiteralString, date | None] = {">=": wanted.first, "<=": wanted.last}
+        found += [sql.SQL("run_date {} {}").format(sql.SQL(sign), day) for sign, day in bounds.items() if day]
     if wanted.run_ids:
         found.append(sql.SQL("run_id = ANY ({})").format(list(wanted.run_ids)))
     if wanted.roots:

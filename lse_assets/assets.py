@@ -28,6 +28,7 @@ from lse_archive.folder.manifest import read_summary
 from lse_archive.layout import DayPaths
 from lse_archive.names import project_slug
 from lse_archive.printable import markdown, printable
+from lse_archive.runs.header import CANONICAL_UUID
 from lse_assets.config import FetchConfig, LakeConfig, LoadConfig, UploadConfig, VerifyConfig, ZipConfig
 from lse_assets.resources import ArchiveResource, DestinationResource, LangSmithResource, PostgresResource
 from lse_operations.checks import StepCheck, VerifyOptions, day_checks, day_verdict
@@ -43,6 +44,7 @@ from lse_operations.steps import (
     verify_step,
     zip_step,
 )
+from lse_platform.addresses import runs_address, some_runs_address
 from lse_platform.asset_keys import FAILED_CHECKS, asset_key, job_name, langsmith_key
 from lse_platform.exited_runs import tag_run
 from lse_resources.projects import ProjectConfig
@@ -206,7 +208,10 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
                 context.asset_key, description=says, partition=context.partition_key, metadata=_metadata(result)
             )
             return
-        places: dict[str, Any] = {"folder": dg.MetadataValue.path(printable(str(paths.folder)))}
+        places: dict[str, Any] = {
+            "folder": dg.MetadataValue.path(printable(str(paths.folder))),
+            "look at": _link(paths),
+        }
         if link:
             places["LangSmith project"] = dg.MetadataValue.url(link)
         if summary:
@@ -283,8 +288,8 @@ def _runs_table(shared: _Shared, run_files: dg.AssetsDefinition) -> dg.AssetsDef
         paths = shared.paths(context, archive)
         with _step(shared, context, ui):
             result = load_step(paths, postgres.database(), ui, batch_size=config.batch_size, overwrite=config.overwrite)
-        rows = {"dagster/partition_row_count": result.rows}
-        return dg.MaterializeResult(metadata=_metadata(result, **rows))
+        more = {"dagster/partition_row_count": result.rows, "look at": _link(paths)}
+        return dg.MaterializeResult(metadata=_metadata(result, **more))
 
     return runs_table
 
@@ -338,7 +343,7 @@ def _verification(shared: _Shared, deps: list[dg.AssetsDefinition]) -> dg.Assets
         with _step(shared, context, ui):
             lake = archive.lake() if shared.has_lake else None
             checks = verify_step(paths, google_drive.client, postgres.database, ui, options, lake)
-        results = [_check_result(check) for check in checks]
+        results = [_check_result(check, paths) for check in checks]
         red = ", ".join(check.name for check in checks if check.verdict in ("differs", "unknown"))
         if not red:
             verdict = day_verdict(checks, config.skip) or "not known: a place was skipped, or could not be reached"
@@ -365,7 +370,12 @@ def _check_specs(shared: _Shared) -> list[dg.AssetCheckSpec]:
         ]
 
 
-def _check_result(check: StepCheck) -> dg.AssetCheckResult:
+def _link(paths: DayPaths) -> dg.UrlMetadataValue:
+    """The day's runs in the pages of the archive."""
+    return dg.MetadataValue.url(runs_address(paths.project, paths.day, paths.day))
+
+
+def _check_result(check: StepCheck, paths: DayPaths) -> dg.AssetCheckResult:
     # ERROR if a difference was found or nothing could be compared: a warning raises no alert.
     severity = dg.AssetCheckSeverity.WARN if check.verdict == "unproven" else dg.AssetCheckSeverity.ERROR
     metadata: dict[str, Any] = {"differences": check.total}
@@ -375,6 +385,9 @@ def _check_result(check: StepCheck) -> dg.AssetCheckResult:
         rows = [msgspec.to_builtins(row).items() for row in check.differences]
         records = [dg.TableRecord({key: printable(text) for key, text in row}) for row in rows]
         metadata["differing"] = dg.MetadataValue.table(records)
+        items = [row.item.partition("_")[0] for row in check.differences]  # a run, or the name of its file
+        if runs := list(filter(CANONICAL_UUID.fullmatch, items)):
+            metadata["look at"] = dg.MetadataValue.url(some_runs_address(paths.project, runs))
     return dg.AssetCheckResult(
         check_name=check.name,
         passed=check.verdict == "agrees",

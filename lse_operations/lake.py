@@ -18,7 +18,7 @@ from lse_archive.folder.locks import day_lock
 from lse_archive.folder.manifest import Summary, content_hash, content_sums, read_summary, read_sums
 from lse_archive.folder.pruned import day_content, is_pruned, pruned_sums
 from lse_archive.folder.reader import may_hold_run
-from lse_archive.folder.tombstones import read_tombstones
+from lse_archive.folder.tombstones import Tombstones, read_tombstones
 from lse_archive.layout import DayPaths, Layout
 from lse_archive.results import LakeResult
 from lse_archive.texts import counted
@@ -33,6 +33,7 @@ from lse_operations.checks import (
 from lse_operations.restore.copies import copies
 from lse_operations.restore.restore import remove_downloads
 from lse_operations.restore.unpack import clear, unpack_day
+from lse_resources.destinations.history import ErasedHistory
 from lse_resources.lake.manifest import LakeManifest, parse_manifest
 from lse_resources.lake.place import FileReader, LakePlace
 from lse_resources.lake.raw import read_raw, readable
@@ -198,6 +199,46 @@ def _check_superset(place: LakePlace, paths: DayPaths, folder: Path) -> None:
         raise ShrinkError(f"{what} cannot be replaced", why=f"{error.what}: {error.why}", hint=hint) from error
     if lost := there.missing_from(folder_inventory(content_files(folder))):
         raise shrink_error(what, str(folder), lost, hint)
+
+
+def has_day(place: LakePlace, paths: DayPaths) -> bool:
+    """Whether the lake has a file of the day. Raises DestinationError."""
+    return any(place.stat(table_key(table, paths.project, paths.day)) for table in TABLES)
+
+
+def find_in_lake(place: LakePlace, paths: DayPaths, tombstones: Tombstones) -> int:
+    """How many rows and files of runs with tombstones the day has in the lake.
+
+    Raises:
+        CorruptArchiveError: A file of the day is damaged.
+        DestinationError: The lake refuses or cannot be reached.
+    """
+    found = 0
+    for table in TABLES.keys() - {"raw"}:
+        key = table_key(table, paths.project, paths.day)
+        if place.stat(key) is not None:
+            with readable(key):
+                rows = parquet.ParquetFile(FileReader(place.version(key))).read(columns=["run_id"])
+            found += sum(run_id in tombstones for run_id in rows["run_id"].to_pylist() if run_id)
+    with contextlib.suppress(FileNotFoundError):
+        found += contents_inventory(read_raw(place, paths.project, paths.day), tombstones).forgotten
+    return found
+
+
+def forget_in_lake(
+    place: LakePlace, paths: DayPaths, open_destination: OpenDestination, on_wait: Callable[[str], None]
+) -> ErasedHistory:
+    """Builds a day of the lake anew, without the runs that its files no longer have, and erases what it was before.
+
+    Raises:
+        ArchiveError: See `build_day`.
+    """
+    history = ErasedHistory()
+    if has_day(place, paths):
+        build_day(place, paths, open_destination, allow_shrink=True, on_wait=on_wait)
+        for table in TABLES:
+            history += place.erase_history(table_key(table, paths.project, paths.day))
+    return history
 
 
 def check_lake(place: LakePlace, paths: DayPaths, *, detailed: bool = False) -> StepCheck:

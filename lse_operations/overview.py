@@ -17,7 +17,7 @@ from lse_operations.day_selection import expires_soon, is_fetch_due, last_day
 from lse_operations.late_feedback import is_feedback_due
 from lse_operations.project_state import Retention, retention
 from lse_resources.postgres.database import Database
-from lse_resources.postgres.urls import embedded_server
+from lse_resources.postgres.urls import running_url
 from lse_resources.projects import ProjectConfig
 from lse_resources.settings import Settings
 
@@ -79,14 +79,7 @@ class DayView:
 def read_rows(settings: Settings, first: date, last: date) -> tuple[Rows | None, str]:
     """The rows and "", or None and the reason if the database cannot be reached. Does not start an embedded server."""
     try:
-        if settings.lse_database_url:
-            url = settings.lse_database_url.get_secret_value()
-        else:
-            server = embedded_server(settings)
-            if not server.is_running():
-                return None, "the embedded database is not running (lse up starts it)"
-            url = server.url("lse")
-        with Database(url).session("cannot read the states of days") as connection:
+        with Database(running_url(settings)).session("cannot read the states of days") as connection:
             found = connection.execute(_ROWS, (first, last)).fetchall()
     except ArchiveError as error:
         return None, str(error)

@@ -15,6 +15,7 @@ from lse_operations.forget.places import Places
 from lse_platform.erase_events import EventsNaming, erase_events, events_database, find_events
 from lse_platform.home import Home, open_home
 from lse_resources.embedded_postgres.place import find_location
+from lse_resources.lake.open_lake import open_lake_place
 from lse_resources.open_destination import open_destination
 from lse_resources.postgres.erase import rewrite
 from lse_resources.settings import Settings
@@ -41,6 +42,7 @@ def open_places(settings: Settings) -> Places:
         open_destination=lambda: open_destination(settings),
         has_destination=settings.has_destination,
         database=home.database if home else None,
+        lake=open_lake_place(settings) if settings.lake_url else None,
         find_events=find,
         erase_events=erase,
     )

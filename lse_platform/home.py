@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from lse_archive.errors import ArchiveError, DatabaseError, SettingsError
+from lse_archive.errors import DatabaseError, SettingsError
 from lse_archive.files import publish_file
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.schema import check_schema, migrate
@@ -110,19 +107,3 @@ def known_projects(settings: Settings) -> list[ProjectConfig]:
 
 def _kept_projects(settings: Settings) -> Path:
     return settings.home / "run" / "projects.toml"
-
-
-def script_path(name: str) -> str:
-    """Path of a console script of this environment.
-
-    Raises:
-        ArchiveError: It is not installed.
-    """
-
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if not found:
-        raise ArchiveError(
-            f"{name} is not installed",
-            hint="Install LSE again, with its dependencies",
-        )
-    return found

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 
 from lse_archive.errors import ArchiveError, SettingsError
 from lse_archive.files import publish_file
-from lse_platform.home import WORKSPACE, keep_projects, open_home, script_path
+from lse_platform.home import WORKSPACE, keep_projects, open_home
 from lse_platform.process_registry import Registry, terminate
 from lse_platform.services import Service, tail
 from lse_platform.webserver import reload_code
@@ -91,7 +91,7 @@ def _run(settings: Settings, registry: Registry, lock: int, *, port: int, host: 
             exits.callback(embedded_server(settings).stop)
         workspace = ["-w", str(WORKSPACE)]
         commands = {
-            "webserver": [script_path("dagster-webserver"), "-h", host, "-p", str(port), *workspace],
+            "webserver": [sys.executable, "-m", "lse_viewer.serve", "-h", host, "-p", str(port), *workspace],
             "daemon": [sys.executable, "-m", "lse_platform.daemon", "run", *workspace],
         }
         logs = settings.home / "logs"

@@ -4,7 +4,6 @@ import dagster as dg
 
 from lse_archive.errors import ArchiveError
 from lse_archive.texts import counted
-from lse_operations.forget.engine import complete
 from lse_operations.forget.journal import Journal
 from lse_platform.forget_places import open_places
 from lse_resources.settings import Settings
@@ -20,6 +19,8 @@ _UNFINISHED = [
 @dg.op
 def complete_erasures(context: dg.OpExecutionContext) -> None:
     """Completes the erasures that are open, unless a process does so already."""
+    from lse_operations.forget.engine import complete  # pyarrow is slow to import
+
     outcome = complete(open_places(Settings.load()), wait=False, say=context.log.info, on_wait=context.log.info)
     context.log.info(f"completed: {counted(len(outcome.certificates), 'erasure')}")
     for _, error in outcome.errors:

@@ -6,7 +6,7 @@ import signal
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["archive_fixtures", "s3_fixtures", "database_fixtures", "home_fixtures"]
+pytest_plugins = ["archive_fixtures", "s3_fixtures", "database_fixtures", "home_fixtures", "viewer_fixtures"]
 
 settings.register_profile("lse", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("lse")

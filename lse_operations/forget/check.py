@@ -102,7 +102,7 @@ def check(
         days = tombstoned_days(places, project, selectors.first, selectors.last)
         for number, (day, tombstones) in enumerate(days.items(), 1):
             paths = places.layout.day(project, day)
-            for place, entries in search_day(destination, paths, tombstones):
+            for place, entries in search_day(destination, places.lake, paths, tombstones):
                 if entries:
                     key = f"{day}: {place}"
                     findings.found[key] = findings.found.get(key, 0) + entries
@@ -191,7 +191,7 @@ def replay(
                 paths = places.layout.day(project, day)
                 add_tombstones(paths, tombstones)
                 ids = ids_in_rows(places.database, paths, tombstones) if places.database is not None else []
-                if ids or any(entries for _, entries in search_day(destination, paths, tombstones)):
+                if ids or any(entries for _, entries in search_day(destination, places.lake, paths, tombstones)):
                     found[day] = DayIntent(run_ids=ids)
                 progress(number, len(days))
         if not days:

@@ -21,6 +21,7 @@ from lse_operations.forget.journal import DayDone, DayIntent
 from lse_operations.forget.local import erase_leftovers
 from lse_operations.forget.places import Places
 from lse_operations.forget.search import search_day
+from lse_operations.lake import forget_in_lake
 from lse_operations.prune import prune_day
 from lse_operations.reporter import LogReporter
 from lse_operations.restore.copies import copies
@@ -30,6 +31,7 @@ from lse_operations.steps import verify_step
 from lse_operations.upload import check_superset, find_copies, upload_day
 from lse_resources.destinations.encryption import check_decryptable
 from lse_resources.destinations.files import StoredFile
+from lse_resources.destinations.history import ErasedHistory
 from lse_resources.destinations.protocol import Destination
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.days_table import update_day
@@ -89,6 +91,10 @@ def forget_day(places: Places, paths: DayPaths, erasure_id: str, intent: DayInte
             kinds, refused = _replace_copy(destination, paths, on_wait)
             _count(erased, destination.place, kinds)
             left += refused
+        if places.lake is not None:
+            history = forget_in_lake(places.lake, paths, places.open_destination, on_wait)
+            _count(erased, "the lake", history.erased)
+            left += _refused("the lake", history)
         if places.database is not None:
             run_ids, database = intent.run_ids, places.database
             rows = erase_rows(database, erasure_id, paths.project, paths.day, run_ids, on_wait=on_wait)
@@ -96,7 +102,7 @@ def forget_day(places: Places, paths: DayPaths, erasure_id: str, intent: DayInte
             left += rows.left
             _count_rows(database, paths)
         checked = Counter[str]()
-        for place, entries in search_day(destination, paths, tombstones):
+        for place, entries in search_day(destination, places.lake, paths, tombstones):
             checked[place] += entries
         if not left and (found := [place for place, entries in checked.items() if entries]):
             raise ArchiveError(
@@ -174,11 +180,16 @@ def _replace_copy(destination: Destination, paths: DayPaths, on_wait: OnWait) ->
         history = destination.erase_history(folder, paths.zip.name, found[0] if found else None)
         for name in sorted({file.name for file in others}):
             history += destination.erase_history(folder, name, None)
+    return dict(history.erased), _refused(destination.place, history)
+
+
+def _refused(place: str, history: ErasedHistory) -> list[str]:
+    """A sentence for each thing that the place keeps."""
     refused = []
     for one in history.left:
         until = f" until {one.until}" if one.until else ""
-        refused.append(f"{destination.place}: {one.what}: {one.why}{until}" + (f". {one.hint}" if one.hint else ""))
-    return dict(history.erased), refused
+        refused.append(f"{place}: {one.what}: {one.why}{until}" + (f". {one.hint}" if one.hint else ""))
+    return refused
 
 
 def _count_rows(database: Database, paths: DayPaths) -> None:
@@ -198,7 +209,7 @@ def _prove(places: Places, paths: DayPaths, intent: DayIntent, on_wait: OnWait) 
     database = places.database
     if database is None:
         return []
-    verify_step(paths, places.open_destination, lambda: database, LogReporter(), VerifyOptions())
+    verify_step(paths, places.open_destination, lambda: database, LogReporter(), VerifyOptions(), places.lake)
     notes = []
     with places.destination() as destination:
         for what, was_pruned in (("zips", intent.zip_pruned), ("files", intent.files_pruned)):

@@ -22,6 +22,7 @@ from lse_operations.forget.day import OnWait, check_day, forget_day
 from lse_operations.forget.journal import Certificate, DayDone, DayIntent, Intent, Journal
 from lse_operations.forget.places import Places
 from lse_operations.forget.selection import Selected, Selectors, select_runs
+from lse_operations.lake import has_day
 from lse_resources.postgres import erasures_table
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.erase import find_rows, pending_rewrite, rewrite
@@ -88,6 +89,7 @@ def plan(places: Places, project: str, selectors: Selectors, *, progress: Progre
                 "run files": paths.folder.is_dir(),
                 "pruned files": paths.pruned.is_dir(),
                 "zip": paths.zip.is_file(),
+                "lake": places.lake is not None and has_day(places.lake, paths),
                 destination.place if destination else "": is_copied,
                 "rows": day in in_rows,
             }

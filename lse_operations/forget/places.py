@@ -11,6 +11,7 @@ from lse_archive.layout import Layout
 from lse_operations.checks import OpenDestination
 from lse_operations.restore.copies import RemoteArchive, copies
 from lse_resources.destinations.protocol import Destination
+from lse_resources.lake.place import LakePlace
 from lse_resources.postgres.database import Database
 
 FindEvents = Callable[[Collection[str]], Mapping[str, int]]
@@ -27,6 +28,7 @@ class Places:
         open_destination: Raises SettingsError if no destination is set up.
         has_destination: Whether one is set up.
         database: None if there has never been one.
+        lake: None if none is set up.
         find_events, erase_events: Search and erase ids in Dagster's storage and the logs under the home.
     """
 
@@ -34,6 +36,7 @@ class Places:
     open_destination: OpenDestination
     has_destination: bool
     database: Database | None
+    lake: LakePlace | None = None
     find_events: FindEvents = lambda _: {}
     erase_events: EraseEvents = lambda _id, _runs: ({}, [])
 

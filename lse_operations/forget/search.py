@@ -12,13 +12,17 @@ from lse_archive.layout import DayPaths
 from lse_archive.names import project_folder
 from lse_archive.zips.inventory import zip_inventory
 from lse_operations.forget.local import find_leftovers
+from lse_operations.lake import find_in_lake
 from lse_operations.upload import find_copies
 from lse_resources.destinations.files import LocalFile
 from lse_resources.destinations.protocol import Destination
+from lse_resources.lake.place import LakePlace
 
 
-def search_day(destination: Destination | None, paths: DayPaths, tombstones: Tombstones) -> Iterator[tuple[str, int]]:
-    """Searches a day's files, zips, and what the destination keeps of it, earlier revisions and versions included.
+def search_day(
+    destination: Destination | None, lake: LakePlace | None, paths: DayPaths, tombstones: Tombstones
+) -> Iterator[tuple[str, int]]:
+    """Searches a day's files, zips, the lake, and what the destination keeps, earlier revisions and versions included.
 
     Yields:
         Each place that was searched, and the number of entries of the runs in it. A copy or a revision that cannot be
@@ -29,6 +33,8 @@ def search_day(destination: Destination | None, paths: DayPaths, tombstones: Tom
         ArchiveError: A file or a copy cannot be read.
     """
     yield from find_leftovers(paths, tombstones)
+    if lake is not None:
+        yield "the lake", find_in_lake(lake, paths, tombstones)
     if destination is None:
         return
     copies = find_copies(destination, paths)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from lse_archive.files import absolute_path, disk_errors, publish_file, sync_directory
+from lse_resources.destinations.history import ErasedHistory
 
 SETTING = "LSE_LAKE_URL"
 _BUFFER = 8 << 20  # bytes of a part that is sent to an object store
@@ -79,6 +80,10 @@ class LakePlace(Protocol):
         """Deletes a file, if it is there. A bucket with versions keeps the former one."""
         ...
 
+    def erase_history(self, key: str) -> ErasedHistory:
+        """Erases finally every version of a file but the current one, see `Destination.erase_history`."""
+        ...
+
     def folders(self, prefix: str) -> list[str]:
         """The names directly below a prefix that have files below them, sorted."""
         ...
@@ -136,6 +141,9 @@ class LocalPlace:
             path.unlink()
             sync_directory(path.parent)
 
+    def erase_history(self, key: str) -> ErasedHistory:
+        return ErasedHistory()
+
     def folders(self, prefix: str) -> list[str]:
         path = self._directory / prefix
         with disk_errors(f"cannot read {path}"):
@@ -192,7 +200,7 @@ class StorePlace:
     def __init__(self, url: str, config: Mapping[str, str]) -> None:
         from lse_resources.destinations.object_store import open_store  # obstore is slow to import
 
-        self._url = url.rstrip("/")
+        self._url, self._config = url.rstrip("/"), config
         self._store, self._place = open_store(url, config, SETTING)
 
     @property
@@ -227,6 +235,13 @@ class StorePlace:
     def delete(self, key: str) -> None:
         with self._errors(f"delete {key}"), contextlib.suppress(FileNotFoundError):
             self._store.delete(key)
+
+    def erase_history(self, key: str) -> ErasedHistory:
+        from lse_resources.destinations.object_store import ObjectStore
+
+        folder, _, name = key.rpartition("/")
+        with contextlib.closing(ObjectStore(self._url, self._config)) as store:
+            return store.erase_history(folder, name, store.read(key))
 
     def folders(self, prefix: str) -> list[str]:
         with self._errors("list the lake"):

@@ -31,6 +31,20 @@ def application_url(settings: Settings) -> str:
     return embedded_server(settings).start().url("lse")
 
 
+def running_url(settings: Settings) -> str:
+    """Returns the libpq URL of LSE's database, as `application_url`, but starts no server.
+
+    Raises:
+        DatabaseError: The embedded server is not running.
+    """
+    if settings.lse_database_url:
+        return settings.lse_database_url.get_secret_value()
+    server = embedded_server(settings)
+    if not server.is_running():
+        raise DatabaseError("the embedded database is not running", hint="Start it: lse up")
+    return server.url("lse")
+
+
 def dagster_url(settings: Settings) -> str:
     """Returns the SQLAlchemy URL of Dagster's database; LSE's cannot serve, since both have a table `runs`.
 

@@ -11,6 +11,7 @@ import pytest
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 from home_fixtures import DAY, PROJECT, Installation
+from viewer_fixtures import viewer_client
 
 from lse_assets.assets import project_assets, project_definitions
 from lse_location.definitions import definitions, resources
@@ -19,6 +20,7 @@ from lse_operations.reporter import LogReporter
 from lse_operations.steps import STEPS
 from lse_platform.asset_keys import asset_key, langsmith_key
 from lse_resources.projects import ProjectConfig
+from lse_resources.settings import Settings
 
 # Dagster's resources use pydantic features that are deprecated.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:The `__fields__` attribute:DeprecationWarning")]
@@ -96,6 +98,9 @@ def test_a_day_has_numbers_and_passed_checks(installation: Installation) -> None
     assert metadata["day_zip"]["bytes"].value == installation.paths().zip.stat().st_size
     assert str(metadata["drive_file"]["url"].value).startswith("http")
     assert metadata["runs_table"]["dagster/partition_row_count"].value == 7
+    with viewer_client(Settings.load()) as client:
+        for step in ("run_files", "runs_table"):
+            assert client.get(str(metadata[step]["look at"].value)).text.count('class="name"') == 7
     assert {name: check.passed for name, check in checks(result).items()} == dict.fromkeys(CHECKS, True)
 
 
@@ -161,6 +166,11 @@ def test_the_runs_of_red_checks_have_a_way_to_them(installation: Installation) -
         assert (printed.code, run in printed.out) == (0, True)
     [row] = differing(found["run_files_intact"])
     assert (row["what"], row["see"]) == ("missing", "")
+    with viewer_client(Settings.load()) as client:
+        page = client.get(str(found["runs_match_files"].metadata["look at"].value)).text
+        assert "by hand" in page
+        assert f"<li><code>{deleted}</code></li>" in page
+        assert client.get(str(found["run_files_intact"].metadata["look at"].value)).text.count('class="name"') == 1
 
 
 def test_a_day_with_a_red_check_is_failed_until_it_is_verified_again(installation: Installation) -> None:

@@ -28,10 +28,12 @@ pytestmark = pytest.mark.slow
 def world(request: pytest.FixtureRequest, installation: Installation, monkeypatch: pytest.MonkeyPatch) -> World:
     """On Drive, or in a bucket with versions."""
     if request.param == "drive":
+        monkeypatch.setenv("LSE_LAKE_URL", str(installation.directory / "lake"))
         return build(installation)
     client, versioned = request.getfixturevalue("client"), request.getfixturevalue("versioned")
     bucket = bucket_of(versioned)
     monkeypatch.setenv("LSE_ARCHIVE_URL", f"s3://{bucket}/archive")
+    monkeypatch.setenv("LSE_LAKE_URL", f"s3://{bucket}/lake")
     monkeypatch.setenv("AWS_ENDPOINT_URL", client.meta.endpoint_url)
     for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret"), ("REGION", "us-east-1")):
         monkeypatch.setenv(f"AWS_{name}", value)
@@ -54,7 +56,7 @@ def test_a_person_is_erased_everywhere_and_never_comes_back(world: World) -> Non
     assert dry.entry["selected"] == {"runs": 5, "traces": 3, "feedback": 2, "attachments": 2}
     assert [day["date"] for day in dry.entry["days"]] == [str(DAY), str(NEXT)]
     assert [day["places"][0] for day in dry.entry["days"]] == ["pruned files", "run files"]
-    assert all(len(day["places"]) == 4 for day in dry.entry["days"])  # and the zip, the copy, the rows
+    assert all(len(day["places"]) == 5 for day in dry.entry["days"])  # and the zip, the lake, the copy, the rows
 
     forgotten = world.forget("--reason", "request 12", "--json")
     assert forgotten.code == 0, forgotten.err

@@ -63,6 +63,9 @@ def test_up_runs_once_per_home_and_ctrl_c_stops_everything(bare_installation: In
                 assert line, "it ended"
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=30) as answer:
                 assert answer.status == 200
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/archive", timeout=30) as answer:
+                assert "No project is archived yet" in answer.read().decode()
+                assert "sandbox" not in answer.headers["Content-Security-Policy"]
             records = Registry(Settings.load().home / "run").running()
             assert set(records) == {"up", "webserver", "daemon"}
             url = bare_installation.script("db", "url")

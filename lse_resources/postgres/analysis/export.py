@@ -31,8 +31,9 @@ Format = Literal["parquet", "csv", "jsonl"]
 _RANGE = " WHERE project = {} AND run_date BETWEEN {} AND {} ORDER BY {}"
 _CONTENT = "(SELECT (data -> {})::text FROM runs WHERE runs.run_id = f.run_id AND runs.run_date = f.run_date) AS {}"
 _CONTENTS = ("inputs", "outputs")
-# JSON lines: a text of jsonb contains no control character, so that COPY neither quotes nor escapes it.
-_COPY_LINES = "COPY ({}) TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')"
+COPY_LINES = "COPY ({}) TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')"
+"""Copies texts of jsonb as lines: they contain no control character, so that COPY neither quotes nor escapes them."""
+
 _SELECT_LINES = "SELECT coalesce(data::text, jsonb_build_object('id', {}, 'mark', mark)::text) FROM {}" + _RANGE
 _JSON = {"metadata", "feedback_scores", "value", "correction"}
 # A row group of a parquet file, of which a few copies are in memory.
@@ -107,7 +108,7 @@ def export_facts(
             else:
                 # The text from the server is copied: parsing and writing the JSON again would round numbers.
                 lines = sql.SQL(_SELECT_LINES).format(facts.key, facts.documents, *values)
-                rows = _copy(connection, sql.SQL(_COPY_LINES).format(lines), file)
+                rows = _copy(connection, sql.SQL(COPY_LINES).format(lines), file)
         return Export(path, rows, facts.noun, None if streams else path.stat().st_size)
     except BrokenPipeError:
         raise
@@ -150,13 +151,14 @@ def _target(path: Path) -> Generator[IO[bytes]]:
 
 
 def _select_columns(facts: Facts, values: Sequence[sql.Composable], contents: bool) -> sql.Composed:
-    columns = _columns(facts)
+    columns = csv_columns(facts)
     if contents:
         columns += [sql.SQL(_CONTENT).format(sql.Literal(name), sql.Identifier(name)) for name in _CONTENTS]
     return sql.SQL("SELECT {} FROM {} AS f" + _RANGE).format(sql.SQL(", ").join(columns), facts.view, *values)
 
 
-def _columns(facts: Facts) -> list[sql.Composable]:
+def csv_columns(facts: Facts) -> list[sql.Composable]:
+    """The columns of a view, JSON values as text."""
     as_text = sql.SQL("{0}::text AS {0}")
     names = [(name, sql.Identifier(name)) for name in facts.columns]
     return [as_text.format(column) if name in _JSON else column for name, column in names]
@@ -219,7 +221,7 @@ class _ParquetExport:
 
     def _select(self, values: Sequence[sql.Composable]) -> sql.Composed:
         """The columns, without large contents, and whether the row has one."""
-        columns = _columns(self._facts)
+        columns = csv_columns(self._facts)
         large = [sql.SQL("coalesce(octet_length({}) > {}, false)").format(*self._limited(name)) for name in self._names]
         for name in self._names:
             limited = sql.SQL("CASE WHEN octet_length({0}) <= {1} THEN {0} END AS {0}")

@@ -1,0 +1,1 @@
+"""What the pages of the archive read: days, lists of runs, traces, threads, trends."""

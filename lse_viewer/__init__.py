@@ -1,0 +1,1 @@
+"""The pages of the archive in the browser: projects and days, runs, traces, threads, trends; read-only."""

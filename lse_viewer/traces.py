@@ -15,6 +15,7 @@ from lse_archive.days import compact_time, parse_day, to_micros
 from lse_archive.errors import UsageError
 from lse_archive.folder.attachments import attachment_file
 from lse_archive.names import project_slug
+from lse_archive.texts import counted
 from lse_platform.addresses import ROOT
 from lse_resources.postgres.pages.traces import (
     MAX_RUNS,
@@ -147,7 +148,7 @@ def thread_page(request: Request) -> Response:
     with archive_of(request).reading() as connection:
         found = read_turns(connection, project, thread, day)
     if not found:
-        raise NotFoundError(f"the thread has no turn within {THREAD_DAYS} days of {day}")
+        raise NotFoundError(f"the thread has no turn within {counted(THREAD_DAYS, 'day')} of {day}")
     turns, shown = [], list[Message]()
     for turn in found[:MAX_TURNS]:
         said = conversation(turn["inputs"])

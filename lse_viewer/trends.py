@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from lse_archive.days import days_between, today
 from lse_archive.errors import UsageError
+from lse_archive.texts import counted
 from lse_resources.postgres.pages.projects import read_projects_with_days
 from lse_resources.postgres.pages.trends import MAX_DAYS, DayNumbers, read_trends
 from lse_viewer.archive import archive_of, day_of_address, project_of
@@ -47,7 +48,9 @@ def trends_page(request: Request) -> Response:
             start = max(start, archived.first)
         first = day_of_address(request, "from", start)
         if not 0 <= (last - first).days < MAX_DAYS:
-            raise UsageError(f"there is no range from {first} to {last}", why=f"it has 1 to {MAX_DAYS} days")
+            raise UsageError(
+                f"there is no range from {first} to {last}", why=f"it has from one day to {counted(MAX_DAYS, 'day')}"
+            )
         numbers = read_trends(connection, archive.day_cache, projects, first, last)
     days = list(days_between(first, last))
     return page(

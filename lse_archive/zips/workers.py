@@ -27,18 +27,19 @@ _PIPE = 1 << 20  # large: workers must not block while the parent reads from ano
 
 
 def in_processes(
-    work: Callable[[_T], _R], items: Sequence[_T], descriptors: Sequence[int] = (), *, here: int = _HERE
+    work: Callable[[_T], _R], items: Sequence[_T], descriptors: Sequence[int] = (), *, here: int | None = None
 ) -> Generator[_R]:
     """The results of `work`, in order. Workers handle all but the beginning of a long list.
 
     Args:
         work: A function of a module. Its argument, result and exceptions must be picklable.
         descriptors: Open files and directories that `work` uses.
-        here: Number of items that the parent handles while the workers start.
+        here: Number of items that the parent handles while the workers start; None: `_HERE`.
 
     Raises:
         ArchiveError: A worker was killed.
     """
+    here = _HERE if here is None else here
     first, rest = items[:here], items[here:]
     with contextlib.ExitStack() as stack:
         workers = [

@@ -46,7 +46,7 @@ def reading(database: Database, seconds: float | None = None) -> Generator[psyco
         if isinstance(error.__cause__, errors.QueryCanceled):
             raise SlowStatementError(
                 "this takes too long",
-                why=f"Postgres did not finish within {seconds} seconds",
+                why=f"Postgres did not finish within {seconds:g} s",
                 hint="Choose fewer days, or filter by project, day, status or root first; lse sql has no limit",
             ) from None
         raise

@@ -35,7 +35,6 @@ def test_the_first_page_has_the_runs_of_the_command_line_which_can_be_executed_a
 
 
 def test_materialize_a_day(browser: Browser, platform: Platform) -> None:
-    assert platform.rows(DAY) == []
     browser.materialize(GROUP, "Materialize all", str(DAY), "Launch 1 run")
     browser.wait_for_day(DAY, "verification")
     assert len(platform.rows(DAY)) == RUNS

@@ -148,6 +148,21 @@ def verify_detailed(at: Place) -> None:
     assert verify_day(at.database, PROJECT, DAY, at.restored.folder, detailed=True).is_consistent
 
 
+def build_lake(at: Place) -> None:
+    from lse_operations.lake import build_day
+    from lse_resources.lake.place import LocalPlace
+
+    build_day(LocalPlace(at.paths.data_dir.parent / "lake"), at.paths, contextlib.nullcontext)  # ty: ignore[invalid-argument-type]
+
+
+def check_lake(at: Place) -> None:
+    from lse_operations import lake
+    from lse_resources.lake.place import LocalPlace
+
+    check = lake.check_lake(LocalPlace(at.paths.data_dir.parent / "lake"), at.paths, detailed=True)
+    assert check.verdict == "agrees", check
+
+
 def load_runs(at: Place) -> None:
     from lse_resources.postgres.analysis.frames import Runs
 
@@ -204,6 +219,8 @@ STEPS: dict[str, Callable[[Place], None]] = {
     "load": load,
     "verify": verify,
     "verify --detailed": verify_detailed,
+    "lake": build_lake,
+    "lake, verify --detailed": check_lake,
     "load_runs": load_runs,
     "load_runs_from_files, folder": load_runs_from_files,
     "load_runs_from_files, zip": load_runs_from_zip,

@@ -336,6 +336,8 @@ class _Table:
         self._group, self._bytes = [], 0
         if tables:
             self._writer.write_table(pa.concat_tables(tables), row_group_size=_GROUP_ROWS)
+            tables.clear()
+            pa.default_memory_pool().release_unused()  # it would keep the memory of every group's buffers
 
     def close(self) -> None:
         self.flush()

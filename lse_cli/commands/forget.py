@@ -23,20 +23,31 @@ def forget(
     ] = None,
     run: Annotated[
         list[str] | None,
-        typer.Option("--run", metavar="ID", help="A run, without the rest of its trace; repeatable. Default: none."),
+        typer.Option(
+            "--run",
+            metavar="ID",
+            callback=require_text,
+            help="A run, without the rest of its trace; repeatable. Default: none.",
+        ),
     ] = None,
     trace: Annotated[
-        list[str] | None, typer.Option("--trace", metavar="ID", help="All runs of a trace; repeatable. Default: none.")
+        list[str] | None,
+        typer.Option(
+            "--trace", metavar="ID", callback=require_text, help="All runs of a trace; repeatable. Default: none."
+        ),
     ] = None,
     thread: Annotated[
         list[str] | None,
-        typer.Option("--thread", metavar="ID", help="The traces of a thread; repeatable. Default: none."),
+        typer.Option(
+            "--thread", metavar="ID", callback=require_text, help="The traces of a thread; repeatable. Default: none."
+        ),
     ] = None,
     metadata: Annotated[
         list[str] | None,
         typer.Option(
             "--metadata",
             metavar="KEY=VALUE",
+            callback=require_text,
             help="The traces of the runs with this metadata; repeatable. Default: none.",
         ),
     ] = None,
@@ -59,9 +70,14 @@ def forget(
         typer.Option("--end-date", metavar="DAY", callback=require_text, help="Last day. Default: the last here."),
     ] = None,
     reason: Annotated[
-        str,
-        typer.Option("--reason", metavar="TEXT", help="For the certificate. Do not name the person. Default: none."),
-    ] = "",
+        str | None,
+        typer.Option(
+            "--reason",
+            metavar="TEXT",
+            callback=require_text,
+            help="For the certificate. Do not name the person. Default: none.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Complete erasures that were interrupted. Default: off.")
     ] = False,
@@ -125,5 +141,5 @@ def forget(
     elif check:
         entries, code = work.check(project or "", selectors)
     else:
-        entries, code = work.forget(project or "", selectors, reason, dry_run=dry_run)
+        entries, code = work.forget(project or "", selectors, reason or "", dry_run=dry_run)
     end_command(entries, code, json=json)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from lse_archive.errors import UsageError
 from lse_archive.printable import is_utf8
 
+_Text = TypeVar("_Text", bound=str | list[str] | None)
 
-def require_text(parameter: typer.CallbackParam, value: str | None) -> str | None:
+
+def require_text(parameter: typer.CallbackParam, value: _Text) -> _Text:
     """Refuses an empty value, such as a shell makes of an unset variable: it would silently mean the default.
 
     Also refuses bytes that are not UTF-8: no project, day or role has such a name, and no database stores it.
@@ -18,10 +20,11 @@ def require_text(parameter: typer.CallbackParam, value: str | None) -> str | Non
     Raises:
         UsageError: The value is empty, or not UTF-8.
     """
-    if value is not None and not is_utf8(value):
-        raise UsageError(f"{_name(parameter)} is not UTF-8", hint="Use a terminal with the encoding UTF-8")
-    if value is not None and not value.strip():
-        raise UsageError(f"{_name(parameter)} is empty", hint="Give it a value")
+    for text in [value] if isinstance(value, str) else value or ():
+        if not is_utf8(text):
+            raise UsageError(f"{_name(parameter)} is not UTF-8", hint="Use a terminal with the encoding UTF-8")
+        if not text.strip():
+            raise UsageError(f"{_name(parameter)} is empty", hint="Give it a value")
     return value
 
 

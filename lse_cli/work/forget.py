@@ -46,7 +46,7 @@ def read_selectors(
     """Reads the options that select runs.
 
     Raises:
-        UsageError: An id is no UUID, a pair has no `=`, a value is empty, or the range is malformed.
+        UsageError: An id is no UUID, a pair has no `=`, or the range is malformed.
         ArchiveError: The file of ids cannot be read.
     """
     first, last = read_range(None, *days)
@@ -56,8 +56,6 @@ def read_selectors(
         if not separator or not key or not value:
             raise UsageError(f"'{text}' is no metadata", why="it is written as KEY=VALUE")
         pairs.add((key, value))
-    if not all(map(str.strip, threads := list(threads))):
-        raise UsageError("--thread is empty", hint="Give it a value")
     listed = [*runs, *(_read_ids(ids_from) if ids_from else ())]
     return Selectors(
         runs=frozenset(map(_uuid, listed)),

@@ -1,6 +1,6 @@
 """Measures the pages of the archive over a million runs, and what their indexes cost a load; writes a table and JSON.
 
-    python bench/viewer.py [--runs 1000000] [--requests 50] [--load-runs 20000] [--rounds 5]
+    python bench/viewer.py [--runs 1000000] [--requests 50] [--load-runs 10000] [--rounds 21]
 
 The runs of 90 days are made by the server, in an embedded one of its own.
 """
@@ -68,8 +68,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--requests", type=int, default=50)
-    parser.add_argument("--load-runs", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--load-runs", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=21)
     arguments = parser.parse_args()
     base = Path(tempfile.mkdtemp(prefix="lse-bench-", dir="/tmp"))
     base.chmod(0o755)
@@ -185,22 +185,34 @@ def measure(url: str, base: Path, requests: int) -> dict[str, dict[str, float]]:
 
 
 def measure_load(url: str, base: Path, runs: int, rounds: int) -> dict[str, float]:
-    """Seconds of a load with the indexes of the pages, and with those before them: the minimum of some rounds."""
+    """Seconds and MB of WAL of a load with the indexes of the pages, and with those before them.
+
+    The ratio is the median of those of the rounds: the loads of a round are next to each other in time, and their order
+    alternates, so that other load on the machine affects both alike.
+    """
     write_runs(base / "day", runs)
     seconds: dict[str, list[float]] = {"before": [], "now": []}
-    for _ in range(rounds):
-        for which, taken in seconds.items():
-            with fresh_database(url) as fresh:
+    wal: dict[str, float] = {}
+    for number in range(rounds):
+        for which in sorted(seconds, reverse=bool(number % 2)):
+            with fresh_database(url) as fresh, psycopg.connect(fresh, autocommit=True) as connection:
                 if which == "before":
-                    with psycopg.connect(fresh, autocommit=True) as connection:
-                        connection.execute("DROP INDEX runs_day, runs_errors, runs_roots")
-                        connection.execute("CREATE INDEX runs_day ON runs (project, run_date)")
-                taken.append(in_process("load", fresh, base / "day")["seconds"])
-    found = {name: min(taken) for name, taken in seconds.items()}
-    ratio = found["now"] / found["before"]
+                    connection.execute("DROP INDEX runs_day, runs_errors, runs_roots")
+                    connection.execute("CREATE INDEX runs_day ON runs (project, run_date)")
+                position = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float / 1e6"
+                [(begin,)] = connection.execute(position).fetchall()
+                seconds[which].append(in_process("load", fresh, base / "day")["seconds"])
+                [(end,)] = connection.execute(position).fetchall()
+                wal[which] = end - begin
+    ratios = [now / before for before, now in zip(seconds["before"], seconds["now"], strict=True)]
+    ratio, wal_ratio = statistics.median(ratios), wal["now"] / wal["before"]
     verdict = "ok" if ratio <= LOAD_TARGET else "MISSED"
-    print(f"load of {runs:,} runs: {found['before']:.2f} s before, {found['now']:.2f} s now: {ratio:.3f} x ({verdict})")
-    return found | {"ratio": ratio}
+    found = {name: statistics.median(taken) for name, taken in seconds.items()}
+    print(
+        f"load of {runs:,} runs, medians of {rounds}: {found['before']:.2f} s before, {found['now']:.2f} s now:"
+        f" {ratio:.3f} x ({verdict}); WAL {wal_ratio:.3f} x"
+    )
+    return found | {"ratio": ratio, "lowest": min(ratios), "highest": max(ratios), "wal_ratio": wal_ratio}
 
 
 if __name__ == "__main__":

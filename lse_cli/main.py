@@ -51,6 +51,7 @@ app.command()(status.status)
 app.command()(doctor.doctor)
 app.command()(analysis.sql)
 app.command()(analysis.export)
+app.command()(analysis.show)
 app.command()(forget.forget)
 platform.register(app)
 

@@ -14,6 +14,7 @@ from lse_archive.days import parse_day
 from lse_archive.errors import ArchiveError, UsageError
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.pages.session import reading
+from lse_resources.postgres.pages.traces import TraceCache
 from lse_resources.postgres.pages.trends import DayCache
 from lse_resources.postgres.urls import running_url
 from lse_resources.settings import Settings
@@ -34,6 +35,7 @@ class Archive:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.day_cache = DayCache()
+        self.traces = TraceCache()
         self._sessions = threading.BoundedSemaphore(_SESSIONS)
         self._downloads = threading.BoundedSemaphore(_DOWNLOADS)
 

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
+import psycopg
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
@@ -26,11 +27,10 @@ from lse_resources.postgres.pages.traces import (
     read_attachments_of,
     read_feedback,
     read_run,
-    read_trace,
     read_turns,
     read_verdict,
 )
-from lse_viewer.archive import NotFoundError, archive_of, project_of, text_of
+from lse_viewer.archive import Archive, NotFoundError, archive_of, project_of, text_of
 from lse_viewer.files import open_file
 from lse_viewer.json_tree import follow, parse_path, tree, value_text
 from lse_viewer.messages import Message, conversation
@@ -59,9 +59,11 @@ class Bar:
 
 def trace_page(request: Request) -> Response:
     """A trace; `run` names the run that is chosen, by default the root."""
-    trace = _trace(request)
-    chosen = _uuid(text_of(request, "run") or str(trace.root.run_id))
-    begin = _position(request)
+    archive, trace_id, begin = archive_of(request), _uuid(request.path_params["trace_id"]), _position(request)
+    with archive.reading() as connection:
+        trace = _found(archive.traces.read_again(connection, trace_id))
+        chosen = _uuid(text_of(request, "run") or str(trace.root.run_id))
+        panel = _panel(archive, connection, chosen)
     places = {row.run.run_id: place for place, row in enumerate(trace.rows)}
     # The chosen run must be among the rows that are sent.
     end = max(begin + ROWS, min(places.get(chosen, 0) + 20, begin + 10 * ROWS))
@@ -72,31 +74,35 @@ def trace_page(request: Request) -> Response:
         max_runs=MAX_RUNS,
         chosen=chosen,
         **_rows(trace, begin, end),
-        **_panel(request, chosen),
+        **panel,
     )
 
 
 def trace_rows(request: Request) -> Response:
     """Further rows of a trace's tree, as a part of its page."""
-    trace = _trace(request)
-    begin = _position(request)
+    archive, trace_id, begin = archive_of(request), _uuid(request.path_params["trace_id"]), _position(request)
+    with archive.reading() as connection:
+        trace = _found(archive.traces.read(connection, trace_id))
     return page("rows.html", trace=trace, chosen=None, **_rows(trace, begin, begin + ROWS))
 
 
 def run_page(request: Request) -> Response:
     """Leads to the trace of a run."""
-    run = _run(request, _uuid(request.path_params["run_id"]))
+    run = _run(request)
     return RedirectResponse(f"{ROOT}/trace/{run['trace_id']}?run={run['run_id']}")
 
 
 def run_panel(request: Request) -> Response:
     """The panel of a run, as a part of the page of its trace."""
-    return page("panel.html", **_panel(request, _uuid(request.path_params["run_id"])))
+    archive = archive_of(request)
+    with archive.reading() as connection:
+        panel = _panel(archive, connection, _uuid(request.path_params["run_id"]))
+    return page("panel.html", **panel)
 
 
 def run_tree(request: Request) -> Response:
     """A node of a run's content, as a part of its page."""
-    run = _run(request, _uuid(request.path_params["run_id"]))
+    run = _run(request)
     value, path, label = _value(request, run)
     begin = _position(request)
     return page("node.html", run_id=run["run_id"], node=tree(value, path, label, begin), begin=begin)
@@ -104,7 +110,7 @@ def run_tree(request: Request) -> Response:
 
 def run_value(request: Request) -> Response:
     """A value of a run's content as text: a text itself, everything else as JSON."""
-    run = _run(request, _uuid(request.path_params["run_id"]))
+    run = _run(request)
     value, _, _ = _value(request, run)
     return Response(
         value_text(value).encode("utf-8", "replace"), media_type="text/plain; charset=utf-8", headers=_CONTENT
@@ -114,7 +120,7 @@ def run_value(request: Request) -> Response:
 def run_file(request: Request) -> Response:
     """The run file, byte for byte as LangSmith sent it, to be saved."""
     archive = archive_of(request)
-    run = _run(request, _uuid(request.path_params["run_id"]))
+    run = _run(request)
     if run["start_time"] is None:
         raise NotFoundError("the name of the run's file is not known", why="the database holds no content of it")
     name = f"{run['run_id']}_{compact_time(to_micros(run['start_time']))}.json"
@@ -178,9 +184,7 @@ def _unseen(messages: list[Message], shown: list[Message]) -> list[Message]:
     return messages[last + 1 :]
 
 
-def _trace(request: Request) -> Trace:
-    with archive_of(request).reading() as connection:
-        trace = read_trace(connection, _uuid(request.path_params["trace_id"]))
+def _found(trace: Trace | None) -> Trace:
     if trace is None:
         raise NotFoundError(
             "the trace is not in the database", hint="Load its day: lse archive to-db; lse status shows which days are"
@@ -204,9 +208,13 @@ def _bar(row: TreeRow, start: datetime | None, end: datetime | None) -> Bar | No
     return Bar(round(min(x, _WIDTH - 2), 2), round(max(length, 2), 2))
 
 
-def _run(request: Request, run_id: UUID) -> dict[str, Any]:
+def _run(request: Request) -> dict[str, Any]:
     with archive_of(request).reading() as connection:
-        run = read_run(connection, run_id)
+        return _found_run(connection, _uuid(request.path_params["run_id"]))
+
+
+def _found_run(connection: psycopg.Connection, run_id: UUID) -> dict[str, Any]:
+    run = read_run(connection, run_id)
     if run is None:
         raise NotFoundError(
             f"the run {run_id} is not in the database",
@@ -215,14 +223,12 @@ def _run(request: Request, run_id: UUID) -> dict[str, Any]:
     return run
 
 
-def _panel(request: Request, run_id: UUID) -> dict[str, Any]:
+def _panel(archive: Archive, connection: psycopg.Connection, run_id: UUID) -> dict[str, Any]:
     """The values of `panel.html`."""
-    archive = archive_of(request)
-    run = _run(request, run_id)
-    with archive.reading() as connection:
-        verdict, verified_at = read_verdict(connection, run["project"], run["run_date"])
-        feedback = read_feedback(connection, run_id, run["project"])
-        attachments = read_attachments_of(connection, run_id)
+    run = _found_run(connection, run_id)
+    verdict, verified_at = read_verdict(connection, run["project"], run["run_date"])
+    feedback = read_feedback(connection, run_id, run["project"])
+    attachments = read_attachments_of(connection, run_id)
     data = run["data"] if isinstance(run["data"], dict) else {}
     parts = {}
     for name in ("inputs", "outputs", "metadata", "extra", "events"):

@@ -11,12 +11,12 @@ from starlette.responses import Response
 
 from lse_archive.days import days_between, today
 from lse_archive.errors import UsageError
-from lse_archive.texts import counted
+from lse_archive.texts import cost, counted, number, seconds
 from lse_resources.postgres.pages.projects import read_projects_with_days
 from lse_resources.postgres.pages.trends import MAX_DAYS, DayNumbers, read_trends
 from lse_viewer.archive import archive_of, day_of_address, project_of
 from lse_viewer.charts import HEIGHT, SERIES, WIDTH, Chart, Values, chart
-from lse_viewer.rendering import cost, number, page, seconds
+from lse_viewer.rendering import page
 
 _DAYS = 30
 _MAX_PROJECTS = 6

@@ -1,4 +1,4 @@
-"""`lse sql` and `lse export`: read from the database."""
+"""`lse sql`, `lse export` and `lse show`: read from the database, `show` from files too."""
 
 from __future__ import annotations
 
@@ -107,3 +107,25 @@ def export(
         echo(rows, err=True)
     else:
         echo(f"{rows} in {written.path}, {size(written.bytes)}")
+
+
+def show(
+    id: Annotated[
+        str, typer.Argument(metavar="RUN_OR_TRACE_ID", callback=require_text, help="A trace, or a run of the trace.")
+    ],
+    sources: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            metavar="PATH",
+            help="Folder or zip of a day, read in place of the database; can be repeated. Default: the database.",
+        ),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the runs as they are stored, one JSON a line. Default: off.")
+    ] = False,
+) -> None:
+    """Print a trace over all its days: the tree of its runs, with latency, tokens and cost of each."""
+    from lse_cli.work.show import show_trace
+
+    show_trace(id, sources or [], json=json)

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from lse_archive.errors import ArchiveError
 from lse_archive.printable import printable
@@ -32,10 +33,14 @@ class LineConsole(Console):
         self.quiet = True
         discard(self.file)  # ty: ignore[invalid-argument-type]
 
-    def put(self, text: str, *, style: str | None = None) -> bool:
-        """Prints a line, made harmless. Returns False if the stream refused it; then nothing more is printed."""
+    def put(self, text: str | Text, *, style: str | None = None) -> bool:
+        """Prints a line. Returns False if the stream refused it; then nothing more is printed.
+
+        Args:
+            text: A `str` is made harmless; the parts of a `Text` must be so.
+        """
         try:
-            self.print(printable(text), markup=False, style=style)
+            self.print(printable(text) if isinstance(text, str) else text, markup=False, style=style)
         except OSError:
             self.on_broken_pipe()
             return False

@@ -17,9 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from viewer_fixtures import Viewer, text_of
 
+from lse_resources.postgres.database import Database
 from lse_resources.postgres.days_table import update_day
+from lse_resources.postgres.loads_table import begin_load
+from lse_resources.postgres.pages.session import reading
 from lse_resources.postgres.pages.traces import TraceRun, tree_order
-from lse_viewer import traces
+from lse_viewer import archive, traces
 
 _PNG = b"\x89PNG\r\n\x1a\n-not-really"
 
@@ -87,14 +90,23 @@ def test_a_long_trace_comes_in_parts(viewer: Viewer, monkeypatch: pytest.MonkeyP
             (UUID(int=1), DAY, str(UUID(int=1))),
         )
     monkeypatch.setattr(traces, "ROWS", 700)
+    sessions = list[Database]()
+    monkeypatch.setattr(archive, "reading", lambda database: sessions.append(database) or reading(database))
     html = viewer.get(f"/archive/trace/{UUID(int=1)}").text
+    assert len(sessions) == 1
     shown = _rows(html)
     assert len(shown) == 700
     assert _link(html, "Further runs") == f"/archive/trace/{UUID(int=1)}?begin=700"
+    # Further rows are of the trace as it was read: a row that comes or goes meanwhile moves no other one.
+    with viewer.database.connect() as connection:
+        connection.execute("DELETE FROM runs WHERE run_id = %s", (UUID(int=2),))
     while following := re.findall(r'data-following="(\d+)"', html):
         html = viewer.get(f"/archive/trace/{UUID(int=1)}/rows", begin=following[0]).text
         shown += _rows(html)
     assert len(set(shown)) == len(shown) == 3000
+    with viewer.database.connect() as connection:
+        begin_load(connection, "load", PROJECT, DAY)
+    assert len(_rows(viewer.get(f"/archive/trace/{UUID(int=1)}/rows", begin="2800").text)) == 199
     # A run far down is among the rows when it is opened.
     deep = viewer.get(f"/archive/run/{UUID(int=2500)}").text
     assert (2, "run 2500") in _rows(deep)

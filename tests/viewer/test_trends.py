@@ -8,11 +8,11 @@ from datetime import timedelta
 from database_fixtures import DAY, PROJECT, feedback
 from viewer_fixtures import Viewer, text_of
 
+from lse_archive.texts import number
 from lse_resources.postgres.analysis.frames import Runs
 from lse_resources.postgres.days_table import update_day
 from lse_resources.postgres.load.rollback import rollback_load
 from lse_viewer.charts import chart
-from lse_viewer.rendering import number
 
 
 def _table(html: str, title: str) -> list[str]:

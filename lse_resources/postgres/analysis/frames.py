@@ -24,7 +24,7 @@ from lse_archive.folder.manifest import SUMMARY, parse_summary
 from lse_archive.folder.opened import open_folder
 from lse_archive.folder.reader import may_hold_run
 from lse_archive.folder.records import RECORD_FILES, Record, RecordKind, parse_records
-from lse_archive.runs.header import unwrap
+from lse_archive.runs.header import RunHeader, unwrap
 from lse_archive.runs.scanner import NotARunError
 from lse_archive.zips.reader import BROKEN, contents, opened
 from lse_resources.postgres.analysis.columns import (
@@ -241,15 +241,21 @@ def load_runs_from_files(project: str, sources: Sequence[Path]) -> pd.DataFrame:
     """
     rows: dict[UUID, RunColumns] = {}
     scores = mean_scores(_feedback(project, sources))
+    for header, document in documents_from_files(sources):
+        row = run_columns(project, day_of(header.start), header, document, scores.get(UUID(header.run_id)))
+        rows.setdefault(row.run_id, row)
+    return _frame(RUNS, [attrgetter(*COLUMNS)(row) for row in sorted(rows.values(), key=_run_order)])
+
+
+def documents_from_files(sources: Iterable[Path]) -> Iterator[tuple[RunHeader, bytes]]:
+    """Yields the header and the JSON of each file that holds a run, by source and name; see `load_runs_from_files`."""
     for source in sources:
         for _, content in _files(source, may_hold_run):
             try:
                 document, header = unwrap(content)
             except NotARunError:
                 continue
-            row = run_columns(project, day_of(header.start), header, document, scores.get(UUID(header.run_id)))
-            rows.setdefault(row.run_id, row)
-    return _frame(RUNS, [attrgetter(*COLUMNS)(row) for row in sorted(rows.values(), key=_run_order)])
+            yield header, document
 
 
 def load_feedback_from_files(project: str, sources: Sequence[Path]) -> pd.DataFrame:

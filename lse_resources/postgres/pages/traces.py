@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -22,6 +24,14 @@ _TRACE = """
 SELECT run_id, parent_run_id, project, run_date, name, run_type, status, start_time, end_time, total_tokens, total_cost
 FROM runs WHERE trace_id = %s ORDER BY start_time, run_id LIMIT %s
 """
+_TRACE_OF = """
+SELECT trace_id FROM runs WHERE trace_id = %(id)s OR run_id = %(id)s ORDER BY trace_id <> %(id)s LIMIT 1
+"""
+_DOCUMENTS = """
+SELECT coalesce(data::text, jsonb_build_object('id', run_id, 'mark', mark)::text)
+FROM runs WHERE trace_id = %s ORDER BY start_time, run_id
+"""
+_LAST_LOAD = "SELECT max(load_id) FROM loads"
 _RUN = """
 SELECT project, run_date, run_id, trace_id, parent_run_id, is_root, name, run_type, status, start_time, end_time,
        latency_seconds, prompt_tokens, completion_tokens, total_tokens, prompt_cost, completion_cost, total_cost, error,
@@ -128,6 +138,51 @@ def read_trace(connection: psycopg.Connection, trace_id: UUID) -> Trace | None:
     if not runs:
         return None
     return Trace(trace_id, tree_order(runs[:MAX_RUNS]), is_cut=len(runs) > MAX_RUNS)
+
+
+class TraceCache:
+    """The traces that were read last, until the next load, repair, rollback or deletion of any day.
+
+    At most MAX_RUNS runs are kept.
+    """
+
+    def __init__(self) -> None:
+        self._traces: OrderedDict[UUID, tuple[int | None, Trace]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, connection: psycopg.Connection, trace_id: UUID) -> Trace | None:
+        """The trace as it was read last, so that the places of its runs stay the same; else as `read_trace`."""
+        with self._lock:
+            load_id, trace = self._traces.get(trace_id, (None, None))
+        return trace if trace and load_id == _last_load(connection) else self.read_again(connection, trace_id)
+
+    def read_again(self, connection: psycopg.Connection, trace_id: UUID) -> Trace | None:
+        """Reads a trace, see `read_trace`, and keeps it."""
+        trace = read_trace(connection, trace_id)
+        with self._lock:
+            self._traces.pop(trace_id, None)
+            if trace:
+                self._traces[trace_id] = (_last_load(connection), trace)
+            while sum(len(kept.rows) for _, kept in self._traces.values()) > MAX_RUNS:
+                self._traces.popitem(last=False)
+        return trace
+
+
+def _last_load(connection: psycopg.Connection) -> int | None:
+    [(load_id,)] = connection.execute(_LAST_LOAD).fetchall()
+    return load_id
+
+
+def find_trace(connection: psycopg.Connection, key: UUID) -> UUID | None:
+    """The id of the trace that has this id, or has a run of this id; None: the database has neither."""
+    row = connection.execute(_TRACE_OF, {"id": key}).fetchone()
+    return row[0] if row else None
+
+
+def read_documents(connection: psycopg.Connection, trace_id: UUID) -> Iterator[str]:
+    """Yields the JSON of a trace's runs as stored, the oldest first; of a run without content, its id and mark."""
+    for (document,) in connection.cursor().stream(_DOCUMENTS, (trace_id,)):
+        yield document
 
 
 def tree_order(runs: list[TraceRun]) -> list[TreeRow]:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from lse_archive.errors import ArchiveError, DatabaseError, UsageError
+from lse_archive.errors import ArchiveError, DatabaseError, DestinationError, UsageError
 from lse_resources.settings import Settings
 from lse_viewer.archive import Archive, NotFoundError
 from lse_viewer.days import days_page, projects_page
@@ -30,7 +30,12 @@ from lse_viewer.traces import (
 )
 from lse_viewer.trends import trends_page
 
-_STATUS: dict[type[ArchiveError], int] = {UsageError: 400, NotFoundError: 404, DatabaseError: 503}
+_STATUS: dict[type[ArchiveError], int] = {
+    UsageError: 400,
+    NotFoundError: 404,
+    DatabaseError: 503,
+    DestinationError: 503,
+}
 
 
 def create_app(settings: Settings) -> Starlette:

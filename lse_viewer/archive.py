@@ -12,6 +12,8 @@ from starlette.requests import Request
 
 from lse_archive.days import parse_day
 from lse_archive.errors import ArchiveError, UsageError
+from lse_operations.restore.kept_copy import KeptCopy
+from lse_resources.open_destination import open_destination
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.pages.session import reading
 from lse_resources.postgres.pages.traces import TraceCache
@@ -23,6 +25,8 @@ _SESSIONS = 4
 """Connections of all pages together: they must not take those that loads need."""
 _DOWNLOADS = 2
 """Downloads at once, beside the pages."""
+_PATIENCE = 10.0
+"""Seconds for which a failing request to the destination is retried: somebody waits for the page."""
 
 
 class NotFoundError(ArchiveError):
@@ -36,6 +40,8 @@ class Archive:
         self.settings = settings
         self.day_cache = DayCache()
         self.traces = TraceCache()
+        hasty = settings.model_copy(update={"lse_patience": min(_PATIENCE, settings.lse_patience)})
+        self.copy = KeptCopy(lambda: open_destination(hasty))
         self._sessions = threading.BoundedSemaphore(_SESSIONS)
         self._downloads = threading.BoundedSemaphore(_DOWNLOADS)
 

@@ -124,7 +124,7 @@ def run_file(request: Request) -> Response:
     if run["start_time"] is None:
         raise NotFoundError("the name of the run's file is not known", why="the database holds no content of it")
     name = f"{run['run_id']}_{compact_time(to_micros(run['start_time']))}.json"
-    parts = open_file(archive.settings.layout.day(run["project"], run["run_date"]), name)
+    parts = open_file(archive.settings.layout.day(run["project"], run["run_date"]), name, archive.copy)
     headers = {**_CONTENT, "Content-Disposition": f'attachment; filename="{name}"'}
     return StreamingResponse(parts, media_type="application/json", headers=headers)
 
@@ -138,7 +138,9 @@ def attachment(request: Request) -> Response:
     entry = next(iter(found), None)
     if entry is None or (digest := _digest(entry["sha256"])) is None:
         raise NotFoundError("there is no such attachment")
-    parts = open_file(archive.settings.layout.day(entry["project"], entry["run_date"]), attachment_file(digest))
+    parts = open_file(
+        archive.settings.layout.day(entry["project"], entry["run_date"]), attachment_file(digest), archive.copy
+    )
     headers = dict(_CONTENT)
     media_type = entry["media_type"]
     if not _kind(media_type):

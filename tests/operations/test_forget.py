@@ -9,7 +9,7 @@ from datetime import date
 import pytest
 from forget_fixtures import MARKER, NEXT, SELECTION, World, build, others, search
 from home_fixtures import DAY, PROJECT, Installation
-from s3_fixtures import bucket_of
+from s3_fixtures import bucket_of, use_bucket
 
 from lse_archive.folder.manifest import content_hash, content_sums
 from lse_archive.folder.pruned import is_pruned
@@ -32,11 +32,8 @@ def world(request: pytest.FixtureRequest, installation: Installation, monkeypatc
         return build(installation)
     client, versioned = request.getfixturevalue("client"), request.getfixturevalue("versioned")
     bucket = bucket_of(versioned)
-    monkeypatch.setenv("LSE_ARCHIVE_URL", f"s3://{bucket}/archive")
+    use_bucket(monkeypatch, client.meta.endpoint_url, bucket)
     monkeypatch.setenv("LSE_LAKE_URL", f"s3://{bucket}/lake")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", client.meta.endpoint_url)
-    for name, value in (("ACCESS_KEY_ID", "key"), ("SECRET_ACCESS_KEY", "secret"), ("REGION", "us-east-1")):
-        monkeypatch.setenv(f"AWS_{name}", value)
 
     def versions() -> Iterator[tuple[str, bytes]]:
         for one in client.list_object_versions(Bucket=bucket).get("Versions", []):

@@ -6,10 +6,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from lse_archive.days import parse_day
+from lse_archive.errors import SettingsError
 from lse_archive.runs.words import read_query
 from lse_platform.addresses import ROOT
 from lse_resources.postgres.search.find import Found, Scope, search
-from lse_viewer.archive import archive_of, text_of
+from lse_viewer.archive import NotFoundError, archive_of, text_of
 from lse_viewer.filters import address, cursor_text, read_cursor
 from lse_viewer.rendering import page
 
@@ -20,11 +21,14 @@ def search_page(request: Request) -> Response:
     """The runs that have the words of a query, newest first; without a query, only the form.
 
     Raises:
-        SettingsError: The search is off.
+        NotFoundError: The search is off.
         UsageError: The query has no word, or a value is malformed.
     """
     archive = archive_of(request)
-    archive.settings.require_search()
+    try:
+        archive.settings.require_search()
+    except SettingsError as error:
+        raise NotFoundError(error.what, why=error.why, hint=error.hint) from None
     names = ("q", "project", "from", "to")
     values = {name: value for name in names if (value := text_of(request, name).strip())}
     days = {name: parse_day(values[name]) for name in ("from", "to") if name in values}

@@ -150,8 +150,8 @@ def sizes(url: str) -> dict[str, int]:
     """MB of the table and of each kind of index."""
     with psycopg.connect(url) as connection:
         rows = connection.execute(
-            "SELECT regexp_replace(relname, '_[0-9]{4}_[0-9]{2}', ''), sum(pg_relation_size(oid)) / 1000000 FROM pg_class"
-            " WHERE relname ~ '^(runs|run_search)_2' AND relkind IN ('r', 'i') GROUP BY 1 ORDER BY 1"
+            "SELECT regexp_replace(relname, '_[0-9]{4}_[0-9]{2}', ''), sum(pg_relation_size(oid)) / 1000000"
+            " FROM pg_class WHERE relname ~ '^(runs|run_search)_2' AND relkind IN ('r', 'i') GROUP BY 1 ORDER BY 1"
         ).fetchall()
     found = {name: int(size) for name, size in rows}
     print("MB:", found)

@@ -249,6 +249,9 @@ def _excerpt(place: Place, text: str, terms: Sequence[tuple[str, ...]]) -> Excer
 def _spans(text: str) -> Iterator[tuple[str, int, int]]:
     """Yields the words of a text with where they begin and end in it."""
     for chunk in _chunk(text).finditer(text):
+        if len(only := _words_of(chunk[0])) == 1:
+            yield only[0], *chunk.span()
+            continue
         folded = _fold(chunk[0])
         exact = len(folded) == len(chunk[0])  # otherwise a word's place is that of its chunk
         for word in _WORD.finditer(folded):

@@ -36,6 +36,7 @@ from lse_resources.postgres.jsonb import render
 from lse_resources.postgres.load.day import load_day, write_rows
 from lse_resources.postgres.loads_table import begin_load
 from lse_resources.postgres.schema import migrate
+from lse_resources.postgres.search.index import index_day
 from lse_resources.postgres.verify.day import verify_day
 
 RESULTS = Path(__file__).parent / "results" / "database.json"
@@ -191,6 +192,8 @@ def work(kind: str, url: str, folder: str) -> dict[str, float]:
     started = time.perf_counter()
     if kind in ("load", "overwrite"):
         load_day(database, PROJECT, DAY, path, overwrite=kind == "overwrite")
+    elif kind == "index":
+        index_day(database, PROJECT, DAY)
     elif not verify_day(database, PROJECT, DAY, path, detailed=kind == "detailed").is_consistent:
         raise SystemExit("the day is not consistent")
     seconds = time.perf_counter() - started

@@ -30,6 +30,7 @@ from starlette.testclient import TestClient
 from lse_resources.embedded_postgres.server import EmbeddedServer
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.schema import migrate
+from lse_resources.postgres.search.index import index_day
 from lse_resources.settings import Settings
 from lse_viewer.app import create_app
 
@@ -39,6 +40,7 @@ DAYS = 90
 PROJECT = "bench"
 TARGET_MS = 300
 LOAD_TARGET = 1.05
+INDEX_TARGET = 4
 LARGE_TRACE, LONG_TRACE, BIG_RUN = (uuid.UUID(int=number) for number in (1, 2, 3))
 
 _FILL = """
@@ -56,7 +58,7 @@ SELECT id, trace, %(project)s, %(day)s, %(load)s, jsonb_build_object(
         'role', 'user', 'content',
         substr(%(text)s, 1 + n * 7919 %% 3000, 900)))),
     'outputs', jsonb_build_object('role', 'assistant', 'content',
-        substr(%(text)s, 1 + n %% 9973 * 104729 %% 3000, 900)))
+        substr(%(text)s, 1 + n %% 9973 * 104729 %% 3000, 900) || ' rare' || n))
 FROM (SELECT n, lpad(to_hex(%(first)s + n), 32, '0')::uuid AS id,
              coalesce(%(trace)s, lpad(to_hex(%(first)s + n - n %% 8), 32, '0')::uuid) AS trace,
              %(day)s::timestamp + n * (interval '86399 s' / %(count)s) AS start
@@ -81,6 +83,7 @@ def main() -> None:
     try:
         url = server.start().url("lse")
         fill(url, arguments.runs)
+        report["index_seconds"] = build_index(url)
         report["sizes"] = sizes(url)
         report["pages"] = measure(url, base, arguments.requests)
         report["load"] = measure_load(server.url("postgres"), base, arguments.load_runs, arguments.rounds)
@@ -129,12 +132,26 @@ def fill(url: str, runs: int) -> None:
         connection.execute("VACUUM ANALYZE")  # as autovacuum does after the loads of real days
 
 
+def build_index(url: str) -> float:
+    """Seconds to add all runs to the search index, day by day."""
+    database = Database(url)
+    started = time.perf_counter()
+    for project, count in ((PROJECT, DAYS), ("traces", 3)):
+        for number in range(count):
+            index_day(database, project, LAST - timedelta(days=number))
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE run_search")
+    seconds = time.perf_counter() - started
+    print(f"indexed in {seconds:.0f} s", flush=True)
+    return seconds
+
+
 def sizes(url: str) -> dict[str, int]:
     """MB of the table and of each kind of index."""
     with psycopg.connect(url) as connection:
         rows = connection.execute(
-            "SELECT regexp_replace(relname, '^runs_[0-9_]+_', ''), sum(pg_relation_size(oid)) / 1000000 FROM pg_class"
-            " WHERE relname LIKE 'runs_2%' AND relkind IN ('r', 'i') GROUP BY 1 ORDER BY 1"
+            "SELECT regexp_replace(relname, '_[0-9]{4}_[0-9]{2}', ''), sum(pg_relation_size(oid)) / 1000000"
+            " FROM pg_class WHERE relname ~ '^(runs|run_search)_2' AND relkind IN ('r', 'i') GROUP BY 1 ORDER BY 1"
         ).fetchall()
     found = {name: int(size) for name, size in rows}
     print("MB:", found)
@@ -161,6 +178,13 @@ def measure(url: str, base: Path, requests: int) -> dict[str, dict[str, float]]:
         "trace of 25,000 runs": lambda _: f"/archive/trace/{LONG_TRACE}",
         "its rows 24,000 and on": lambda _: f"/archive/trace/{LONG_TRACE}/rows?begin=24000",
         "run with an output of 20 MB": lambda _: f"/archive/run/{BIG_RUN}/panel",
+        "search, a word of every run": lambda _: "/archive/search?q=assistant",
+        "search, a word of every fourth run": lambda n: f"/archive/search?q=word{n * 7919 % 3001}",
+        "search, a rare word": lambda n: f"/archive/search?q=rare{n}&project={PROJECT}",
+        "search, a word of no run": lambda n: f"/archive/search?q=none{n}",
+        "search, a phrase": lambda n: (
+            f"/archive/search?q=%22word{n * 7919 % 3001}+word{(n + 1) * 7919 % 3001}%22&from={LAST - timedelta(days=n)}"
+        ),
         "trends of 90 days": lambda _: (
             f"/archive/trends?project={PROJECT}&from={LAST - timedelta(days=DAYS - 1)}&to={LAST}"
         ),
@@ -185,13 +209,14 @@ def measure(url: str, base: Path, requests: int) -> dict[str, dict[str, float]]:
 
 
 def measure_load(url: str, base: Path, runs: int, rounds: int) -> dict[str, float]:
-    """Seconds and MB of WAL of a load with the indexes of the pages, and with those before them.
+    """Seconds and MB of WAL of a load with the indexes of the pages, with those before them, and of the search index.
 
     The ratio is the median of those of the rounds: the loads of a round are next to each other in time, and their order
     alternates, so that other load on the machine affects both alike.
     """
     write_runs(base / "day", runs)
     seconds: dict[str, list[float]] = {"before": [], "now": []}
+    index: list[float] = []
     wal: dict[str, float] = {}
     for number in range(rounds):
         for which in sorted(seconds, reverse=bool(number % 2)):
@@ -204,6 +229,8 @@ def measure_load(url: str, base: Path, runs: int, rounds: int) -> dict[str, floa
                 seconds[which].append(in_process("load", fresh, base / "day")["seconds"])
                 [(end,)] = connection.execute(position).fetchall()
                 wal[which] = end - begin
+                if which == "now":
+                    index.append(in_process("index", fresh, base / "day")["seconds"])
     ratios = [now / before for before, now in zip(seconds["before"], seconds["now"], strict=True)]
     ratio, wal_ratio = statistics.median(ratios), wal["now"] / wal["before"]
     verdict = "ok" if ratio <= LOAD_TARGET else "MISSED"
@@ -212,7 +239,16 @@ def measure_load(url: str, base: Path, runs: int, rounds: int) -> dict[str, floa
         f"load of {runs:,} runs, medians of {rounds}: {found['before']:.2f} s before, {found['now']:.2f} s now:"
         f" {ratio:.3f} x ({verdict}); WAL {wal_ratio:.3f} x"
     )
-    return found | {"ratio": ratio, "lowest": min(ratios), "highest": max(ratios), "wal_ratio": wal_ratio}
+    index_ratio = statistics.median(index) / found["now"]
+    verdict = "ok" if index_ratio <= INDEX_TARGET else "MISSED"
+    print(f"search index of them: {statistics.median(index):.2f} s, {index_ratio:.2f} x the load ({verdict})")
+    return found | {
+        "index_ratio": index_ratio,
+        "ratio": ratio,
+        "lowest": min(ratios),
+        "highest": max(ratios),
+        "wal_ratio": wal_ratio,
+    }
 
 
 if __name__ == "__main__":

@@ -231,6 +231,7 @@ class FullSweepResult(msgspec.Struct, kw_only=True):
     zip_result: ZipResult | None = None
     upload_result: UploadResult | None = None
     db_result: LoadResult | None = None
+    index_result: IndexResult | None = None
     lake_result: LakeResult | None = None
     verification_result: VerificationResult | None = None
     problems: list[str] = []
@@ -257,6 +258,23 @@ class LakeResult(msgspec.Struct, kw_only=True):
     bytes: int
     raw_bytes: int
     content_sha256: str
+    duration_seconds: float = 0.0
+
+
+class IndexResult(msgspec.Struct, kw_only=True):
+    """A day in the search index.
+
+    Attributes:
+        runs: Rows of the day in the index.
+        indexed: Of those, rows that were added now.
+        cut: Of all, runs of which a part is beyond the limits of the index.
+    """
+
+    project: str
+    date: str
+    runs: int
+    indexed: int
+    cut: int
     duration_seconds: float = 0.0
 
 

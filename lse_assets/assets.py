@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,14 @@ from lse_operations.checks import StepCheck, VerifyOptions, day_checks, day_verd
 from lse_operations.project_state import note_ends, note_retention, retention
 from lse_operations.reporter import StepReporter
 from lse_operations.steps import (
+    LAKE_STEP,
+    SEARCH_STEP,
+    STEPS,
     UploadStep,
-    day_steps,
     fetch_step,
     lake_step,
     load_step,
+    search_step,
     upload_step,
     verify_step,
     zip_step,
@@ -139,25 +142,27 @@ def project_assets(
     project: ProjectConfig,
     retry_policy: dg.RetryPolicy | None = None,
     *,
+    steps: Sequence[str] = STEPS,
     upload: UploadStep = upload_step,
-    has_lake: bool = False,
 ) -> list[dg.AssetsDefinition]:
     """The assets of a project, partitioned by UTC day.
 
     Args:
         retry_policy: For the steps that use outside systems. The command line has none: it reports an error at once,
             and an interrupt ends the step (Dagster would retry it).
+        steps: The steps of a day, see `day_steps`.
         upload: The step body of `drive_file`.
-        has_lake: Whether each day is also written to a lake.
     """
-    shared = _Shared(project, retry_policy, has_lake)
+    shared = _Shared(project, retry_policy, LAKE_STEP in steps)
     run_files = _run_files(shared)
     day_zip = _day_zip(shared, run_files)
     drive_file = _drive_file(shared, day_zip, upload)
     runs_table = _runs_table(shared, run_files)
-    steps = [run_files, day_zip, drive_file, runs_table, *([_lake_files(shared, run_files)] if has_lake else [])]
-    # A run may skip any step, so verification depends on each of them.
-    return [*steps, _verification(shared, steps)]
+    places = [run_files, day_zip, drive_file, runs_table]
+    index = [_search_index(shared, runs_table)] if SEARCH_STEP in steps else []
+    lake = [_lake_files(shared, run_files)] if shared.has_lake else []
+    # A run may skip any step, so verification depends on each place that it compares.
+    return [*places, *index, *lake, _verification(shared, [*places, *lake])]
 
 
 def _run_files(shared: _Shared) -> dg.AssetsDefinition:
@@ -294,6 +299,22 @@ def _runs_table(shared: _Shared, run_files: dg.AssetsDefinition) -> dg.AssetsDef
     return runs_table
 
 
+def _search_index(shared: _Shared, runs_table: dg.AssetsDefinition) -> dg.AssetsDefinition:
+    @dg.asset(**shared.common, kinds={"postgres"}, retry_policy=shared.retry_policy, deps=[runs_table])
+    def search_index(
+        context: dg.AssetExecutionContext,
+        archive: ArchiveResource,
+        postgres: PostgresResource,
+        ui: dg.ResourceParam[StepReporter],
+    ) -> dg.MaterializeResult:
+        """The words of the day's rows, for the search; a row that changes leaves the index at once."""
+        with _step(shared, context, ui):
+            result = search_step(shared.paths(context, archive), postgres.database(), ui)
+        return dg.MaterializeResult(metadata=_metadata(result))
+
+    return search_index
+
+
 def _lake_files(shared: _Shared, run_files: dg.AssetsDefinition) -> dg.AssetsDefinition:
     @dg.asset(**shared.common, kinds={"parquet"}, retry_policy=shared.retry_policy, deps=[run_files])
     def lake_files(
@@ -398,8 +419,12 @@ def _check_result(check: StepCheck, paths: DayPaths) -> dg.AssetCheckResult:
 
 
 @functools.lru_cache(maxsize=1000)  # Dagster requests all definitions twice; hundreds of assets take seconds to build
-def project_definitions(project: ProjectConfig, *, has_lake: bool = False) -> dg.Definitions:
-    """Everything of one project: the external LangSmith asset, the day's assets with their checks, and the job."""
+def project_definitions(project: ProjectConfig, steps: tuple[str, ...] = STEPS) -> dg.Definitions:
+    """Everything of one project: the external LangSmith asset, the day's assets with their checks, and the job.
+
+    Args:
+        steps: The steps of a day, see `day_steps`.
+    """
     name = markdown(project.name)
     external = dg.AssetSpec(
         langsmith_key(project.name),
@@ -408,16 +433,16 @@ def project_definitions(project: ProjectConfig, *, has_lake: bool = False) -> dg
         kinds={"langsmith"},
     )
     return dg.Definitions(
-        assets=[external, *project_assets(project, _RETRY, has_lake=has_lake)],
-        jobs=[project_job(project, has_lake=has_lake)],
+        assets=[external, *project_assets(project, _RETRY, steps=steps)],
+        jobs=[project_job(project, steps)],
     )
 
 
-def project_job(project: ProjectConfig, *, has_lake: bool = False) -> UnresolvedAssetJobDefinition:
+def project_job(project: ProjectConfig, steps: Sequence[str] = STEPS) -> UnresolvedAssetJobDefinition:
     """The job of a project's assets."""
     return dg.define_asset_job(
         job_name(project.name),
-        selection=dg.AssetSelection.assets(*[asset_key(project.name, step) for step in day_steps(has_lake=has_lake)]),
+        selection=dg.AssetSelection.assets(*[asset_key(project.name, step) for step in steps]),
         description=f"Archives a day of '{markdown(project.name)}' end to end and verifies it, or only verifies it"
         " again.",
     )

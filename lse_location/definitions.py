@@ -11,6 +11,7 @@ from lse_archive.names import project_slug
 from lse_assets.assets import project_definitions
 from lse_assets.resources import ArchiveResource, DestinationResource, LangSmithResource, PostgresResource
 from lse_operations.reporter import LogReporter, StepReporter
+from lse_operations.steps import day_steps
 from lse_platform.home import known_projects
 from lse_resources.projects import KEY_HINT, key_owners
 from lse_resources.settings import Settings
@@ -48,7 +49,7 @@ def definitions() -> dg.Definitions:
         if project not in projects:
             owner = owners[project_slug(project.name)]
             _log.error("'%s' is not archived: its key is that of '%s'. %s", project.name, owner, KEY_HINT)
-    of_projects = [project_definitions(project, has_lake=settings.lake_url is not None) for project in projects]
+    of_projects = [project_definitions(project, day_steps(settings)) for project in projects]
     active = [project for project in projects if project.schedule != "off"]
     jobs = [job for one in of_projects for job in one.jobs or ()]
     return dg.Definitions.merge(

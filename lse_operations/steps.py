@@ -15,7 +15,7 @@ from lse_archive.folder.locks import day_lock
 from lse_archive.folder.pruned import day_content, is_pruned
 from lse_archive.folder.state import now_text, update_state
 from lse_archive.layout import DayPaths
-from lse_archive.results import FetchResult, LakeResult, LoadResult, UploadResult, ZipResult
+from lse_archive.results import FetchResult, IndexResult, LakeResult, LoadResult, UploadResult, ZipResult
 from lse_archive.texts import counted
 from lse_archive.zips.day import zip_day
 from lse_operations.checks import OpenDestination, StepCheck, VerifyOptions, check_steps, day_verdict
@@ -27,20 +27,24 @@ from lse_resources.postgres.advisory_locks import OnWait
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.load.batches import BATCH_SIZE
 from lse_resources.postgres.load.day import PartlyLoadedError, Progress, load_day
+from lse_resources.postgres.search.index import index_day
 
 if TYPE_CHECKING:
     from lse_resources.lake.place import LakePlace
+    from lse_resources.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 STEPS = ("run_files", "day_zip", "drive_file", "runs_table", "verification")
 """The steps in the order in which a day is processed. Assets have the same names."""
+SEARCH_STEP = "search_index"
 LAKE_STEP = "lake_files"
 
 
-def day_steps(*, has_lake: bool) -> tuple[str, ...]:
-    """The steps of a day; without a lake, `STEPS`."""
-    return (*STEPS[:-1], LAKE_STEP, STEPS[-1]) if has_lake else STEPS
+def day_steps(settings: Settings) -> tuple[str, ...]:
+    """The steps of a day: `STEPS`, and those that the settings add before the verification."""
+    wanted = {SEARCH_STEP: settings.has_search, LAKE_STEP: settings.lake_url is not None}
+    return (*STEPS[:-1], *(step for step, is_wanted in wanted.items() if is_wanted), STEPS[-1])
 
 
 def fetch_step(
@@ -151,6 +155,14 @@ def load_rows(
             why=result.errors[0] if result.errors else "",
             hint="Check the project's name; lse archive verify names the runs",
         )
+    return result
+
+
+def search_step(paths: DayPaths, database: Database, reporter: StepReporter) -> IndexResult:
+    """Adds the day's rows to the search index. Raises ArchiveError, see `index_day`."""
+    with reporter.progress(SEARCH_STEP, "runs") as advance:
+        result = index_day(database, paths.project, paths.day, progress=advance, on_wait=reporter.waiting)
+    reporter.report(SEARCH_STEP, result)
     return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -52,6 +52,7 @@ class Settings(BaseSettings):
 
     lse_database_url: SecretStr | None = None
     lse_dagster_database_url: SecretStr | None = None
+    lse_search: Literal["on", "off"] = "on"
     lse_home: Path = Path("~/.lse")
     lse_data_dir: Path = Path("data")
     lse_archive_dir: Path = Path("archives")
@@ -204,6 +205,17 @@ class Settings(BaseSettings):
     def has_destination(self) -> bool:
         """Whether Google Drive or an object store is configured."""
         return bool(self.lse_archive_url or self.google_drive_folder_url)
+
+    @property
+    def has_search(self) -> bool:
+        """Whether days are added to the search index."""
+        return self.lse_search == "on"
+
+    def require_search(self) -> None:
+        """Raises SettingsError if days are not added to the search index."""
+        if not self.has_search:
+            hint = "Set LSE_SEARCH=on, then add the days to the index: lse archive index"
+            raise SettingsError("the search is off", why="LSE_SEARCH is off", hint=hint)
 
     @property
     def lake_url(self) -> str | None:

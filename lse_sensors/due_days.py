@@ -12,7 +12,7 @@ from dagster._core.storage.tags import SENSOR_NAME_TAG
 from lse_archive.names import project_slug
 from lse_archive.texts import counted
 from lse_operations.overview import DayView, days_behind
-from lse_operations.steps import day_steps
+from lse_operations.steps import STEPS, day_steps
 from lse_platform.asset_keys import asset_key, job_name
 from lse_resources.projects import ProjectConfig
 from lse_resources.settings import Settings
@@ -50,7 +50,7 @@ def due_days_sensor(
         unfinished = context.instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)) if any(behind) else []
         days = [day for found in behind if found for day in to_start(context.instance, found, unfinished, now)]
         for day in sorted(days, key=_last_day):
-            yield request(day, now, has_destination=settings.has_destination, has_lake=settings.lake_url is not None)
+            yield request(day, now, day_steps(settings), has_destination=settings.has_destination)
         if not days:
             waiting = sum(map(len, behind))
             yield dg.SkipReason(
@@ -112,9 +112,8 @@ def _steps(day: DayView, all_steps: Sequence[str]) -> list[str]:
     return [step for step, is_behind in found.items() if is_behind]
 
 
-def request(day: DayView, now: datetime, *, has_destination: bool, has_lake: bool = False) -> dg.RunRequest:
+def request(day: DayView, now: datetime, all_steps: Sequence[str] = STEPS, *, has_destination: bool) -> dg.RunRequest:
     """A run of the steps of a day that is behind; yesterday's is not held up by late ones."""
-    all_steps = day_steps(has_lake=has_lake)
     steps = [step for step in _steps(day, all_steps) if step != "drive_file" or has_destination]
     is_late = now.date() - day.date > timedelta(days=1)
     job = job_name(day.project)

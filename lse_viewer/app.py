@@ -17,6 +17,7 @@ from lse_viewer.days import days_page, projects_page
 from lse_viewer.rendering import STATIC, page
 from lse_viewer.runs import runs_download, runs_page
 from lse_viewer.safety import Safety
+from lse_viewer.search import search_page
 from lse_viewer.traces import (
     attachment,
     run_file,
@@ -46,6 +47,7 @@ def create_app(settings: Settings) -> Starlette:
             Route("/days", days_page),
             Route("/runs", runs_page),
             Route("/runs.{format:str}", runs_download),
+            Route("/search", search_page),
             Route("/trends", trends_page),
             Route("/trace/{trace_id}", trace_page),
             Route("/trace/{trace_id}/rows", trace_rows),

@@ -1,4 +1,4 @@
-"""`lse sql`, `lse export` and `lse show`: read from the database, `show` from files too."""
+"""`lse search`, `lse sql`, `lse export` and `lse show`: read from the database, `show` from files too."""
 
 from __future__ import annotations
 
@@ -8,10 +8,42 @@ from typing import Annotated
 
 import typer
 
-from lse_archive.days import today
+from lse_archive.days import parse_day, today
+from lse_archive.errors import UsageError
 from lse_archive.names import project_folder
 from lse_cli.commands.options import EndOption, ForceOption, JsonOption, StartOption, require_text
 from lse_cli.terminal.output import echo
+
+
+def search(
+    query: Annotated[
+        str, typer.Argument(callback=require_text, help='Words and "exact phrases"; a run must have all of them.')
+    ],
+    project: Annotated[
+        str | None,
+        typer.Option(
+            "--project", metavar="NAME", callback=require_text, help="Name of the LangSmith project. Default: all."
+        ),
+    ] = None,
+    start_date: StartOption = None,
+    end_date: Annotated[
+        str | None,
+        typer.Option("--end-date", metavar="DAY", callback=require_text, help="Last day of the range. Default: none."),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Runs at most. Default: 50.")] = 50,
+    json: JsonOption = False,
+) -> None:
+    """Find runs by words in their names, errors, inputs and outputs, the newest first; docs/search.md."""
+    from lse_archive.runs.words import read_query
+    from lse_cli.work.search import print_hits, search_archive
+    from lse_resources.postgres.search.find import Scope
+    from lse_resources.settings import Settings
+
+    first, last = parse_day(start_date) if start_date else None, parse_day(end_date) if end_date else None
+    if first and last and first > last:
+        raise UsageError("the range of days is empty", why=f"{first} is after {last}")
+    found = search_archive(Settings.load(), read_query(query), Scope(project, first, last), limit)
+    print_hits(found, json=json)
 
 
 def sql(

@@ -181,6 +181,20 @@ def to_db(
 
 
 @app.command()
+def index(
+    project: ProjectOption = None,
+    date: DateOption = None,
+    start_date: StartOption = None,
+    end_date: EndOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Add days that are loaded to the search index; rows that it has already are skipped."""
+    from lse_operations.steps import SEARCH_STEP
+
+    _run([SEARCH_STEP], project, date, start_date, end_date, force=False, json=json)
+
+
+@app.command()
 def full_sweep(
     project: ProjectOption = None,
     date: DateOption = None,
@@ -198,12 +212,12 @@ def full_sweep(
     json: JsonOption = False,
 ) -> None:
     """Fetch, zip, upload, load and verify a day or a range of days."""
-    from lse_operations.steps import day_steps
+    from lse_operations.steps import SEARCH_STEP, day_steps
     from lse_resources.settings import Settings
 
     settings = Settings.load()
-    skipped = {"run_files": skip_fetch, "drive_file": skip_upload, "runs_table": skip_db}
-    steps = [step for step in day_steps(has_lake=settings.lake_url is not None) if not skipped.get(step)]
+    skipped = {"run_files": skip_fetch, "drive_file": skip_upload, "runs_table": skip_db, SEARCH_STEP: skip_db}
+    steps = [step for step in day_steps(settings) if not skipped.get(step)]
     # Without a destination there is nothing to skip: the check says that there is no copy, and the day can be verified.
     skips_copy = skip_upload and settings.has_destination
     unchecked = (["drive_matches_zip"] if skips_copy else []) + (["runs_match_files"] if skip_db else [])

@@ -52,7 +52,7 @@ def backfill(
     if not served:
         raise typer.Exit(1)
     url = platform_url(settings)
-    steps = ["verification"] if verify_only else list(day_steps(has_lake=settings.lake_url is not None))
+    steps = ["verification"] if verify_only else list(day_steps(settings))
     verb = "Verify" if verify_only else "Archive"
     for one in served:
         days = [day for day in selection.days if day >= one.start]

@@ -10,6 +10,7 @@ import msgspec
 from lse_archive.results import (
     FetchResult,
     ImportResult,
+    IndexResult,
     LakeResult,
     LoadResult,
     PruneResult,
@@ -29,6 +30,7 @@ STEP_NAMES = {
     "day_zip": "zip",
     "drive_file": "upload",
     "runs_table": "load",
+    "search_index": "index",
     "lake_files": "lake",
     "verification": "verify",
 }
@@ -75,6 +77,9 @@ def describe(result: msgspec.Struct) -> str:
         return f"{action}: {result.name}, {size(result.bytes)}"
     if isinstance(result, LoadResult):
         return _load(result)
+    if isinstance(result, IndexResult):
+        text = f"{counted(result.runs, 'run')} in the search index ({result.indexed:,} added)"
+        return f"{text}; of {result.cut:,} only a part, for their length" if result.cut else text
     if isinstance(result, LakeResult):
         return _lake(result)
     if isinstance(result, VerificationResult):

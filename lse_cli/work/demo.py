@@ -29,7 +29,7 @@ from lse_demo.agent import fill, give_late_feedback
 from lse_demo.google_drive.server import USER, DriveServer
 from lse_demo.langsmith.server import DEMO_KEY, LangSmithServer
 from lse_demo.langsmith.store import LangSmithStore
-from lse_operations.steps import STEPS
+from lse_operations.steps import day_steps
 from lse_platform.platform import run_platform
 from lse_platform.process_registry import Registry
 from lse_resources.postgres.database import Database
@@ -64,7 +64,7 @@ def run_demo(directory: Path) -> None:
         _heading(out, f"lse archive full-sweep --start-date {days[0]} --end-date {days[-1]}")
         projects = [ProjectConfig(name, days[0]) for name in _PROJECTS]
         terminal = Terminal(json=False, force=True)
-        entries, code = work(settings, terminal, Selection(projects, days), list(STEPS), sweep=True)
+        entries, code = work(settings, terminal, Selection(projects, days), list(day_steps(settings)), sweep=True)
         _require(code == 0, "the sweep failed")
         _break_and_repair(out, settings, Selection(projects[:1], days[1:2]))
         _late_feedback(out, settings, Selection(projects[:1], days[:1]))
@@ -210,7 +210,7 @@ def _late_feedback(out: LineConsole, settings: Settings, one_day: Selection) -> 
     client.cleanup()
     _heading(out, f"A customer gives feedback to run {run_id}, days later")
     out.put(f"$ lse archive full-sweep --force --project {project} --date {day}")
-    _, code = work(settings, Terminal(json=False, force=True), one_day, list(STEPS), sweep=True)
+    _, code = work(settings, Terminal(json=False, force=True), one_day, list(day_steps(settings)), sweep=True)
     after = read_summary(paths.folder)
     archived = before and after and (after.feedback or 0) - (before.feedback or 0)
     _require(code == 0 and archived == 1, "the late feedback was not archived")

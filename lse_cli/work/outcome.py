@@ -17,6 +17,7 @@ _SWEEP_FIELDS = {
     "day_zip": "zip_result",
     "drive_file": "upload_result",
     "runs_table": "db_result",
+    "search_index": "index_result",
     "lake_files": "lake_result",
     "verification": "verification_result",
 }

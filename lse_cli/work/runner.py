@@ -142,13 +142,14 @@ class Runner:
 
         from lse_assets.assets import project_assets, project_job
         from lse_location.definitions import resources
+        from lse_operations.steps import day_steps
         from lse_platform.asset_keys import job_name
 
         if project not in self._jobs:
-            has_lake = self._settings.lake_url is not None
+            steps = day_steps(self._settings)
             definitions = dg.Definitions(
-                assets=project_assets(project, upload=self._upload, has_lake=has_lake),
-                jobs=[project_job(project, has_lake=has_lake)],
+                assets=project_assets(project, steps=steps, upload=self._upload),
+                jobs=[project_job(project, steps)],
                 resources=resources(self._terminal),
                 executor=dg.in_process_executor,
             )

@@ -11,6 +11,7 @@ zip_sha256                      unused
 drive_file_id, drive_sha256     of the copy on Drive
 rows                            rows of the day after its last load
 loaded_at, looked_at            time of the last load, and of the last fetch
+indexed_at                      time at which the search index had all rows of the day
 verified_at, verdict            time and result of the last verification: `proven`, `not_provable` or `wrong`
 files_pruned_at, zip_pruned_at  time at which the local files and the local zip were pruned
 =============================== ==========================================================================

@@ -24,18 +24,19 @@ from lse_resources.postgres.advisory_locks import OnWait, day_advisory_lock
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.loads_table import begin_load, finish_load
 
-# Detached partitions, copies of a table that somebody made, and tables of other schemas have these columns, too. Only
-# temporary tables of other sessions cannot be read.
+# Detached partitions, copies of a table that somebody made, and tables of other schemas have these columns, too; the
+# search index has keys instead of contents. Only temporary tables of other sessions cannot be read.
 _TABLES = """
 SELECT c.oid::regclass::text, has_table_privilege(c.oid, 'SELECT'), has_table_privilege(c.oid, 'DELETE')
 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
   AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-  AND 4 = (SELECT count(*) FROM pg_attribute AS a
+  AND 4 <= (SELECT count(*) FROM pg_attribute AS a
            WHERE a.attrelid = c.oid AND NOT a.attisdropped
              AND (a.attname, a.atttypid) IN (('run_id', 'uuid'::regtype), ('project', 'text'::regtype),
-                                             ('run_date', 'date'::regtype), ('data', 'jsonb'::regtype)))
-ORDER BY 1
+                                             ('run_date', 'date'::regtype), ('data', 'jsonb'::regtype),
+                                             ('keys', 'integer[]'::regtype)))
+ORDER BY c.oid::regclass::text COLLATE "C"  -- run_search before runs, whose trigger would delete its rows uncounted
 """
 # Materialized views over these tables, and over views of them.
 _MATERIALIZED = """
@@ -219,7 +220,7 @@ def erase_rows(
             finish_load(connection, load_id, deleted=sum(erased.values()))
         if erased or connection.execute(_WAS_LOADED, (project, day)).fetchone() is not None:
             views = connection.execute(_MATERIALIZED, ([table for table, *_ in tables],)).fetchall() if erased else []
-            names = [*erased, *_REMNANTS, f"runs_{day:%Y_%m}", *(view for (view,) in views)]
+            names = [*erased, *_REMNANTS, f"runs_{day:%Y_%m}", f"run_search_{day:%Y_%m}", *(view for (view,) in views)]
             _add_rewrite(connection, erasure_id, "rewrite", names)
     return ErasedRows(erased, tuple(left))
 

@@ -15,16 +15,16 @@ _VIEWS = "run_facts, trace_facts, daily_facts, feedback_facts, thread_facts"
 _APPLICATION = (
     "GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {role}",
     "GRANT USAGE ON SCHEMA {schema} TO {role}",
-    "GRANT SELECT, INSERT, UPDATE, DELETE ON runs, replaced_runs, feedback, attachments, loads, days, erasures,"
-    " tombstones TO {role}",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON runs, replaced_runs, run_search, feedback, attachments, loads, days,"
+    " erasures, tombstones TO {role}",
     f"GRANT SELECT ON alembic_version, {_VIEWS} TO {{role}}",
     "GRANT EXECUTE ON FUNCTION lse_ensure_month(date) TO {role}",
 )
 _READER = (
     "GRANT CONNECT ON DATABASE {database} TO {role}",
     "GRANT USAGE ON SCHEMA {schema} TO {role}",
-    f"GRANT SELECT ON alembic_version, runs, feedback, attachments, loads, days, erasures, tombstones, {_VIEWS}"
-    " TO {role}",
+    "GRANT SELECT ON alembic_version, runs, run_search, feedback, attachments, loads, days, erasures, tombstones,"
+    f" {_VIEWS} TO {{role}}",
 )
 
 

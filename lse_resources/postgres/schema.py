@@ -11,7 +11,7 @@ from lse_archive.errors import DatabaseAccessError, DatabaseError
 from lse_resources.postgres.advisory_locks import lock_key
 from lse_resources.postgres.database import NEW_DATABASE, Database, explain, require_utf8
 
-SCHEMA_VERSION = "0007"
+SCHEMA_VERSION = "0008"
 """The schema revision that this code needs: the newest in `migrations/versions`."""
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

@@ -20,6 +20,14 @@ document.addEventListener("toggle", async (event) => {
   node.append(...nodes);
 }, true);
 
+// The search, by the key /.
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.closest("input, textarea, select")) return;
+  event.preventDefault();
+  document.querySelector("[role=search] [type=search]").select();
+});
+
 const tree = document.getElementById("tree");
 
 if (tree) {

@@ -1,4 +1,4 @@
-"""`lse sql` and `lse export`: output, questions and refusals."""
+"""`lse search`, `lse sql` and `lse export`: output, questions and refusals."""
 
 from __future__ import annotations
 
@@ -33,6 +33,28 @@ def loaded(installation: Installation) -> Installation:
     for step in ("fetch", "to-db"):
         assert installation.archive(step).code == 0
     return installation
+
+
+def test_days_are_indexed_and_searched(loaded: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {run_id: row[-1]["name"] for run_id, row in loaded.rows().items()}
+    name = min(names.values())
+    before = loaded.lse("search", name)
+    assert (before.code, before.out) == (0, "")
+    assert "1 day is not, or not wholly, in the search index: lse archive index adds them" in before.err
+    assert loaded.archive("index", "--json").entry["indexed"] == 3
+    assert "3 runs in the search index (0 added)" in loaded.archive("index").out
+    found = json.loads(loaded.lse("search", f'"{name}"', "--project", PROJECT, *_RANGE, "--json").out)
+    assert {hit["run_id"] for hit in found["results"] if hit["place"] == "name"} == {
+        run_id for run_id in names if names[run_id] == name
+    }
+    assert (found["more"], found["not_indexed"], found["cut"]) == (False, [], 0)
+    shown = loaded.lse("search", name, "--limit", "1")
+    assert f"  name: {name}" in shown.out
+    assert loaded.lse("search", "...").code == 2
+    assert loaded.lse("search", name, "--start-date", "2026-02-01", "--end-date", "2026-01-01").code == 2
+    monkeypatch.setenv("LSE_SEARCH", "off")
+    off = loaded.lse("search", name)
+    assert (off.code, "LSE_SEARCH is off" in off.err) == (1, True)
 
 
 def test_lines_have_the_text_format_of_copy(loaded: Installation) -> None:

@@ -19,6 +19,7 @@ from lse_operations.checks import CHECKS
 from lse_operations.steps import STEPS, day_steps
 from lse_platform.asset_keys import asset_key, job_name
 from lse_resources.postgres.database import Database
+from lse_resources.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,7 @@ _KEY = "lsv2_pt_c0ffee0000000000000000000000secret"
 
 
 def test_every_step_has_a_display_name_in_the_order_of_the_steps() -> None:
-    assert tuple(STEP_NAMES) == day_steps(has_lake=True)
+    assert tuple(STEP_NAMES) == day_steps(Settings(lse_lake_url="lake"))
 
 
 def test_the_instance_has_the_materializations_and_checks_of_the_command_line(installation: Installation) -> None:

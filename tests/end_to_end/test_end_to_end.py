@@ -214,7 +214,7 @@ def test_file_steps_work_without_the_database_and_rows_are_loaded_later(
     assert (entry["db_result"], entry["error"]["step"]) == (None, "load")
     assert "cannot connect to Postgres" in without.err
     assert "Continuing without the database" in without.err
-    assert "not done: verify" in without.err
+    assert "not done: index, verify" in without.err
 
     monkeypatch.setenv("LSE_DATABASE_URL", url)
     assert installation.archive("to-db", "--json").entry["successful_inserts"] == 5

@@ -15,10 +15,11 @@ from lse_archive.folder.manifest import read_summary
 from lse_archive.folder.state import read_state
 from lse_assets.assets import project_assets
 from lse_operations.checks import day_checks
-from lse_operations.steps import day_steps
+from lse_operations.steps import LAKE_STEP, SEARCH_STEP, day_steps
 from lse_platform.asset_keys import asset_key
 from lse_resources.lake.schema import manifest_key, table_key
 from lse_resources.projects import ProjectConfig
+from lse_resources.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -126,10 +127,12 @@ def test_the_lake_never_loses_a_run_unless_it_may(installation: Installation, la
     assert lost.name not in parquet.read_table(lake / table_key("raw", PROJECT, DAY))["file"].to_pylist()
 
 
-def test_without_a_lake_there_is_no_asset_of_it(installation: Installation) -> None:
+def test_without_a_lake_or_a_search_there_is_no_asset_of_it(installation: Installation) -> None:
     refused = installation.lse("lake", "build", "--project", PROJECT, "--date", str(DAY))
     assert (refused.code, "LSE_LAKE_URL is not set" in refused.err) == (1, True)
-    for has_lake in (False, True):
-        assets = project_assets(ProjectConfig(PROJECT, DAY), has_lake=has_lake)
-        assert tuple(asset.key.path[-1] for asset in assets) == day_steps(has_lake=has_lake)
+    for has_lake, search in ((False, "on"), (True, "off")):
+        steps = day_steps(Settings(lse_lake_url="lake" if has_lake else None, lse_search=search))
+        assert (LAKE_STEP in steps, SEARCH_STEP in steps) == (has_lake, search == "on")
+        assets = project_assets(ProjectConfig(PROJECT, DAY), steps=steps)
+        assert tuple(asset.key.path[-1] for asset in assets) == steps
         assert len(list(assets[-1].check_specs)) == len(day_checks(has_lake=has_lake)) == 7 + has_lake

@@ -17,9 +17,10 @@ from dagster._scheduler.scheduler import launch_scheduled_runs
 from home_fixtures import PROJECT, Installation
 
 from lse_archive.days import today
-from lse_operations.steps import STEPS
+from lse_operations.steps import day_steps
 from lse_platform.asset_keys import asset_key, job_name
 from lse_resources.projects import ProjectConfig, add_project
+from lse_resources.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -84,7 +85,9 @@ def test_what_is_due_starts_at_once_the_first_to_expire_first(
     late = [today() - timedelta(days=back) for back in range(13, 1, -1)]
     assert [run.tags[_DAY] for run in runs if ".dagster/lse_late" in run.tags] == [str(day) for day in [*late, behind]]
     assert {run.tags[_DAY] for run in runs} <= {str(day) for day in [*late, behind, today() - timedelta(days=1)]}
-    assert runs[-1].asset_selection == {asset_key(PROJECT, step) for step in STEPS if step != "run_files"}
+    assert runs[-1].asset_selection == {
+        asset_key(PROJECT, step) for step in day_steps(Settings()) if step != "run_files"
+    }
     assert {run.status for run in runs} == {dg.DagsterRunStatus.QUEUED}
     # The failures of one tick are one alert.
     assert len({run.tags["dagster/tick"] for run in runs}) == 1

@@ -23,6 +23,8 @@ from viewer_fixtures import Viewer
 
 from lse_archive.days import today
 from lse_platform.addresses import ROOT
+from lse_resources.postgres.days_table import update_day
+from lse_resources.postgres.search.index import index_day
 from lse_viewer.app import create_app
 
 _CHILDREN = 500
@@ -52,6 +54,8 @@ def site(viewer: Viewer) -> Iterator[str]:
     folder.write_attachments(image)
     folder.write_feedback(feedback(1, run=1, score=1))
     viewer.load(folder)
+    update_day(viewer.database, PROJECT, DAY, {"rows": _CHILDREN + 1})
+    index_day(viewer.database, PROJECT, DAY)
     with _served(viewer) as url:
         yield url
 
@@ -136,6 +140,18 @@ def test_a_trace_is_walked_by_mouse_and_keyboard(page: Page, site: str) -> None:
     expect(panel.locator("details[open]").last).to_contain_text("trace_id")
 
 
+def test_the_search_is_a_key_away_and_leads_to_the_run(page: Page, site: str) -> None:
+    page.goto(f"{site}/archive/trace/{run_id(0)}")
+    page.keyboard.press("/")
+    field = page.get_by_role("search").get_by_role("searchbox")
+    expect(field).to_be_focused()
+    page.keyboard.type('"my order"')
+    page.keyboard.press("Enter")
+    expect(page.locator(".hits mark")).to_have_text("my order")
+    page.get_by_role("link", name="support agent").click()
+    expect(page.locator("#panel h2")).to_have_text("support agent")
+
+
 def test_hostile_contents_run_nothing(page: Page, site: str) -> None:
     for address in (_address(site, "runs", project=PROJECT, status="error"), f"{site}/archive/run/{run_id(1000)}"):
         page.goto(address)
@@ -153,6 +169,7 @@ def test_every_page_is_accessible_and_fits(page: Page, site: str, scheme: Litera
         _address(site, "days", project=PROJECT),
         _address(site, "runs", project=PROJECT),
         _address(site, "trends", project=PROJECT, to=str(DAY)),
+        _address(site, "search", q="order"),
         f"{site}/archive/run/{run_id(1)}",
         _address(site, "thread", project=PROJECT, id="thread-1", day=str(DAY)),
     ):

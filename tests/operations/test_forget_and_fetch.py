@@ -1,8 +1,9 @@
-"""A fetch and an erasure of one day at the same time: one waits for the other, and what is erased stays so."""
+"""What is erased stays so: a fetch at the same time, in both orders, and everything that fills a new disk."""
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import threading
 import zipfile
 from collections.abc import Callable
@@ -17,8 +18,10 @@ from lse_demo.faults import Fault, on
 from lse_operations.forget.engine import begin, complete, plan
 from lse_operations.forget.journal import Journal
 from lse_operations.forget.selection import Selectors
+from lse_operations.upload import find_copies
 from lse_platform.forget_places import open_places
 from lse_resources.langsmith.client import LangSmith
+from lse_resources.open_destination import open_destination
 from lse_resources.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -89,3 +92,44 @@ def test_the_second_waits_and_erased_runs_stay_erased(installation: Installation
     assert files == zipped
     assert sorted(name.partition("_")[0] for name in files) == sorted(kept)
     assert {name: before[name] for name in files if name in before}.items() <= files.items()
+
+
+def test_the_files_of_a_new_disk_do_not_bring_erased_runs_back(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table has the tombstones; a fetch, an import, and a restore of an older copy honor them."""
+    erased, *kept = [installation.put(number, midnight() + number) for number in range(5)]
+    paths, layout, old = installation.paths(), Settings.load().layout, installation.directory / "old"
+    assert installation.archive("full-sweep").code == 0
+    shutil.copytree(paths.folder, old)
+    shutil.copyfile(paths.zip, old / paths.zip.name)
+    assert installation.lse("forget", "--project", PROJECT, "--run", erased, "--force").code == 0
+    with open_destination(Settings.load()) as destination:  # as another host may do
+        [copy] = find_copies(destination, paths)
+        destination.upload(old / paths.zip.name, copy.name, copy.folder, {}, existing=copy)
+
+    def new_disk() -> None:
+        shutil.rmtree(layout.data_dir)
+        shutil.rmtree(layout.archive_dir, ignore_errors=True)  # only zips make it
+
+    def held() -> list[str]:
+        return sorted({path.name.partition("_")[0] for path in paths.folder.glob("[0-9a-f]*")})
+
+    new_disk()
+    assert installation.archive("fetch", "--json").entry["forgotten"] == 1
+    assert held() == sorted(kept)
+    new_disk()
+    imported = installation.lse("archive", "import", str(old), "--project", PROJECT, "--force", "--json").entry
+    assert (imported["added"], imported["forgotten"], held()) == (4, 1, sorted(kept))
+    new_disk()
+    assert installation.archive("restore", "--json").entry["forgotten"] == 1
+    assert held() == sorted(kept)
+    assert not any(name.startswith(erased) for name in contents(paths)[1])
+    new_disk()
+    monkeypatch.setenv("LSE_DATABASE_URL", "postgresql://127.0.0.1:1/none")  # the files alone do not know
+    restored = installation.archive("restore")
+    assert (restored.code, held()) == (0, sorted([erased, *kept]))
+    assert "erased runs may come back; when the database is there: lse forget --replay" in restored.err
+    monkeypatch.setenv("LSE_DATABASE_URL", installation.environment["LSE_DATABASE_URL"])
+    assert installation.lse("forget", "--replay", "--project", PROJECT).code == 0
+    assert held() == sorted(kept)

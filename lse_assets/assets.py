@@ -182,6 +182,7 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
         archive: ArchiveResource,
         langsmith: LangSmithResource,
         google_drive: DestinationResource,
+        postgres: PostgresResource,
         ui: dg.ResourceParam[StepReporter],
     ) -> Iterator[dg.MaterializeResult | dg.AssetObservation]:
         """Every run that started on the day, as LangSmith sent it: one JSON file each; with feedback and attachments.
@@ -204,7 +205,7 @@ def _run_files(shared: _Shared) -> dg.AssetsDefinition:
                 config.feedback,
                 replace(archive.attachment_limits(), skip=not config.attachments),
             )
-            result = fetch_step(paths, source, google_drive.client, ui, options)
+            result = fetch_step(paths, source, google_drive.client, postgres.database, ui, options)
             note_ends(layout, name, client.announced_ends)
             link, summary = source.project.url, read_summary(paths.folder)
         if result.outcome == "not_served":

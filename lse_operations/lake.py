@@ -233,12 +233,10 @@ def forget_in_lake(
     Raises:
         ArchiveError: See `build_day`.
     """
-    history = ErasedHistory()
-    if has_day(place, paths):
-        build_day(place, paths, open_destination, allow_shrink=True, on_wait=on_wait)
-        for table in TABLES:
-            history += place.erase_history(table_key(table, paths.project, paths.day))
-    return history
+    if not has_day(place, paths):
+        return ErasedHistory()
+    build_day(place, paths, open_destination, allow_shrink=True, on_wait=on_wait)
+    return place.erase_history(table_key(table, paths.project, paths.day) for table in TABLES)
 
 
 def check_lake(place: LakePlace, paths: DayPaths, *, detailed: bool = False) -> StepCheck:

@@ -14,7 +14,7 @@ from lse_archive.fetch.source import RunSource
 from lse_archive.folder.locks import day_lock
 from lse_archive.folder.pruned import day_content, is_pruned
 from lse_archive.folder.state import now_text, update_state
-from lse_archive.layout import DayPaths
+from lse_archive.layout import DayPaths, Layout
 from lse_archive.results import FetchResult, IndexResult, LakeResult, LoadResult, UploadResult, ZipResult
 from lse_archive.texts import counted
 from lse_archive.zips.day import zip_day
@@ -22,6 +22,7 @@ from lse_operations.checks import OpenDestination, StepCheck, VerifyOptions, che
 from lse_operations.days_record import note_load, note_verification
 from lse_operations.reporter import Counter, StepReporter
 from lse_operations.restore.restore import restore_pruned
+from lse_operations.tombstones import recall_tombstones
 from lse_operations.upload import upload_day
 from lse_resources.postgres.advisory_locks import OnWait
 from lse_resources.postgres.database import Database
@@ -51,14 +52,19 @@ def fetch_step(
     paths: DayPaths,
     source: RunSource,
     open_destination: OpenDestination,
+    open_database: Callable[[], Database],
     reporter: StepReporter,
     options: FetchOptions,
 ) -> FetchResult:
     """Fetches the day; a pruned day is restored first, so that its runs are part of the union.
 
+    Runs that the database lists as erased stay so. Without the database the fetch goes on: LangSmith deletes.
+
     Raises:
-        ArchiveError: See `fetch_day` and `restore_pruned`.
+        ArchiveError: See `fetch_day`, `restore_pruned` and `recall_tombstones`.
     """
+    layout = Layout(paths.data_dir, paths.archive_dir)
+    recall_tombstones(open_database, layout, paths.project, [paths.day], warn=_log.warning)
     with reporter.progress("run_files", "runs") as advance:
         if is_pruned(paths):
             with open_destination() as destination:

@@ -13,8 +13,7 @@ from lse_archive.files import disk_errors, file_lock, publish_file
 from lse_archive.runs.header import CANONICAL_UUID
 from lse_operations.forget.places import Places
 from lse_platform.erase_events import EventsNaming, erase_events, events_database, find_events
-from lse_platform.home import Home, open_home
-from lse_resources.embedded_postgres.place import find_location
+from lse_platform.home import Home, find_home
 from lse_resources.lake.open_lake import open_lake_place
 from lse_resources.open_destination import open_destination
 from lse_resources.postgres.erase import rewrite
@@ -27,7 +26,7 @@ def open_places(settings: Settings) -> Places:
     Raises:
         DatabaseError: Postgres cannot be reached.
     """
-    home = open_home(settings) if _has_database(settings) else None
+    home = find_home(settings)
 
     def find(run_ids: Collection[str]) -> Mapping[str, int]:
         return {**(_entries(find_events(home, run_ids)) if home else {}), **_alerts(settings, run_ids)}
@@ -46,10 +45,6 @@ def open_places(settings: Settings) -> Places:
         find_events=find,
         erase_events=erase,
     )
-
-
-def _has_database(settings: Settings) -> bool:
-    return bool(settings.lse_database_url) or find_location(settings.home / "postgres").data.exists()
 
 
 def _entries(found: EventsNaming) -> dict[str, int]:

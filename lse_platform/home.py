@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lse_archive.errors import DatabaseError, SettingsError
 from lse_archive.files import publish_file
+from lse_resources.embedded_postgres.place import find_location
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.schema import check_schema, migrate
 from lse_resources.postgres.urls import application_url, dagster_url, libpq_url
@@ -74,6 +75,18 @@ def open_home(settings: Settings) -> Home:
         with publish_file(home / "dagster.yaml") as file:
             file.write(wanted)
     return Home(database, home, dagster_url(settings))
+
+
+def find_home(settings: Settings) -> Home | None:
+    """Opens the home, see `open_home`; None if the installation has never had a database: none is made."""
+    has_database = settings.lse_database_url or find_location(settings.home / "postgres").data.exists()
+    return open_home(settings) if has_database else None
+
+
+def find_database(settings: Settings) -> Database | None:
+    """The application's database; None if there has never been one. Raises DatabaseError, see `open_home`."""
+    home = find_home(settings)
+    return home.database if home else None
 
 
 def keep_projects(settings: Settings) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -136,12 +136,13 @@ def copy_without(paths: DayPaths, target: Path, tombstones: Tombstones) -> tuple
     rewritten = {FORGOTTEN: list(tombstones.lines())}
     if erased.attachments:
         rewritten[ATTACHMENTS] = list(attachment_lines(attachments)) if attachments else []
+    feedback = dict[str, list[bytes]]()
     for name in FEEDBACK_FILES:
         lines = list(read_lines(folder / name))
-        rewritten[name] = [line + b"\n" for line in lines if not is_feedback_of(line, tombstones)]
-        erased.feedback += len(lines) - len(rewritten[name])
-        if len(lines) == len(rewritten[name]):
-            del rewritten[name]
+        feedback[name] = [line for line in lines if not is_feedback_of(line, tombstones)]
+        if gone_lines := len(lines) - len(feedback[name]):
+            erased.feedback += gone_lines
+            rewritten[name] = [line + b"\n" for line in feedback[name]]
     for path in other_files(folder):
         if path.name in gone or path.name in rewritten:
             continue
@@ -165,17 +166,20 @@ def copy_without(paths: DayPaths, target: Path, tombstones: Tombstones) -> tuple
             new[name] = hashlib.sha256(content).digest()
     ordered = content_sums(new)
     summary = tally.summary(paths.project, content_hash(ordered), invalid)
-    write_manifest(target, _described(paths, summary, attachments, tombstones, gone), ordered)
+    write_manifest(target, _described(paths, summary, attachments, feedback, tombstones, gone), ordered)
     return erased, summary.content_sha256
 
 
 def _described(
-    paths: DayPaths, summary: Summary, attachments: list[Attachment], tombstones: Tombstones, gone: set[str]
+    paths: DayPaths,
+    summary: Summary,
+    attachments: list[Attachment],
+    feedback: Mapping[str, Sequence[bytes]],
+    tombstones: Tombstones,
+    gone: set[str],
 ) -> Summary:
     """The summary of the remaining files, with what the former one says of them."""
     before = ensure_manifest(paths)
-    lines = {name: list(read_lines(paths.folder / name)) for name in FEEDBACK_FILES}
-    left = {name: [line for line in lines[name] if not is_feedback_of(line, tombstones)] for name in lines}
 
     def without(run_ids: Iterable[str]) -> list[str]:
         return [item for item in run_ids if item not in tombstones and item not in gone]
@@ -188,9 +192,9 @@ def _described(
         api=before.api,
         changed_at=now_text(),
         incomplete=without(before.incomplete),
-        feedback=len(left[FEEDBACK]) if collected else None,
-        feedback_deleted=sum(split_mark(line)[1] is not None for line in left[FEEDBACK]) if collected else 0,
-        feedback_apart=len(left[FEEDBACK_APART]) if collected else 0,
+        feedback=len(feedback[FEEDBACK]) if collected else None,
+        feedback_deleted=sum(split_mark(line)[1] is not None for line in feedback[FEEDBACK]) if collected else 0,
+        feedback_apart=len(feedback[FEEDBACK_APART]) if collected else 0,
         feedback_differs=without(before.feedback_differs),
         feedback_unproven=without(before.feedback_unproven),
         attachments=len(attachments) if before.attachments is not None else None,

@@ -193,5 +193,5 @@ def import_(
     settings = Settings.load()
     record_places(settings)
     terminal = Terminal(json=json, force=force)
-    entries, code = import_directory(settings.layout, terminal, directory, project, dry_run=dry_run)
+    entries, code = import_directory(settings, terminal, directory, project, dry_run=dry_run)
     end_command(entries, code, json=json)

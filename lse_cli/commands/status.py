@@ -30,7 +30,8 @@ def status(
 
     from lse_archive.days import today
     from lse_cli.selection import read_range
-    from lse_cli.terminal.output import print_json
+    from lse_cli.terminal.output import print_object
+    from lse_operations.forget.journal import Journal
     from lse_operations.overview import overview, read_rows
     from lse_operations.project_state import retention
     from lse_resources.settings import Settings
@@ -44,14 +45,19 @@ def status(
     chosen, ends = _choose(settings, project, rows)
     views = overview(settings, chosen, first, min(last, yesterday), rows, datetime.now(UTC))
     views = [[day for day in days if day.date <= ends.get(day.project, last)] for days in views]
+    erasures = [one for one in Journal(settings.layout).open_intents() if project in (None, one.project)]
     if json:
         days = [day for days in views for day in days]
-        print_json([msgspec.to_builtins(day) | {"differs": day.differs, "gap": day.is_gap} for day in days])
+        results = [msgspec.to_builtins(day) | {"differs": day.differs, "gap": day.is_gap} for day in days]
+        known = [{"id": one.id, "project": one.project, "started_at": one.started_at} for one in erasures]
+        print_object({"results": results, "open_erasures": known})
     else:
         titles = [f"{one.name}: {retention(settings.layout, one).says()}" for one in chosen]
         lines = [line for title, days in zip(titles, views, strict=True) for line in _grid(title, days)]
         for line in [*lines, *_LEGEND, *_summary([day for days in views for day in days])]:
             echo(line)
+        for one in erasures:
+            echo(f"erasure not complete: {one.project}: {one.id}, begun {one.started_at}: lse forget --resume")
     if why:
         echo(f"lse: the state of Postgres is unknown: {why}", err=True)
 

@@ -23,11 +23,12 @@ import pyrage
 
 from lse_archive.days import Window, day_ranges, day_window, today
 from lse_archive.errors import AccessError, ArchiveError, DestinationError
-from lse_archive.files import flush_directory, try_lock
+from lse_archive.files import disk_errors, flush_directory, try_lock
 from lse_archive.folder.manifest import TOOL
 from lse_archive.names import project_slug
 from lse_archive.texts import counted
 from lse_cli.terminal.texts import alike_behind, missing_steps
+from lse_operations.forget.journal import Journal
 from lse_operations.overview import DayView, all_days, unlisted
 from lse_platform.process_registry import Registry
 from lse_resources.alerts import check_targets
@@ -68,6 +69,7 @@ def examine(settings: Settings) -> Findings:
         "settings": _settings,
         "projects": _projects_file,
         "days": _days,
+        "erasures": _erasures,
         "disk": _disk,
         "clock": _clock,
         "LangSmith": _langsmith,
@@ -174,6 +176,19 @@ def _of_project(project: ProjectConfig, days: list[DayView], yesterday: date) ->
 
 def _said(project: ProjectConfig, days: list[DayView], what: tuple[str, str]) -> str:
     return f"{project.name}: {day_ranges(str(day.date) for day in days)} {what[len(days) > 1]}"
+
+
+def _erasures(settings: Settings) -> Findings:
+    journal = Journal(settings.layout)
+    intents = journal.open_intents()
+    if not intents:
+        yield Finding("erasures", "ok", "none is open")
+        return
+    with disk_errors("the erasures cannot be examined"), journal.lock(wait=False) as is_free:
+        for one in intents:
+            says = f"{one.project}: the erasure {one.id}, begun {one.started_at}, is not complete"
+            hint = "lse up does it by itself; now: lse forget --resume"
+            yield Finding("erasures", "wrong", says, hint) if is_free else Finding("erasures", "note", f"{says} yet")
 
 
 def _disk(settings: Settings) -> Findings:

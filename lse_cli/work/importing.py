@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from lse_cli.terminal.output import error_object
 from lse_cli.terminal.texts import describe
 from lse_cli.work.outcome import worst
 from lse_operations.importing import Survey, import_day, survey
+from lse_operations.tombstones import recall_tombstones
+from lse_platform.home import find_database
+from lse_resources.settings import Settings
 
 _SHOWN = 20
 
 
 def import_directory(
-    layout: Layout, terminal: Terminal, directory: Path, project: str, *, dry_run: bool
+    settings: Settings, terminal: Terminal, directory: Path, project: str, *, dry_run: bool
 ) -> tuple[list[dict[str, Any]], int]:
     """Imports the run files below a directory, after a question that names their number.
 
@@ -41,6 +45,9 @@ def import_directory(
         raise UsageError(f"there are no run files in {directory}", why="run files are *.json")
     _show(terminal, found)
     code = 3 if found.invalid or found.unread else 0
+    layout = settings.layout
+    known = functools.partial(find_database, settings)
+    recall_tombstones(known, layout, project, found.days.keys(), warn=terminal.warn)
     entries, worst_day = _import_days(layout, terminal, project, found, dry_run=True)
     added = sum(entry.get("added", 0) for entry in entries)
     attachments = sum(entry.get("attachments", 0) for entry in entries)

@@ -20,7 +20,8 @@ from lse_cli.terminal.texts import describe, size
 from lse_operations.restore.copies import RemoteArchive, archived_projects, copies
 from lse_operations.restore.restore import RestoreOptions, plan, restore_day
 from lse_operations.steps import load_rows
-from lse_platform.home import open_home
+from lse_operations.tombstones import recall_tombstones
+from lse_platform.home import find_database, open_home
 from lse_resources.destinations.files import StoredFile
 from lse_resources.destinations.protocol import ArchiveSource
 from lse_resources.projects import read_projects
@@ -93,6 +94,10 @@ def restore_days(
         _plan(terminal, destination, day, verify_only=request.verify_only)
     if not request.dry_run:
         confirmed = [day for day in days if _is_confirmed(terminal, destination, day, request)]
+        for project in dict.fromkeys(day.paths.project for day in confirmed):
+            chosen = [day.paths.day for day in confirmed if day.paths.project == project]
+            known = functools.partial(find_database, settings)
+            recall_tombstones(known, settings.layout, project, chosen, warn=terminal.warn)
         _restore(settings, terminal, destination, confirmed, request)
     entries = [{"project": project, "error": error_object("restore", why)} for project, why in incomplete.items()]
     entries += map(_entry, days)

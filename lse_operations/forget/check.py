@@ -5,17 +5,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 
 from lse_archive.days import day_window
 from lse_archive.fetch.paginate import PageReport, paginate
 from lse_archive.fetch.source import AttachmentLinks, Page, RunSource
 from lse_archive.folder.state import now_text
-from lse_archive.folder.tombstones import Tombstones, add_tombstones, read_tombstones
+from lse_archive.folder.tombstones import NONE, Tombstones, add_tombstones, read_tombstones
 from lse_archive.layout import DayPaths
 from lse_archive.runs.header import read_header
 from lse_archive.runs.scanner import NotARunError
-from lse_operations.forget.engine import add_to_table, requester, write_certificate
+from lse_operations.forget.engine import record
 from lse_operations.forget.journal import DayIntent, Intent, Journal
 from lse_operations.forget.places import Places
 from lse_operations.forget.search import search_day
@@ -23,6 +23,7 @@ from lse_operations.forget.selection import Selectors, select_runs
 from lse_resources.postgres import erasures_table
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.erase import find_forgotten_rows, find_rows
+from lse_resources.postgres.loads_table import user_and_host
 
 _IDS_IN_ROWS = """
 SELECT run_id::text FROM runs WHERE project = %(project)s AND run_date = %(day)s
@@ -60,10 +61,8 @@ def tombstoned_days(places: Places, project: str, first: date | None, last: date
     """
     days = {day: read_tombstones(places.layout.day(project, day)) for day in _listed(places, project)}
     if places.database is not None:
-        with places.database.session(f"cannot read the tombstones of {project}") as connection:
-            query = "SELECT run_date, run_sha256 FROM tombstones WHERE project = %s"
-            for day, digest in connection.cursor(binary=True).execute(query, (project,)):
-                days[day] = days.get(day, Tombstones()) | Tombstones(frozenset([bytes(digest)]))
+        for day, tombstones in erasures_table.tombstones_by_day(places.database, project).items():
+            days[day] = days.get(day, NONE) | tombstones
     return {
         day: days[day]
         for day in sorted(days)
@@ -179,11 +178,11 @@ def replay(
     Raises:
         ArchiveError: A place cannot be reached or read.
     """
-    days_back = 0
+    days_back, certificates = 0, Journal(places.layout).certificates()
     for project in projects:
-        if places.database is not None:
-            for certificate in Journal(places.layout).certificates():
-                write_certificate(places.database, certificate)
+        for certificate in certificates:
+            if places.database is not None and certificate.project == project:
+                record(places, places.database, certificate, certificate.days)
         found: dict[date, DayIntent] = {}
         days = tombstoned_days(places, project, None, None)
         with places.destination() as destination:
@@ -194,46 +193,26 @@ def replay(
                 if ids or any(entries for _, entries in search_day(destination, places.lake, paths, tombstones)):
                     found[day] = DayIntent(run_ids=ids)
                 progress(number, len(days))
-        if not days:
-            continue
         intent = Intent(
             id=str(uuid.uuid4()),
             project=project,
-            requested_by=requester(),
-            reason="replay: runs that were erased before had come back",
+            requested_by=user_and_host(),
+            reason="lse forget --replay",
             selection_sha256=Selectors().sha256(project),
             started_at=now_text(),
             selected={"days": len(found)},
             days=found,
         )
-        if places.database is not None and (found or _lacks_tombstones(places.database, project, days)):
-            _restore_tables(places, places.database, intent, list(days))
-        if found:
+        # Tombstones without a certificate here came with the zip of another host.
+        foreign = places.database is not None and _lacks_tombstones(places.database, project, days)
+        if foreign:
+            record(places, places.database, intent, days)
+        if found or foreign:
             Journal(places.layout).begin(intent)
         days_back += len(found)
     return days_back
 
 
-def _restore_tables(places: Places, database: Database, intent: Intent, days: list[date]) -> None:
-    """Writes tombstones that only the files have into the database, under the erasure of this replay."""
-    now = datetime.now(UTC)
-    erasures_table.write_erasure(
-        database,
-        erasures_table.Erasure(
-            erasure_id=intent.id,
-            project=intent.project,
-            requested_by=intent.requested_by,
-            reason=intent.reason,
-            selection_sha256=intent.selection_sha256,
-            started_at=now,
-            finished_at=None if intent.days else now,
-        ),
-    )
-    add_to_table(places, database, intent.project, intent.id, days, now)
-
-
 def _lacks_tombstones(database: Database, project: str, days: Mapping[date, Tombstones]) -> bool:
-    with database.session(f"cannot count the tombstones of {project}") as connection:
-        query = "SELECT count(*) FROM tombstones WHERE project = %s"
-        [(count,)] = connection.execute(query, (project,)).fetchall()
-    return count < sum(map(len, days.values()))
+    there = erasures_table.tombstones_by_day(database, project)
+    return any(not tombstones.digests <= there.get(day, NONE).digests for day, tombstones in days.items())

@@ -50,17 +50,25 @@ def check_day(destination: Destination | None, paths: DayPaths) -> bool:
     """
     if destination is None:
         return False
+    copy = _one_copy(destination, paths)
+    files = [*([copy] if copy else []), *_other_names(destination, paths)]
+    for file in files:
+        check_decryptable(file)
+    return bool(files)
+
+
+def _one_copy(destination: Destination | None, paths: DayPaths) -> StoredFile | None:
+    """The day's file at the destination. Raises ArchiveConflictError if there are several."""
+    if destination is None:
+        return None
     found = find_copies(destination, paths)
     if len(found) > 1:
         raise ArchiveConflictError(
             f"{destination.place} has {len(found)} files named {paths.zip.name}",
             why="only one can be the archive",
-            hint="Remove the others first: lse drive dedupe",
+            hint="Remove the others: lse drive dedupe",
         )
-    files = [*found, *_other_names(destination, paths, found)]
-    for file in files:
-        check_decryptable(file)
-    return bool(files)
+    return found[0] if found else None
 
 
 def forget_day(places: Places, paths: DayPaths, erasure_id: str, intent: DayIntent, on_wait: OnWait) -> DayDone:
@@ -85,7 +93,7 @@ def forget_day(places: Places, paths: DayPaths, erasure_id: str, intent: DayInte
                 found = forget_published(paths, tombstones)
                 aside = erase_leftovers(paths, tombstones)
         _count(erased, "files", asdict(found) | aside)
-        if paths.folder.is_dir() and (paths.zip.is_file() or intent.zip_pruned or _copies(destination, paths)):
+        if paths.folder.is_dir() and (paths.zip.is_file() or intent.zip_pruned or _one_copy(destination, paths)):
             _count(erased, "zip", {"made anew": int(zip_day(paths, on_wait=on_wait).written)})
         if destination is not None:
             kinds, refused = _replace_copy(destination, paths, on_wait)
@@ -146,38 +154,25 @@ def _bring_back(destination: Destination | None, paths: DayPaths, on_wait: OnWai
         )
 
 
-def _copies(destination: Destination | None, paths: DayPaths) -> list[StoredFile]:
-    return find_copies(destination, paths) if destination else []
-
-
-def _other_names(destination: Destination, paths: DayPaths, found: list[StoredFile]) -> Iterator[StoredFile]:
+def _other_names(destination: Destination, paths: DayPaths) -> Iterator[StoredFile]:
     """The day's zips of older tools, which had other names."""
-    known = {file.id for file in found}
     for folder in destination.find_project_folders(project_folder(paths.project)):
         for file in destination.list_files(folder):
-            if file.name.endswith(f"{paths.day}.zip") and file.name != paths.zip.name and file.id not in known:
+            if file.name.endswith(f"{paths.day}.zip") and file.name != paths.zip.name:
                 yield file
 
 
 def _replace_copy(destination: Destination, paths: DayPaths, on_wait: OnWait) -> tuple[dict[str, int], list[str]]:
     """Uploads the new zip over a copy, and erases what the destination keeps of former ones."""
-    found = find_copies(destination, paths)
-    others = list(_other_names(destination, paths, found))
-    if found or others:
+    others = list(_other_names(destination, paths))
+    if others or _one_copy(destination, paths):
         upload_day(destination, paths, on_wait=on_wait)
     folder = project_folder(paths.project)
     with day_lock(paths, on_wait=on_wait):
         for file in others:
             check_superset(destination, paths, file)
             destination.trash(file)
-        found = find_copies(destination, paths)
-        if len(found) > 1:
-            raise ArchiveConflictError(
-                f"{destination.place} has {len(found)} files named {paths.zip.name}",
-                why="only one can be the archive",
-                hint="Remove the others (lse drive dedupe), and run: lse forget --resume",
-            )
-        history = destination.erase_history(folder, paths.zip.name, found[0] if found else None)
+        history = destination.erase_history(folder, paths.zip.name, _one_copy(destination, paths))
         for name in sorted({file.name for file in others}):
             history += destination.erase_history(folder, name, None)
     return dict(history.erased), _refused(destination.place, history)

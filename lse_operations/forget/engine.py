@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 import uuid
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import LiteralString
 
@@ -26,6 +23,7 @@ from lse_operations.lake import has_day
 from lse_resources.postgres import erasures_table
 from lse_resources.postgres.database import Database
 from lse_resources.postgres.erase import find_rows, pending_rewrite, rewrite
+from lse_resources.postgres.loads_table import user_and_host
 
 Progress = Callable[[int, int | None], None]
 
@@ -147,7 +145,7 @@ def begin(places: Places, planned: Plan, reason: str) -> Intent:
     intent = Intent(
         id=str(uuid.uuid4()),
         project=planned.project,
-        requested_by=requester(),
+        requested_by=user_and_host(),
         reason=reason,
         selection_sha256=planned.selection_sha256,
         started_at=now_text(),
@@ -158,15 +156,6 @@ def begin(places: Places, planned: Plan, reason: str) -> Intent:
         Journal(places.layout).begin(intent)
         _add_tombstones(places, intent)
     return intent
-
-
-def requester() -> str:
-    """The user and the host that ask for an erasure."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name: KeyError before Python 3.13, OSError from 3.13 on
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 def _add_tombstones(places: Places, intent: Intent) -> None:
@@ -226,7 +215,7 @@ def _complete(
         with disk_errors(f"tombstones of {intent.project} cannot be written"):
             _add_tombstones(places, intent)
         if places.database is not None:
-            _record(places, places.database, intent)
+            record(places, places.database, intent, intent.days)
     except ArchiveError as error:
         outcome.errors.append((None, error))
     results = list[DayDone]()
@@ -259,29 +248,13 @@ def _complete(
     outcome.certificates.append(certificate)
 
 
-def _record(places: Places, database: Database, intent: Intent) -> None:
-    started = datetime.fromisoformat(intent.started_at)
-    erasures_table.write_erasure(
-        database,
-        erasures_table.Erasure(
-            erasure_id=intent.id,
-            project=intent.project,
-            requested_by=intent.requested_by,
-            reason=intent.reason,
-            selection_sha256=intent.selection_sha256,
-            started_at=started,
-        ),
-    )
-    add_to_table(places, database, intent.project, intent.id, list(intent.days), started)
-
-
-def add_to_table(
-    places: Places, database: Database, project: str, erasure_id: str, days: list[date], erased_at: datetime
-) -> None:
-    """Adds the tombstones of days to the table `tombstones`. Raises DatabaseError."""
-    tombstones = ((day, read_tombstones(places.layout.day(project, day)).digests) for day in days)
+def record(places: Places, database: Database, erasure: Intent | Certificate, days: Iterable[date]) -> None:
+    """Writes an erasure and the tombstones of days into the tables. Raises DatabaseError."""
+    row = _row(erasure)
+    erasures_table.write_erasure(database, row)
+    tombstones = ((day, read_tombstones(places.layout.day(erasure.project, day)).digests) for day in days)
     runs = ((day, digest) for day, digests in tombstones for digest in digests)
-    erasures_table.add_tombstones(database, project, erasure_id, runs, erased_at=erased_at)
+    erasures_table.add_tombstones(database, erasure.project, erasure.id, runs, erased_at=row.started_at)
 
 
 def _certify(places: Places, intent: Intent, results: list[DayDone], say: Callable[[str], None]) -> Certificate:
@@ -326,7 +299,7 @@ def _certify(places: Places, intent: Intent, results: list[DayDone], say: Callab
         notes=[line for result in results for line in result.notes],
     )
     if places.database is not None:
-        write_certificate(places.database, certificate)
+        erasures_table.write_erasure(places.database, _row(certificate))
     return certificate
 
 
@@ -339,20 +312,21 @@ def _rewrite(database: Database, intent: Intent, say: Callable[[str], None]) -> 
     return rewrite(database, intent.id)
 
 
-def write_certificate(database: Database, certificate: Certificate) -> None:
-    """Writes a certificate into the table `erasures`. Raises DatabaseError."""
-    erasures_table.write_erasure(
-        database,
-        erasures_table.Erasure(
-            erasure_id=certificate.id,
-            project=certificate.project,
-            requested_by=certificate.requested_by,
-            reason=certificate.reason,
-            selection_sha256=certificate.selection_sha256,
-            started_at=datetime.fromisoformat(certificate.started_at),
-            finished_at=datetime.fromisoformat(certificate.finished_at),
-            counts={"selected": certificate.selected, **certificate.erased},
-            checked=certificate.checked,
-            left_behind=certificate.left,
-        ),
+def _row(erasure: Intent | Certificate) -> erasures_table.Erasure:
+    row = erasures_table.Erasure(
+        erasure_id=erasure.id,
+        project=erasure.project,
+        requested_by=erasure.requested_by,
+        reason=erasure.reason,
+        selection_sha256=erasure.selection_sha256,
+        started_at=datetime.fromisoformat(erasure.started_at),
+    )
+    if isinstance(erasure, Intent):
+        return row
+    return replace(
+        row,
+        finished_at=datetime.fromisoformat(erasure.finished_at),
+        counts={"selected": erasure.selected, **erasure.erased},
+        checked=erasure.checked,
+        left_behind=erasure.left,
     )

@@ -40,8 +40,16 @@ class DayIntent(msgspec.Struct, frozen=True):
     zip_pruned: bool = False
 
 
-class Intent(msgspec.Struct, frozen=True, kw_only=True):
-    """An erasure that has begun. Attributes as in `Certificate`; `days` by date."""
+class Erasure(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of an erasure from its beginning.
+
+    Attributes:
+        id: UUID of the erasure.
+        requested_by: User and host.
+        selection_sha256: See `Selectors.sha256`.
+        started_at: ISO 8601 UTC.
+        selected: Numbers of runs, traces, feedback records and attachments.
+    """
 
     id: str
     project: str
@@ -50,6 +58,11 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
     selection_sha256: str
     started_at: str
     selected: dict[str, int]
+
+
+class Intent(Erasure, frozen=True, kw_only=True):
+    """An erasure that has begun: what is to be erased, by day."""
+
     days: dict[date, DayIntent]
 
 
@@ -69,15 +82,11 @@ class DayDone(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str] = []
 
 
-class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+class Certificate(Erasure, frozen=True, kw_only=True):
     """The proof of an erasure; it holds nothing of what was erased.
 
     Attributes:
-        id: UUID of the erasure.
-        requested_by: User and host.
-        selection_sha256: See `Selectors.sha256`.
-        started_at, finished_at: ISO 8601 UTC.
-        selected: Numbers of runs, traces, feedback records and attachments.
+        finished_at: ISO 8601 UTC.
         days: The days of the runs.
         erased: Numbers by place and kind. What a killed process had erased before is not counted again.
         checked: The places that were searched afterwards, and what each search found: 0 is the proof.
@@ -85,14 +94,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
         notes: What a person should know.
     """
 
-    id: str
-    project: str
-    requested_by: str
-    reason: str
-    selection_sha256: str
-    started_at: str
     finished_at: str
-    selected: dict[str, int]
     days: list[date]
     erased: dict[str, dict[str, int]]
     checked: dict[str, int]

@@ -7,7 +7,7 @@ import functools
 import io
 import os
 import weakref
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,8 +80,8 @@ class LakePlace(Protocol):
         """Deletes a file, if it is there. A bucket with versions keeps the former one."""
         ...
 
-    def erase_history(self, key: str) -> ErasedHistory:
-        """Erases finally every version of a file but the current one, see `Destination.erase_history`."""
+    def erase_history(self, keys: Iterable[str]) -> ErasedHistory:
+        """Erases finally every version of these files but the current ones, see `Destination.erase_history`."""
         ...
 
     def folders(self, prefix: str) -> list[str]:
@@ -141,7 +141,7 @@ class LocalPlace:
             path.unlink()
             sync_directory(path.parent)
 
-    def erase_history(self, key: str) -> ErasedHistory:
+    def erase_history(self, keys: Iterable[str]) -> ErasedHistory:
         return ErasedHistory()
 
     def folders(self, prefix: str) -> list[str]:
@@ -236,12 +236,15 @@ class StorePlace:
         with self._errors(f"delete {key}"), contextlib.suppress(FileNotFoundError):
             self._store.delete(key)
 
-    def erase_history(self, key: str) -> ErasedHistory:
+    def erase_history(self, keys: Iterable[str]) -> ErasedHistory:
         from lse_resources.destinations.object_store import ObjectStore
 
-        folder, _, name = key.rpartition("/")
+        erased = ErasedHistory()
         with contextlib.closing(ObjectStore(self._url, self._config)) as store:
-            return store.erase_history(folder, name, store.read(key))
+            for key in keys:
+                folder, _, name = key.rpartition("/")
+                erased += store.erase_history(folder, name, store.read(key))
+        return erased
 
     def folders(self, prefix: str) -> list[str]:
         with self._errors("list the lake"):

@@ -5,13 +5,13 @@ Neither holds anything of what was erased: of a run there is only the SHA-256 of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
 import psycopg
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from lse_archive.folder.tombstones import Tombstones
@@ -25,10 +25,8 @@ ON CONFLICT (erasure_id) DO UPDATE
 SET finished_at = excluded.finished_at, counts = excluded.counts, checked = excluded.checked,
     left_behind = excluded.left_behind
 """
-_READ = """
-SELECT erasure_id::text, project, requested_by, reason, selection_sha256, started_at, finished_at, counts, checked,
-       left_behind, rewrite, rewrite_events
-FROM erasures WHERE erasure_id = coalesce(%s::uuid, erasure_id) ORDER BY started_at, erasure_id
+_BY_DAY = """
+SELECT run_date, run_sha256 FROM tombstones WHERE project = %s AND run_date = ANY(coalesce(%s, ARRAY[run_date]))
 """
 # As for existing rows, see `load/writer.py`: a run may have been filed under a neighboring day.
 _NEIGHBORS = timedelta(days=31)
@@ -46,8 +44,6 @@ class Erasure:
         checked: What was looked at afterwards, and the results.
         left_behind: What could not be erased, why, and until when.
         finished_at: None until the erasure is complete.
-        rewrite, rewrite_events: Tables of LSE's and of Dagster's database whose files may still hold erased rows. Set
-            by `erase_rows` and `erase_events`, not by `write_erasure`.
     """
 
     erasure_id: str
@@ -60,8 +56,6 @@ class Erasure:
     counts: Mapping[str, Any] = field(default_factory=dict)
     checked: Mapping[str, Any] = field(default_factory=dict)
     left_behind: Sequence[Any] = ()
-    rewrite: Sequence[str] = ()
-    rewrite_events: Sequence[str] = ()
 
 
 def write_erasure(database: Database, erasure: Erasure) -> None:
@@ -86,16 +80,6 @@ def write_erasure(database: Database, erasure: Erasure) -> None:
                 Jsonb(list(erasure.left_behind)),
             ),
         )
-
-
-def read_erasures(database: Database, erasure_id: str | None = None) -> list[Erasure]:
-    """Reads the certificates, oldest first, or only that of an id.
-
-    Raises:
-        DatabaseError: Postgres cannot be reached or refuses.
-    """
-    with database.session("cannot read the erasures") as connection:
-        return connection.cursor(row_factory=class_row(Erasure)).execute(_READ, (erasure_id,)).fetchall()
 
 
 def add_tombstones(
@@ -123,3 +107,17 @@ def read_tombstones(connection: psycopg.Connection, project: str, day: date) -> 
     select = "SELECT run_sha256 FROM tombstones WHERE project = %s AND run_date BETWEEN %s AND %s"
     cursor = connection.cursor(binary=True).execute(select, (project, day - _NEIGHBORS, day + _NEIGHBORS))
     return Tombstones(frozenset(digest for (digest,) in cursor))
+
+
+def tombstones_by_day(database: Database, project: str, days: Collection[date] | None = None) -> dict[date, Tombstones]:
+    """Reads the tombstones of a project by day: of these days, or of all that have some.
+
+    Raises:
+        DatabaseError: Postgres cannot be reached or refuses.
+    """
+    found = defaultdict[date, set[bytes]](set)
+    with database.session(f"cannot read the tombstones of {project}") as connection:
+        wanted = None if days is None else list(days)
+        for day, digest in connection.cursor(binary=True).execute(_BY_DAY, (project, wanted)):
+            found[day].add(digest)
+    return {day: Tombstones(frozenset(digests)) for day, digests in found.items()}

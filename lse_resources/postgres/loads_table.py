@@ -17,7 +17,7 @@ def begin_load(connection: psycopg.Connection, kind: Kind, project: str, day: da
     """Inserts the entry before the first row is written, so that a killed load has one too. Returns its id."""
     [(load_id,)] = connection.execute(
         "INSERT INTO loads (kind, project, run_date, client) VALUES (%s, %s, %s, %s) RETURNING load_id",
-        (kind, project, day, _client()),
+        (kind, project, day, user_and_host()),
     ).fetchall()
     return load_id
 
@@ -39,7 +39,8 @@ def finish_load(
     )
 
 
-def _client() -> str:
+def user_and_host() -> str:
+    """The user and the host of this process, as `user@host`."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a uid without a name: KeyError before Python 3.13, OSError from 3.13 on

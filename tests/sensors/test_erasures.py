@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import dagster as dg
 import pytest
 from home_fixtures import PROJECT, Installation, midnight
@@ -24,7 +26,15 @@ def tick() -> dg.RunRequest | dg.SkipReason:
         return found
 
 
-def test_an_interrupted_erasure_is_completed_by_the_platform(installation: Installation) -> None:
+def shown(installation: Installation) -> tuple[tuple[str, str], list[str], str]:
+    """Verdict and hint of `lse doctor`, and the ids and the last line of `lse status`."""
+    entries = installation.lse("doctor", "--json").json
+    [finding] = [(entry["verdict"], entry["todo"]) for entry in entries if entry["name"] == "erasures"]
+    status = json.loads(installation.lse("status", "--json").out)
+    return finding, [one["id"] for one in status["open_erasures"]], installation.lse("status").out.splitlines()[-1]
+
+
+def test_an_interrupted_erasure_is_shown_and_completed_by_the_platform(installation: Installation) -> None:
     ids = [installation.put(number, midnight() + number) for number in range(3)]
     assert installation.archive("full-sweep").code == 0
     assert isinstance(tick(), dg.SkipReason)
@@ -35,7 +45,12 @@ def test_an_interrupted_erasure_is_completed_by_the_platform(installation: Insta
     paths = installation.paths()
     assert len(read_tombstones(paths)) == 1
     assert isinstance(tick(), dg.RunRequest)
+    (verdict, todo), open_ids, line = shown(installation)
+    assert (verdict, open_ids) == ("wrong", [identity])
+    assert "lse forget --resume" in todo
+    assert line.startswith(f"erasure not complete: {PROJECT}: {identity}, begun ")
     with journal.lock():  # a process works on it
+        assert shown(installation)[0] == ("note", "")
         assert isinstance(tick(), dg.SkipReason)
         assert erasures.execute_in_process(instance=dg.DagsterInstance.ephemeral()).success
         assert journal.certificates() == []
@@ -43,6 +58,7 @@ def test_an_interrupted_erasure_is_completed_by_the_platform(installation: Insta
     assert [one.id for one in journal.certificates()] == [identity]
     assert list(paths.folder.glob(f"{ids[0]}*")) == []
     assert set(installation.rows()) == set(ids[1:])
+    assert shown(installation)[:2] == (("ok", ""), [])
     assert isinstance(tick(), dg.SkipReason)
 
 

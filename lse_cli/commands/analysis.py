@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lse_archive.days import parse_day, today
-from lse_archive.errors import UsageError
+from lse_archive.days import today
 from lse_archive.names import project_folder
 from lse_cli.commands.options import EndOption, ForceOption, JsonOption, StartOption, require_text
 from lse_cli.terminal.output import echo
@@ -35,14 +34,13 @@ def search(
 ) -> None:
     """Find runs by words in their names, errors, inputs and outputs, the newest first; docs/search.md."""
     from lse_archive.runs.words import read_query
+    from lse_cli.selection import read_range
     from lse_cli.work.search import print_hits, search_archive
     from lse_resources.postgres.search.find import Scope
     from lse_resources.settings import Settings
 
-    first, last = parse_day(start_date) if start_date else None, parse_day(end_date) if end_date else None
-    if first and last and first > last:
-        raise UsageError("the range of days is empty", why=f"{first} is after {last}")
-    found = search_archive(Settings.load(), read_query(query), Scope(project, first, last), limit)
+    scope = Scope(project, *read_range(None, start_date, end_date))
+    found = search_archive(Settings.load(), read_query(query), scope, limit)
     print_hits(found, json=json)
 
 

@@ -79,7 +79,8 @@ def describe(result: msgspec.Struct) -> str:
         return _load(result)
     if isinstance(result, IndexResult):
         text = f"{counted(result.runs, 'run')} in the search index ({result.indexed:,} added)"
-        return f"{text}; of {result.cut:,} only a part, for their length" if result.cut else text
+        too_long = counted(result.cut, "run is", "runs are")
+        return f"{text}; {too_long} too long: only the first part is searched" if result.cut else text
     if isinstance(result, LakeResult):
         return _lake(result)
     if isinstance(result, VerificationResult):

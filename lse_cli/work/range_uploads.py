@@ -47,6 +47,8 @@ class RangeUploads:
             bars = exits.enter_context(self._terminal.bars())
 
             def upload(paths: DayPaths) -> UploadResult:
+                if self._terminal.interrupted():  # the main thread may still be writing Dagster's records
+                    raise KeyboardInterrupt
                 with bars.day(f"{paths.project} {paths.day}") as bar:
                     return upload_day(
                         destination,

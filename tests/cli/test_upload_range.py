@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from home_fixtures import DAY, PROJECT, Installation
+from platform_fixtures import wait_until
 from test_cli_prompts import terminal
 
 from lse_demo.faults import Fault, on
@@ -183,6 +184,8 @@ def test_an_interrupt_ends_all_uploads(zipped: Installation) -> None:
             for _ in range(3):
                 assert arrived.acquire(timeout=60)
             process.send_signal(signal.SIGINT)
+            status = Path(f"/proc/{process.pid}/status")
+            wait_until(lambda: "ShdPnd:\t0000000000000000\n" in status.read_text(), 60, "SIGINT was not delivered")
             go_on.set()
             _, err = process.communicate(timeout=60)
         finally:
